@@ -1,0 +1,8 @@
+"""The gate of a deployment: does the harness measure what it says? Asserts nothing of the policy."""
+
+import pytest
+
+
+@pytest.mark.kvbench("sanity.yaml")
+def test_harness(cell, control):
+    cell.compare(control).check_harness()

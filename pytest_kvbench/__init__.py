@@ -1,0 +1,33 @@
+"""pytest-kvbench: what a smaller KV cache costs in answer quality, as pytest items.
+
+    declare -> plan -> execute -> store -> score -> analyse -> report
+    settings           (engines)           (tasks'          -> verdicts gate pytest
+               (tasks)                      metrics)
+
+An eval author writes a YAML file and
+
+    @pytest.mark.kvbench("submission.yaml")
+    def test_quality(cell, control):
+        cell.compare(control).check()
+
+and imports from here only what annotations need. Imports run one way: plugin, cli -> stages ->
+the rooms of the flow -> records, errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_kvbench.plugin.verdict import Comparison, Controls, MeasuredCell
+
+__all__ = ["Comparison", "Controls", "MeasuredCell"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that importing the package for its plugin or its records loads nothing else.
+    if name in __all__:
+        from pytest_kvbench.plugin import verdict
+
+        return getattr(verdict, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

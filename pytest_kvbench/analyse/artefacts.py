@@ -1,0 +1,190 @@
+"""What can look like an effect of the budget and is none: one check a function, one sentence each.
+
+A flag is "code: sentence". It never changes a verdict; it tells a reader what to look at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy.special import bdtr
+
+from pytest_kvbench.analyse.cell import CellResult
+from pytest_kvbench.analyse.facts import PROVEN
+from pytest_kvbench.analyse.rules import Rules
+
+SAME_ANSWERS = 0.98  # share of equal texts from which on an arm looks like its control
+FEWEST_TEXTS = 10
+MORE_FAILURES = 0.02  # treated minus control, share of requests
+MORE_TRUNCATED = 0.10  # treated minus control, share of answers
+LENGTH_RATIO = 1.5  # between median answer lengths, either way
+LENGTH_TOKENS = 5
+LENGTH_LEVEL = 0.01  # sign test on the pairs' lengths
+FLOOR = 0.10
+CEILING = 0.98
+FEW_CLUSTERS = 10
+LABELS_EXPLAIN = 0.5  # of the drop gone without labelled answers
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a check may look at: a cell's joined requests, its result, its facts, the rules."""
+
+    rows: pd.DataFrame
+    result: CellResult
+    facts: Mapping[str, Any]
+    rules: Rules
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """The requests that have both answers."""
+        return self.rows[~self.rows["lost"]]
+
+
+def flags_of(seen: Seen) -> list[str]:
+    """The flags of one cell, in a fixed order."""
+    return [f"{code}: {said}" for code, check in CHECKS.items() if (said := check(seen))]
+
+
+def placebo(seen: Seen) -> str:
+    """Answers equal to the control's on nearly all examples, without proof that anything was done."""
+    pairs = seen.pairs
+    equal = int((pairs["text"] == pairs["text_control"]).sum())
+    if len(pairs) < FEWEST_TEXTS or equal < SAME_ANSWERS * len(pairs):
+        return ""
+    if seen.facts["proof"] == PROVEN:
+        return ""
+    return (
+        f"{equal} of {len(pairs)} answers equal the control's, and nothing proves that the budget "
+        "was applied: possibly a placebo"
+    )
+
+
+def identical(seen: Seen) -> str:
+    """The same with proof: lossless here, or a task that cannot show a loss."""
+    pairs = seen.pairs
+    equal = int((pairs["text"] == pairs["text_control"]).sum())
+    if len(pairs) < FEWEST_TEXTS or equal < SAME_ANSWERS * len(pairs):
+        return ""
+    if seen.facts["proof"] != PROVEN:
+        return ""
+    return (
+        f"{equal} of {len(pairs)} answers equal the control's although the cache is proven smaller: "
+        "lossless on this task, or a task that does not depend on what was dropped"
+    )
+
+
+def gain(seen: Seen) -> str:
+    """Better than the control, significantly."""
+    low = seen.result.ci_low
+    if low is None or low <= 0:
+        return ""
+    return (
+        f"treated is better than the control by {seen.result.delta:.3f} (at least {low:.3f}): suspect "
+        "prompt leakage, a metric that rewards shorter answers, or a control that is truncated"
+    )
+
+
+def failures(seen: Seen) -> str:
+    """More failures under treatment than under the control."""
+    treated = float((seen.rows["failure"] != "").mean())
+    control = float((seen.rows["failure_control"].fillna("") != "").mean())
+    if treated - control <= MORE_FAILURES:
+        return ""
+    kinds = seen.rows.loc[seen.rows["failure"] != "", "failure"].value_counts()
+    named = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    return (
+        f"{treated:.0%} of treated requests failed ({named}), {control:.0%} of the control's: "
+        "failures have no score, so delta says nothing about them"
+    )
+
+
+def labels(seen: Seen) -> str:
+    """A drop that is gone without labelled answers."""
+    delta, without = seen.result.delta, seen.facts["delta_unlabelled"]
+    if delta is None or delta > -seen.rules.margin / 2 or delta >= 0:
+        return ""
+    labelled = seen.pairs[seen.pairs["label"] != ""]
+    named = ", ".join(f"{n} {label}" for label, n in labelled["label"].value_counts().items())
+    if without is None:
+        return f"every pair has a labelled answer ({named}): the drop may be one of format, not of memory"
+    if without < delta * (1 - LABELS_EXPLAIN) or labelled.empty:
+        return ""
+    return (
+        f"delta is {delta:+.3f}, but {without:+.3f} without labelled answers ({named} of "
+        f"{len(seen.pairs)}): labels drive the drop"
+    )
+
+
+def truncation(seen: Seen) -> str:
+    """Many more answers cut at max_tokens than the control's."""
+    pairs = seen.pairs
+    treated = float((pairs["finish_reason"] == "length").mean()) if len(pairs) else 0.0
+    control = float((pairs["finish_reason_control"] == "length").mean()) if len(pairs) else 0.0
+    if treated - control < MORE_TRUNCATED:
+        return ""
+    return (
+        f"{treated:.0%} of treated answers reach max_tokens, {control:.0%} of the control's: "
+        "raise max_tokens to see whether the answer comes later"
+    )
+
+
+def length(seen: Seen) -> str:
+    """Answers systematically longer or shorter than the control's."""
+    pairs = seen.pairs[["completion_tokens", "completion_tokens_control"]].dropna()
+    treated, control = pairs["completion_tokens"], pairs["completion_tokens_control"]
+    longer, shorter = int((treated > control).sum()), int((treated < control).sum())
+    if 2 * bdtr(min(longer, shorter), longer + shorter, 0.5) >= LENGTH_LEVEL:
+        return ""
+    before, after = float(control.median()), float(treated.median())
+    ratio = max(after, 1) / max(before, 1)
+    if abs(after - before) < LENGTH_TOKENS or 1 / LENGTH_RATIO < ratio < LENGTH_RATIO:
+        return ""
+    return (
+        f"the median answer has {after:.0f} tokens, the control's {before:.0f}: length drifts "
+        "with the budget, and a metric that punishes length sees it as quality"
+    )
+
+
+def control_floor(seen: Seen) -> str:
+    """A control so low that a loss of the margin can hardly be seen."""
+    control = seen.result.control_mean
+    if control is None or control > max(FLOOR, seen.rules.margin):
+        return ""
+    return (
+        f"the control scores {control:.3f}: no loss can be larger than that, so `holds` means little; "
+        "use an easier task, a stronger model or shorter bins"
+    )
+
+
+def control_ceiling(seen: Seen) -> str:
+    """A control so high, with nothing lost, that the task may be too easy."""
+    control, delta = seen.result.control_mean, seen.result.delta
+    if control is None or delta is None or control < CEILING or delta < 0:
+        return ""
+    return f"the control scores {control:.3f} and nothing was lost: a harder task may still show a loss"
+
+
+def few_clusters(seen: Seen) -> str:
+    """Many examples that share few contexts."""
+    n, clusters = seen.result.n, seen.result.clusters
+    if not n or clusters >= FEW_CLUSTERS or clusters == n:
+        return ""
+    return f"{n} examples share {clusters} contexts: more contexts, not more questions, narrow the interval"
+
+
+CHECKS: Mapping[str, Callable[[Seen], str]] = {
+    "placebo": placebo,
+    "identical": identical,
+    "gain": gain,
+    "failures": failures,
+    "labels": labels,
+    "truncation": truncation,
+    "length-drift": length,
+    "control-floor": control_floor,
+    "control-ceiling": control_ceiling,
+    "few-clusters": few_clusters,
+}

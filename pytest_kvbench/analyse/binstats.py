@@ -1,0 +1,84 @@
+"""What each arm did on each bin, controls included: plain descriptions, with one valid interval."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pytest_kvbench.analyse.bounded import BoundedMean
+from pytest_kvbench.analyse.evidence import interval
+from pytest_kvbench.analyse.tables import CELL
+
+
+def bin_stats(table: pd.DataFrame, alpha: float) -> list[dict[str, Any]]:
+    """One row per task, bin, variant, policy and budget of checked observations, A/A runs left out.
+
+    `n` counts requests; means are over answers, `fail_rate` and `label_rate` are shares of requests
+    and of answers. `acc_std` is the deviation of single scores (None for one). The interval is that of
+    `acc_mean` at 1 - alpha, clusters kept together.
+    """
+    return [
+        {**named(key), **described(rows), **mean_interval(rows, alpha)}
+        for key, rows in table[~table["aa"]].groupby(CELL, sort=True)
+    ]
+
+
+def named(key: Any) -> dict[str, Any]:
+    """A group's key by column, the bin as an integer."""
+    row = dict(zip(CELL, key, strict=True))
+    return {**row, "bin": int(row["bin"]), "budget": float(row["budget"])}
+
+
+def described(rows: pd.DataFrame) -> dict[str, Any]:
+    """Counts, means and quantiles of one arm's requests."""
+    answers = rows[rows["failure"] == ""]
+    return {
+        "n": len(rows),
+        "acc_mean": mean(answers["score"]),
+        "acc_std": plain(answers["score"].std()),
+        "em_mean": mean(answers["em"]),
+        "clusters": int(answers["cluster"].nunique()),
+        "fail_rate": 1 - len(answers) / len(rows),
+        "label_rate": mean(answers["label"] != ""),
+        "latency_p50": quantile(answers["latency_s"], 0.5),
+        "latency_p95": quantile(answers["latency_s"], 0.95),
+        "ttft_p50": quantile(answers["ttft_s"], 0.5),
+        "prompt_tokens_p50": quantile(answers["prompt_tokens"], 0.5),
+        "prompt_tokens_p95": quantile(answers["prompt_tokens"], 0.95),
+        "completion_tokens_p50": quantile(answers["completion_tokens"], 0.5),
+        "completion_tokens_p95": quantile(answers["completion_tokens"], 0.95),
+        "achieved_mean": mean(answers["achieved"]),
+        "kept_bytes_mean": mean(answers["kept_bytes"]),
+        "full_bytes_mean": mean(answers["full_bytes"]),
+    }
+
+
+def mean_interval(rows: pd.DataFrame, alpha: float) -> dict[str, float | None]:
+    """`ci_low`, `ci_high` of the mean score in [0, 1]; None without an answer."""
+    scores = rows.loc[rows["failure"] == "", ["example_id", "cluster", "score"]]
+    if scores.empty:
+        return {"ci_low": None, "ci_high": None}
+    values = scores["score"].to_numpy()
+    codes = pd.factorize(scores["cluster"])[0]
+    estimate = float(values.mean())
+    totals = np.bincount(codes, weights=values - estimate)
+    evidence = BoundedMean(len(values), estimate, totals, np.bincount(codes) * 1.0, floor=0.0)
+    low, high = interval(evidence, alpha)
+    return {"ci_low": low, "ci_high": high}
+
+
+def mean(values: pd.Series[Any]) -> float | None:
+    """The mean of what is there."""
+    return plain(values.mean())
+
+
+def quantile(values: pd.Series[Any], share: float) -> float | None:
+    """A quantile of what is there."""
+    return plain(values.quantile(share))
+
+
+def plain(value: Any) -> float | None:
+    """A number for JSON: None instead of NaN."""
+    return None if pd.isna(value) else float(value)

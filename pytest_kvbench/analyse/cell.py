@@ -1,0 +1,169 @@
+"""One cell against its control: numbers in, a verdict out. Needs numpy and scipy.special only.
+
+The same two steps serve a pytest item, the controller and `kvbench judge`: choose the evidence that
+fits the data, then ask it for an interval and one p-value per direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtr
+
+from pytest_kvbench.analyse.binary import BinaryPairs
+from pytest_kvbench.analyse.bounded import BoundedMean
+from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
+from pytest_kvbench.analyse.power import more_needed
+from pytest_kvbench.records import VerdictWord
+
+CORRECT = 0.5  # a control score from here on counts as an answer that could be retained
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell says.
+
+    `delta` = treated - control; the interval is at 1 - alpha; `p_holds` and `p_breaks` are the
+    one-sided p-values behind the verdict, each to be held against alpha / 2 (or its correction).
+    `losses` and `gains` count examples that got worse or better, `p_mcnemar` is the exact sign test on them,
+    descriptive only. `retention` is the mean treated score where the control scored 0.5 or more.
+    `needed` is how many more examples would decide (None: decided, or no number would).
+    A cell without pairs has None everywhere and says why in `reason`.
+    """
+
+    n: int
+    clusters: int
+    control_mean: float | None
+    treated_mean: float | None
+    delta: float | None
+    ci_low: float | None
+    ci_high: float | None
+    losses: int
+    gains: int
+    method: str
+    verdict: VerdictWord
+    p_holds: float | None = None
+    p_breaks: float | None = None
+    p_mcnemar: float | None = None
+    retention: float | None = None
+    needed: int | None = None
+    reason: str = ""
+
+
+def not_measured(reason: str) -> CellResult:
+    """A cell that says nothing, and why."""
+    return CellResult(
+        0, 0, None, None, None, None, None, 0, 0, "none", "not-measured", reason=reason
+    )
+
+
+def judge_cell(
+    control: Sequence[float] | np.ndarray,
+    treated: Sequence[float] | np.ndarray,
+    clusters: Sequence[Any] | np.ndarray,
+    *,
+    margin: float,
+    alpha: float,
+) -> CellResult:
+    """Judge paired scores.
+
+    Args:
+        control: shape (n,), the control's score of each example in [0, 1], averaged over replicates.
+        treated: shape (n,), the same examples under treatment, in the same order.
+        clusters: shape (n,), integers or strings; equal where examples share a context.
+        margin: the loss that is still acceptable.
+        alpha: two-sided level of the interval; the verdict uses alpha / 2 in each direction.
+
+    Returns:
+        The verdict with everything it rests on; `not-measured` for n = 0. No randomness is involved.
+
+    Raises:
+        ValueError: shapes differ, or a score is NaN or outside [0, 1].
+    """
+    control, treated, codes = checked(control, treated, clusters)
+    if not len(control):
+        return not_measured("no pair of answers was measured")
+    return summarise(
+        evidence_of(control, treated, codes), control, treated, codes, margin=margin, alpha=alpha
+    )
+
+
+def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three columns as arrays, clusters coded 0.. in first-seen-sorted order.
+
+    Raises:
+        ValueError: shapes differ, or a score is NaN or outside [0, 1].
+    """
+    control, treated = np.asarray(control, dtype=float), np.asarray(treated, dtype=float)
+    labels = np.asarray(clusters)
+    if not control.shape == treated.shape == labels.shape or control.ndim != 1:
+        shapes = f"{control.shape}, {treated.shape}, {labels.shape}"
+        raise ValueError(
+            f"control, treated and clusters must be 1-d and of one length, not {shapes}"
+        )
+    for name, scores in (("control", control), ("treated", treated)):
+        valid = (scores >= 0) & (scores <= 1)  # False for NaN too
+        if not valid.all():
+            raise ValueError(f"{name} holds {scores[~valid][0]}; scores must be numbers in [0, 1]")
+    return control, treated, np.unique(labels, return_inverse=True)[1]
+
+
+def evidence_of(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> Evidence:
+    """The method that fits: exact-tail score for independent right-or-wrong pairs, else bounded."""
+    independent = len(np.unique(codes)) == len(codes)
+    scores = np.concatenate([control, treated])
+    if independent and ((scores == 0) | (scores == 1)).all():
+        return BinaryPairs(
+            losses=int((treated < control).sum()),
+            gains=int((treated > control).sum()),
+            n=len(codes),
+        )
+    delta = treated - control
+    sizes = np.bincount(codes).astype(float)
+    estimate = float(delta.mean())
+    return BoundedMean(len(codes), estimate, np.bincount(codes, weights=delta - estimate), sizes)
+
+
+def summarise(
+    evidence: Evidence,
+    control: np.ndarray,
+    treated: np.ndarray,
+    codes: np.ndarray,
+    *,
+    margin: float,
+    alpha: float,
+) -> CellResult:
+    """The result of a cell whose evidence is already chosen. Arrays of shape (n,), n > 0."""
+    ci_low, ci_high = interval(evidence, alpha)
+    holds, breaks = p_holds(evidence, margin), p_breaks(evidence, margin)
+    verdict = verdict_of(holds, breaks, alpha)
+    losses, gains = int((treated < control).sum()), int((treated > control).sum())
+    could = control >= CORRECT
+    return CellResult(
+        n=len(control),
+        clusters=len(np.unique(codes)),
+        control_mean=float(control.mean()),
+        treated_mean=float(treated.mean()),
+        delta=evidence.estimate,
+        ci_low=ci_low,
+        ci_high=ci_high,
+        losses=losses,
+        gains=gains,
+        method=evidence.method,
+        verdict=verdict,
+        p_holds=holds,
+        p_breaks=breaks,
+        p_mcnemar=min(1.0, 2 * float(bdtr(min(losses, gains), losses + gains, 0.5))),
+        retention=float(treated[could].mean()) if could.any() else None,
+        needed=None if verdict != "undetermined" else more_needed(evidence, margin, alpha),
+    )
+
+
+def verdict_of(holds: float, breaks: float, alpha: float) -> VerdictWord:
+    """The verdict of two one-sided p-values at alpha / 2 each."""
+    if holds < alpha / 2:
+        return "holds"
+    return "breaks" if breaks < alpha / 2 else "undetermined"

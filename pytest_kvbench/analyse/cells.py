@@ -1,0 +1,170 @@
+"""All cells of an experiment: each judged, then adjusted as a family, then pooled over bins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from pytest_kvbench.analyse.cell import CellResult, judge_cell, verdict_of
+from pytest_kvbench.analyse.families import adjusted
+from pytest_kvbench.analyse.ladder import CellPairs
+from pytest_kvbench.analyse.pooled import judge_pooled
+from pytest_kvbench.analyse.rules import Correction, Rules
+from pytest_kvbench.records import VerdictWord
+
+ALL_BINS: Literal["all"] = "all"
+
+
+class CellKey(NamedTuple):
+    """What names a treated cell; `bin` is "all" for a pooled row."""
+
+    task: str
+    bin: int | Literal["all"]
+    variant: str
+    policy: str
+    budget: float
+
+    @property
+    def chain(self) -> ChainKey:
+        """The ladder of budgets this cell is a rung of."""
+        return ChainKey(self.task, self.bin, self.variant, self.policy)
+
+
+class ChainKey(NamedTuple):
+    """A ladder of budgets: one policy on one task and bin."""
+
+    task: str
+    bin: int | Literal["all"]
+    variant: str
+    policy: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The two corrected verdicts of a cell."""
+
+    item: VerdictWord
+    corrected: VerdictWord
+
+
+Key = TypeVar("Key")
+
+
+def judge_each(
+    cells: Mapping[CellKey, CellPairs], excluded: Mapping[CellKey, str], rules: Rules
+) -> dict[CellKey, CellResult]:
+    """Judge every cell; those in `excluded` are not measured, for the reason given there."""
+    results = {
+        key: judge_cell(p.control, p.treated, p.clusters, margin=rules.margin, alpha=rules.alpha)
+        for key, p in cells.items()
+    }
+    return {
+        key: unmeasured(result, excluded[key]) if key in excluded else result
+        for key, result in results.items()
+    }
+
+
+def unmeasured(result: CellResult, reason: str) -> CellResult:
+    """The same numbers without any conclusion: no interval, no p-value, no verdict."""
+    return replace(
+        result,
+        ci_low=None,
+        ci_high=None,
+        p_holds=None,
+        p_breaks=None,
+        needed=None,
+        verdict="not-measured",
+        reason=reason,
+    )
+
+
+def judge_over_bins(
+    cells: Mapping[CellKey, CellPairs], results: Mapping[CellKey, CellResult], rules: Rules
+) -> dict[CellKey, CellResult]:
+    """The pooled row of every task, variant, policy and budget, over the bins that were measured."""
+    groups: dict[CellKey, list[CellKey]] = {}
+    for key in sorted(cells, key=lambda key: key.bin):
+        groups.setdefault(key._replace(bin=ALL_BINS), []).append(key)
+    return {
+        pooled: judge_pooled(
+            [cells[key] for key in members if results[key].verdict != "not-measured"],
+            margin=rules.margin,
+            alpha=rules.alpha,
+        )
+        for pooled, members in groups.items()
+    }
+
+
+def corrected_verdicts(
+    results: Mapping[Key, CellResult], members: int, rules: Rules
+) -> dict[Key, Verdict]:
+    """Verdicts of one family: at Bonferroni's level, and by the rules' correction.
+
+    Args:
+        results: the family's cells that were seen.
+        members: the size of the whole planned family; never taken smaller than `results`.
+        rules: alpha and correction.
+    """
+    members = max(members, len(results))
+    tested = {key: result for key, result in results.items() if result.p_holds is not None}
+    item = _verdicts(tested, members, rules.alpha, "bonferroni")
+    corrected = _verdicts(tested, members, rules.alpha, rules.correction)
+    return {
+        key: Verdict(item[key], corrected[key])
+        if key in tested
+        else Verdict("not-measured", "not-measured")
+        for key in results
+    }
+
+
+def _verdicts(
+    tested: Mapping[Key, CellResult],
+    members: int,
+    alpha: float,
+    correction: Correction | Literal["bonferroni"],
+) -> dict[Key, VerdictWord]:
+    def side(p_values: Iterable[float | None]) -> np.ndarray:
+        known = [1.0 if p is None else p for p in p_values]
+        if correction == "bonferroni":
+            return np.minimum(np.asarray(known, dtype=float) * members, 1.0)
+        return adjusted(known, members, correction)
+
+    holds = side(result.p_holds for result in tested.values())
+    breaks = side(result.p_breaks for result in tested.values())
+    return {
+        key: verdict_of(float(h), float(b), alpha)
+        for key, h, b in zip(tested, holds, breaks, strict=True)
+    }
+
+
+def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> dict[str, Any]:
+    """A cell as `summary.json` has it, without what only an engine can know."""
+    return {
+        **key._asdict(),
+        "achieved": None,
+        "n": result.n,
+        "clusters": result.clusters,
+        "control_mean": result.control_mean,
+        "treated_mean": result.treated_mean,
+        "delta": result.delta,
+        "ci_low": result.ci_low,
+        "ci_high": result.ci_high,
+        "losses": result.losses,
+        "gains": result.gains,
+        "method": result.method,
+        "verdict": result.verdict,
+        "verdict_holm": verdict.corrected,
+        "verdict_item": verdict.item,
+        "proof": "unverified",
+        "flags": [],
+        "lost": 0,
+        "lost_share": 0.0,
+        "delta_unlabelled": None,
+        "retention": result.retention,
+        "p_mcnemar": result.p_mcnemar,
+        "needed": result.needed,
+        "reason": result.reason,
+    }

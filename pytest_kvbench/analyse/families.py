@@ -1,0 +1,37 @@
+"""Many cells: one error rate for all of them, separately for each direction.
+
+Holm (1979) bounds the chance of any false verdict in a direction by alpha / 2; Benjamini and
+Hochberg (1995) bound the share of false verdicts. The members of a family that have no p-value (not
+measured, not run) count as never rejected, so a family is never made smaller by what was selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_kvbench.analyse.rules import Correction
+
+
+def adjusted(p_values: Sequence[float], members: int, correction: Correction) -> np.ndarray:
+    """Adjusted p-values, in the order given: shape (len(p_values),).
+
+    Args:
+        p_values: one per member that was tested.
+        members: size of the family, at least `len(p_values)`; the rest have p = 1.
+        correction: "holm", "bh" or "none".
+    """
+    p = np.asarray(p_values, dtype=float)
+    if correction == "none" or not len(p):
+        return p
+    members = max(members, len(p))
+    order = np.argsort(p, kind="stable")
+    rank = np.arange(len(p))
+    if correction == "holm":
+        stepped = np.maximum.accumulate(p[order] * (members - rank))
+    else:
+        stepped = np.minimum.accumulate((p[order] * members / (rank + 1))[::-1])[::-1]
+    result = np.empty_like(p)
+    result[order] = np.minimum(stepped, 1.0)
+    return result

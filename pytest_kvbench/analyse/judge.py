@@ -1,0 +1,122 @@
+"""The same statistics on anybody's pairs: the engine of `kvbench judge`, and the core of `analyse`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pytest_kvbench.analyse.cells import (
+    CellKey,
+    cell_row,
+    corrected_verdicts,
+    judge_each,
+    judge_over_bins,
+)
+from pytest_kvbench.analyse.cell import CellResult
+from pytest_kvbench.analyse.ladder import CellPairs
+from pytest_kvbench.analyse.rules import Correction, Rules
+from pytest_kvbench.analyse.tables import (
+    CELL,
+    numbers,
+    refuse_duplicates,
+    refuse_empty,
+    refuse_outside,
+    require_columns,
+    split_cells,
+)
+from pytest_kvbench.analyse.transitions import transitions
+from pytest_kvbench.errors import UsageError
+
+PAIRS = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
+WHAT = "pairs"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Cells and pooled rows with their results, and the rows and transitions made of them."""
+
+    results: dict[CellKey, CellResult]
+    rows: dict[CellKey, dict[str, Any]]
+    transitions: list[dict[str, Any]]
+
+
+def judge_pairs(
+    table: pd.DataFrame, *, margin: float, alpha: float, correction: Correction = "holm"
+) -> dict[str, Any]:
+    """Judge a table of paired scores from any harness.
+
+    Args:
+        table: columns task, bin, policy, budget, example_id, cluster, control, treated, and
+            optionally variant; one row per example of a cell.
+        margin: the loss that is still acceptable.
+        alpha: two-sided error rate.
+        correction: over the cells of this call.
+
+    Returns:
+        The shape of `summary.json`: cells, transitions, and empty integrity, efficiency, provenance.
+
+    Raises:
+        UsageError: missing columns, duplicates, empty values, scores outside [0, 1], wrong rules.
+    """
+    rules = Rules(margin, alpha, correction=correction)
+    judged = judge_cells(split_cells(checked_pairs(table)), {}, rules)
+    return {
+        "cells": list(judged.rows.values()),
+        "transitions": judged.transitions,
+        "integrity": {},
+        "efficiency": {},
+        "provenance": {},
+        "partial": False,
+    }
+
+
+def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers as numbers and a variant, or a refusal.
+
+    Raises:
+        UsageError: as `judge_pairs`.
+    """
+    require_columns(table, PAIRS, WHAT)
+    if not len(table):
+        raise UsageError("pairs: the table has no rows.", "One row per example and cell is needed.")
+    kept = table[[*PAIRS, "variant"] if "variant" in table else PAIRS].copy()
+    kept["variant"] = kept["variant"].fillna("") if "variant" in kept else ""
+    for column in ("bin", "budget", "control", "treated"):
+        kept[column] = numbers(kept, column, WHAT)
+    refuse_empty(kept, PAIRS, WHAT)
+    for column in ("budget", "control", "treated"):
+        refuse_outside(kept, column, 0, 1, WHAT)
+    whole = kept["bin"] == kept["bin"].round()
+    if not whole.all():
+        raise UsageError(
+            f"pairs: bin {kept['bin'][~whole].iloc[0]} is no integer.", "Bins are 0, 1, 2 ..."
+        )
+    refuse_duplicates(kept, [*CELL, "example_id"], WHAT)
+    return kept
+
+
+def judge_cells(
+    cells: Mapping[CellKey, CellPairs], excluded: Mapping[CellKey, str], rules: Rules
+) -> Judged:
+    """Judge cells, their pooled rows and their transitions.
+
+    Args:
+        cells: the pairs of each treated cell.
+        excluded: cells that count as not measured, with the reason.
+        rules: margin, alpha, correction, planned cells.
+    """
+    results = judge_each(cells, excluded, rules)
+    pooled = judge_over_bins(cells, results, rules)
+    verdicts = {
+        **corrected_verdicts(results, rules.planned_cells or 0, rules),
+        **corrected_verdicts(pooled, 0, rules),
+    }
+    everything = {**results, **pooled}
+    return Judged(
+        everything,
+        {key: cell_row(key, result, verdicts[key]) for key, result in everything.items()},
+        transitions(cells, results, pooled, rules),
+    )

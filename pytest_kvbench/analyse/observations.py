@@ -1,0 +1,123 @@
+"""From one row per request to an `Analysis`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pytest_kvbench.analyse.artefacts import Seen, flags_of
+from pytest_kvbench.analyse.binstats import bin_stats
+from pytest_kvbench.analyse.cells import CellKey
+from pytest_kvbench.analyse.efficiency import efficiency
+from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_unmeasured
+from pytest_kvbench.analyse.integrity import integrity
+from pytest_kvbench.analyse.judge import Judged, judge_cells
+from pytest_kvbench.analyse.ladder import CellPairs
+from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair
+from pytest_kvbench.analyse.rules import Analysis, Rules
+from pytest_kvbench.analyse.tables import split_cells
+from pytest_kvbench.analyse.twins import twins
+from pytest_kvbench.records import FULL_CACHE
+
+Facts = Mapping[CellKey, Mapping[str, Any]]
+
+
+def analyse_observations(observations: pd.DataFrame, rules: Rules) -> Analysis:
+    """The whole analysis; see `pytest_kvbench.analyse.analyse`."""
+    table = checked_observations(observations)
+    joined = pair(table)
+    requests = dict(by_cell(joined))
+    facts = {key: facts_of(rows, rules) for key, rows in requests.items()}
+    judged = judged_cells(joined, facts, rules)
+    alike = twins(requests)
+    for key, rows in requests.items():
+        seen = Seen(rows, judged.results[key], facts[key], rules)
+        judged.rows[key]["flags"] += flags_of(seen)
+    flag_twins(judged, alike)
+    flag_pools(judged, facts)
+    stats = bin_stats(table, rules.alpha)
+    return Analysis(
+        cells=[*control_rows(stats), *judged.rows.values()],
+        transitions=judged.transitions,
+        bin_stats=stats,
+        integrity=integrity(
+            table, [judged.rows[key] for key in requests], judged.transitions, alike, rules
+        ),
+        efficiency=efficiency(table),
+    )
+
+
+def judged_cells(joined: pd.DataFrame, facts: Facts, rules: Rules) -> Judged:
+    """Every treated cell that was asked for, judged where it may be, with its facts in its row."""
+    measured = split_cells(measured_pairs(joined))
+    nothing = CellPairs(*(np.array([]) for _ in range(4)))
+    cells = {key: measured.get(key, nothing) for key in facts}
+    excluded = {key: why for key in facts if (why := why_unmeasured(facts[key], rules))}
+    judged = judge_cells(cells, excluded, rules)
+    for key, known in {**facts, **pooled_facts(facts)}.items():
+        judged.rows[key].update(known)
+    return judged
+
+
+def flag_twins(judged: Judged, alike: list[tuple[CellKey, CellKey, str]]) -> None:
+    """Put each sentence on both of its cells."""
+    for a, b, said in alike:
+        for key in (a, b):
+            judged.rows[key]["flags"].append(f"twin: {said}")
+
+
+def flag_pools(judged: Judged, facts: Facts) -> None:
+    """Say on a row over bins which bins it lacks."""
+    for key, row in judged.rows.items():
+        if key.bin != "all":
+            continue
+        bins = {k.bin for k in facts if (k.task, k.variant) == (key.task, key.variant)}
+        lacking = sorted(
+            bin_
+            for bin_ in bins
+            if (cell := judged.results.get(key._replace(bin=bin_))) is None
+            or cell.verdict == "not-measured"
+        )
+        if lacking and row["n"]:
+            named = ", ".join(map(str, lacking))
+            row["flags"].append(f"partial-pool: bins {named} were not measured and are not in it")
+
+
+def control_rows(stats: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The control's cells: a mean with its interval, no difference and no verdict."""
+    return [control_row(s) for s in stats if s["policy"] == FULL_CACHE]
+
+
+def control_row(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """A control's row with the keys of every other; its interval is in `bin_stats`."""
+    answers = round(stats["n"] * (1 - stats["fail_rate"]))
+    same = ("task", "bin", "variant", "policy", "budget")
+    return {
+        **{name: stats[name] for name in same},
+        "achieved": stats["achieved_mean"],
+        "n": answers,
+        "clusters": stats["clusters"],
+        "control_mean": stats["acc_mean"],
+        "treated_mean": None,
+        "delta": None,
+        "ci_low": None,
+        "ci_high": None,
+        "losses": 0,
+        "gains": 0,
+        "method": "none",
+        "verdict": None,
+        "verdict_holm": None,
+        "verdict_item": None,
+        "proof": "proven",
+        "flags": [],
+        "lost": stats["n"] - answers,
+        "lost_share": stats["fail_rate"],
+        "delta_unlabelled": None,
+        "retention": None,
+        "p_mcnemar": None,
+        "needed": None,
+        "reason": "",
+    }

@@ -1,0 +1,105 @@
+"""Which answer is compared with which: treated and control, same example, same replicate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pytest_kvbench.analyse.tables import (
+    CELL,
+    numbers,
+    refuse_duplicates,
+    refuse_empty,
+    refuse_outside,
+    require_columns,
+)
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import FULL_CACHE
+
+IDENTITY = [*CELL, "replicate", "aa", "example_id", "cluster", "proof"]
+TEXTS = ["label", "failure", "text", "finish_reason"]
+NUMBERS = [
+    "score",
+    "em",
+    "latency_s",
+    "ttft_s",
+    "prompt_tokens",
+    "completion_tokens",
+    "achieved",
+    "kept_bytes",
+    "full_bytes",
+]
+OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
+WHAT = "observations"
+ANSWER = ["task", "bin", "variant", "example_id", "replicate"]
+COMPARED = ["score", "label", "failure", "text", "finish_reason", "completion_tokens"]
+
+
+def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
+    """The observations with every column in its type: empty texts "", missing numbers NaN.
+
+    Raises:
+        UsageError: a column is missing, a row is there twice, a score is outside [0, 1], or a row is
+            both an answer with a score and a failure, or neither.
+    """
+    require_columns(observations, OBSERVATIONS, WHAT)
+    table = observations[OBSERVATIONS].copy()
+    refuse_empty(table, IDENTITY, WHAT)
+    for column in TEXTS:
+        table[column] = table[column].fillna("").astype(str)
+    for column in ("bin", "budget", *NUMBERS):
+        table[column] = numbers(table, column, WHAT)
+    table["aa"] = table["aa"].astype(bool)
+    for column in ("score", "em"):
+        refuse_outside(table, column, 0, 1, WHAT)
+    refuse_duplicates(table, [*CELL, "replicate", "aa", "example_id"], WHAT)
+    confused = (table["score"].isna() != (table["failure"] != "")).to_numpy()
+    if confused.any():
+        row = table.iloc[int(confused.argmax())]
+        raise UsageError(
+            f"observations: {row['task']} bin {row['bin']:g} {row['policy']} {row['example_id']} has "
+            f"score {row['score']} and failure {row['failure']!r}.",
+            "Each row is either an answer with a score or a failure without one.",
+        )
+    return table
+
+
+def pair(table: pd.DataFrame) -> pd.DataFrame:
+    """Every treated request beside the control's of the same example and replicate.
+
+    Args:
+        table: checked observations.
+
+    Returns:
+        One row per treated request: its columns, and those of `COMPARED` of its control with the
+        suffix `_control`; `lost` where either has no score.
+    """
+    treated = table[(table["policy"] != FULL_CACHE) & ~table["aa"]]
+    return beside_control(treated, table)
+
+
+def pair_controls(table: pd.DataFrame) -> pd.DataFrame:
+    """Every answer of the control's second run (A/A) beside that of the first, as `pair` does."""
+    return beside_control(table[(table["policy"] == FULL_CACHE) & table["aa"]], table)
+
+
+def beside_control(treated: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """`treated` joined to the control's first run, row by row."""
+    control = table.loc[(table["policy"] == FULL_CACHE) & ~table["aa"], [*ANSWER, *COMPARED]]
+    joined = treated.merge(
+        control, on=ANSWER, how="left", suffixes=("", "_control"), validate="many_to_one"
+    )
+    joined["lost"] = joined["score"].isna() | joined["score_control"].isna()
+    joined["labelled"] = (joined["label"] != "") | (joined["label_control"].fillna("") != "")
+    return joined
+
+
+def measured_pairs(joined: pd.DataFrame) -> pd.DataFrame:
+    """The pairs with both scores, averaged over replicates: one row per cell and example."""
+    kept = joined[~joined["lost"]]
+    averaged = kept.groupby([*CELL, "example_id"], sort=True, as_index=False).agg(
+        cluster=("cluster", "first"), control=("score_control", "mean"), treated=("score", "mean")
+    )
+    # an average of equal scores may miss them by the last digit, and right-or-wrong must stay so
+    averaged[["control", "treated"]] = np.clip(averaged[["control", "treated"]].round(12), 0, 1)
+    return averaged

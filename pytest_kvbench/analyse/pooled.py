@@ -1,0 +1,78 @@
+"""The row over all bins of a task: the mean of the bins, each with equal weight.
+
+The variance is that within bins (stratified): how far the bins lie apart is no uncertainty of their
+mean. Each cluster enters the bounded mean of `bounded` with its deviations from its own bin's mean,
+scaled by sqrt(k / (k - 1)) for the k clusters that mean was estimated from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_kvbench.analyse.bounded import BoundedMean
+from pytest_kvbench.analyse.cell import CellResult, checked, evidence_of, not_measured, summarise
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The paired scores of one cell: `control`, `treated` in [0, 1], `clusters` any ids; shape (n,)."""
+
+    control: np.ndarray
+    treated: np.ndarray
+    clusters: np.ndarray
+
+
+def judge_pooled(bins: Sequence[Pairs], *, margin: float, alpha: float) -> CellResult:
+    """Judge the equal-weight mean of the bins; empty bins are left out.
+
+    One bin is judged exactly as its own cell is. A cluster is one within its bin.
+
+    Raises:
+        ValueError: as `judge_cell`.
+    """
+    strata = [checked(b.control, b.treated, b.clusters) for b in bins if len(b.control)]
+    if not strata:
+        return not_measured("no bin was measured")
+    control, treated = (np.concatenate([s[i] for s in strata]) for i in (0, 1))
+    starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
+    codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
+    if len(strata) == 1:
+        evidence = evidence_of(control, treated, codes)
+        return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
+    deltas = [s[1] - s[0] for s in strata]
+    pooled = stratified(deltas, [s[2] for s in strata])
+    result = summarise(pooled, control, treated, codes, margin=margin, alpha=alpha)
+    return replace(
+        result,
+        control_mean=float(np.mean([s[0].mean() for s in strata])),
+        treated_mean=float(np.mean([s[1].mean() for s in strata])),
+    )
+
+
+def stratified(deltas: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> BoundedMean:
+    """The evidence on the mean of two or more strata.
+
+    Where a stratum has one cluster, nothing is known of the variance within it: then deviations are
+    taken from the overall mean, which can only widen the interval.
+    """
+    total = sum(len(d) for d in deltas)
+    means = [float(d.mean()) for d in deltas]
+    overall = float(np.mean(means))
+    counts = [int(c.max()) + 1 for c in codes]
+    centred = min(counts) > 1
+    residuals, sizes = [], []
+    for delta, code, mean, k in zip(deltas, codes, means, counts, strict=True):
+        weight = total / (len(deltas) * len(delta))
+        deviation = (delta - mean) * np.sqrt(k / (k - 1)) if centred else delta - overall
+        residuals.append(weight * np.bincount(code, weights=deviation))
+        sizes.append(weight * np.bincount(code))
+    return BoundedMean(
+        total,
+        overall,
+        np.concatenate(residuals),
+        np.concatenate(sizes),
+        method="bounded mean, bins as strata",
+    )

@@ -1,0 +1,77 @@
+"""What an analysis is asked for, and the shape of what it answers.
+
+Free of pandas and scipy: a worker that judges one cell imports this too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pytest_kvbench.errors import UsageError
+
+Correction = Literal["holm", "bh", "none"]
+CORRECTIONS: tuple[Correction, ...] = ("holm", "bh", "none")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of judgement.
+
+    Args:
+        margin: the loss that is still acceptable, in score units, [0, 1).
+        alpha: two-sided error rate; each direction is tested at `alpha / 2`. (0, 0.5].
+        max_lost: largest share of pairs a cell may lose to failures and still be measured.
+        drop_threshold: the simple rule's drop in mean score between neighbouring budgets.
+        correction: how the verdicts of many cells are adjusted.
+        planned_cells: treated cells of the whole plan (None: those in the data).
+        seed: of the resampling behind the interval of a transition's point estimate.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    margin: float
+    alpha: float
+    max_lost: float = 0.05
+    drop_threshold: float = 0.15
+    correction: Correction = "holm"
+    planned_cells: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require("margin", self.margin, 0 <= self.margin < 1, "a number in [0, 1), e.g. 0.10")
+        require("alpha", self.alpha, 0 < self.alpha <= 0.5, "a number in (0, 0.5], e.g. 0.05")
+        require("max_lost", self.max_lost, 0 <= self.max_lost <= 1, "a share in [0, 1]")
+        drop = self.drop_threshold
+        require("drop_threshold", drop, 0 < drop <= 1, "a number in (0, 1], e.g. 0.15")
+        known = self.correction in CORRECTIONS
+        require("correction", self.correction, known, f"one of {', '.join(CORRECTIONS)}")
+        planned = self.planned_cells
+        require("planned_cells", planned, planned is None or planned > 0, "a count above 0")
+
+
+def require(name: str, value: Any, valid: bool, expected: str) -> None:
+    """Refuse `value` unless `valid`; NaN is never valid.
+
+    Raises:
+        UsageError: naming the value and what is expected.
+    """
+    if not valid or (isinstance(value, float) and math.isnan(value)):
+        raise UsageError(f"{name} = {value!r} is not valid.", f"Expected: {expected}.")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything a report needs, as plain JSON data (None where there is no value, never NaN).
+
+    `cells` and `transitions` have the keys of `summary.json`; `bin_stats` is one row per task, bin,
+    variant, policy and budget, controls included.
+    """
+
+    cells: list[dict[str, Any]]
+    transitions: list[dict[str, Any]]
+    bin_stats: list[dict[str, Any]]
+    integrity: dict[str, Any]
+    efficiency: dict[str, Any]

@@ -1,0 +1,75 @@
+"""The shape of a budget curve, in one word that its data support."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from pytest_kvbench.analyse.cell import CellResult, checked, evidence_of
+from pytest_kvbench.analyse.evidence import Evidence
+from pytest_kvbench.analyse.ladder import CellPairs, Ladder
+from pytest_kvbench.analyse.monotone import isotonic
+from pytest_kvbench.analyse.pooled import stratified
+from pytest_kvbench.analyse.rules import Rules
+
+Shape = Literal["cliff", "slope", "flat", "non-monotone", "undetermined"]
+Rungs = Sequence[tuple[float, CellPairs]]
+
+CLIFF_SHARE = 2 / 3  # of the whole drop, within one step of the ladder
+
+
+def shape_of(
+    steps: Sequence[tuple[float, CellResult]],
+    ladder: Ladder | None,
+    bins: Sequence[Rungs],
+    rules: Rules,
+) -> Shape:
+    """The shape of one ladder.
+
+    non-monotone: a smaller budget is better than a larger one, at alpha over all such pairs.
+    flat: every budget holds. cliff / slope: the smallest budgets break, and two thirds of the whole
+    drop, or less, fall into one step (control included). undetermined: none of these.
+    """
+    if ladder is None:
+        return "undetermined"
+    if reversals(ladder, bins, rules.alpha):
+        return "non-monotone"
+    if all(result.verdict == "holds" for _, result in steps):
+        return "flat"
+    if steps[0][1].verdict != "breaks":
+        return "undetermined"
+    fit = np.append(isotonic(ladder.seen[None, :])[0], 0.0)
+    return "cliff" if np.diff(fit).max() >= CLIFF_SHARE * (fit[-1] - fit[0]) else "slope"
+
+
+def reversals(ladder: Ladder, bins: Sequence[Rungs], alpha: float) -> list[tuple[float, float]]:
+    """The (smaller, larger) budgets where the smaller is better, at alpha over all pairs (Bonferroni)."""
+    pairs = list(itertools.combinations(range(len(ladder.budgets)), 2))
+    suspects = [(i, j) for i, j in pairs if ladder.seen[i] > ladder.seen[j]]
+    named = [(float(ladder.budgets[i]), float(ladder.budgets[j])) for i, j in suspects]
+    return [
+        (small, large)
+        for small, large in named
+        if between(bins, small, large).p_above(0.0) < alpha / len(pairs)
+    ]
+
+
+def between(bins: Sequence[Rungs], small: float, large: float) -> Evidence:
+    """The evidence on score at `small` minus score at `large`, over the examples both have."""
+    strata = []
+    for rungs in bins:
+        at = dict(rungs)
+        if small in at and large in at:
+            strata.append(common(at[small], at[large]))
+    if len(strata) == 1:
+        return evidence_of(*strata[0])
+    return stratified([t - c for c, t, _ in strata], [codes for *_, codes in strata])
+
+
+def common(small: CellPairs, large: CellPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(score at large, score at small, cluster codes) of the examples that both cells have."""
+    _, left, right = np.intersect1d(small.examples, large.examples, return_indices=True)
+    return checked(large.treated[right], small.treated[left], small.clusters[left])

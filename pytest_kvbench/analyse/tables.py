@@ -1,0 +1,118 @@
+"""What comes in as a table: checked, and cut into cells. With its callers the only place for pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from pytest_kvbench.analyse.cells import CellKey
+from pytest_kvbench.analyse.ladder import CellPairs
+from pytest_kvbench.errors import UsageError
+
+CELL = ["task", "bin", "variant", "policy", "budget"]
+
+
+def require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """Refuse a table that lacks columns.
+
+    Raises:
+        UsageError: naming what is missing and all that is needed.
+    """
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise UsageError(
+            f"{what}: missing columns: {', '.join(missing)}.", f"Needed: {', '.join(columns)}."
+        )
+
+
+def refuse_empty(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """Refuse rows without a value in one of `columns`.
+
+    Raises:
+        UsageError: naming the first such row and column.
+    """
+    for column in columns:
+        empty = frame[column].isna().to_numpy()
+        if empty.any():
+            raise UsageError(
+                f"{what}: row {int(empty.argmax())} (of {int(empty.sum())}) has no {column}.",
+                "Every row needs one; leave out pairs that were not measured.",
+            )
+
+
+def refuse_duplicates(frame: pd.DataFrame, key: Sequence[str], what: str) -> None:
+    """Refuse rows that say the same thing twice.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    twice = frame.duplicated(list(key)).to_numpy()
+    if twice.any():
+        row = frame.iloc[int(twice.argmax())]
+        named = ", ".join(f"{column}={row[column]!s}" for column in key)
+        raise UsageError(
+            f"{what}: {int(twice.sum())} duplicate rows, the first: {named}.",
+            "Keep one row for each; repeated trials are to be averaged, or given as replicates.",
+        )
+
+
+def numbers(frame: pd.DataFrame, column: str, what: str) -> pd.Series[float]:
+    """A column as floats, NaN where empty.
+
+    Raises:
+        UsageError: naming the first value that is no number.
+    """
+    values = pd.to_numeric(frame[column], errors="coerce").astype(float)
+    bad = (values.isna() & frame[column].notna()).to_numpy()
+    if bad.any():
+        at = int(bad.argmax())
+        raise UsageError(
+            f"{what}: {column} of row {at} is {frame[column].iloc[at]!r}.", "It must be a number."
+        )
+    return values
+
+
+def refuse_outside(frame: pd.DataFrame, column: str, low: float, high: float, what: str) -> None:
+    """Refuse numbers outside [low, high]; NaN passes.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    values = frame[column].to_numpy()
+    bad = (values < low) | (values > high)
+    if bad.any():
+        at = int(bad.argmax())
+        raise UsageError(
+            f"{what}: {column} of row {at} is {values[at]:g}.",
+            f"It must lie in [{low:g}, {high:g}]; rescale percentages by 1/100.",
+        )
+
+
+def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
+    """The pairs of every cell.
+
+    Args:
+        pairs: columns of `CELL`, example_id, cluster, control, treated; one row per example.
+
+    Returns:
+        Cells in sorted order; ids of examples and clusters replaced by integer codes.
+    """
+    grouped = pairs.groupby(CELL, sort=True, observed=True)
+    number = grouped.ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    columns = [
+        pairs["control"].to_numpy(dtype=float),
+        pairs["treated"].to_numpy(dtype=float),
+        pd.factorize(pairs["cluster"])[0],
+        pd.factorize(pairs["example_id"])[0],
+    ]
+    ends = np.cumsum(np.bincount(number))[:-1] if len(number) else []
+    parts = [np.split(column[order], ends) for column in columns]
+    firsts = pairs.iloc[[int(rows[0]) for rows in np.split(order, ends)]] if len(number) else pairs
+    keys = [
+        CellKey(str(task), int(bin_), str(variant), str(policy), float(budget))
+        for task, bin_, variant, policy, budget in firsts[CELL].itertuples(index=False)
+    ]
+    return {key: CellPairs(*arrays) for key, *arrays in zip(keys, *parts, strict=True)}

@@ -1,0 +1,273 @@
+"""`kvbench`: the stages without pytest, and the statistics for anybody's scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
+from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
+
+EXIT_USAGE = 4
+EXIT_INFRASTRUCTURE = 10
+
+
+class _Main(click.Group):
+    """Errors meant for people end as two lines and an exit code, never as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KvbenchError as error:
+            _fail(error)
+
+
+def _fail(error: KvbenchError) -> NoReturn:
+    click.echo(f"kvbench: {error}", err=True)
+    usage = isinstance(error, UsageError | GuardError)
+    sys.exit(EXIT_USAGE if usage else EXIT_INFRASTRUCTURE)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pytest-kvbench")
+def main() -> None:
+    """What a smaller KV cache costs in answer quality."""
+
+
+def _stage(function: Callable[..., None]) -> Callable[..., None]:
+    """What every stage takes: a group or a file, the reports folder, overrides."""
+    for decorate in (
+        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key."),
+        click.option(
+            "--dir",
+            "reports",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
+            show_default="$KVBENCH_DIR or reports",
+            help="Where groups are kept.",
+        ),
+        click.argument("group_or_yaml"),
+    ):
+        function = decorate(function)
+    return function
+
+
+_fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
+_force = click.option("--force", is_flag=True, help="Go on where the stored group differs.")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+def validate(file: Path, sets: tuple[str, ...]) -> None:
+    """Check an experiment FILE; say what it would measure."""
+    from pytest_kvbench import plan
+
+    declared = _load(file, sets)
+    cells = plan.cells(declared.experiment)
+    click.echo(
+        f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
+        f"{plan.treated_cells(declared.experiment)} of them judged"
+    )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+def resolve(file: Path, sets: tuple[str, ...]) -> None:
+    """Print an experiment FILE merged with its bases, environment and overrides."""
+    import yaml
+
+    declared = _load(file, sets)
+    click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
+    click.echo(
+        f"# group: {Path(os.environ.get('KVBENCH_DIR', 'reports'), declared.experiment.group)}"
+    )
+    click.echo(yaml.safe_dump(declared.experiment.snapshot(), sort_keys=False), nl=False)
+
+
+@main.command()
+@_stage
+@_force
+def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: bool) -> None:
+    """Choose the examples and write the manifest; asks no model."""
+    from pytest_kvbench import stages
+
+    prepared = stages.prepare(_declared(group_or_yaml, reports, sets), _site(reports, force=force))
+    for manifest in prepared.manifests.values():
+        counts = ", ".join(
+            f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
+        )
+        click.echo(f"{manifest.task}: {counts}")
+    click.echo(prepared.folder / stages.MANIFEST)
+
+
+@main.command()
+@_stage
+@_fresh
+@_force
+def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
+    """Answer what is missing."""
+    _run(_declared(group_or_yaml, reports, sets), _site(reports, fresh=fresh, force=force))
+
+
+@main.command()
+@_stage
+def score(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
+    """Score the answers that have no score yet."""
+    _score(_folder(group_or_yaml, reports, sets))
+
+
+@main.command()
+@_stage
+def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
+    """Judge the scores; write summary.json."""
+    _analyse(_folder(group_or_yaml, reports, sets))
+
+
+@main.command()
+@_stage
+def report(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
+    """Write report.md and plots from the analysis."""
+    _report(_folder(group_or_yaml, reports, sets))
+
+
+@main.command("all")
+@_stage
+@_fresh
+@_force
+def all_stages(
+    group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool
+) -> None:
+    """Prepare, run, score, analyse and report."""
+    declared = _declared(group_or_yaml, reports, sets)
+    _run(declared, _site(reports, fresh=fresh, force=force))
+    folder = reports / declared.experiment.group
+    _score(folder)
+    _analyse(folder)
+    _report(folder)
+
+
+@main.command()
+@click.argument("pairs", type=click.Path(path_type=Path))
+@click.option("--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.10)
+@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05)
+@click.option("--correction", type=click.Choice(["holm", "bh", "none"]), default="holm")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def judge(pairs: Path, margin: float, alpha: float, correction: str, as_json: bool) -> None:
+    """Judge a CSV of paired scores, from any harness.
+
+    Columns: task, bin, policy, budget, example_id, cluster, control, treated.
+    """
+    import pandas as pd
+
+    from pytest_kvbench.analyse.judge import judge_pairs
+    from pytest_kvbench.report import terminal_lines
+
+    try:
+        table = pd.read_csv(pairs, dtype={"example_id": str, "cluster": str})
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{pairs}: cannot be read: {error}", "give a CSV with a header") from None
+    summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        gate = {"margin": margin, "alpha": alpha}
+        for line in terminal_lines({**summary, "group": str(pairs), "experiment": {"gate": gate}}):
+            click.echo(line)
+
+
+# -- the stages, as the commands above combine them --------------------------------------------
+
+
+def _run(declared: Declared, site: Any) -> None:
+    from pytest_kvbench import stages
+    from pytest_kvbench.engines import stop_all
+    from pytest_kvbench.files import run_folder
+
+    stages.source_of(declared.experiment, site).check()
+    prepared = stages.prepare(declared, site)
+    total = len(prepared.requests())
+    try:
+        with click.progressbar(length=total, label=declared.experiment.group) as bar:
+            tally = stages.run(prepared, site, bar.update)
+    finally:
+        stop_all(run_folder(site.run_id))
+    click.echo(
+        f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
+        f"{tally.stored} stored before, {tally.reused} shared controls reused"
+    )
+
+
+def _score(folder: Path) -> None:
+    from pytest_kvbench import stages
+    from pytest_kvbench.errors import MissingPrerequisiteError
+    from pytest_kvbench.store import Store
+
+    prepared = stages.open_group(folder)
+    keys = [request.key for _, request in prepared.requests()]
+    with Store(prepared.database) as store:
+        if not store.answered(keys):
+            raise MissingPrerequisiteError(
+                f"group {folder.name}: nothing has been answered yet",
+                f"run it: kvbench run {folder.name}",
+            )
+        count = stages.score(store, keys)
+    click.echo(f"{folder.name}: {count} answers scored")
+
+
+def _analyse(folder: Path) -> None:
+    from pytest_kvbench import stages
+    from pytest_kvbench.report import terminal_lines
+
+    summary = stages.analyse(stages.open_group(folder))
+    for line in terminal_lines(summary, paths=[str(folder / stages.SUMMARY)]):
+        click.echo(line)
+
+
+def _report(folder: Path) -> None:
+    from pytest_kvbench import stages
+
+    click.echo(stages.report(stages.open_group(folder)))
+
+
+def _load(file: Path, sets: tuple[str, ...]) -> Declared:
+    from pytest_kvbench import plan
+
+    declared = load_experiment(file, overrides=[Override.parse(text) for text in sets])
+    plan.check(declared)
+    return declared
+
+
+def _declared(name: str, reports: Path, sets: tuple[str, ...]) -> Declared:
+    from pytest_kvbench import plan, stages
+
+    declared = stages.find_declared(name, reports, [Override.parse(text) for text in sets])
+    plan.check(declared)
+    return declared
+
+
+def _folder(name: str, reports: Path, sets: tuple[str, ...]) -> Path:
+    experiment: Experiment = _declared(name, reports, sets).experiment
+    return reports / experiment.group
+
+
+def _site(reports: Path, *, fresh: bool = False, force: bool = False) -> Any:
+    from pytest_kvbench.stages import Site
+
+    return Site(
+        reports=reports,
+        run_id=uuid.uuid4().hex[:12],
+        owner_pid=os.getpid(),
+        command=shlex.join(["kvbench", *sys.argv[1:]]),
+        fresh=fresh,
+        force=force,
+    )

@@ -1,0 +1,78 @@
+"""What an engine is to the rest: a source that can be identified before it runs, and a client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pytest_kvbench.records import Answer, Arm, Failure, Proof, Request, Telemetry
+
+BUDGET_TOLERANCE = 0.02
+"""How far the achieved budget may be from the nominal one (absolute) and still be that budget."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do, and what it can prove.
+
+    `arms_per_request`: how many arms of one example fit into one request (1: no sweeps).
+    `reports_kv`: every answer says which part of the cache's bytes was kept.
+    """
+
+    arms_per_request: int
+    reports_kv: bool
+
+
+class Engine(Protocol):
+    """A running engine, used from one event loop."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        """Answer requests for the same example, in order; one request unless the engine sweeps.
+
+        Raises:
+            EngineError: the server is gone; nothing more will be answered.
+        """
+
+    async def aclose(self) -> None:
+        """Close connections."""
+
+
+class EngineSource(Protocol):
+    """An engine that may not run yet."""
+
+    def check(self) -> None:
+        """Refuse at once what can never run: a model or an extra that is not there.
+
+        Raises:
+            UsageError: naming the command that mends it.
+        """
+
+    def fingerprint(self) -> dict[str, str]:
+        """All of the server that may change an answer, if possible without starting one."""
+
+    def tokenizer_folder(self) -> Path | None:
+        """Where the serving model's `tokenizer.json` is, if on this machine."""
+
+    def start(self) -> Engine:
+        """A client of the running server, started if need be. Blocks until it is healthy.
+
+        Raises:
+            EngineError: with the last lines of the server's log.
+        """
+
+
+def proof_of(arm: Arm, telemetry: Telemetry | None) -> Proof:
+    """Whether an answer shows that its arm's budget was applied.
+
+    A report of the bytes kept that is off the budget by more than `BUDGET_TOLERANCE` is proof of
+    the contrary; no report is no proof. A control's budget is 1.
+    """
+    if telemetry is None or telemetry.achieved is None:
+        return "unverified"
+    return "proven" if abs(telemetry.achieved - arm.budget) <= BUDGET_TOLERANCE else "not-applied"

@@ -1,0 +1,239 @@
+"""The embedded server as an engine: found, identified, started and asked. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pytest_kvbench.engines.base import Capabilities, Engine
+from pytest_kvbench.engines.client import Http, RequestFailedError
+from pytest_kvbench.engines.launch import serve
+from pytest_kvbench.engines.local import weights
+from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.files import run_folder
+from pytest_kvbench.records import Answer, Failure, Request, Telemetry, digest
+from pytest_kvbench.settings import EngineSettings
+
+_PROBE_S = 10.0
+
+
+class EmbeddedSource:
+    """The embedded server of one run, or one that already runs at `settings.base_url`."""
+
+    def __init__(
+        self, settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, concurrency: int
+    ) -> None:
+        self._settings = settings
+        self._run_id = run_id
+        self._owner_pid = owner_pid
+        self._log = log
+        self._concurrency = concurrency
+
+    def check(self) -> None:
+        """See `EngineSource.check`."""
+        if self._settings.base_url is not None:
+            return
+        missing = [m for m in ("torch", "transformers", "kvpress") if not _installed(m)]
+        if missing:
+            raise UsageError(
+                f"engine.name: local needs {', '.join(missing)}, which is not installed",
+                "install it: pip install 'pytest-kvbench[local]'",
+            )
+        weights.resolve(self._settings.model)
+
+    def fingerprint(self) -> dict[str, str]:
+        """See `EngineSource.fingerprint`. A server that already runs is asked."""
+        if self._settings.base_url is not None:
+            return _ask_fingerprint(self._settings.base_url, self._settings.model)
+        return weights.fingerprint_parts(self._folder, self._settings.dtype, "auto")
+
+    def tokenizer_folder(self) -> Path | None:
+        """See `EngineSource.tokenizer_folder`. A server elsewhere may serve what is here too."""
+        try:
+            return self._folder
+        except UsageError:
+            if self._settings.base_url is None:
+                raise
+            return None
+
+    def start(self) -> Engine:
+        """See `EngineSource.start`."""
+        base_url = self._settings.base_url or self._serve()
+        return EmbeddedEngine(
+            Http(
+                base_url,
+                concurrency=self._concurrency,
+                timeout_s=self._settings.timeout_s,
+                retries=self._settings.retries,
+            ),
+            self._settings.model,
+        )
+
+    @cached_property
+    def _folder(self) -> Path:
+        return weights.materialise(weights.resolve(self._settings.model))
+
+    def _serve(self) -> str:
+        wanted = self.fingerprint()
+        threads = self._settings.threads
+
+        def command(address: Path) -> list[str]:
+            return [
+                *(sys.executable, "-m", "pytest_kvbench.engines.local"),
+                *("--model", self._settings.model),
+                *("--dtype", self._settings.dtype, "--port", "0"),
+                *("--watch-pid", str(self._owner_pid), "--address-file", str(address)),
+                *(("--threads", str(threads)) if threads else ()),
+            ]
+
+        served = serve(
+            run_folder(self._run_id),
+            f"local-{digest([wanted, threads])[:12]}",
+            command,
+            log=self._log,
+            timeout_s=self._settings.start_timeout_s,
+        )
+        if served.fingerprint != wanted:
+            differ = sorted(
+                k
+                for k in {*wanted, *served.fingerprint}
+                if wanted.get(k) != served.fingerprint.get(k)
+            )
+            raise EngineError(
+                f"the server at {served.base_url} is not the one asked for: {', '.join(differ)}",
+                "was a package upgraded while the run was starting? Run again",
+            )
+        return served.base_url
+
+
+class EmbeddedEngine:
+    """A client of the embedded server."""
+
+    capabilities = Capabilities(arms_per_request=64, reports_kv=True)
+
+    def __init__(self, http: Http, model: str) -> None:
+        self._http = http
+        self._model = model
+
+    async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        """See `Engine.answer`: one request to the server, one choice per arm, one prefill."""
+        path, body = self._body(requests)
+        try:
+            reply = await self._http.post(path, body)
+            return _answers(requests, reply.data, reply.latency_s)
+        except RequestFailedError as failed:
+            return [Failure(r.key, failed.kind, str(failed), failed.attempts) for r in requests]
+
+    async def aclose(self) -> None:
+        """See `Engine.aclose`."""
+        await self._http.aclose()
+
+    def _body(self, requests: Sequence[Request]) -> tuple[str, dict[str, Any]]:
+        first = requests[0]
+        prompt, sampling = first.prompt, first.arm.sampling
+        arms = [_kv(request) for request in requests]
+        body: dict[str, Any] = {
+            "model": self._model,
+            "max_tokens": prompt.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed + first.replicate,
+            "kv": arms,
+        }
+        if prompt.stop:
+            body["stop"] = list(prompt.stop)
+        if prompt.chat:
+            parts = [{"type": "text", "text": text} for text in (prompt.head, prompt.tail)]
+            return "/chat/completions", {**body, "messages": [{"role": "user", "content": parts}]}
+        for arm in arms:
+            if not arm["question_aware"]:
+                arm["context_chars"] = len(prompt.head)
+        return "/completions", {**body, "prompt": prompt.text}
+
+
+def _kv(request: Request) -> dict[str, Any]:
+    arm = request.arm
+    return {
+        "policy": arm.policy,
+        "budget": arm.budget,
+        "question_aware": arm.question_aware,
+        "params": dict(arm.params),
+    }
+
+
+def _answers(
+    requests: Sequence[Request], data: dict[str, Any], latency_s: float
+) -> list[Answer | Failure]:
+    try:
+        choices = sorted(data["choices"], key=lambda choice: choice["index"])
+        return [
+            Answer(
+                request.key,
+                _text(choice),
+                choice["finish_reason"],
+                _telemetry(choice, data, latency_s, len(requests)),
+            )
+            for request, choice in zip(requests, choices, strict=True)
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"the reply is not a completion for {len(requests)} arms: {error!r}"
+        return [Failure(r.key, "ENGINE_ERROR", message) for r in requests]
+
+
+def _text(choice: dict[str, Any]) -> str:
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    if not isinstance(text, str):
+        raise TypeError(f"content is {type(text).__name__}")
+    return text
+
+
+def _telemetry(
+    choice: dict[str, Any], data: dict[str, Any], latency_s: float, arms: int
+) -> Telemetry:
+    usage, kv = data.get("usage") or {}, choice.get("kv") or {}
+    details = usage.get("prompt_tokens_details") or {}
+    return Telemetry(
+        latency_s=latency_s,
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=choice.get("completion_tokens"),
+        achieved=kv.get("achieved"),
+        kept_bytes=kv.get("kept_bytes"),
+        full_bytes=kv.get("full_bytes"),
+        kept_tokens=kv.get("kept_tokens"),
+        cached_tokens=details.get("cached_tokens"),
+        arms_in_request=arms,
+        note=kv.get("note") or "",
+    )
+
+
+def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
+    url = base_url.rstrip("/") + "/models"
+    try:
+        response = httpx.get(url, timeout=_PROBE_S).raise_for_status()
+        served = {
+            name: entry
+            for entry in response.json()["data"]
+            for name in (entry["id"], *entry.get("aliases", ()))
+        }
+    except (httpx.HTTPError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise EngineError(
+            f"engine.base_url: no server answers at {url}: {error}",
+            "start it: python -m pytest_kvbench.engines.local --port 8000",
+        ) from None
+    if model not in served:
+        raise EngineError(
+            f"engine.model: {model!r} is not served at {base_url}",
+            f"served there: {', '.join(sorted(served))}",
+        )
+    return dict(served[model]["fingerprint"])
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,0 +1,138 @@
+"""Starts a server once per run, whoever asks first, as a process that outlives its starter.
+
+All processes of a run share a folder. The first to need a server starts it under a file lock; the
+others wait and read its address. The server watches the run's controller and ends with it; the
+controller stops it at the end of the run. Ctrl-C does not reach it (it has a session of its own),
+so that answers under way can still be stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from pytest_kvbench.errors import EngineError
+
+_POLL_S = 0.05
+_GRACE_S = 5.0
+_LOG_LINES = 6
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that is up."""
+
+    base_url: str
+    pid: int
+    fingerprint: dict[str, str]
+
+
+def serve(
+    folder: Path,
+    name: str,
+    command: Callable[[Path], Sequence[str]],
+    *,
+    log: Path,
+    timeout_s: float,
+) -> Served:
+    """The running server `name` of this run, started if no process of the run did.
+
+    Args:
+        folder: `run_folder(...)`.
+        name: one server per name.
+        command: the command line, given the file into which the server writes its address.
+        log: where its output goes (appended).
+        timeout_s: how long it may take to start.
+
+    Raises:
+        EngineError: it ended, or was not up in time; with the last lines of its log.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    address, pid_file = folder / f"{name}.json", folder / f"{name}.pid"
+    with FileLock(folder / f"{name}.lock"):
+        if not address.exists():
+            pid = _living(pid_file)
+            if pid is None:
+                pid = _start(command(address), log)
+                pid_file.write_text(str(pid))
+            _await(address, pid, log, timeout_s)
+        return Served(**_read(address))
+
+
+def stop_all(folder: Path) -> None:
+    """End every server of a run and remove its folder. Does nothing where none was started."""
+    if not folder.is_dir():
+        return
+    processes = []
+    for pid_file in folder.glob("*.pid"):
+        with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+            processes.append(psutil.Process(int(pid_file.read_text())))
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    for file in folder.iterdir():
+        file.unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def _start(command: Sequence[str], log: Path) -> int:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 -- our own command line
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ).pid
+
+
+def _await(address: Path, pid: int, log: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not address.exists():
+        if not _runs(pid):
+            raise EngineError(f"the server ended while starting: {_last_lines(log)}", f"log: {log}")
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"the server was not up within {timeout_s:g} s: {_last_lines(log)}",
+                f"raise engine.start_timeout_s; log: {log}",
+            )
+        time.sleep(_POLL_S)
+
+
+def _living(pid_file: Path) -> int | None:
+    """The pid of a server that another process started and did not live to see up."""
+    try:
+        pid = int(pid_file.read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if _runs(pid) else None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _read(address: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(address.read_text(encoding="utf-8"))
+    return data
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    return " | ".join(line.strip() for line in lines if line.strip()) or "it printed nothing"

@@ -1,0 +1,123 @@
+"""`python -m pytest_kvbench.engines.local --model M`: serve one model until told to stop.
+
+SIGTERM and SIGINT end the process at once, in the middle of a prefill too: nothing here needs
+tidying up. The process also ends when the one it watches does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from pytest_kvbench.engines.local import weights
+from pytest_kvbench.errors import KvbenchError, UsageError
+
+_WATCH_EVERY_S = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and serve. Returns an exit status only on failure."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        if options.watch_pid is not None:
+            _watch(options.watch_pid)
+        _serve(options)
+    except KvbenchError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a command line talks to its caller
+        return 4 if isinstance(error, UsageError) else 10
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pytest_kvbench.engines.local")
+    parser.add_argument("--model", default="smollm2-135m", help="a name, folder, .gguf or hub id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--dtype", choices=weights.DTYPES, default="float32")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="torch threads (default: cores)"
+    )
+    parser.add_argument("--watch-pid", type=int, help="end when this process does")
+    parser.add_argument("--address-file", type=Path, help="written (JSON) when ready")
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> None:
+    folder = weights.materialise(weights.resolve(options.model))
+    listener = _bind(options.host, options.port)
+    device = weights.default_device() if options.device == "auto" else options.device
+
+    # Only now: a wrong model name or a taken port must not wait for torch.
+    import uvicorn
+
+    from pytest_kvbench.engines.local import model, server
+    from pytest_kvbench.engines.local.engine import Engine
+    from pytest_kvbench.engines.local.worker import Worker
+
+    fingerprint = weights.fingerprint_parts(folder, options.dtype, device)
+    loaded = model.load(folder, options.dtype, device, options.threads)
+    worker = Worker(Engine(loaded), options.threads)
+    worker.start()
+    names = tuple(dict.fromkeys([options.model, Path(options.model).stem]))
+    app = server.build_app(server.Served(loaded, names, fingerprint, worker))
+    listener.listen()
+    _announce(options.address_file, listener, fingerprint)
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
+    # In a thread that is not the main one uvicorn leaves the signals alone.
+    http = threading.Thread(target=uvicorn.Server(config).run, args=([listener],), daemon=True)
+    http.start()
+    http.join()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UsageError(
+            f"--host {host} --port {port}: {error.strerror}.", "Valid: a free port, or 0."
+        ) from error
+    return listener
+
+
+def _announce(file: Path | None, listener: socket.socket, fingerprint: dict[str, str]) -> None:
+    host, port = listener.getsockname()[:2]
+    base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    logging.info("serving on %s", base_url)
+    if file is not None:
+        address = {"base_url": base_url, "pid": os.getpid(), "fingerprint": fingerprint}
+        weights.write_json(file, address)
+
+
+def _watch(pid: int) -> None:
+    """End this process as soon as the process `pid`, as it is now, is gone."""
+    try:
+        watched = psutil.Process(pid)
+    except psutil.NoSuchProcess as error:
+        raise UsageError(f"--watch-pid {pid}: no such process.", "Valid: a running one.") from error
+    threading.Thread(target=_watch_forever, args=(watched,), daemon=True).start()
+
+
+def _watch_forever(watched: psutil.Process) -> None:
+    # `is_running` compares the start time too: a new process of the same pid is another one.
+    while watched.is_running() and watched.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(_WATCH_EVERY_S)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""From a parsed request to a job: the prompt in tokens, the arms checked, limits kept."""
+
+from __future__ import annotations
+
+import bisect
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jinja2
+
+from pytest_kvbench.engines.local.engine import ArmSpec, Event, Job, removed
+from pytest_kvbench.engines.local.model import LocalModel
+from pytest_kvbench.engines.local.policies import Policy, get_policy
+from pytest_kvbench.engines.local.prefill import clock
+from pytest_kvbench.engines.local.protocol import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    KvArm,
+    Message,
+)
+from pytest_kvbench.engines.local.sampling import Sampling
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import FULL_CACHE
+
+_BOUNDARY = "\u241e\u2063kvbench\u2063\u241e"  # in no real prompt: a symbol and invisible marks
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in tokens. `context` counts the tokens before the question, where that is known."""
+
+    ids: list[int]
+    context: int | None = None
+
+
+def chat_prompt(model: LocalModel, messages: list[Message]) -> Prompt:
+    """The prompt of a chat, split before the last part of the last user message."""
+    text = _render(model, messages)
+    ids, ends = model.encode(text)
+    return Prompt(ids, _tokens_before(ends, _boundary(model, messages)))
+
+
+def completion_prompt(model: LocalModel, prompt: str | list[int], arm: KvArm) -> Prompt:
+    """The prompt of a completion, split at the arm's `context_chars`."""
+    if isinstance(prompt, list):
+        if max(prompt) >= model.backend.get_vocab_size():
+            raise ApiError(400, "prompt: a token id is outside the vocabulary.", code="bad_token")
+        return Prompt(prompt)
+    ids, ends = model.encode(prompt, special=True)
+    return Prompt(ids, _tokens_before(ends, arm.context_chars))
+
+
+def make_job(
+    model: LocalModel, request: ChatRequest | CompletionRequest, emit: Callable[[Event], None]
+) -> Job:
+    """The job that answers `request`.
+
+    Raises:
+        ApiError: 400, for everything about the request that cannot be served.
+    """
+    if request.n not in (None, 1, len(request.arms)):
+        raise ApiError(
+            400,
+            f"n is {request.n}; valid: 1, or a list of arms in kv.",
+            code="invalid_value",
+            param="n",
+        )
+    prompts = _prompts(model, request)
+    ids = prompts[0].ids
+    return Job(
+        ids=ids,
+        arms=[_arm(arm, prompt) for arm, prompt in zip(request.arms, prompts, strict=True)],
+        max_tokens=_max_tokens(model, len(ids), request.token_limit),
+        sampling=_sampling(request),
+        stops=request.stops,
+        emit=emit,
+        created=clock(model.device),
+    )
+
+
+def _prompts(model: LocalModel, request: ChatRequest | CompletionRequest) -> list[Prompt]:
+    if isinstance(request, ChatRequest):
+        return [chat_prompt(model, request.messages)] * len(request.arms)
+    return [completion_prompt(model, request.prompt, arm) for arm in request.arms]
+
+
+def _render(model: LocalModel, messages: list[Message]) -> str:
+    if model.tokenizer.chat_template is None:
+        raise ApiError(
+            400, "This model has no chat template; use /v1/completions.", code="no_chat_template"
+        )
+    try:
+        return model.render([{"role": one.role, "content": one.text} for one in messages])
+    except jinja2.TemplateError as error:
+        raise ApiError(
+            400, f"messages: the chat template refuses them: {error}", code="invalid_messages"
+        ) from error
+
+
+def _boundary(model: LocalModel, messages: list[Message]) -> int | None:
+    """The character of the rendered chat at which the question begins, if parts say so."""
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
+    parts = messages[users[-1]].content if users else ""
+    if isinstance(parts, str) or len(parts) < 2:
+        return None
+    texts = [part.text for part in parts]
+    marked = list(messages)
+    marked[users[-1]] = Message(role="user", content="".join([*texts[:-1], _BOUNDARY, texts[-1]]))
+    at = _render(model, marked).find(_BOUNDARY)
+    return at if at > 0 else None
+
+
+def _tokens_before(ends: list[int], character: int | None) -> int | None:
+    """How many tokens end at or before `character`: one across it belongs to the question."""
+    return None if character is None else bisect.bisect_right(ends, character)
+
+
+def _arm(arm: KvArm, prompt: Prompt) -> ArmSpec:
+    policy = _policy(arm)
+    params = _params(policy, arm)
+    _check_budget(arm)
+    if arm.question_aware or arm.policy == FULL_CACHE:
+        spec = ArmSpec(policy, params, arm.budget)
+    else:
+        spec = ArmSpec(policy, params, arm.budget, _context(prompt))
+        _check_attainable(spec, len(prompt.ids))
+    _check_long_enough(spec, len(prompt.ids))
+    return spec
+
+
+def _policy(arm: KvArm) -> Policy:
+    try:
+        return get_policy(arm.policy)
+    except UsageError as error:
+        raise ApiError(
+            400, f"kv: {error.what} {error.hint}", code="unknown_policy", param="kv.policy"
+        ) from error
+
+
+def _params(policy: Policy, arm: KvArm) -> dict[str, object]:
+    try:
+        return policy.with_defaults(arm.params)
+    except UsageError as error:
+        raise ApiError(
+            400, f"kv: {error.what} {error.hint}", code="invalid_params", param="kv.params"
+        ) from error
+
+
+def _check_budget(arm: KvArm) -> None:
+    if not 0 < arm.budget <= 1:
+        raise _budget_error(f"budget is {arm.budget:g}; valid: greater than 0, at most 1.")
+    if arm.policy == FULL_CACHE and arm.budget != 1:
+        raise _budget_error(f"policy none keeps everything: budget is {arm.budget:g}, valid: 1.")
+
+
+def _context(prompt: Prompt) -> int:
+    """The number of context tokens of an arm that is not question-aware."""
+    if prompt.context is None:
+        raise ApiError(
+            400,
+            "kv: question_aware is false, but the prompt does not say where the question begins. "
+            "In a chat, give the last user message's content as a list of text parts, the last "
+            "one being the question; for a completion, give kv.context_chars.",
+            code="no_question",
+            param="kv.question_aware",
+        )
+    if not 0 < prompt.context < len(prompt.ids):
+        raise ApiError(
+            400,
+            f"kv: of {len(prompt.ids)} prompt tokens {prompt.context} are context; "
+            "question_aware: false needs at least one of context and one of question.",
+            code="no_question",
+            param="kv.question_aware",
+        )
+    return prompt.context
+
+
+def _check_attainable(spec: ArmSpec, tokens: int) -> None:
+    context = spec.context or tokens
+    if (1 - removed(spec, tokens)) * context < 1:
+        question = tokens - context
+        raise _budget_error(
+            f"budget {spec.budget:g} of {tokens} prompt tokens leaves nothing of the context, "
+            f"because the question alone has {question} tokens; valid with this prompt: "
+            f"at least {(question + 1) / tokens:.4f}."
+        )
+
+
+def _check_long_enough(spec: ArmSpec, tokens: int) -> None:
+    seen = spec.context or tokens
+    needed = spec.policy.min_tokens(spec.params)
+    if seen < needed:
+        raise ApiError(
+            400,
+            f"kv: policy {spec.policy.name} needs at least {needed} tokens to work on, "
+            f"and has {seen}"
+            + (f" (set {spec.policy.needs} lower)." if spec.policy.needs else "."),
+            code="prompt_too_short",
+            param="kv.policy",
+        )
+
+
+def _max_tokens(model: LocalModel, tokens: int, asked: int | None) -> int:
+    room = model.context_length - tokens
+    if room < (asked or 1):
+        raise ApiError(
+            400,
+            f"This model's context has {model.context_length} tokens; the prompt has {tokens} and "
+            f"{asked or 1} new ones were asked for, {tokens + (asked or 1)} together.",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    if tokens == 0:
+        raise ApiError(400, "The prompt is empty.", code="empty_prompt", param="prompt")
+    return asked or room
+
+
+def _sampling(request: ChatRequest | CompletionRequest) -> Sampling:
+    """OpenAI's defaults: temperature 1, everything may be drawn, a seed of its own."""
+    return Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=secrets.randbits(62) if request.seed is None else request.seed,
+    )
+
+
+def _budget_error(message: str) -> ApiError:
+    return ApiError(400, f"kv: {message}", code="invalid_budget", param="kv.budget")

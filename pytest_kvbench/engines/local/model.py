@@ -1,0 +1,108 @@
+"""The loaded model: weights, tokenizer and chat template, and what they say about themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kvpress  # type: ignore[import-untyped]  # upstream ships no types
+import torch
+from tokenizers import Tokenizer  # type: ignore[import-untyped]  # upstream ships no types
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from pytest_kvbench.engines.local import ragged
+from pytest_kvbench.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A causal language model ready to serve, and its tokenizer."""
+
+    network: PreTrainedModel
+    tokenizer: Any
+    device: torch.device
+    context_length: int
+    end_tokens: frozenset[int]
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The `tokenizers` object: safe to use from several threads, unlike its wrapper."""
+        backend: Tokenizer = self.tokenizer.backend_tokenizer
+        return backend
+
+    @property
+    def attention_layers(self) -> list[torch.nn.Module]:
+        """The attention module of every layer."""
+        return [layer.self_attn for layer in self.network.model.layers]
+
+    def encode(self, text: str, *, special: bool = False) -> tuple[list[int], list[int]]:
+        """Token ids of `text`, and the character at which each token ends.
+
+        `special` adds what the tokenizer puts around a bare prompt (a BOS token, where it has one).
+        """
+        encoding = self.backend.encode(text, add_special_tokens=special)
+        return encoding.ids, [end for _, end in encoding.offsets]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens left out."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The chat template applied to `messages`, up to where the reply begins."""
+        text: str = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+
+def load(folder: Path, dtype: str, device: str, threads: int) -> LocalModel:
+    """Load the model in `folder` for serving.
+
+    Raises:
+        UsageError: kvpress or the ragged cache cannot handle this model, or there is no GPU.
+    """
+    torch.set_num_threads(threads)
+    # stderr is the server's log.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # upstream
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no GPU.", "Valid: cpu, auto.")
+    ragged.register()
+    network = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation=ragged.ATTENTION
+    )
+    _check_supported(network)
+    network.to(torch.device(device)).eval()  # type: ignore[arg-type]  # upstream wraps it wrongly
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return LocalModel(
+        network=network,
+        tokenizer=tokenizer,
+        device=torch.device(device),
+        context_length=int(network.config.max_position_embeddings),
+        end_tokens=_end_tokens(network, tokenizer),
+    )
+
+
+def _check_supported(network: PreTrainedModel) -> None:
+    config = network.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    sliding = not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None)
+    if kinds != {"full_attention"} or sliding:
+        raise UsageError(
+            f"{type(network).__name__} attends through a sliding window, which is not served here.",
+            "Valid: models in which every layer attends to the whole context.",
+        )
+    if not isinstance(network, kvpress.SUPPORTED_MODELS):
+        log.warning("%s is not among the models kvpress is tested on", type(network).__name__)
+
+
+def _end_tokens(network: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    configured = network.generation_config.eos_token_id if network.generation_config else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

@@ -1,0 +1,191 @@
+"""What a request may look like, and what an error looks like: OpenAI's API plus `kv`.
+
+Fields that would change an answer and are not served are refused unless they are neutral; other
+unknown fields (metadata, user, ...) are ignored, as OpenAI's own servers do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "tools": (None, []),
+    "functions": (None, []),
+    "response_format": (None, {"type": "text"}),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "min_p": (None, 0),
+    "top_k": (None, -1, 0),
+    "repetition_penalty": (None, 1),
+}
+"""Fields of other servers, and the values at which they change nothing."""
+
+
+class ApiError(Exception):
+    """An answer other than 200, in OpenAI's shape."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str, param: str | None = None, kind: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {
+            "error": {
+                "message": message,
+                "type": kind or ("server_error" if status >= 500 else "invalid_request_error"),
+                "param": param,
+                "code": code,
+            }
+        }
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class KvArm(_Strict):
+    """One arm: a policy at a budget. `context_chars` is for `/v1/completions` only."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    policy: str = "none"
+    budget: float = 1.0
+    params: dict[str, Any] = Field(default_factory=dict)
+    question_aware: bool = True
+    context_chars: int | None = Field(default=None, ge=1)
+
+
+class StreamOptions(_Strict):
+    """How a stream ends."""
+
+    include_usage: bool = False
+
+
+class _Request(_Strict):
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: str | list[str] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    kv: KvArm | Annotated[list[KvArm], Field(min_length=1, max_length=64)] = KvArm()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unserved(cls, data: Any) -> Any:
+        for name in NEUTRAL.keys() & (data if isinstance(data, dict) else {}):
+            if data[name] not in NEUTRAL[name]:
+                raise ValueError(f"{name} is not supported; leave it out")
+        return data
+
+    @property
+    def arms(self) -> list[KvArm]:
+        """The arms in order; one with the full cache where none is named."""
+        return self.kv if isinstance(self.kv, list) else [self.kv]
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most new tokens asked for."""
+        return self.max_tokens
+
+
+class TextPart(_Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Strict):
+    """A message; parts are joined without anything between them."""
+
+    role: str
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """The whole content."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ChatRequest(_Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most new tokens asked for."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(_Request):
+    """`POST /v1/completions`: a prompt as text or as token ids."""
+
+    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most new tokens asked for; OpenAI's default of 16."""
+        return self.max_tokens or 16
+
+
+class TokenizeRequest(_Strict):
+    """`POST /tokenize`: plain text, a prompt as completions see it, or messages as chat does."""
+
+    content: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TokenizeRequest:
+        if sum(part is not None for part in (self.content, self.prompt, self.messages)) != 1:
+            raise ValueError("give exactly one of content, prompt, messages")
+        return self
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def parse(kind: type[_Model], body: bytes) -> _Model:
+    """The body as a request of that kind.
+
+    Raises:
+        ApiError: 400; the message names the field, the value's fault and what is valid.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _as_api_error(error) from error
+
+
+def _as_api_error(error: ValidationError) -> ApiError:
+    # Unions report every branch; the deepest place is the branch that was meant.
+    first = max(error.errors(), key=lambda entry: len(entry["loc"]))
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {first['msg']}", code="invalid_json")
+    names = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = ".".join(name for name in names if name not in {"KvArm", "str", "int"})
+    message = first["msg"].removeprefix("Value error, ")
+    return ApiError(
+        400, f"{where}: {message}" if where else message, code="invalid_value", param=where or None
+    )

@@ -1,0 +1,111 @@
+"""What is sent back: choices, usage and timings, whole or in pieces, for chat and completions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_kvbench.engines.local.engine import ArmReport, Piece, Timings
+
+
+@dataclass
+class Reply:
+    """One reply while it comes together."""
+
+    model: str
+    chat: bool
+    prompt_tokens: int
+    identity: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+    reports: list[ArmReport] = field(default_factory=list)
+    texts: list[list[str]] = field(default_factory=list)
+    ends: dict[int, Piece] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
+
+    def start(self, reports: list[ArmReport]) -> None:
+        """The caches are made: from here on there are arms."""
+        self.reports = reports
+        self.texts = [[] for _ in reports]
+
+    def add(self, piece: Piece) -> None:
+        """Some text, and perhaps the end, of one arm."""
+        self.texts[piece.index].append(piece.text)
+        if piece.finish_reason:
+            self.ends[piece.index] = piece
+
+    def whole(self) -> dict[str, Any]:
+        """The finished reply."""
+        return {
+            **self._head("chat.completion" if self.chat else "text_completion"),
+            "choices": [self._choice(index) for index in range(len(self.reports))],
+            **self._tail(),
+        }
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """The first piece of every arm: its cache."""
+        for index, report in enumerate(self.reports):
+            delta = {"role": "assistant", "content": ""} if self.chat else ""
+            yield self._chunk(index, delta, {"kv": dataclasses.asdict(report)})
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        """One piece of a stream."""
+        end = {"finish_reason": piece.finish_reason, "completion_tokens": piece.completion_tokens}
+        delta = {"content": piece.text} if self.chat else piece.text
+        return self._chunk(piece.index, delta, end if piece.finish_reason else {})
+
+    def closing(self) -> dict[str, Any]:
+        """The piece with usage, timings and no choices."""
+        return {**self._head(self._chunk_kind), "choices": [], **self._tail()}
+
+    @property
+    def _chunk_kind(self) -> str:
+        return "chat.completion.chunk" if self.chat else "text_completion"
+
+    def _chunk(self, index: int, delta: Any, more: dict[str, Any]) -> dict[str, Any]:
+        choice = {"index": index, "delta" if self.chat else "text": delta}
+        finish = {"finish_reason": None, "logprobs": None, **more}
+        return {**self._head(self._chunk_kind), "choices": [{**choice, **finish}]}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        text, end = "".join(self.texts[index]), self.ends[index]
+        message = (
+            {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        )
+        return {
+            "index": index,
+            **message,
+            "finish_reason": end.finish_reason,
+            "logprobs": None,
+            "completion_tokens": end.completion_tokens,
+            "kv": dataclasses.asdict(self.reports[index]),
+        }
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        prefix = "chatcmpl" if self.chat else "cmpl"
+        return {
+            "id": f"{prefix}-{self.identity}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+        }
+
+    def _tail(self) -> dict[str, Any]:
+        new = sum(end.completion_tokens for end in self.ends.values())
+        usage = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": new,
+            "total_tokens": self.prompt_tokens + new,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        }
+        return {"usage": usage, "timings": dataclasses.asdict(self.timings)}
+
+
+def sse(data: dict[str, Any] | str) -> str:
+    """One server-sent event."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return f"data: {text}\n\n"

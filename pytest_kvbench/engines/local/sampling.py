@@ -1,0 +1,35 @@
+"""Choosing the next token from logits: the likeliest at temperature 0, else a seeded draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class Sampler:
+    """Draws one arm's tokens. Each arm has its own generator, so a sweep's draws are a single's."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    def __call__(self, logits: torch.Tensor) -> int:
+        """A token id from logits of shape (vocabulary,)."""
+        if self._sampling.temperature == 0:
+            return int(logits.argmax())
+        scaled = logits.to("cpu", torch.float32) / self._sampling.temperature
+        probabilities, tokens = scaled.softmax(-1).sort(descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities[before >= self._sampling.top_p] = 0.0
+        draw = torch.multinomial(probabilities, 1, generator=self._generator)
+        return int(tokens[draw])

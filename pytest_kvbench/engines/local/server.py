@@ -1,0 +1,274 @@
+"""The HTTP side: OpenAI's endpoints, plus `/v1/kv`, `/tokenize` and `/health`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pytest_kvbench.engines.local import intake, replies
+from pytest_kvbench.engines.local.engine import Event, Job, Piece, Timings
+from pytest_kvbench.engines.local.model import LocalModel
+from pytest_kvbench.engines.local.policies import POLICIES
+from pytest_kvbench.engines.local.protocol import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    parse,
+)
+from pytest_kvbench.engines.local.replies import Reply
+from pytest_kvbench.engines.local.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What this server serves: the model under its names, and who runs it."""
+
+    model: LocalModel
+    names: tuple[str, ...]
+    fingerprint: Mapping[str, str]
+    worker: Worker
+
+
+def build_app(served: Served) -> ASGIApp:
+    """The application."""
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", _completions(served, ChatRequest), methods=["POST"]),
+            Route("/v1/completions", _completions(served, CompletionRequest), methods=["POST"]),
+            Route("/v1/models", _models(served)),
+            Route("/v1/kv", _policies),
+            Route("/tokenize", _tokenize(served.model), methods=["POST"]),
+            Route("/health", _health(served.worker)),
+        ],
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            Exception: _unexpected_error,
+        },
+    )
+    return _RequestLog(app)
+
+
+Handler = Callable[[Request], Any]
+
+
+def _completions(served: Served, kind: type[ChatRequest] | type[CompletionRequest]) -> Handler:
+    async def handle(request: Request) -> Response:
+        asked = parse(kind, await request.body())
+        _check_model(asked.model, served.names)
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def emit(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        job = intake.make_job(served.model, asked, emit)
+        reply = Reply(asked.model, chat=kind is ChatRequest, prompt_tokens=len(job.ids))
+        served.worker.submit(job)
+        _describe(request, job)
+        if asked.stream:
+            usage = bool(asked.stream_options and asked.stream_options.include_usage)
+            chunks = _stream(job, reply, events, usage)
+            return StreamingResponse(chunks, media_type="text/event-stream")
+        return await _answer(request, job, reply, events)
+
+    return handle
+
+
+async def _answer(
+    request: Request, job: Job, reply: Reply, events: asyncio.Queue[Event]
+) -> Response:
+    """The whole reply; if the client goes away first, the job is dropped."""
+    collecting = asyncio.ensure_future(_collect(reply, events))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not collecting.done():
+            return Response(status_code=499)  # nobody reads it
+        collecting.result()
+        return JSONResponse(reply.whole())
+    finally:
+        job.cancelled = True
+        collecting.cancel()
+        leaving.cancel()
+
+
+async def _collect(reply: Reply, events: asyncio.Queue[Event]) -> None:
+    async for _ in _follow(reply, events):
+        pass
+
+
+async def _follow(reply: Reply, events: asyncio.Queue[Event]) -> AsyncIterator[Event]:
+    """The job's events, each already in `reply`, up to its timings."""
+    while True:
+        event = await events.get()
+        if isinstance(event, Exception):
+            raise ApiError(
+                500, f"The model failed: {type(event).__name__}: {event}", code="model_failed"
+            )
+        if isinstance(event, Timings):
+            reply.timings = event
+            return
+        if isinstance(event, Piece):
+            reply.add(event)
+        else:
+            reply.start(event)
+        yield event
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(
+    job: Job, reply: Reply, events: asyncio.Queue[Event], include_usage: bool
+) -> AsyncIterator[str]:
+    try:
+        async for event in _follow(reply, events):
+            chunks = [reply.piece(event)] if isinstance(event, Piece) else reply.opening()
+            for chunk in chunks:
+                yield replies.sse(chunk)
+        if include_usage:
+            yield replies.sse(reply.closing())
+        yield replies.sse("[DONE]")
+    except ApiError as error:  # the status line is sent: the error must be part of the stream
+        yield replies.sse(error.body)
+    finally:
+        job.cancelled = True
+
+
+def _check_model(asked: str, names: tuple[str, ...]) -> None:
+    if asked not in names:
+        raise ApiError(
+            404,
+            f"The model {asked!r} is not served here. Valid: {', '.join(names)}.",
+            code="model_not_found",
+            param="model",
+        )
+
+
+def _models(served: Served) -> Handler:
+    async def handle(_request: Request) -> Response:
+        model = {
+            "id": served.names[0],
+            "object": "model",
+            "created": 0,
+            "owned_by": "pytest-kvbench",
+            "context_length": served.model.context_length,
+            "aliases": list(served.names[1:]),
+            "fingerprint": dict(served.fingerprint),
+        }
+        return JSONResponse({"object": "list", "data": [model]})
+
+    return handle
+
+
+async def _policies(_request: Request) -> Response:
+    listed = [
+        {
+            "name": policy.name,
+            "press": policy.press,
+            "paper": policy.paper and f"arXiv:{policy.paper}",
+            "note": policy.note,
+            "min_tokens": policy.min_tokens(policy.with_defaults({})),
+            "params": {
+                name: {"default": param.default, "valid": param.valid}
+                for name, param in policy.params.items()
+            },
+        }
+        for policy in POLICIES.values()
+    ]
+    return JSONResponse({"policies": listed})
+
+
+def _tokenize(model: LocalModel) -> Handler:
+    async def handle(request: Request) -> Response:
+        asked = parse(TokenizeRequest, await request.body())
+        if asked.messages is not None:
+            tokens = intake.chat_prompt(model, asked.messages).ids
+        elif asked.prompt is not None:
+            tokens, _ = model.encode(asked.prompt, special=True)
+        else:
+            tokens, _ = model.encode(asked.content or "")
+        return JSONResponse({"tokens": tokens, "count": len(tokens)})
+
+    return handle
+
+
+def _health(worker: Worker) -> Handler:
+    async def handle(_request: Request) -> Response:
+        alive = worker.is_alive()
+        body = {"status": "ok" if alive else "the model's thread has died"}
+        return JSONResponse({**body, "waiting": worker.waiting}, status_code=200 if alive else 503)
+
+    return handle
+
+
+async def _api_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return JSONResponse(error.body, status_code=error.status)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    body = ApiError(error.status_code, message, code="unknown_url").body
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _unexpected_error(_request: Request, error: Exception) -> Response:
+    return JSONResponse(ApiError(500, f"{type(error).__name__}", code="internal").body, 500)
+
+
+def _describe(request: Request, job: Job) -> None:
+    """What the log line says about a job, written when the line is."""
+    request.state.describe = lambda: (
+        f" prompt={len(job.ids)} arms={len(job.arms)} "
+        + " ".join(f"{name}={value:.3f}" for name, value in dataclasses.asdict(job.timings).items())
+    )
+
+
+class _RequestLog:
+    """One line a request: method, path, status, wall time, and where a job's time went."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+        state = scope.setdefault("state", {})
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            with contextlib.suppress(OSError):
+                await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        finally:
+            describe = state.get("describe", str)
+            wall = time.perf_counter() - started
+            log.info("%s %s %d %.3fs%s", scope["method"], scope["path"], status, wall, describe())

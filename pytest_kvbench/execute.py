@@ -1,0 +1,195 @@
+"""Runs cell groups: each missing request once, each answer stored as it lands.
+
+A `Pool` owns one thread with one event loop. Groups start in the order they were handed in and
+share the engine's places, so that the next group's requests fill what the last one leaves idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_kvbench.engines.base import Engine
+from pytest_kvbench.errors import EngineError, KvbenchError
+from pytest_kvbench.records import Answer, Failure, Request
+from pytest_kvbench.store import Store
+from pytest_kvbench.store.controls import ControlEntry, SharedControls
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one cell group needs: all its requests, answered or not."""
+
+    task_bin: str
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of a group's requests, this time."""
+
+    stored: int = 0
+    reused: int = 0
+    answered: int = 0
+    failed: int = 0
+
+
+class Pool:
+    """Answers groups of requests in the background.
+
+    Args:
+        database: the group's database; the pool opens a connection of its own.
+        start_engine: gives the running engine; called once, off the event loop, when the first
+            request is missing. Blocks.
+        controls: where controls are shared.
+        concurrency: requests in flight.
+        on_answers: called with the number of requests settled, in the pool's thread.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        start_engine: Callable[[], Engine],
+        controls: SharedControls,
+        *,
+        concurrency: int,
+        on_answers: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._start_engine = start_engine
+        self._controls = controls
+        self._on_answers = on_answers
+        self._loop = asyncio.new_event_loop()
+        self._places = asyncio.Semaphore(concurrency)
+        self._store = Store(database)
+        self._tasks: set[asyncio.Task[Tally]] = set()
+        self._engine: asyncio.Task[Engine] | None = None
+        self._thread = threading.Thread(target=self._serve, name="kvbench-pool", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work) -> concurrent.futures.Future[Tally]:
+        """Start a group; the future ends when its last request has an answer or a failure.
+
+        The future raises a KvbenchError if the engine cannot be started or is gone.
+        """
+        return asyncio.run_coroutine_threadsafe(self._track(work), self._loop)
+
+    def close(self) -> None:
+        """Stop at once: requests under way are dropped, what was answered is stored already."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._wind_down(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._store.close()
+            self._loop.close()
+
+    async def _wind_down(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._engine is not None and self._engine.done() and not self._engine.exception():
+            await self._engine.result().aclose()
+        await self._loop.shutdown_default_executor()
+
+    async def _track(self, work: Work) -> Tally:
+        task = asyncio.ensure_future(self._run(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await task
+
+    async def _run(self, work: Work) -> Tally:
+        self._store.save_requests(work.requests)
+        answered = self._store.answered([r.key for r in work.requests])
+        self._on_answers(len(answered))
+        missing = [r for r in work.requests if r.key not in answered]
+        controls = [r for r in work.requests if r.arm.is_control]
+        if not controls:
+            return await self._ask(missing, len(answered), None)
+        async with self._controls.hold(controls[0].arm, work.task_bin) as entry:
+            reused = self._reuse(missing, entry)
+            left = [r for r in missing if r.key not in reused]
+            tally = await self._ask(left, len(answered), entry, reused=len(reused))
+            kept = self._store.answers([r.key for r in controls])
+            entry.add(list(kept.values()))
+        return tally
+
+    def _reuse(self, missing: Sequence[Request], entry: ControlEntry) -> set[str]:
+        """Take over controls that another group has paid for. Never for an A/A run."""
+        found = [entry.answers[r.key] for r in missing if r.key in entry.answers and not r.aa]
+        if found:
+            self._store.save_answers(found, origin="shared-control")
+            self._on_answers(len(found))
+        return {answer.key for answer in found}
+
+    async def _ask(
+        self, missing: Sequence[Request], stored: int, entry: ControlEntry | None, reused: int = 0
+    ) -> Tally:
+        if not missing:
+            return Tally(stored=stored, reused=reused)
+        engine = await self._get_engine()
+        async with asyncio.TaskGroup() as group:
+            batches = [
+                group.create_task(self._settle(engine, batch, entry))
+                for batch in _batches(missing, engine.capabilities.arms_per_request)
+            ]
+        failed = sum(batch.result() for batch in batches)
+        return Tally(stored, reused, len(missing) - failed, failed)
+
+    async def _settle(
+        self, engine: Engine, batch: Sequence[Request], entry: ControlEntry | None
+    ) -> int:
+        """Ask once and store what came; the number of failures."""
+        async with self._places:
+            outcomes = await engine.answer(batch)
+        answers = [o for o in outcomes if isinstance(o, Answer)]
+        failures = [o for o in outcomes if isinstance(o, Failure)]
+        self._store.save_answers(answers)
+        self._store.save_failures(failures)
+        if entry is not None:
+            controls = {r.key for r in batch if r.arm.is_control}
+            entry.add([a for a in answers if a.key in controls])
+        self._on_answers(len(outcomes))
+        return len(failures)
+
+    async def _get_engine(self) -> Engine:
+        """The engine, started by whoever comes first; one failure to start is everybody's."""
+        if self._engine is None:
+            self._engine = asyncio.ensure_future(asyncio.to_thread(self._start_engine))
+        return await asyncio.shield(self._engine)
+
+
+def first_cause(error: BaseException) -> KvbenchError:
+    """The error meant for people inside what a group raised.
+
+    Raises:
+        BaseException: `error` itself, where it is none of ours.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return first_cause(error.exceptions[0])
+    if isinstance(error, KvbenchError):
+        return error
+    if isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError):
+        return EngineError("the run was stopped before this group was done", "run again")
+    raise error
+
+
+def _batches(missing: Sequence[Request], most: int) -> list[list[Request]]:
+    """Requests that can share a prefill (same example and repetition), at most `most` together."""
+    together: dict[tuple[str, str, int, bool], list[Request]] = {}
+    for r in missing:
+        shared = (r.example_id, r.prompt.content_id, r.replicate, r.aa)
+        together.setdefault(shared, []).append(r)
+    return [
+        batch[start : start + most]
+        for batch in together.values()
+        for start in range(0, len(batch), most)
+    ]

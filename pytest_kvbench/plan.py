@@ -1,0 +1,199 @@
+"""Experiment + manifests -> ordered cells, requests and what they cost. Pure: asks nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_kvbench.engines.local.policies import get_policy
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import FULL_CACHE, Arm, Cell, Request, TaskManifest
+from pytest_kvbench.settings import Declared, Experiment
+from pytest_kvbench.tasks import check_task_name
+from pytest_kvbench.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class CellGroup:
+    """The cells that run together: one task, bin and variant, control included."""
+
+    task: str
+    bin: int
+    variant: str = ""
+
+    @property
+    def group_id(self) -> str:
+        """Readable; the scope by which items stay on one worker."""
+        parts = [self.task.replace("/", "-"), f"bin{self.bin}", self.variant]
+        return "-".join(part for part in parts if part)
+
+    @classmethod
+    def of(cls, cell: Cell) -> CellGroup:
+        """The group of a cell."""
+        return cls(cell.task, cell.bin, cell.variant)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The engine a plan is made for, as far as a request's identity needs it."""
+
+    fingerprint: str
+    replicate_offset: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a group of cells would spend; `prefill_tokens` where arms share their prefill."""
+
+    group: CellGroup
+    cells: int
+    requests: int
+    prompt_tokens: int
+    prefill_tokens: int
+
+
+def check(declared: Declared) -> None:
+    """Refuse names and parameters that no task or policy has. Needs no data and no model.
+
+    Raises:
+        ExperimentError: naming the file, the key, the value and what is valid.
+    """
+    experiment = declared.experiment
+    for position, name in enumerate(experiment.tasks):
+        with_key = f"tasks.{position}"
+        try:
+            check_task_name(name)
+        except UsageError as unknown:
+            declared.refuse(with_key, unknown.what, unknown.hint)
+    for position, policy in enumerate(experiment.kv.policies):
+        try:
+            get_policy(policy).with_defaults(experiment.kv.params.get(policy, {}))
+        except UsageError as unknown:
+            declared.refuse(f"kv.policies.{position}", unknown.what, unknown.hint)
+    for policy in experiment.kv.params:
+        if policy not in experiment.kv.policies:
+            declared.refuse(
+                f"kv.params.{policy}",
+                f"{policy!r} is not among this experiment's policies",
+                f"valid: {', '.join(experiment.kv.policies)}",
+            )
+
+
+def cells(experiment: Experiment) -> tuple[Cell, ...]:
+    """All cells in order: by task and bin, the control first, budgets falling within a policy.
+
+    A listed budget of 1.0 is the control. A ladder without it has no control item, though the
+    control runs all the same.
+    """
+    kv = experiment.kv
+    treated = [
+        (policy, budget)
+        for policy in kv.policies
+        if policy != FULL_CACHE
+        for budget in sorted(kv.budgets, reverse=True)
+        if budget < 1
+    ]
+    control = [(FULL_CACHE, 1.0)] if 1.0 in kv.budgets else []
+    return tuple(
+        Cell(task, index, policy, budget)
+        for task in experiment.tasks
+        for index in range(experiment.bins.n)
+        for policy, budget in [*control, *treated]
+    )
+
+
+def groups(some: Iterable[Cell]) -> dict[CellGroup, tuple[Cell, ...]]:
+    """Cells by the group they run in, both in order of first appearance."""
+    grouped: dict[CellGroup, list[Cell]] = {}
+    for cell in some:
+        grouped.setdefault(CellGroup.of(cell), []).append(cell)
+    return {group: tuple(members) for group, members in grouped.items()}
+
+
+def treated_cells(experiment: Experiment) -> int:
+    """m: how many cells are judged by the whole plan, whatever `-k` selects."""
+    return sum(not cell.is_control for cell in cells(experiment))
+
+
+def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprint: str) -> Arm:
+    """The arm that measures a cell."""
+    return Arm(
+        engine=experiment.engine.name,
+        model=experiment.engine.model,
+        fingerprint=fingerprint,
+        policy=cell.policy,
+        budget=cell.budget,
+        sampling=experiment.sampling.of_arm,
+        template_version=template_version,
+        variant=cell.variant,
+        # A full cache has nothing to be aware of: one control serves both kinds of treatment.
+        question_aware=cell.is_control or experiment.kv.question_aware,
+        params=dict(experiment.kv.params.get(cell.policy, {})),
+    )
+
+
+def requests(
+    experiment: Experiment,
+    some: Sequence[Cell],
+    manifests: Mapping[str, TaskManifest],
+    tasks: Mapping[str, Task],
+    target: Target,
+) -> Iterator[tuple[Cell, Request]]:
+    """The requests of cells, each with its cell; the control's once per group, cell or no cell."""
+    for group, members in groups(some).items():
+        manifest, task = manifests[group.task], tasks[group.task]
+        control = members[0].control
+        arms = {
+            cell: arm_of(experiment, cell, manifest.template_version, target.fingerprint)
+            for cell in dict.fromkeys([control, *members])
+        }
+        for entry in manifest.of_bin(group.bin):
+            prompt = task.prompt(entry.example)
+            if experiment.sampling.max_tokens is not None:
+                prompt = dataclasses.replace(prompt, max_tokens=experiment.sampling.max_tokens)
+            for trial in range(experiment.sampling.trials):
+                for cell, arm in arms.items():
+                    for aa in (False, True) if cell.is_control and experiment.aa else (False,):
+                        yield (
+                            cell,
+                            Request(
+                                arm=arm,
+                                task=group.task,
+                                bin=group.bin,
+                                example_id=entry.example.example_id,
+                                replicate=target.replicate_offset + trial,
+                                prompt=prompt,
+                                aa=aa,
+                            ),
+                        )
+
+
+def costs(
+    experiment: Experiment, some: Sequence[Cell], manifests: Mapping[str, TaskManifest]
+) -> list[Cost]:
+    """What cells would cost. Without a manifest: from the bins' declared sizes and lengths."""
+    trials = experiment.sampling.trials
+    spent = []
+    for group, members in groups(some).items():
+        arms = len({*members, members[0].control}) + experiment.aa
+        manifest = manifests.get(group.task)
+        if manifest is not None:
+            lengths = [entry.tokens for entry in manifest.of_bin(group.bin)]
+        else:
+            lengths = [_middle(experiment, group.bin)] * experiment.bins.per_bins[group.bin]
+        tokens = trials * sum(lengths)
+        requested = arms * trials * len(lengths)
+        spent.append(
+            Cost(group, len(members), requested, arms * tokens, (1 + experiment.aa) * tokens)
+        )
+    return spent
+
+
+def _middle(experiment: Experiment, index: int) -> int:
+    low, high = experiment.bins.range
+    edges = experiment.bins.edges
+    if edges is not None:
+        bounds = [min(low, edges[0]), *edges, max(high, edges[-1])]
+        return (bounds[index] + bounds[index + 1]) // 2
+    return int(low + (high - low) * (index + 0.5) / experiment.bins.n)

@@ -1,0 +1,120 @@
+"""The pytest plugin, and the only place that imports pytest.
+
+    options      what the command line says, read once
+    collection   the marker -> items; errors of the user's as two lines
+    runtime      measures cells: one per process, made by the first cell
+    verdict      what a test body holds: a measured cell, its control, their comparison
+    controller   at the end: analysis, report, summary, exit status
+    scheduling   keeps cell groups on one worker
+
+    scope        how a worker says which items belong together
+    planning     what --kvbench-plan prints
+
+This module only declares; the heavy ones are imported when the first kvbench item is collected.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_kvbench.plugin.options import MARK, Options, add_options
+
+if TYPE_CHECKING:
+    from xdist.scheduler import Scheduling
+    from xdist.workermanage import WorkerController
+
+    from pytest_kvbench.plugin.runtime import Engines
+    from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
+
+RUN_KEY = pytest.StashKey[tuple[str, int]]()
+"""The run's id and the pid of its controller: the same in all processes of one run."""
+
+_MARKER_HELP = (
+    "kvbench(NAME.yaml, **keys): run this test once per cell of an experiment "
+    "(task x bin x budget x policy); keys are those of the YAML and win over it"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Settle what must be known before workers start."""
+    if hasattr(config, "workerinput"):
+        # Every worker, a replacement in mid-run too, would empty the cache again.
+        config.option.cacheclear = False
+    elif config.option.kvbench_plan and hasattr(config.option, "numprocesses"):
+        config.option.numprocesses, config.option.dist, config.option.tx = 0, "no", []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the run, declare the marker, register the role of this process."""
+    config.addinivalue_line("markers", _MARKER_HELP)
+    worker = getattr(config, "workerinput", None)
+    run_id, owner = worker["kvbench_run"] if worker else (uuid.uuid4().hex[:12], os.getpid())
+    config.stash[RUN_KEY] = (run_id, owner)
+    if worker is None:
+        from pytest_kvbench.plugin.controller import Controller
+
+        config.pluginmanager.register(Controller(config, run_id), "kvbench-controller")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    """Tell a worker which run it belongs to."""
+    node.workerinput["kvbench_run"] = node.config.stash[RUN_KEY]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Keep cell groups on one worker, unless the user chose another distribution."""
+    if config.getoption("dist") != "load":
+        return None
+    from pytest_kvbench.plugin.scheduling import ByContentScheduling
+
+    return ByContentScheduling(config, log)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the items of a marked test."""
+    mark = metafunc.definition.get_closest_marker(MARK)
+    if mark is None:
+        return
+    from pytest_kvbench.plugin.collection import generate
+    from pytest_kvbench.plugin.runtime import Runtime
+
+    config = metafunc.config
+    if not config.pluginmanager.has_plugin(Runtime.NAME):
+        config.pluginmanager.register(Runtime(config, *config.stash[RUN_KEY]), Runtime.NAME)
+    generate(metafunc, mark, Options.of(config))
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest) -> MeasuredCell:
+    """The cell of this item, measured: what cannot be measured is an error, not a failure."""
+    from pytest_kvbench.plugin.runtime import Runtime
+
+    return Runtime.of(request.config).cell(request.node)
+
+
+@pytest.fixture(scope="session")
+def control(request: pytest.FixtureRequest) -> Controls:
+    """Finds the shared control of any cell: `control.of(cell)`."""
+    from pytest_kvbench.plugin.runtime import Runtime
+
+    return Runtime.of(request.config).controls
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Engines:
+    """Says who answered a cell: `engine.of(cell)`. Starts nothing by itself."""
+    from pytest_kvbench.plugin.runtime import Runtime
+
+    return Runtime.of(request.config).engines

@@ -1,0 +1,100 @@
+"""From a marker to items. Needs no data and no model to collect; to run, it checks the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pytest_kvbench import plan
+from pytest_kvbench.errors import ExperimentError, KvbenchError
+from pytest_kvbench.plugin.options import ERROR_PREFIX, Options
+from pytest_kvbench.records import Cell
+from pytest_kvbench.settings import Declared, Experiment, load_experiment
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The parameter of one item: its experiment and its cell."""
+
+    declared: Declared
+    cell: Cell
+
+    @property
+    def scope(self) -> str:
+        """Items of one scope run together, on one worker."""
+        return f"{self.declared.experiment.group}/{plan.CellGroup.of(self.cell).group_id}"
+
+
+def generate(metafunc: pytest.Metafunc, mark: pytest.Mark, options: Options) -> None:
+    """Parametrize a marked test over the cells of its experiment.
+
+    Raises:
+        Collector.CollectError: the experiment is wrong; two lines, no traceback.
+    """
+    try:
+        declared = _declared(metafunc, mark, options)
+        if declared is None:
+            reason = "no experiment: give --kvbench-experiment FILE"
+            skipped = pytest.param(None, marks=pytest.mark.skip(reason=reason))
+            metafunc.parametrize("cell", [skipped], indirect=True, ids=["none"])
+            return
+        plan.check(declared)
+        if not (metafunc.config.option.collectonly or options.plan):
+            _check_engine(declared, metafunc.config)
+        parameters = [Declaration(declared, cell) for cell in plan.cells(declared.experiment)]
+    except KvbenchError as error:
+        _refuse(error)
+    metafunc.parametrize(
+        "cell", parameters, indirect=True, ids=[p.cell.item_id for p in parameters]
+    )
+
+
+def declaration_of(item: pytest.Item) -> Declaration | None:
+    """What an item measures; None for foreign items."""
+    callspec = getattr(item, "callspec", None)
+    parameter = callspec.params.get("cell") if callspec is not None else None
+    return parameter if isinstance(parameter, Declaration) else None
+
+
+def _declared(metafunc: pytest.Metafunc, mark: pytest.Mark, options: Options) -> Declared | None:
+    where = metafunc.definition.nodeid
+    if "cell" not in metafunc.fixturenames:
+        raise ExperimentError(
+            f"{where}: a test marked kvbench needs the argument `cell`",
+            "valid: def test_quality(cell, control): cell.compare(control).check()",
+        )
+    if len(mark.args) > 1 or not all(isinstance(arg, str) for arg in mark.args):
+        raise ExperimentError(
+            f"{where}: the marker takes one file name, got {list(mark.args)}",
+            f"valid: kvbench('NAME.yaml', {', '.join(Experiment.model_fields)})",
+        )
+    if not mark.args and not mark.kwargs:
+        if options.experiment is None:
+            return None
+        return load_experiment(options.experiment, overrides=options.overrides)
+    file = _find(mark.args[0], metafunc) if mark.args else None
+    return load_experiment(
+        file, inline=mark.kwargs, overrides=options.overrides, inline_source=where
+    )
+
+
+def _find(name: str, metafunc: pytest.Metafunc) -> Path:
+    """A YAML file beside the test, in `experiments/` beside it, or below the root."""
+    here = metafunc.definition.path.parent
+    for folder in (here, here / "experiments", metafunc.config.rootpath):
+        if (folder / name).is_file():
+            return folder / name
+    return here / "experiments" / name  # reading it explains what is there
+
+
+def _check_engine(declared: Declared, config: pytest.Config) -> None:
+    from pytest_kvbench.plugin.runtime import Runtime
+
+    Runtime.of(config).check_engine(declared)
+
+
+def _refuse(error: KvbenchError) -> NoReturn:
+    raise pytest.Collector.CollectError(f"{ERROR_PREFIX}{error}") from None

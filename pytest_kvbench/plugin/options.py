@@ -1,0 +1,138 @@
+"""What the command line says, read once into a frozen object."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_kvbench.settings import Override
+
+MARK = "kvbench"
+
+ERROR_PREFIX = "kvbench: "
+"""How the controller knows an error of collection that is the user's and has been explained."""
+
+_REPORT_IN_GROUP = ""
+_SHORTCUTS = {"engine": "engine.name", "model": "engine.model", "base_url": "engine.base_url"}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare `--kvbench-*`."""
+    group = parser.getgroup("kvbench", "quality under a smaller KV cache")
+    group.addoption(
+        "--kvbench-report",
+        nargs="?",
+        const=_REPORT_IN_GROUP,
+        metavar="DIR",
+        help="Write report.md, plots and summary.json (default: into the group's folder).",
+    )
+    group.addoption(
+        "--kvbench-experiment",
+        metavar="FILE",
+        help="The experiment of tests marked kvbench without a name of their own.",
+    )
+    group.addoption(
+        "--kvbench-set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="Override a key of every experiment, as in bins.per_bin=4. Repeatable.",
+    )
+    group.addoption("--kvbench-engine", metavar="NAME", help="Override engine.name.")
+    group.addoption("--kvbench-model", metavar="MODEL", help="Override engine.model.")
+    group.addoption("--kvbench-base-url", metavar="URL", help="Override engine.base_url.")
+    group.addoption(
+        "--kvbench-plan",
+        action="store_true",
+        help="Print cells, requests, tokens and time; run nothing.",
+    )
+    group.addoption(
+        "--kvbench-fresh",
+        action="store_true",
+        help="Ask everything anew, as a new trial beside what is stored.",
+    )
+    group.addoption(
+        "--kvbench-force",
+        action="store_true",
+        help="Go on where the stored group was made by a different experiment.",
+    )
+    group.addoption(
+        "--kvbench-dir",
+        metavar="DIR",
+        default=os.environ.get("KVBENCH_DIR", "reports"),
+        help="Where groups are kept (default: $KVBENCH_DIR or %(default)s).",
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of one session."""
+
+    reports: Path
+    report: bool
+    report_folder: Path | None
+    experiment: Path | None
+    overrides: tuple[Override, ...]
+    plan: bool
+    fresh: bool
+    force: bool
+    command: str
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Options:
+        """Read the options of a session.
+
+        Raises:
+            ExperimentError: an override is not KEY=VALUE.
+        """
+        from pytest_kvbench.settings import Override
+
+        given = config.option
+        shortcuts = (
+            Override(key, value, f"--kvbench-{name.replace('_', '-')} {value}")
+            for name, key in _SHORTCUTS.items()
+            if (value := getattr(given, f"kvbench_{name}")) is not None
+        )
+        here = config.invocation_params.dir
+        return cls(
+            reports=_below(config.rootpath, given.kvbench_dir),
+            report=given.kvbench_report is not None,
+            report_folder=_below(here, given.kvbench_report) if given.kvbench_report else None,
+            experiment=_below(here, given.kvbench_experiment) if given.kvbench_experiment else None,
+            overrides=(*map(Override.parse, given.kvbench_set), *shortcuts),
+            plan=given.kvbench_plan,
+            fresh=given.kvbench_fresh,
+            force=given.kvbench_force,
+            command=_command(config),
+        )
+
+
+def refuse_swallowed_path(config: pytest.Config) -> None:
+    """`--kvbench-report evals` takes the tests' folder for its DIR: say so.
+
+    Raises:
+        pytest.UsageError: the folder holds tests.
+    """
+    folder = config.option.kvbench_report
+    if folder and any(Path(config.invocation_params.dir, folder).glob("test_*.py")):
+        raise pytest.UsageError(
+            f"--kvbench-report {folder}: {folder} holds tests and is no place for a report\n"
+            f"write: pytest {folder} --kvbench-report"
+        )
+
+
+def _below(base: Path, given: str) -> Path:
+    return base / Path(given).expanduser()
+
+
+def _command(config: pytest.Config) -> str:
+    """How to repeat the run: `pytest ARGS`."""
+    args = [str(arg) for arg in config.invocation_params.args]
+    return shlex.join(["pytest", *args]) if args else Path(sys.argv[0]).name

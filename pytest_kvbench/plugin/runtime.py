@@ -1,0 +1,253 @@
+"""Measures cells in one process: the first cell of a group runs all of the group's cells.
+
+Registered when the first kvbench item is collected. Without xdist the pool runs ahead over the
+later groups of the same experiment; a worker runs the group it was given.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pytest
+
+from pytest_kvbench import plan, stages
+from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
+from pytest_kvbench.execute import Pool, Tally, Work, first_cause
+from pytest_kvbench.plugin.collection import Declaration, declaration_of
+from pytest_kvbench.plugin.options import Options
+from pytest_kvbench.plugin.scope import with_scope
+from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
+from pytest_kvbench.records import Cell, Proof, Request, digest
+from pytest_kvbench.settings import Declared
+from pytest_kvbench.store import Store
+
+CONTROLS = "shared_controls"
+REASON = pytest.StashKey[str]()
+"""Why an item could not be measured: `infrastructure` or `usage`. Unset where it was."""
+
+_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Who answered: `fingerprint` has all of the server that may change an answer."""
+
+    name: str
+    model: str
+    fingerprint: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The fixture `engine`: says who answered any cell."""
+
+    of: Callable[[MeasuredCell], EngineInfo]
+
+
+@dataclass
+class _Experiment:
+    """One experiment of this session, prepared, with its pool and what was started."""
+
+    prepared: stages.Prepared
+    pool: Pool
+    store: Store
+    selected: dict[plan.CellGroup, tuple[Cell, ...]]
+    started: dict[plan.CellGroup, concurrent.futures.Future[Tally]] = field(default_factory=dict)
+    requests: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
+
+    def start(self, group: plan.CellGroup) -> concurrent.futures.Future[Tally]:
+        """Hand a group to the pool, once."""
+        if group not in self.started:
+            self.requests[group] = self.prepared.requests(self.selected[group])
+            asked = tuple(request for _, request in self.requests[group])
+            self.started[group] = self.pool.submit(Work(group.group_id, asked))
+        return self.started[group]
+
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """Cluster by example."""
+        return {
+            entry.example.example_id: entry.example.cluster
+            for manifest in self.prepared.manifests.values()
+            for entry in manifest.entries
+        }
+
+    def close(self) -> None:
+        """Stop what runs ahead."""
+        self.pool.close()
+        self.store.close()
+
+
+class Runtime:
+    """The kvbench side of one pytest process that runs items."""
+
+    NAME = "kvbench-runtime"
+
+    def __init__(self, config: pytest.Config, run_id: str, owner_pid: int) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._owner_pid = owner_pid
+        self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        self._experiments: dict[str, _Experiment] = {}
+        self._selected: dict[str, list[Cell]] = {}
+        self._checked: set[str] = set()
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Runtime:
+        """The session's runtime."""
+        runtime = config.pluginmanager.get_plugin(cls.NAME)
+        assert isinstance(runtime, cls)  # noqa: S101 -- registered before the first item
+        return runtime
+
+    def check_engine(self, declared: Declared) -> None:
+        """Refuse an engine that can never run, once per session."""
+        key = _key(declared)
+        if key not in self._checked:
+            stages.source_of(declared.experiment, self._site()).check()
+            self._checked.add(key)
+
+    # -- hooks -----------------------------------------------------------------------------
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which cells were selected; in a worker, say which belong together."""
+        for item in session.items:
+            declaration = declaration_of(item)
+            if declaration is None:
+                continue
+            key = _key(declaration.declared)
+            self._selected.setdefault(key, []).append(declaration.cell)
+            if self._worker is not None:
+                # As xdist's own loadgroup does: an item has no public way to change its id.
+                item._nodeid = with_scope(item.nodeid, declaration.scope)  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
+        """Tell the controller, in plain data, which group ran and what stopped an item."""
+        report = yield
+        declaration = declaration_of(item)
+        if declaration is not None:
+            report.kvbench = {
+                "group": declaration.declared.experiment.group,
+                "gate": declaration.declared.experiment.gate.mode,
+                "reason": item.stash.get(REASON, "") if report.failed else "",
+            }
+        return report
+
+    def pytest_sessionfinish(self) -> None:
+        """Stop at once; what was answered is stored."""
+        for experiment in self._experiments.values():
+            experiment.close()
+
+    # -- fixtures --------------------------------------------------------------------------
+
+    def cell(self, item: pytest.Item) -> MeasuredCell:
+        """The item's cell, measured; where that cannot be, the item is an error."""
+        declaration = declaration_of(item)
+        if declaration is None:
+            raise UsageError(
+                f"{item.nodeid}: the fixture `cell` belongs to tests marked kvbench",
+                "valid: @pytest.mark.kvbench('NAME.yaml')",
+            )
+        try:
+            measured = self._measure(declaration)
+            measured.compare(self.controls)
+        except KvbenchError as error:
+            usage = isinstance(error, UsageError | GuardError)
+            item.stash[REASON] = "usage" if usage else "infrastructure"
+            pytest.fail(f"kvbench: {error}", pytrace=False)
+        return measured
+
+    @cached_property
+    def controls(self) -> Controls:
+        """The session's controls."""
+        return Controls(self._control_of)
+
+    @cached_property
+    def engines(self) -> Engines:
+        """The session's engines."""
+        return Engines(self._engine_of)
+
+    def _control_of(self, measured: MeasuredCell) -> MeasuredCell:
+        return self._read(self._experiments[measured.experiment], measured.cell.control)
+
+    def _engine_of(self, measured: MeasuredCell) -> EngineInfo:
+        prepared = self._experiments[measured.experiment].prepared
+        engine = prepared.experiment.engine
+        return EngineInfo(engine.name, engine.model, prepared.fingerprint)
+
+    def _measure(self, declaration: Declaration) -> MeasuredCell:
+        experiment = self._experiment(declaration.declared)
+        group = plan.CellGroup.of(declaration.cell)
+        future = experiment.start(group)
+        if self._worker is None:
+            for later in experiment.selected:
+                experiment.start(later)
+        try:
+            future.result()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise first_cause(error) from None
+        stages.score(experiment.store, [r.key for _, r in experiment.requests[group]])
+        return self._read(experiment, declaration.cell)
+
+    def _read(self, experiment: _Experiment, cell: Cell) -> MeasuredCell:
+        requests = experiment.requests[plan.CellGroup.of(cell)]
+        mine = [(c, r) for c, r in requests if c == cell and not r.aa]
+        rows = stages.observations(experiment.prepared, experiment.store, mine)
+        settings = experiment.prepared.experiment
+        return MeasuredCell(
+            cell=cell,
+            experiment=digest(settings.snapshot()),
+            gate=settings.gate,
+            planned_cells=plan.treated_cells(settings),
+            scores={
+                (r["example_id"], r["replicate"]): r["score"]
+                for r in rows
+                if r["score"] is not None
+            },
+            failed=frozenset((r["example_id"], r["replicate"]) for r in rows if r["failure"]),
+            clusters=experiment.clusters,
+            proof=_weakest([row["proof"] for row in rows if not row["failure"]]),
+        )
+
+    def _experiment(self, declared: Declared) -> _Experiment:
+        key = _key(declared)
+        if key not in self._experiments:
+            site = self._site()
+            prepared = stages.prepare(declared, site)
+            self._experiments[key] = _Experiment(
+                prepared,
+                stages.make_pool(prepared, site),
+                Store(prepared.database),
+                plan.groups(self._selected[key]),
+            )
+        return self._experiments[key]
+
+    def _site(self) -> stages.Site:
+        options = Options.of(self._config)
+        cache = getattr(self._config, "cache", None)  # absent under -p no:cacheprovider
+        return stages.Site(
+            reports=options.reports,
+            run_id=self._run_id,
+            owner_pid=self._owner_pid,
+            command=options.command,
+            controls=cache.mkdir(CONTROLS) if cache is not None else None,
+            share=self._worker["workercount"] if self._worker else 1,
+            fresh=options.fresh,
+            force=options.force,
+        )
+
+
+def _key(declared: Declared) -> str:
+    return digest(declared.experiment.snapshot())
+
+
+def _weakest(proofs: Sequence[Proof]) -> Proof:
+    """A cell is proven only if every answer is."""
+    return next((proof for proof in _PROOFS if proof in proofs), "unverified")

@@ -1,0 +1,83 @@
+"""Keeps the cells of a group on one xdist worker, by the scope in their ids (see `scope`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScheduling, LoadScopeScheduling, Scheduling
+from xdist.workermanage import WorkerController
+
+from pytest_kvbench.plugin.scope import scope_of
+
+
+class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """One unit of work per cell group; a foreign test is a unit of its own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid) or nodeid
+
+
+class ByContentScheduling:
+    """xdist's own load scheduling, unless a worker collected kvbench items.
+
+    Which it is cannot be known before the first collection arrives; until then nodes wait here.
+    """
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        self._config = config
+        self._log = log
+        self._waiting: list[WorkerController] = []
+        self._chosen: Scheduling | None = None
+
+    @property
+    def nodes(self) -> list[WorkerController]:
+        """See `Scheduling`."""
+        return self._chosen.nodes if self._chosen else self._waiting
+
+    @property
+    def collection_is_completed(self) -> bool:
+        """See `Scheduling`."""
+        return self._chosen is not None and self._chosen.collection_is_completed
+
+    @property
+    def tests_finished(self) -> bool:
+        """See `Scheduling`."""
+        return self._chosen is not None and self._chosen.tests_finished
+
+    @property
+    def has_pending(self) -> bool:
+        """See `Scheduling`."""
+        return self._chosen is not None and self._chosen.has_pending
+
+    def add_node(self, node: WorkerController) -> None:
+        """See `Scheduling`."""
+        if self._chosen is None:
+            self._waiting.append(node)
+        else:
+            self._chosen.add_node(node)
+
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
+        """See `Scheduling`; the first collection decides."""
+        if self._chosen is None:
+            ours = any(map(scope_of, collection))
+            kind = _ByGroup if ours else LoadScheduling
+            self._chosen = kind(self._config, self._log)
+            for waiting in self._waiting:
+                self._chosen.add_node(waiting)
+        self._chosen.add_node_collection(node, collection)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """See `Scheduling`."""
+        if self._chosen is not None:
+            crashed: str | None = self._chosen.remove_node(node)
+            return crashed
+        self._waiting.remove(node)
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        # The rest (mark_test_complete, schedule, ...) is only called after a collection.
+        if self._chosen is None:
+            raise AttributeError(name)
+        return getattr(self._chosen, name)

@@ -1,0 +1,189 @@
+"""What a test body holds: a measured cell, the control to compare it with, and the comparison."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_kvbench.errors import InfrastructureError
+from pytest_kvbench.records import Cell, Proof
+from pytest_kvbench.settings import Gate
+
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse.cell import CellResult
+
+Repetition = tuple[str, int]
+"""An example's id and a replicate: what is paired between a cell and its control."""
+
+
+class UndeterminedWarning(UserWarning):
+    """A gated cell neither holds nor breaks: more examples are needed."""
+
+
+@dataclass(frozen=True)
+class MeasuredCell:
+    """A cell whose answers are in: the fixture `cell`.
+
+    `scores` are in [0, 1]; `failed` had no reply and have no score.
+    """
+
+    cell: Cell
+    experiment: str
+    gate: Gate
+    planned_cells: int
+    scores: Mapping[Repetition, float]
+    failed: frozenset[Repetition]
+    clusters: Mapping[str, str]
+    proof: Proof
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is the full-cache cell."""
+        return self.cell.is_control
+
+    @property
+    def mean(self) -> float:
+        """The mean score; 0 where nothing was answered."""
+        return sum(self.scores.values()) / max(1, len(self.scores))
+
+    def compare(self, control: Controls) -> Comparison:
+        """This cell against its own control.
+
+        Raises:
+            InfrastructureError: too many pairs were lost, or the budget was not applied.
+        """
+        reference = control.of(self)
+        paired = sorted(self.scores.keys() & reference.scores.keys())
+        lost = len(self.failed | reference.failed)
+        self._refuse_if_lost(lost, len(paired))
+        return Comparison(self, reference, self._judge(reference, paired), lost)
+
+    def _refuse_if_lost(self, lost: int, paired: int) -> None:
+        if not paired:
+            raise InfrastructureError(
+                f"{self.cell.item_id}: no pair has both answers ({lost} lost)",
+                "see the failures: kvbench report names them",
+            )
+        if lost / (lost + paired) > self.gate.max_lost:
+            raise InfrastructureError(
+                f"{self.cell.item_id}: {lost} of {lost + paired} pairs were lost to failures",
+                f"at most gate.max_lost={self.gate.max_lost:g} may be; run again to retry them",
+            )
+        if self.proof == "not-applied":
+            raise InfrastructureError(
+                f"{self.cell.item_id}: the budget {self.cell.budget:g} was not applied",
+                "the server reports other bytes than asked for; see the column `achieved`",
+            )
+
+    def _judge(self, reference: MeasuredCell, paired: list[Repetition]) -> CellResult:
+        import numpy as np
+
+        from pytest_kvbench.analyse.cell import judge_cell
+
+        examples = sorted({example for example, _ in paired})
+
+        def means(scores: Mapping[Repetition, float]) -> list[float]:
+            by_example: dict[str, list[float]] = {example: [] for example in examples}
+            for repetition in paired:
+                by_example[repetition[0]].append(scores[repetition])
+            return [sum(values) / len(values) for values in by_example.values()]
+
+        return judge_cell(
+            np.array(means(reference.scores)),
+            np.array(means(self.scores)),
+            np.array([self.clusters[example] for example in examples]),
+            margin=self.gate.margin,
+            alpha=self.gate.alpha / max(1, self.planned_cells),
+        )
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The fixture `control`: finds the control of any cell."""
+
+    look_up: Callable[[MeasuredCell], MeasuredCell]
+
+    def of(self, cell: MeasuredCell) -> MeasuredCell:
+        """The measured control of `cell`; a control is its own."""
+        return cell if cell.is_control else self.look_up(cell)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell against its control, judged at Bonferroni's alpha / m."""
+
+    cell: MeasuredCell
+    control: MeasuredCell
+    result: CellResult
+    lost: int
+
+    @property
+    def verdict(self) -> str | None:
+        """`holds`, `breaks` or `undetermined`; None for a control."""
+        return None if self.cell.is_control else self.result.verdict
+
+    def check(self) -> None:
+        """Fail as the experiment's gate says; a control fails when it is not sane.
+
+        Raises:
+            AssertionError: with the figures.
+        """
+        if self.cell.is_control:
+            self._check_control()
+        elif self.cell.gate.mode == "gate":
+            self._check_gate()
+
+    def check_harness(self) -> None:
+        """Fail unless the measurement itself can be trusted, whatever the policy does.
+
+        The control is sane, nothing failed, the treatment is proven, and the treated cell is not
+        significantly better than the full cache.
+
+        Raises:
+            AssertionError: with the figures.
+        """
+        self._check_control()
+        where = self.cell.cell.item_id
+        _require(self.lost == 0, f"{where}: {self.lost} requests failed")
+        _require(self.cell.proof == "proven", f"{where}: the budget is {self.cell.proof}")
+        if not self.cell.is_control:
+            _require(
+                (self.result.ci_low or 0.0) <= 0,
+                f"{where}: better than the full cache by {self._figures()}: "
+                "a leak in the prompt or a metric that does not fit",
+            )
+
+    def _check_control(self) -> None:
+        control, floor = self.control, self.control.gate.control_floor
+        where = control.cell.item_id
+        _require(not control.failed, f"{where}: {len(control.failed)} requests failed")
+        if control.cell.bin == 0:
+            _require(
+                control.mean > floor,
+                f"{where}: the full cache scores {control.mean:.3f} on the shortest prompts, "
+                f"not above gate.control_floor={floor:g}: there is nothing to lose",
+            )
+
+    def _check_gate(self) -> None:
+        where = f"{self.cell.cell.item_id} {self.result.verdict}: {self._figures()}"
+        strict = self.cell.gate.undetermined == "fail"
+        if self.result.verdict == "undetermined" and not strict:
+            warnings.warn(where, UndeterminedWarning, stacklevel=4)
+        _require(self.result.verdict != "breaks", where)
+        _require(self.result.verdict != "undetermined" or not strict, where)
+
+    def _figures(self) -> str:
+        r = self.result
+        return (
+            f"control {r.control_mean:.3f}, treated {r.treated_mean:.3f}, "
+            f"delta {r.delta:+.3f} [{r.ci_low:+.3f}, {r.ci_high:+.3f}], n={r.n}, "
+            f"margin {self.cell.gate.margin:g}, m={self.cell.planned_cells}"
+        )
+
+
+def _require(condition: bool, message: str) -> None:
+    __tracebackhide__ = True
+    if not condition:
+        raise AssertionError(message)

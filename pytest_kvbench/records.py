@@ -1,0 +1,304 @@
+"""The frozen records that cross every boundary: processes, files, the database.
+
+Plain data both ways: `to_json` gives what `json` can write, `from_json` reads it back. Identity is
+always `digest` (sha256 of canonical JSON) of content, never a path or a node id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+FailureKind = Literal["TIMEOUT", "ENGINE_ERROR", "UNKNOWN_FAILURE"]
+Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
+Proof = Literal["proven", "unverified", "not-applied"]
+VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
+
+FULL_CACHE = "none"
+"""The policy of a control: nothing is removed."""
+
+
+def canonical(value: Any) -> bytes:
+    """JSON of `value` as bytes: sorted keys, no blanks, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def digest(value: Any) -> str:
+    """The sha256 hex digest of `canonical(value)`."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON data (tuples become lists, nested records become dicts)."""
+    data: dict[str, Any] = json.loads(canonical(dataclasses.asdict(record)))
+    return data
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question.
+
+    `example_id` is a hash of content (with the source's own id where it has one); `answers` are
+    the accepted references; `meta` is JSON data a metric or a report may need (`all_classes`,
+    needle depth, source id, `length`).
+    """
+
+    example_id: str
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def cluster(self) -> str:
+        """Hash of the context: examples that share it are not independent."""
+        return hashlib.sha256(self.context.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Example:
+        """Read back what `to_json` wrote."""
+        return cls(**{**data, "answers": tuple(data["answers"])})
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is sent for one example.
+
+    `head` ends with the context, `tail` begins with the question: a policy that is not
+    question-aware compresses `head` alone. `chat` says whether the chat template is applied.
+    """
+
+    head: str
+    tail: str
+    max_tokens: int
+    chat: bool = True
+    stop: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The whole prompt, before any chat template."""
+        return self.head + self.tail
+
+    @cached_property
+    def content_id(self) -> str:
+        """Hash of everything above."""
+        return digest(to_json(self))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A length class of prompts: `low <= tokens < high` (None: open)."""
+
+    index: int
+    low: int | None
+    high: int | None
+
+    @property
+    def label(self) -> str:
+        """The edges for people: `512-1,024 tokens`."""
+        low = "0" if self.low is None else f"{self.low:,}"
+        return f"{low}+ tokens" if self.high is None else f"{low}-{self.high:,} tokens"
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One selected example, its bin and its prompt's token count."""
+
+    example: Example
+    bin: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TaskManifest:
+    """The pinned selection of one task's examples, ordered by bin, then selection order."""
+
+    task: str
+    metric: str
+    template_version: str
+    tokenizer: str
+    bins: tuple[Bin, ...]
+    entries: tuple[ManifestEntry, ...]
+
+    def of_bin(self, index: int) -> tuple[ManifestEntry, ...]:
+        """The entries of one bin, in selection order."""
+        return tuple(entry for entry in self.entries if entry.bin == index)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskManifest:
+        """Read back what `to_json` wrote."""
+        return cls(
+            **{
+                **data,
+                "bins": tuple(Bin(**b) for b in data["bins"]),
+                "entries": tuple(
+                    ManifestEntry(**{**e, "example": Example.from_json(e["example"])})
+                    for e in data["entries"]
+                ),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Replicate r is drawn with `seed + r`."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All that may change an answer, apart from the example.
+
+    `params` are the policy's own parameters; `fingerprint` is the engine's, server's KV settings
+    and version included, so that a restarted server with another KV type never meets stale answers.
+    """
+
+    engine: str
+    model: str
+    fingerprint: str
+    policy: str
+    budget: float
+    sampling: Sampling
+    template_version: str
+    variant: str = ""
+    question_aware: bool = True
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is the full-cache arm."""
+        return self.policy == FULL_CACHE
+
+    @cached_property
+    def arm_id(self) -> str:
+        """Hash of everything above."""
+        return digest(to_json(self))
+
+    @cached_property
+    def content_id(self) -> str:
+        """Hash of what can change an answer: the variant's name alone cannot."""
+        return digest({**to_json(self), "variant": ""})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Task x bin x budget (x policy, x variant): one pytest item."""
+
+    task: str
+    bin: int
+    policy: str
+    budget: float
+    variant: str = ""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is the control item of its task and bin."""
+        return self.policy == FULL_CACHE
+
+    @property
+    def control(self) -> Cell:
+        """The control cell this one is judged against."""
+        return Cell(self.task, self.bin, FULL_CACHE, 1.0, self.variant)
+
+    @property
+    def item_id(self) -> str:
+        """Readable and unique: `niah-single-bin2-snapkv-0.20`. Never parsed back."""
+        parts = [self.task.replace("/", "-"), f"bin{self.bin}"]
+        parts += ["control"] if self.is_control else [self.policy, format_budget(self.budget)]
+        return "-".join([*parts, *([self.variant] if self.variant else [])])
+
+
+def format_budget(budget: float) -> str:
+    """At least two decimals, and as many as the value has: 0.2 -> `0.20`, 0.125 -> `0.125`."""
+    return max(f"{budget:.2f}", f"{budget:.10g}", key=len)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One arm asked one example once."""
+
+    arm: Arm
+    task: str
+    bin: int
+    example_id: str
+    replicate: int
+    prompt: Prompt
+    aa: bool = False
+
+    @cached_property
+    def key(self) -> str:
+        """Same key, same answer: hash of what is sent, to whom, and which repetition it is."""
+        return digest(
+            {
+                "example_id": self.example_id,
+                "prompt": self.prompt.content_id,
+                "arm": self.arm.content_id,
+                "replicate": self.replicate,
+                "aa": self.aa,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What an answer cost, and the proof that its budget was applied.
+
+    Times in seconds; `latency_s` is the wall time of the HTTP request that brought the answer,
+    shared by `arms_in_request` arms. Bytes are of the prompt's KV tensors right after compression.
+    """
+
+    latency_s: float
+    ttft_s: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    achieved: float | None = None
+    kept_bytes: int | None = None
+    full_bytes: int | None = None
+    kept_tokens: float | None = None
+    cached_tokens: int | None = None
+    arms_in_request: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One arm's reply to one example."""
+
+    key: str
+    text: str
+    finish_reason: str
+    telemetry: Telemetry
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Answer:
+        """Read back what `to_json` wrote."""
+        return cls(**{**data, "telemetry": Telemetry(**data["telemetry"])})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request without a reply. It has no score; its pair is dropped and counted."""
+
+    key: str
+    kind: FailureKind
+    message: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric makes of an answer: `value` and `em` in [0, 1]."""
+
+    value: float
+    em: float
+    label: Label = ""

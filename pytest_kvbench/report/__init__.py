@@ -1,0 +1,50 @@
+"""From a summary to what people read. Pure: a dict in, files and lines out.
+
+results     the summary, indexed
+answers, tables -> context    what is said, as one frozen document
+markup, *.j2    how it looks in Markdown and HTML
+plots           pictures (the only place that imports matplotlib)
+terminal, progress    lines for a terminal
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.files import replace_json, replace_text
+from pytest_kvbench.report.blocks import Image
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.terminal import terminal_lines
+
+__all__ = ["terminal_lines", "write_report"]
+
+
+def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -> Path:
+    """Write summary.json, plots/*.png and report.md into `folder`, replacing older ones.
+
+    Args:
+        folder: made where it is missing.
+        summary: plain JSON data as in DESIGN 7; absent parts are left out of the report.
+        plots: False skips the pictures (and the seconds they take).
+
+    Returns:
+        The path of report.md.
+    """
+    # Late: a session that writes no report loads neither jinja2 nor matplotlib.
+    from pytest_kvbench.report.context import build
+    from pytest_kvbench.report.markup import md_environment
+
+    results = Results(summary)
+    replace_json(folder / "summary.json", summary)
+    document = build(results, _draw(results, folder) if plots else ())
+    report = folder / "report.md"
+    replace_text(report, md_environment().get_template("report.md.j2").render(document=document))
+    return report
+
+
+def _draw(results: Results, folder: Path) -> tuple[Image, ...]:
+    from pytest_kvbench.report.plots import draw_all
+
+    return draw_all(results, folder)
+

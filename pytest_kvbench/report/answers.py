@@ -1,0 +1,308 @@
+"""The answer in words: sentences made from a summary. Prose (see `text`), no markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pytest_kvbench.records import FULL_CACHE, Cell
+from pytest_kvbench.report import text
+from pytest_kvbench.report.results import POOLED, Results, Row, Series, final
+from pytest_kvbench.report.text import name
+
+MANY = 24
+"""More curves than this and the answer names the best policy of each series only."""
+SHAPES = {
+    "cliff": "The loss is a cliff.",
+    "slope": "The loss is gradual.",
+    "non-monotone": "The curve is not monotone: look at it before trusting the bracket.",
+}
+
+
+def question(results: Results) -> str:
+    """What was compared with what."""
+    experiment = results.part("experiment")
+    model = (experiment.get("engine") or {}).get("model")
+    subject = f"{name(model)} with a smaller KV cache" if model else "A smaller KV cache"
+    examples = sum(row["n"] for row in results.rows("bins"))
+    size = f" on {text.count(examples, 'example')}" if examples else ""
+    margin = text.score(results.gate["margin"])
+    return (
+        f"{subject} is compared with the same model and its full cache (the control){size}: "
+        f"{text.count(len(results.series), 'task')}, "
+        f"{text.count(len(results.policies), 'policy')}, "
+        f"{text.count(results.planned, 'cell')}. A cell holds when it is shown to lose less than "
+        f"{margin} of score, and breaks when it is shown to lose more."
+    )
+
+
+def lead(results: Results, series: Series) -> str:
+    """The control's score, and the policy that goes lowest."""
+    cells = results.headline_cells(series)
+    control = next((c["control_mean"] for c in cells if c["control_mean"] is not None), None)
+    over = " over all bins" if results.headline(series) == POOLED else ""
+    return f"{name(series.label)}: the control scores {text.score(control)}{over}. " + best(
+        results, series
+    )
+
+
+def best(results: Results, series: Series) -> str:
+    """Which policy holds at the smallest budget."""
+    safe = safest(results, series)
+    if safe is None:
+        return "No policy was shown to hold at any budget measured."
+    return (
+        f"{name(safe['policy'])} goes lowest: it holds down to {text.budget(safe['b_safe'])} "
+        "of the full cache's bytes."
+    )
+
+
+def safest(results: Results, series: Series) -> Row | None:
+    """The headline transition with the smallest safe budget."""
+    key = results.headline(series)
+    found = [results.transition(series, key, p) for p in results.policies]
+    safe = [t for t in found if t is not None and t["b_safe"] is not None]
+    return min(safe, key=lambda t: float(t["b_safe"]), default=None)
+
+
+def policy(results: Results, series: Series, which: str) -> str:
+    """Where one policy loses quality, with the numbers at both ends of the bracket."""
+    key = results.headline(series)
+    chain = results.of_policy(series, key, which)
+    measured = [c for c in chain if c["verdict"] != "not-measured"]
+    if not measured:
+        return f"{name(which)} was not measured. {_reasons(chain)}"
+    row = results.transition(series, key, which) or {"b_safe": None, "b_broken": None}
+    parts = [f"{name(which)} {_bracket(row, measured)}.", _deltas(row, measured)]
+    parts += [SHAPES.get(row.get("shape") or "", ""), _lengths(results, series, which)]
+    return " ".join(part for part in parts if part)
+
+
+def _reasons(cells: Iterable[Row]) -> str:
+    reasons = dict.fromkeys(c.get("reason") or "" for c in cells)
+    return " ".join(f"{r.rstrip('.')}." for r in reasons if r)
+
+
+def _bracket(row: Row, chain: Sequence[Row]) -> str:
+    safe, broken = row["b_safe"], row["b_broken"]
+    largest, smallest = chain[0]["budget"], chain[-1]["budget"]
+    if safe is not None and broken is not None:
+        return (
+            f"holds down to {text.budget(safe)} and breaks from {text.budget(broken)} down: "
+            f"quality is lost in ({text.budget(broken)}, {text.budget(safe)}]"
+        )
+    if safe is not None:
+        if safe == smallest:
+            return f"holds down to {text.budget(safe)}, the smallest budget measured"
+        return f"holds down to {text.budget(safe)}; below, no budget is shown to hold or to break"
+    if broken is None:
+        return f"is undecided: no budget is shown to hold or to break. {_needed(chain)}".rstrip(
+            ". "
+        )
+    if broken == largest:
+        return (
+            f"breaks from {text.budget(broken)} down, the largest budget measured: "
+            "quality is lost above it"
+        )
+    return f"breaks from {text.budget(broken)} down; above, no budget is shown to hold or to break"
+
+
+def _needed(chain: Sequence[Row]) -> str:
+    wanted = [c["needed"] for c in chain if c.get("needed")]
+    return f"About {min(wanted):,} more examples would decide the first cell" if wanted else ""
+
+
+def _deltas(row: Row, chain: Sequence[Row]) -> str:
+    ends = [b for b in (row["b_safe"], row["b_broken"]) if b is not None]
+    shown = [c for c in chain if c["budget"] in ends] or [chain[-1]]
+    said = (f"{text.difference(c)} at {text.budget(c['budget'])}" for c in shown)
+    return f"Delta is {text.listing(said)}."
+
+
+def _lengths(results: Results, series: Series, which: str) -> str:
+    """How the safe budget moves with prompt length, where it does."""
+    rows = [(b, results.transition(series, b, which)) for b in results.bins(series)]
+    safe = [(b, t["b_safe"]) for b, t in rows if t is not None and t["b_safe"] is not None]
+    if len(rows) < 2 or len(safe) < 2 or len({s for _, s in safe}) == 1:
+        return ""
+    (first, low), (last, high) = safe[0], safe[-1]
+    return (
+        f"By length it holds down to {text.budget(low)} in bin {first} and to "
+        f"{text.budget(high)} in bin {last}."
+    )
+
+
+def driver(results: Results) -> str:
+    """Whether accuracy, failures or labelled answers make the losses."""
+    worst = min(
+        (c for s in results.series for c in results.headline_cells(s) if c["delta"] is not None),
+        key=lambda c: float(c["delta"]),
+        default=None,
+    )
+    if worst is None:
+        return "No cell was measured, so nothing can be said about what drives a loss."
+    if worst["delta"] > -results.gate["margin"]:
+        return f"No measured difference is as large as the margin. {_failures(results)}"
+    where = f"{name(worst['policy'])} at {text.budget(worst['budget'])}"
+    return f"{_cause(worst, where)} {_failures(results)}"
+
+
+def _cause(worst: Row, where: str) -> str:
+    with_all, without = worst["delta"], worst.get("delta_unlabelled")
+    if without is None:
+        return f"The largest loss ({where}, {text.signed(with_all)}) is one of scored answers."
+    compared = f"{text.signed(with_all)} with all answers, {text.signed(without)} without them"
+    if without > with_all / 2:
+        return (
+            "Labelled answers (empty, truncated, refused, unparsable) drive the largest loss: "
+            f"{where} is {compared}."
+        )
+    return (
+        f"Wrong answers drive the largest loss, not labelled ones (empty, truncated, refused, "
+        f"unparsable): {where} is {compared}."
+    )
+
+
+def _failures(results: Results) -> str:
+    integrity = results.part("integrity")
+    failed = sum((integrity.get("failures") or {}).values())
+    if not failed:
+        return "No request failed."
+    share = text.percent(failed / max(1, integrity.get("requests") or failed))
+    kinds = text.listing(f"{n:,} {kind}" for kind, n in integrity["failures"].items() if n)
+    return (
+        f"{text.count(failed, 'request')} ({share}) failed: {kinds}. Failed requests have no "
+        "score; their pairs are left out and counted."
+    )
+
+
+def cost(results: Results, series: Series) -> str:
+    """Memory and latency at the smallest safe budget, or at the smallest one."""
+    safe = safest(results, series)
+    cells = results.headline_cells(series)
+    if not cells:
+        return ""
+    smallest = min(cells, key=lambda c: float(c["budget"]))
+    which, budget = (
+        (safe["policy"], safe["b_safe"]) if safe else (smallest["policy"], smallest["budget"])
+    )
+    rows = [r for r in results.stats(series, which) if r["budget"] == budget]
+    kept, full = average(rows, "kept_bytes_mean"), average(rows, "full_bytes_mean")
+    if kept is None or full is None or not full:
+        memory = "the kept bytes were not measured"
+    else:
+        memory = (
+            f"an answer's prompt keeps {text.size(kept)} of {text.size(full)} of KV cache "
+            f"({text.percent(kept / full)} measured)"
+        )
+    own, control = (average(r, "latency_p50") for r in (rows, results.stats(series, FULL_CACHE)))
+    return (
+        f"{name(series.label)}, {name(which)} at {text.budget(budget)}: {memory}; the median "
+        f"answer takes {text.seconds(own)}, the control's {text.seconds(control)}."
+    )
+
+
+def average(rows: Sequence[Row], key: str) -> float | None:
+    """The mean over bins, each weighing the same; None where a bin has none."""
+    values = [r.get(key) for r in rows]
+    known = [float(v) for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def certainty(results: Results) -> str:
+    """Sample sizes, error rates, families and what stays open."""
+    gate = results.gate
+    sizes = sorted({c["n"] for s in results.series for c in results.headline_cells(s) if c["n"]})
+    pairs = _range(sizes) if sizes else "no"
+    correction = {"holm": "Holm's correction", "bh": "the Benjamini-Hochberg correction"}.get(
+        gate.get("correction", "holm")
+    )
+    after = f"after {correction} over its family" if correction else "without any correction"
+    verdicts = [final(c) for s in results.series for c in results.headline_cells(s)]
+    return (
+        f"A headline row rests on {pairs} pairs of answers to the same example. Intervals are at "
+        f"{text.percent(1 - gate['alpha'])}; each direction is tested at "
+        f"{gate['alpha'] / 2:g}. The verdict that counts is the one {after}: the cells "
+        f"of single bins are one family ({results.planned} planned), the rows pooled over bins "
+        f"another. Brackets are tested along each chain and not adjusted across chains. "
+        f"Of {text.count(len(verdicts), 'headline row')}, {tally(verdicts)}."
+    )
+
+
+def tally(verdicts: Sequence[str]) -> str:
+    """`12 hold, 5 break, 3 undetermined and 1 not-measured`."""
+    words = {"holds": "hold", "breaks": "break"}
+    counts = {v: verdicts.count(v) for v in text.SYMBOLS}
+    said = [f"{n} {words.get(v, v)}" if n != 1 else f"1 {v}" for v, n in counts.items() if n]
+    return text.listing(said) if said else "none is judged"
+
+
+def _range(sizes: Sequence[int]) -> str:
+    return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+
+
+def warnings(results: Results) -> list[str]:
+    """Placebos, notes and flags of cells: what a reader must know before believing a number."""
+    integrity = results.part("integrity")
+    flags = [
+        f"{name(item(c))}: {flag}" for c in results.rows("cells") for flag in c.get("flags") or ()
+    ]
+    said = [*(integrity.get("placebos") or ()), *(integrity.get("notes") or ()), *flags]
+    return list(dict.fromkeys(said))
+
+
+def notice(results: Results) -> tuple[str, ...]:
+    """What stands before everything when the run is partial."""
+    if not results.summary.get("partial"):
+        return ()
+    rows = results.rows("missing")
+    named = text.listing((name(item(r)) for r in rows), limit=10) if rows else "not named"
+    return (
+        f"Partial run: {text.count(len(rows), 'cell')} missing ({named}).",
+        "What is said below is about the rest. The same command again measures what is missing "
+        "and asks nothing twice.",
+    )
+
+
+def item(row: Row) -> str:
+    """The pytest id of a row's cell; pooled rows have none, so theirs says `all-bins`."""
+    pooled = row["bin"] == POOLED
+    cell = Cell(
+        row["task"],
+        0 if pooled else row["bin"],
+        row["policy"],
+        row["budget"],
+        row.get("variant") or "",
+    )
+    return cell.item_id.replace("-bin0-", "-all-bins-", 1) if pooled else cell.item_id
+
+
+def limitations(results: Results) -> list[str]:
+    """What the numbers do not say."""
+    experiment = results.part("experiment")
+    kv, sampling = experiment.get("kv") or {}, experiment.get("sampling") or {}
+    said = [
+        "The verdicts are about this model, these tasks and these prompt lengths. Retrieval of a "
+        "planted fact is not quality at large.",
+        "A bracket can be no finer than the ladder of budgets, and `undetermined` is not `holds`: "
+        "it means that there are too few examples to tell.",
+        "An answer's latency is that of the request that brought it. Where one request serves "
+        "several budgets from a single prefill they share it, so latency does not compare budgets.",
+    ]
+    if kv.get("question_aware") is True:
+        said.append(
+            "The policies saw the question (`question_aware: true`). A cache compressed before the "
+            "question is known, as for reuse, loses more."
+        )
+    if kv.get("question_aware") is False:
+        said.append("The policies did not see the question (`question_aware: false`).")
+    if sampling.get("temperature") == 0:
+        said.append("Answers are greedy (temperature 0): one reply an example, no sampling noise.")
+    return said + _proofs(results)
+
+
+def _proofs(results: Results) -> list[str]:
+    doubtful = [c for c in results.treated() if c.get("proof") == "unverified"]
+    if not doubtful:
+        return []
+    policies = text.listing(dict.fromkeys(name(c["policy"]) for c in doubtful))
+    return [f"The engine claims but does not prove what it kept for {policies} (`unverified`)."]

@@ -1,0 +1,224 @@
+"""The report as one frozen document: which sections there are and what stands in them.
+
+What is said comes from `answers` and `tables`; how it looks is the templates' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import yaml
+
+from pytest_kvbench.report import answers, tables, text
+from pytest_kvbench.report.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Document,
+    Exhibit,
+    Image,
+    Paragraph,
+    Section,
+)
+from pytest_kvbench.report.results import POOLED, Results, Row
+from pytest_kvbench.report.text import name
+
+MOST_FLIPS = 8
+MOST_WARNINGS = 12
+REPLY_LENGTH = 400
+"""Characters of a reply that are shown."""
+
+TERMS = (
+    "Control, treated: the model with its full KV cache, and with a policy applied. Both answer "
+    "the same examples, so that every difference is one within an example.",
+    "Budget: the share of the full cache's bytes that is kept. Nominal is what was asked for, "
+    "achieved what the engine measured right after compression.",
+    "Accuracy, score: the mean of the task's metric over answered examples, 0 to 1. A labelled "
+    "answer (empty, truncated, refused, unparsable) is scored like any other.",
+    "Failure rate: the share of requests without a reply (TIMEOUT, ENGINE_ERROR, "
+    "UNKNOWN_FAILURE). They have no score; their pairs are left out and counted.",
+    "Delta: treated minus control, with its interval. `holds`: the interval lies above minus the "
+    "margin, so a loss that large is ruled out.",
+    "`breaks`: the interval lies below minus the margin, so the loss is shown to be larger. "
+    "`undetermined`: neither; `To decide` is how many more examples would settle it.",
+    "`not-measured`: too many pairs were lost, or the budget was provably not applied. No verdict "
+    "is given, because nothing was learnt about the policy.",
+    "Adjusted: the verdict after the correction for many cells, which is the one that counts. "
+    "Headline rows, pooled over bins with equal weights, are a family of their own.",
+    "Transition detector: from the largest budget down while cells hold, from the smallest up "
+    "while they break; quality is lost in what is left, written (breaks, holds].",
+    "Drop rule: the first budget whose mean lies at least the drop threshold below that of the "
+    "next larger one. Simple, without an error rate; it stands beside the bracket.",
+)
+
+
+def build(results: Results, images: Sequence[Image] = ()) -> Document:
+    """Everything the report says about a summary, `images` where they belong."""
+    sections = (
+        _answer(results),
+        _transition(results, images),
+        _cells(results),
+        _by_length(results, images),
+        _flips(results),
+        _sanity(results),
+        _integrity(results),
+        _efficiency(results),
+        _missing(results),
+        Section("Limitations", [Bullets(tuple(answers.limitations(results)))]),
+        _provenance(results),
+        _repeat(results),
+        Section("Terms", [Bullets(TERMS)]),
+    )
+    group = results.summary.get("group") or "unnamed"
+    kept = tuple(s for s in sections if s.blocks)
+    return Document(f"KV budget report: {group}", answers.notice(results), kept)
+
+
+def _answer(results: Results) -> Section:
+    description = results.part("experiment").get("description")
+    blocks: list[Block] = [Paragraph(description)] if description else []
+    blocks.append(Paragraph(answers.question(results)))
+    brief = len(results.series) * len(results.policies) > answers.MANY
+    for series in results.series:
+        blocks.append(Paragraph(answers.lead(results, series)))
+        if not brief:
+            said = (answers.policy(results, series, p) for p in results.policies)
+            blocks.append(Bullets(tuple(said)))
+    blocks += [Paragraph(answers.driver(results))]
+    costs = [answers.cost(results, series) for series in results.series]
+    blocks += [Bullets(tuple(filter(None, costs)))] if any(costs) else []
+    blocks += [Paragraph(answers.certainty(results)), *_warnings(results)]
+    headline = [c for s in results.series for c in results.headline_cells(s)]
+    return Section("Answer", [*blocks, tables.verdicts(results, "Verdicts", headline)])
+
+
+def _warnings(results: Results) -> list[Block]:
+    said = answers.warnings(results)
+    if not said:
+        return [Paragraph("No placebo was suspected and no cell is flagged.")]
+    more = len(said) - MOST_WARNINGS
+    shown = [*said[:MOST_WARNINGS], *([f"{more:,} more in `summary.json`"] if more > 0 else [])]
+    return [Paragraph("Before believing a number:"), Bullets(tuple(shown))]
+
+
+def _transition(results: Results, images: Sequence[Image]) -> Section:
+    words = Paragraph(
+        "Quality is lost between the largest budget that breaks and the smallest that holds. The "
+        "heatmap shows every cell, the curves each task."
+    )
+    table = tables.transitions(results)
+    return Section("Transition", [words, *_of(images, "heatmap", "curve"), table])
+
+
+def _of(images: Iterable[Image], *plots: str) -> list[Image]:
+    return [i for plot in plots for i in images if i.plot == plot]
+
+
+def _cells(results: Results) -> Section:
+    """Single bins; nothing where the headline rows are these already."""
+    blocks = [
+        tables.verdicts(results, series.label, _single(results.treated(series)))
+        for series in results.series
+        if results.headline(series) == POOLED and results.bins(series)
+    ]
+    return Section("Verdicts by bin", blocks)
+
+
+def _single(cells: Iterable[Row]) -> list[Row]:
+    return [c for c in cells if c["bin"] != POOLED]
+
+
+def _by_length(results: Results, images: Sequence[Image]) -> Section:
+    if not results.rows("bin_stats"):
+        return Section("By prompt length", [])
+    plots = _of(images, "accuracy", "failures", "latency")
+    return Section("By prompt length", [*plots, tables.statistics(results)])
+
+
+def _flips(results: Results) -> Section:
+    """A few answers that changed: the policies take turns, so that each is seen."""
+    rows = list(results.rows("flips"))
+    if not rows:
+        return Section("Answers that changed", [])
+    words = Paragraph(
+        f"{text.count(len(rows), 'answer')} stored as changed for better or worse; some of them, "
+        "the control's reply beside the treated one:"
+    )
+    return Section("Answers that changed", [words, *map(_exhibit, _in_turn(rows)[:MOST_FLIPS])])
+
+
+def _in_turn(rows: Iterable[Row]) -> list[Row]:
+    by_policy: dict[str, list[Row]] = {}
+    for row in rows:
+        by_policy.setdefault(row["policy"], []).append(row)
+    turns = [(i, n, r) for n, own in enumerate(by_policy.values()) for i, r in enumerate(own)]
+    return [row for _, _, row in sorted(turns, key=lambda t: t[:2])]
+
+
+def _exhibit(row: Row) -> Exhibit:
+    title = (
+        f"{name(answers.item(row))}, example {name(row['example_id'])}: the score went from "
+        f"{text.score(row['control'])} to {text.score(row['treated'])}."
+    )
+    parts = (
+        ("Question", row["question"]),
+        ("Accepted", "\n".join(row["answers"])),
+        ("Control", row["control_text"]),
+        ("Treated", row["treated_text"]),
+    )
+    return Exhibit(title, tuple((label, text.clip(t or "", REPLY_LENGTH)) for label, t in parts))
+
+
+def _sanity(results: Results) -> Section:
+    floor = results.part("integrity").get("aa")
+    words = (
+        f"The control run a second time differs from the first by {text.difference(floor)} "
+        "(the A/A floor: what a difference of nothing looks like)."
+        if floor
+        else "The control was not run a second time (`aa: false`), so the noise floor is not known."
+    )
+    table = tables.control(results)
+    return Section("Sanity of the control", [Paragraph(words), table] if table.rows else [])
+
+
+def _integrity(results: Results) -> Section:
+    return Section("Integrity", [tables.integrity(results)] if results.part("integrity") else [])
+
+
+def _efficiency(results: Results) -> Section:
+    table = tables.efficiency(results)
+    data = results.part("efficiency")
+    words = Paragraph(
+        f"{text.whole(data.get('answers'))} answers: "
+        f"{text.whole(data.get('prompt_tokens'))} prompt tokens read, "
+        f"{text.whole(data.get('completion_tokens'))} new tokens written. Bytes and times are "
+        "means over bins of each bin's own figure."
+    )
+    return Section("Efficiency", [words, table] if table.rows else [])
+
+
+def _missing(results: Results) -> Section:
+    rows = [*results.rows("missing"), *results.unmeasured]
+    return Section("What is missing", [tables.missing(rows)] if rows else [])
+
+
+def _provenance(results: Results) -> Section:
+    data = results.part("provenance")
+    return Section("Provenance", [tables.facts(data)] if data else [])
+
+
+def _repeat(results: Results) -> Section:
+    experiment, command = results.part("experiment"), results.part("provenance").get("command")
+    blocks: list[Block] = []
+    if command:
+        blocks += [Paragraph("The command:"), Code(command, "sh")]
+    if experiment:
+        snapshot = yaml.safe_dump(dict(experiment), sort_keys=False, allow_unicode=True)
+        blocks += [
+            Paragraph(
+                "The experiment with every default written out; saved as `FILE`, "
+                "`pytest evals --kvbench-experiment FILE` runs it:"
+            )
+        ]
+        blocks += [Code(snapshot.rstrip(), "yaml")]
+    return Section("How to repeat it", blocks)

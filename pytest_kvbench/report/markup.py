@@ -1,0 +1,135 @@
+"""Prose and untrusted text as Markdown or HTML, and the Jinja environments that apply it.
+
+Whatever a template prints is escaped unless it is markup already: for HTML autoescape sees to it,
+for Markdown `finalize`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from pytest_kvbench.report.blocks import Table
+from pytest_kvbench.report.text import printable
+
+# Outside code, GitHub gives these a meaning; an underscore only where it is not inside a word.
+# Brackets make a link only as `](`, `][` or `]:`.
+_SPECIAL = re.compile(r"[\\*<>~|&$`]|\](?=[(\[:])|_(?![^\W_])|(?<![^\W_])_")
+# At the start of a line: headings, rules, lists, boxes to tick.
+_LEADING = re.compile(r"^([#+=-]+(?=\s|$)|\[)|^(\d+)([.)])(?=\s|$)")
+_SPANS = re.compile(r"`([^`]+)`")
+
+
+class Md(str):
+    """Text that is Markdown already."""
+
+
+def md_prose(prose: Any) -> Md:
+    """Prose on one line: code spans for `names`, the rest without any meaning to Markdown."""
+    pieces = _SPANS.split(_one_line(prose))
+    line = "".join(_md_code(p) if i % 2 else _md_escape(p) for i, p in enumerate(pieces))
+    return Md(_LEADING.sub(_defuse, line))
+
+
+def md_block(text: str, language: str = "") -> Md:
+    """Verbatim text as a fenced block, whatever fences it holds itself."""
+    shown = printable(text)
+    longest = max(map(len, re.findall(r"`{3,}", shown)), default=2)
+    fence = "`" * (longest + 1)
+    return Md(f"{fence}{language}\n{shown}\n{fence}")
+
+
+def labelled(parts: Iterable[tuple[str, str]]) -> str:
+    """Verbatim texts behind their labels; later lines are indented, so none can pose as a label."""
+    parts = list(parts)
+    width = max((len(label) for label, _ in parts), default=0) + 2
+    return "\n".join(
+        f"{label}:".ljust(width) + printable(text).replace("\n", "\n" + " " * width)
+        for label, text in parts
+    )
+
+
+def md_row(values: Any) -> Md:
+    """A table row of prose."""
+    return Md(f"| {' | '.join(md_prose(v) for v in values)} |")
+
+
+def md_rule(table: Table) -> Md:
+    """The line under a table's head, which aligns its columns."""
+    signs = ("--:" if i in table.numeric else "---" for i in range(len(table.columns)))
+    return Md(f"| {' | '.join(signs)} |")
+
+
+def md_alt(prose: str) -> Md:
+    """Prose between the brackets of an image."""
+    return Md(re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", md_prose(prose.replace("`", ""))))
+
+
+def md_link(path: str) -> Md:
+    """A relative path as a link's target."""
+    return Md(quote(path))
+
+
+def html_prose(prose: Any) -> Markup:
+    """Prose as HTML: `names` as code elements, everything escaped."""
+    pieces = _SPANS.split(_one_line(prose))
+    code = Markup("<code>{}</code>")
+    return Markup("").join(code.format(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
+
+
+def md_environment() -> Environment:
+    """Templates of Markdown: expressions that are not `Md` are printed as prose."""
+    return _environment(
+        autoescape=False,  # Markdown; `finalize` escapes for it
+        finalize=lambda value: value if isinstance(value, Md) else md_prose(value),
+        filters={
+            "alt": md_alt,
+            "fenced": md_block,
+            "labelled": labelled,
+            "link": md_link,
+            "row": md_row,
+            "rule": md_rule,
+        },
+    )
+
+
+def html_environment() -> Environment:
+    """Templates of HTML: autoescape on."""
+    filters = {"prose": html_prose, "printable": printable}
+    return _environment(autoescape=True, finalize=None, filters=filters)
+
+
+def _environment(*, filters: dict[str, Any], **options: Any) -> Environment:
+    environment = Environment(  # noqa: S701 # each caller says how it escapes
+        loader=PackageLoader("pytest_kvbench.report", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+    environment.filters.update(filters)
+    return environment
+
+
+def _one_line(prose: Any) -> str:
+    return " ".join(printable(str(prose)).split())
+
+
+def _md_code(piece: str) -> str:
+    """A code span; not where a pipe is in it, which no span can hide from a table."""
+    return _md_escape(piece) if "|" in piece or not piece.strip() else f"`{piece}`"
+
+
+def _md_escape(piece: str) -> str:
+    return _SPECIAL.sub(lambda m: "\\" + m.group(), piece)
+
+
+def _defuse(match: re.Match[str]) -> str:
+    signs, number, stop = match.groups()
+    return f"\\{signs}" if signs else f"{number}\\{stop}"

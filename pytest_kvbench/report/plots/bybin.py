@@ -1,0 +1,158 @@
+"""What happens as prompts grow: accuracy, failure rate and latency by bin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from pytest_kvbench.records import FULL_CACHE, format_budget
+from pytest_kvbench.report.plots import style
+from pytest_kvbench.report.results import Results, Row, Series
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is drawn: the point of a bin_stats row, and the ends of its bar."""
+
+    title: str
+    axis: str
+    point: str
+    low: str
+    high: str
+    share: bool
+
+
+ACCURACY = Quantity("accuracy by bin", "mean score", "acc_mean", "ci_low", "ci_high", False)
+FAILURES = Quantity(
+    "failure rate by bin", "failed requests", "fail_rate", "fail_rate", "fail_rate", True
+)
+LATENCY = Quantity(
+    "latency by bin (point: p50, bar: to p95)",
+    "seconds per answer",
+    "latency_p50",
+    "latency_p50",
+    "latency_p95",
+    False,
+)
+CONTROL = style.Mark(style.CONTROL_COLOUR, "o", ":")
+
+
+def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
+    """One panel a policy, one colour a budget, the control in black in every panel."""
+    budgets = results.budgets(results.treated(series))
+    ladder = {b: _look(i, len(budgets)) for i, b in enumerate(budgets)}
+    groups = _groups(results, series, quantity)
+    ticks = results.bin_ticks(series)
+    sheet = style.Sheet(
+        number=len(groups),
+        columns=min(len(groups), 2),
+        height=1.4 if len(groups) > 1 else 2.0,
+        title=f"{series.label}: {quantity.title}",
+        below="prompt length (tokens)",
+        ticks=0.35 if len(ticks) <= 6 else 0.8,
+        legend=tuple(_legend(ladder, groups)),
+        across=7,
+    )
+    figure, axes = sheet.draw()
+    for (title, rows), (panel, left) in zip(groups.items(), sheet.leftmost(axes), strict=True):
+        _panel(results.bins(series), rows, quantity, ladder, panel)
+        panel.set_xticks(range(len(ticks)), ticks, rotation=0 if len(ticks) <= 6 else 90)
+        panel.set_title(title)
+        panel.set_ylabel(quantity.axis if left else "")
+    _limits(axes, quantity)
+    return figure
+
+
+def _groups(results: Results, series: Series, quantity: Quantity) -> dict[str, list[Row]]:
+    """The rows of each panel by its title: the control's and a policy's.
+
+    A rate that is zero everywhere gets one panel: the same flat line ten times says no more.
+    """
+    control = results.stats(series, FULL_CACHE)
+    groups = {p: [*control, *results.stats(series, p)] for p in results.policies}
+    if quantity is FAILURES and not any(r["fail_rate"] for rows in groups.values() for r in rows):
+        return {"control and all policies: no request failed": control}
+    return groups
+
+
+def _look(position: int, number: int) -> style.Mark:
+    """Sequential colours for budgets: darker is smaller."""
+    shade = colormaps["cividis"](0.85 * (1 - position / max(1, number - 1)) if number > 1 else 0.3)
+    return style.Mark(shade, style.MARKERS[position % len(style.MARKERS)], "-")
+
+
+def _panel(
+    bins: Sequence[int],
+    rows: Sequence[Row],
+    quantity: Quantity,
+    ladder: dict[float, style.Mark],
+    panel: Axes,
+) -> None:
+    arms = [([r for r in rows if r["policy"] == FULL_CACHE], CONTROL)]
+    for budget, look in ladder.items():
+        arms.append(
+            ([r for r in rows if (r["policy"] != FULL_CACHE, r["budget"]) == (True, budget)], look)
+        )
+    arms = [(own, look) for own, look in arms if own]
+    for i, (own, look) in enumerate(arms):
+        shift = style.dodge(i, len(arms), min(0.6, 0.12 * len(arms)))
+        _draw(panel, bins, own, quantity, look, shift)
+    panel.set_xlim(-0.5, len(bins) - 0.5)
+    panel.grid(axis="y", color="0.92", linewidth=0.6)
+    panel.set_axisbelow(True)
+
+
+def _draw(
+    panel: Axes,
+    bins: Sequence[int],
+    rows: Sequence[Row],
+    quantity: Quantity,
+    look: style.Mark,
+    shift: float,
+) -> None:
+    ends = (quantity.point, quantity.low, quantity.high)
+    rows = [r for r in rows if all(r[end] is not None for end in ends)]
+    x = [bins.index(r["bin"]) + shift for r in rows]
+    panel.plot(
+        x,
+        [r[quantity.point] for r in rows],
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.linestyle,
+        linewidth=0.8,
+        markersize=4,
+        zorder=3,
+        clip_on=False,  # a rate of zero lies on the axis
+    )
+    low, high = ([r[end] for r in rows] for end in (quantity.low, quantity.high))
+    panel.vlines(x, low, high, color=look.color, linewidth=0.9)
+
+
+def _limits(axes: Sequence[Axes], quantity: Quantity) -> None:
+    """The same scale in all panels; scores span 0 to 1, the others start at zero."""
+    top = max(panel.get_ylim()[1] for panel in axes)
+    for panel in axes:
+        if quantity is ACCURACY:
+            panel.set_ylim(-0.03, 1.03)
+        else:
+            panel.set_ylim(0, max(top, 0.05) if quantity.share else top)
+        if quantity.share:
+            panel.yaxis.set_major_formatter(
+                PercentFormatter(1, decimals=0 if panel.get_ylim()[1] > 0.04 else 1)
+            )
+
+
+def _legend(ladder: dict[float, style.Mark], groups: dict[str, list[Row]]) -> list[Any]:
+    seen = {r["budget"] for rows in groups.values() for r in rows if r["policy"] != FULL_CACHE}
+    budgets = [(format_budget(b), look) for b, look in ladder.items() if b in seen]
+    return [
+        Line2D([], [], color=m.color, marker=m.marker, linestyle=m.linestyle, label=label)
+        for label, m in [("control", CONTROL), *budgets]
+    ]

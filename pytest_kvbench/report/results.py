@@ -1,0 +1,188 @@
+"""The summary, indexed: which rows there are, and which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pytest_kvbench.records import FULL_CACHE, Bin
+from pytest_kvbench.report import text
+
+Row = Mapping[str, Any]
+POOLED = "all"
+BinKey = int | str
+"""A bin's index, or "all" for the row pooled over bins."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What has its own curve: a task, and the variant where an experiment has several."""
+
+    task: str
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """`niah/single`, or `niah/single [terse]`."""
+        return f"{self.task} [{self.variant}]" if self.variant else self.task
+
+    @property
+    def slug(self) -> str:
+        """The label as part of a file name."""
+        return "".join(c if c.isalnum() else "-" for c in self.label).strip("-")
+
+    def owns(self, row: Row) -> bool:
+        """Whether a row of the summary belongs here."""
+        return (row["task"], row.get("variant") or "") == (self.task, self.variant)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A summary (DESIGN 7) to ask questions of. Absent parts read as empty."""
+
+    summary: Row
+
+    def part(self, key: str) -> Row:
+        """A mapping of the summary, empty where it is absent."""
+        return self.summary.get(key) or {}
+
+    def rows(self, key: str) -> Sequence[Row]:
+        """A list of the summary, empty where it is absent."""
+        return self.summary.get(key) or ()
+
+    @cached_property
+    def gate(self) -> Row:
+        """Margin, alpha, max_lost and drop_threshold: the experiment's, DESIGN's defaults else."""
+        defaults = {"margin": 0.10, "alpha": 0.05, "max_lost": 0.05, "drop_threshold": 0.15}
+        return {**defaults, **(self.part("experiment").get("gate") or {})}
+
+    @cached_property
+    def series(self) -> tuple[Series, ...]:
+        """In the order of first appearance."""
+        seen = (Series(c["task"], c.get("variant") or "") for c in self.rows("cells"))
+        return tuple(dict.fromkeys(seen))
+
+    @cached_property
+    def policies(self) -> tuple[str, ...]:
+        """The treatments: those of the experiment in its order, then whatever else was seen."""
+        seen = dict.fromkeys(c["policy"] for c in self.treated())
+        planned = (self.part("experiment").get("kv") or {}).get("policies") or ()
+        return tuple([p for p in planned if p in seen] + [p for p in seen if p not in planned])
+
+    def treated(self, series: Series | None = None, key: BinKey | None = None) -> Iterator[Row]:
+        """Cells that are not controls, of one series and of one bin if asked."""
+        for cell in self.rows("cells"):
+            if cell["policy"] != FULL_CACHE and _fits(cell, series, key):
+                yield cell
+
+    def of_policy(self, series: Series, key: BinKey, policy: str) -> list[Row]:
+        """The cells of one chain, largest budget first."""
+        chain = [c for c in self.treated(series, key) if c["policy"] == policy]
+        return sorted(chain, key=lambda c: -c["budget"])
+
+    @cached_property
+    def _index(self) -> dict[tuple[Any, ...], Row]:
+        return {
+            (c["task"], c.get("variant") or "", c["bin"], c["policy"], c["budget"]): c
+            for c in self.rows("cells")
+        }
+
+    def cell(self, series: Series, key: BinKey, policy: str, budget: float) -> Row | None:
+        """One cell, if it is there."""
+        return self._index.get((series.task, series.variant, key, policy, budget))
+
+    def bins(self, series: Series) -> tuple[int, ...]:
+        """Indices of the bins of a series, shortest prompts first."""
+        own = {c["bin"] for c in self.rows("cells") if series.owns(c) and c["bin"] != POOLED}
+        return tuple(sorted(own))
+
+    def headline(self, series: Series) -> BinKey:
+        """The rows that answer for the whole series: the pooled ones, or those of its only bin."""
+        pooled = any(True for _ in self.treated(series, POOLED))
+        bins = self.bins(series)
+        return POOLED if pooled or len(bins) != 1 else bins[0]
+
+    def headline_cells(self, series: Series) -> list[Row]:
+        """Treated cells of the headline rows, by policy, largest budget first."""
+        key = self.headline(series)
+        return [c for p in self.policies for c in self.of_policy(series, key, p)]
+
+    def budgets(self, cells: Iterable[Row]) -> tuple[float, ...]:
+        """The distinct budgets, largest first."""
+        return tuple(sorted({c["budget"] for c in cells}, reverse=True))
+
+    def transition(self, series: Series, key: BinKey, policy: str) -> Row | None:
+        """The bracket of one chain."""
+        for row in self.rows("transitions"):
+            if series.owns(row) and (row["bin"], row["policy"]) == (key, policy):
+                return row
+        return None
+
+    def stats(self, series: Series, policy: str) -> list[Row]:
+        """bin_stats of one policy over bins (never the pooled rows), by bin, then budget down."""
+        rows = (r for r in self.rows("bin_stats") if series.owns(r) and r["policy"] == policy)
+        return sorted(
+            (r for r in rows if r["bin"] != POOLED), key=lambda r: (r["bin"], -r["budget"])
+        )
+
+    def bin_row(self, series: Series, index: int) -> Row:
+        """Edges and n of a bin, empty where the summary has none."""
+        for row in self.rows("bins"):
+            if (row["task"], row["bin"]) == (series.task, index):
+                return row
+        return {}
+
+    def bin_label(self, series: Series, key: BinKey) -> str:
+        """`bin 2 (512-1,024 tokens)`, or `all bins`."""
+        if key == POOLED:
+            return "all bins"
+        row = self.bin_row(series, int(key))
+        if not row:
+            return f"bin {key}"
+        return f"bin {key} ({Bin(int(key), row.get('low'), row.get('high')).label})"
+
+    def bin_ticks(self, series: Series) -> list[str]:
+        """One axis label a bin: edges in tokens, and n."""
+        return [_tick(i, self.bin_row(series, i)) for i in self.bins(series)]
+
+    @cached_property
+    def unmeasured(self) -> list[Row]:
+        """Cells of single bins whose verdict is `not-measured`."""
+        return [c for c in self.treated() if c["bin"] != POOLED and c["verdict"] == "not-measured"]
+
+    @cached_property
+    def planned(self) -> int:
+        """m: the treated cells of the plan, measured or missing."""
+        rows = [c for c in self.treated() if c["bin"] != POOLED]
+        rows += [r for r in self.rows("missing") if r["policy"] != FULL_CACHE]
+        keys = ("task", "bin", "variant", "policy", "budget")
+        return len({tuple(r.get(k) or "" for k in keys) for r in rows})
+
+
+def final(cell: Row) -> str:
+    """The verdict that counts: after the correction where there is one."""
+    return str(cell.get("verdict_holm") or cell["verdict"])
+
+
+def bracket(row: Row | None) -> str:
+    """Where quality is lost, as briefly as can be said: `(0.20, 0.50]`, `below 0.20`."""
+    safe, broken = (row or {}).get("b_safe"), (row or {}).get("b_broken")
+    if safe is not None and broken is not None:
+        return f"({text.budget(broken)}, {text.budget(safe)}]"
+    if safe is not None:
+        return f"below {text.budget(safe)}"
+    return "not found" if broken is None else f"above {text.budget(broken)}"
+
+
+def _fits(cell: Row, series: Series | None, key: BinKey | None) -> bool:
+    return (series is None or series.owns(cell)) and key in (None, cell["bin"])
+
+
+def _tick(index: int, row: Row) -> str:
+    if not row:
+        return f"bin {index}"
+    low, high = text.tokens(row.get("low") or 0), row.get("high")
+    edges = f"{low}+" if high is None else f"{low}–{text.tokens(high)}"
+    return f"{edges}\nn={row['n']}"

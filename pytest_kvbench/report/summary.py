@@ -1,0 +1,141 @@
+"""The one dict behind `summary.json`, the report and the terminal: plain data in and out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.records import FULL_CACHE, TaskManifest
+from pytest_kvbench.store import RunRow
+
+SCHEMA = 1
+_FLIPS_PER_CELL = 2
+_PACKAGES = ("pytest", "pytest-xdist", "numpy", "torch", "transformers", "kvpress")
+
+
+def build_summary(
+    experiment: Mapping[str, Any],
+    manifests: Mapping[str, TaskManifest],
+    analysis: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    missing: Sequence[Mapping[str, Any]],
+    run: RunRow,
+) -> dict[str, Any]:
+    """Everything a report says, as JSON data (DESIGN 7 and what the report needs besides).
+
+    Args:
+        experiment: the experiment's snapshot.
+        manifests: the selection by task.
+        analysis: `Analysis` as a dict.
+        rows: the observations that were analysed.
+        missing: the plan's cells without all their answers, with a reason.
+        run: the run these results belong to.
+    """
+    return {
+        "schema": SCHEMA,
+        "group": experiment["group"],
+        "experiment": dict(experiment),
+        **analysis,
+        "bins": [
+            {
+                "task": m.task,
+                "bin": b.index,
+                "low": b.low,
+                "high": b.high,
+                "n": len(m.of_bin(b.index)),
+            }
+            for m in manifests.values()
+            for b in m.bins
+        ],
+        "missing": list(missing),
+        "flips": list(_flips(manifests, rows)),
+        "provenance": _provenance(manifests, run),
+        "partial": bool(missing),
+    }
+
+
+def _flips(
+    manifests: Mapping[str, TaskManifest], rows: Sequence[Mapping[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    """Examples that the control got right and a treatment did not, a few per cell."""
+    examples = {
+        entry.example.example_id: entry.example
+        for manifest in manifests.values()
+        for entry in manifest.entries
+    }
+    scored = [row for row in rows if row["score"] is not None and not row["aa"]]
+    controls = {
+        (row["task"], row["variant"], row["example_id"], row["replicate"]): row
+        for row in scored
+        if row["policy"] == FULL_CACHE
+    }
+    shown: dict[tuple[Any, ...], int] = {}
+    for row in scored:
+        control = controls.get((row["task"], row["variant"], row["example_id"], row["replicate"]))
+        cell = (row["task"], row["bin"], row["variant"], row["policy"], row["budget"])
+        if control is None or row["score"] >= control["score"]:
+            continue
+        shown[cell] = shown.get(cell, 0) + 1
+        if shown[cell] <= _FLIPS_PER_CELL:
+            example = examples[row["example_id"]]
+            yield {
+                "task": row["task"],
+                "bin": row["bin"],
+                "policy": row["policy"],
+                "budget": row["budget"],
+                "example_id": row["example_id"],
+                "question": example.question,
+                "answers": list(example.answers),
+                "control_text": control["text"],
+                "treated_text": row["text"],
+                "control": control["score"],
+                "treated": row["score"],
+            }
+
+
+def _provenance(manifests: Mapping[str, TaskManifest], run: RunRow) -> dict[str, Any]:
+    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
+    return {
+        "kvbench": importlib.metadata.version("pytest-kvbench"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": f"{_processor()}, {os.cpu_count()} cores",
+        "git_commit": _git_commit(),
+        "fingerprint": dict(run.fingerprint),
+        "seed": run.snapshot["sampling"]["seed"],
+        "replicate_offset": run.replicate_offset,
+        "started": run.started_at,
+        "finished": run.finished_at,
+        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES if p in installed},
+        "tokenizer": ", ".join(sorted({m.tokenizer for m in manifests.values()})),
+        "templates": {name: m.template_version for name, m in manifests.items()},
+        "command": run.command,
+    }
+
+
+def _processor() -> str:
+    """The processor's name; `platform.processor()` is empty on most Linux systems."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _git_commit() -> str | None:
+    """The commit the run was made from, `+` if files were changed; None outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],  # noqa: S607 -- the user's own git
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

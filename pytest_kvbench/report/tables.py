@@ -1,0 +1,240 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.report import text
+from pytest_kvbench.report.answers import average, item
+from pytest_kvbench.report.blocks import Table, Value
+from pytest_kvbench.report.results import POOLED, Results, Row, Series, bracket
+from pytest_kvbench.report.text import name
+
+Rows = Iterable[tuple[Value, ...]]
+
+
+def verdicts(results: Results, title: str, cells: Iterable[Row]) -> Table:
+    """One row a treated cell, with everything its verdict rests on."""
+    level = text.percent(1 - results.gate["alpha"])
+    columns = (
+        f"Task|Bin|Policy|Budget|Achieved|n|Control|Treated|Delta [{level}]|Lost, gained|Verdict|"
+        "Adjusted|To decide"
+    )
+    return _table(title, columns, (_verdict_row(c) for c in cells), "3 4 5 6 7 8 9 12")
+
+
+def _verdict_row(cell: Row) -> tuple[Value, ...]:
+    return (
+        _task(cell),
+        _bin(cell),
+        Value(name(cell["policy"])),
+        Value(text.budget(cell["budget"]), cell["budget"]),
+        Value(text.achieved(cell["achieved"]), cell["achieved"]),
+        _number(cell["n"]),
+        _score(cell["control_mean"]),
+        _score(cell["treated_mean"]),
+        Value(text.difference(cell), cell["delta"]),
+        Value(f"{text.whole(cell['losses'])}, {text.whole(cell['gains'])}", cell["losses"]),
+        _verdict(cell["verdict"]),
+        _verdict(cell.get("verdict_holm")),
+        Value(f"+{cell['needed']:,}" if cell.get("needed") else "", cell.get("needed")),
+    )
+
+
+def transitions(results: Results) -> Table:
+    """One row a chain: bracket, monotone fit, drop rule, shape."""
+    columns = (
+        "Task|Bin|Policy|Quality is lost|Holds down to|Breaks from|Monotone fit|Drop rule|Shape"
+    )
+    order = {policy: i for i, policy in enumerate(results.policies)}
+    rows = sorted(
+        results.rows("transitions"),
+        key=lambda t: (t["bin"] != POOLED, order.get(t["policy"], len(order))),
+    )
+    return _table("", columns, map(_transition_row, rows), "4 5 6 7")
+
+
+def _transition_row(row: Row) -> tuple[Value, ...]:
+    return (
+        _task(row),
+        _bin(row),
+        Value(name(row["policy"])),
+        Value(bracket(row)),
+        Value(text.budget(row["b_safe"]), row["b_safe"]),
+        Value(text.budget(row["b_broken"]), row["b_broken"]),
+        Value(_estimate(row), row["estimate"]),
+        Value(text.budget(row["rule_budget"]), row["rule_budget"]),
+        Value(row["shape"] or text.NOTHING),
+    )
+
+
+def _estimate(row: Row) -> str:
+    if row["estimate"] is None:
+        return text.NOTHING
+    low, high = row["estimate_ci"] or (None, None)
+    ends = f" [{text.score(low)}, {text.score(high)}]" if None not in (low, high) else ""
+    return text.score(row["estimate"]) + ends
+
+
+def statistics(results: Results) -> Table:
+    """bin_stats: one row per bin and arm, controls too."""
+    columns = (
+        "Task|Bin|Policy|Budget|n|Score|Interval|Exact match|Failed|Labelled|Latency p50|"
+        "Latency p95|Prompt tokens p50, p95|New tokens p50, p95"
+    )
+    rows = map(_statistics_row, results.rows("bin_stats"))
+    return _table("", columns, rows, "3 4 5 6 7 8 9 10 11 12 13")
+
+
+def _statistics_row(row: Row) -> tuple[Value, ...]:
+    def pair(key: str) -> Value:
+        p50, p95 = row.get(f"{key}_p50"), row.get(f"{key}_p95")
+        return Value(f"{text.whole(p50)}, {text.whole(p95)}", p50)
+
+    deviation = f" ± {text.score(row['acc_std'])}" if row.get("acc_std") is not None else ""
+    low, high = row.get("ci_low"), row.get("ci_high")
+    return (
+        _task(row),
+        _bin(row),
+        Value(name(row["policy"])),
+        Value(text.budget(row["budget"]), row["budget"]),
+        _number(row["n"]),
+        Value(text.score(row["acc_mean"]) + deviation, row["acc_mean"]),
+        Value(f"[{text.score(low)}, {text.score(high)}]", low),
+        _score(row.get("em_mean")),
+        Value(text.percent(row.get("fail_rate")), row.get("fail_rate")),
+        Value(text.percent(row.get("label_rate")), row.get("label_rate")),
+        Value(text.seconds(row.get("latency_p50")), row.get("latency_p50")),
+        Value(text.seconds(row.get("latency_p95")), row.get("latency_p95")),
+        pair("prompt_tokens"),
+        pair("completion_tokens"),
+    )
+
+
+def control(results: Results) -> Table:
+    """The control's own sanity, bin by bin."""
+    rows = (r for s in results.series for r in results.stats(s, FULL_CACHE))
+    columns = "Task|Bin|Tokens|n|Score|Interval|Failed|Labelled"
+    return _table("", columns, (_control_row(results, r) for r in rows), "3 4 5 6 7")
+
+
+def _control_row(results: Results, row: Row) -> tuple[Value, ...]:
+    series = Series(row["task"], row.get("variant") or "")
+    edges = results.bin_row(series, row["bin"])
+    low, high = edges.get("low"), edges.get("high")
+    span = f"{low or 0:,}+" if high is None else f"{low or 0:,} to {high:,}"
+    return (
+        _task(row),
+        _bin(row),
+        Value(span if edges else text.NOTHING, low),
+        _number(row["n"]),
+        _score(row["acc_mean"]),
+        Value(f"[{text.score(row.get('ci_low'))}, {text.score(row.get('ci_high'))}]"),
+        Value(text.percent(row.get("fail_rate")), row.get("fail_rate")),
+        Value(text.percent(row.get("label_rate")), row.get("label_rate")),
+    )
+
+
+def efficiency(results: Results) -> Table:
+    """Bytes and times per arm, averaged over bins."""
+    columns = (
+        "Task|Policy|Budget|Achieved|KV kept|KV full|Latency p50|Latency p95|First token p50|"
+        "New tokens p50"
+    )
+    rows = (
+        _efficiency_row(series, own)
+        for series in results.series
+        for policy in (FULL_CACHE, *results.policies)
+        for own in _by_budget(results.stats(series, policy))
+    )
+    return _table("", columns, rows, "2 3 4 5 6 7 8 9")
+
+
+def _by_budget(rows: Sequence[Row]) -> list[list[Row]]:
+    budgets = sorted({r["budget"] for r in rows}, reverse=True)
+    return [[r for r in rows if r["budget"] == b] for b in budgets]
+
+
+def _efficiency_row(series: Series, rows: Sequence[Row]) -> tuple[Value, ...]:
+    def mean(key: str, show: Any) -> Value:
+        value = average(rows, key)
+        return Value(show(value), value)
+
+    return (
+        Value(name(series.label)),
+        Value(name(rows[0]["policy"])),
+        Value(text.budget(rows[0]["budget"]), rows[0]["budget"]),
+        mean("achieved_mean", text.achieved),
+        mean("kept_bytes_mean", text.size),
+        mean("full_bytes_mean", text.size),
+        mean("latency_p50", text.seconds),
+        mean("latency_p95", text.seconds),
+        mean("ttft_p50", text.seconds),
+        mean("completion_tokens_p50", text.whole),
+    )
+
+
+def integrity(results: Results) -> Table:
+    """How many requests ended how."""
+    data = results.part("integrity")
+    requests, answers = data.get("requests"), data.get("answers")
+    rows = [
+        _share("requests", requests, requests),
+        _share("answers", answers, requests),
+        *(_share(kind, n, requests) for kind, n in (data.get("failures") or {}).items()),
+        *(
+            _share(f"{label} (scored)", n, answers)
+            for label, n in (data.get("labels") or {}).items()
+        ),
+    ]
+    return _table("", "What|Number|Share", rows, "1 2")
+
+
+def _share(what: str, number: int | None, whole: int | None) -> tuple[Value, ...]:
+    share = number / whole if number is not None and whole else None
+    return Value(what), _number(number), Value(text.percent(share), share)
+
+
+def missing(rows: Iterable[Row]) -> Table:
+    """Cells without an answer, and why."""
+    return _table("", "Cell|Reason", ((Value(name(item(r))), Value(r["reason"])) for r in rows))
+
+
+def facts(data: Mapping[str, Any]) -> Table:
+    """Names and values; mappings inside are written out as `key: value`."""
+    rows = ((Value(key), Value(_fact(value))) for key, value in data.items())
+    return _table("", "What|Value", rows)
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_fact(v)}" for k, v in value.items()) or text.NOTHING
+    return text.NOTHING if value in (None, "") else name(value)
+
+
+def _table(title: str, columns: str, rows: Rows, numeric: str = "") -> Table:
+    """A table whose column names are joined by `|`; `numeric` lists the places of some."""
+    places = frozenset(map(int, numeric.split()))
+    return Table(title, tuple(columns.split("|")), tuple(rows), places)
+
+
+def _task(row: Row) -> Value:
+    return Value(name(Series(row["task"], row.get("variant") or "").label))
+
+
+def _bin(row: Row) -> Value:
+    return Value("all", -1) if row["bin"] == POOLED else Value(str(row["bin"]), row["bin"])
+
+
+def _number(value: float | None) -> Value:
+    return Value(text.whole(value), value)
+
+
+def _score(value: float | None) -> Value:
+    return Value(text.score(value), value)
+
+
+def _verdict(word: str | None) -> Value:
+    return Value(word or text.NOTHING, tone=word or "")

@@ -1,0 +1,109 @@
+"""The end of a run on one screen: verdicts, brackets, what is missing, what to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_kvbench.report import answers, text
+from pytest_kvbench.report.results import Results, Row, Series, bracket, final
+
+SCREEN = 24
+"""Lines, paths included."""
+LETTERS = {"holds": "H", "breaks": "B", "undetermined": "?", "not-measured": "-"}
+LEGEND = "H holds  B breaks  ? undetermined  - not-measured  .05 delta"
+MOST_FLAGS = 3
+_NAME = 19
+_BRACKET = 14
+
+
+def terminal_lines(
+    summary: dict[str, Any], width: int = 80, paths: Sequence[str] = ()
+) -> list[str]:
+    """At most 24 lines of at most `width` characters, the caller's `paths` last.
+
+    Where there is more than a screen, rows of the table give way. Paths are kept whole, whatever
+    their length: they are there to be copied.
+    """
+    results = Results(summary)
+    head = [_headline(results)]
+    tail = [*_missing(results), *_flags(results)]
+    room = SCREEN - len(head) - len(tail) - len(paths)
+    lines = [*head, *_table(results, width, room), *tail]
+    return [*(text.fit(line, width) for line in lines), *paths]
+
+
+def _headline(results: Results) -> str:
+    model = (results.part("experiment").get("engine") or {}).get("model")
+    verdicts = [final(c) for s in results.series for c in results.headline_cells(s)]
+    return (
+        f"{results.summary.get('group') or 'kvbench'}{f', {model}' if model else ''}: "
+        f"{answers.tally(verdicts)} (margin {results.gate['margin']:g})"
+    )
+
+
+def _table(results: Results, width: int, room: int) -> list[str]:
+    """A row a policy, a column a budget: delta and the verdict's letter."""
+    budgets = results.budgets(c for s in results.series for c in results.headline_cells(s))
+    if not budgets:
+        return ["no treated cell was measured"]
+    space = width - _NAME - _BRACKET
+    cell = 7 if len(budgets) * 7 <= space else 5
+    shown = _thinned(budgets, max(2, space // cell))
+    columns = "".join(text.budget(b).rjust(cell) for b in shown)
+    head = "budget".ljust(_NAME) + columns + "  lost in"
+    rows = [line for s in results.series for line in _rows(results, s, shown, cell)]
+    return [head, *_clipped(rows, room - 2), LEGEND if cell == 7 else LEGEND[: -len("  .05 delta")]]
+
+
+def _thinned(budgets: Sequence[float], most: int) -> list[float]:
+    """Both ends, and what fits evenly between."""
+    if len(budgets) <= most:
+        return list(budgets)
+    steps = (round(i * (len(budgets) - 1) / (most - 1)) for i in range(most))
+    return [budgets[i] for i in dict.fromkeys(steps)]
+
+
+def _rows(results: Results, series: Series, shown: Sequence[float], cell: int) -> list[str]:
+    """The rows of one series; a heading of its own only where the label must name both."""
+    key = results.headline(series)
+    several, alone = len(results.series) > 1, len(results.policies) == 1
+    lines = [series.label] if several and not alone else []
+    indent = "  " * len(lines)
+    for policy in results.policies:
+        chain = {c["budget"]: c for c in results.of_policy(series, key, policy)}
+        label = series.label if several and alone else indent + policy
+        columns = "".join(_column(chain.get(b), cell) for b in shown)
+        lost = bracket(results.transition(series, key, policy))
+        lines.append(f"{text.fit(label, _NAME - 1).ljust(_NAME)}{columns}  {lost}")
+    return lines
+
+
+def _column(cell: Row | None, width: int) -> str:
+    if cell is None:
+        return " " * width
+    letter = LETTERS[final(cell)]
+    return (f"{text.short(cell['delta'])} {letter}" if width == 7 else letter).rjust(width)
+
+
+def _clipped(rows: list[str], room: int) -> list[str]:
+    if len(rows) <= room:
+        return rows
+    kept = max(0, room - 1)
+    return [*rows[:kept], f"... {len(rows) - kept:,} more rows in report.md"]
+
+
+def _missing(results: Results) -> list[str]:
+    rows = [*results.rows("missing"), *results.unmeasured]
+    if not rows:
+        return []
+    partial = "partial run, " if results.summary.get("partial") else ""
+    named = text.listing((answers.item(r) for r in rows), limit=3)
+    return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}"]
+
+
+def _flags(results: Results) -> list[str]:
+    said = [text.plain(flag) for flag in answers.warnings(results)]
+    more = len(said) - MOST_FLAGS
+    lines = [f"! {flag}" for flag in said[:MOST_FLAGS]]
+    return [*lines, f"! {more:,} more flags in report.md"] if more > 0 else lines

@@ -1,0 +1,466 @@
+"""What is declared: YAML + base merge + ${ENV} + overrides -> one frozen `Experiment`.
+
+Every error names the file, the key, the value and what is valid, in two lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NoReturn
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from pytest_kvbench.errors import ExperimentError
+from pytest_kvbench.records import Sampling
+
+_ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"listed twice: {', '.join(twice)}")
+    return values
+
+
+class Section(BaseModel):
+    """A frozen part of an experiment that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _about(text: str, **rules: Any) -> Any:
+    """A field whose description says in words what is valid; errors print it."""
+    return Field(description=text, **rules)
+
+
+class Bins(Section):
+    """Length classes of prompts, and how many examples each gets."""
+
+    n: int = _about("a whole number of bins, at least 1", default=3, ge=1)
+    per_bin: Count | tuple[Count, ...] = _about(
+        "examples per bin: one whole number, or a list with one per bin", default=8
+    )
+    edges: tuple[int, ...] | None = _about("increasing inner edges; n follows", default=None)
+    range: tuple[int, int] = _about(
+        "two increasing numbers: the tokens of generated prompts", default=(256, 2048)
+    )
+    by: Literal["tokens", "length"] = _about(
+        "tokens, or length (the data set's own field)", default="tokens"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_from_edges(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("edges"), list | tuple):
+            return {"n": len(data["edges"]) + 1, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bins:
+        edges, per_bin = self.edges, self.per_bin
+        if edges is not None and self.n != len(edges) + 1:
+            raise ValueError(f"n is {self.n}, but {len(edges)} edges make {len(edges) + 1} bins")
+        if edges is not None and list(edges) != sorted(set(edges)):
+            raise ValueError(f"edges must increase, got {list(edges)}")
+        if isinstance(per_bin, tuple) and len(per_bin) != self.n:
+            raise ValueError(f"per_bin lists {len(per_bin)} numbers for {self.n} bins")
+        if not 0 < self.range[0] < self.range[1]:
+            raise ValueError(f"range must be two increasing numbers, got {list(self.range)}")
+        return self
+
+    @property
+    def per_bins(self) -> tuple[int, ...]:
+        """Examples wanted in each bin."""
+        return self.per_bin if isinstance(self.per_bin, tuple) else (self.per_bin,) * self.n
+
+
+class KV(Section):
+    """The policies and the ladder of budgets."""
+
+    policies: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] = _about(
+        "a list of policy names, each once", default=("snapkv",)
+    )
+    budgets: Annotated[tuple[Fraction, ...], Field(min_length=1), AfterValidator(_unique)] = _about(
+        "a list of fractions of the full cache, each in (0, 1] and once", default=(1.0, 0.5, 0.2)
+    )
+    question_aware: bool = _about(
+        "true: a policy sees the question; false: the context alone", default=True
+    )
+    params: Mapping[str, Mapping[str, Any]] = _about(
+        "parameters by policy: {snapkv: {window_size: 32}}", default_factory=dict
+    )
+
+
+class EngineSettings(Section):
+    """Who answers."""
+
+    name: Literal["local"] = _about("local (the embedded server)", default="local")
+    model: str = _about("a path, a hub id or smollm2-135m", default="smollm2-135m")
+    base_url: str | None = _about(
+        "the address of a server that already runs, as in http://127.0.0.1:8000/v1", default=None
+    )
+    concurrency: int = _about("requests in flight per run, at least 1", default=4, ge=1)
+    timeout_s: float = _about("seconds a request may take, retries included", default=600.0, gt=0)
+    retries: int = _about(
+        "tries after the first, for timeouts, lost connections, 408, 409, 429 and 5xx",
+        default=3,
+        ge=0,
+    )
+    start_timeout_s: float = _about("seconds a server may take to start", default=300.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = _about("float32 or bfloat16", default="float32")
+    threads: int | None = _about("threads of the embedded server", default=None, ge=1)
+
+
+class SamplingSettings(Section):
+    """How tokens are drawn, and how often."""
+
+    temperature: float = _about("a number of at least 0; 0 is greedy", default=0.0, ge=0)
+    top_p: float = _about("a number in (0, 1]", default=1.0, gt=0, le=1)
+    max_tokens: int | None = _about(
+        "new tokens, at least 1; unset: the task's own", default=None, ge=1
+    )
+    trials: int = _about("a whole number of at least 1", default=1, ge=1)
+    seed: int = _about("a whole number of at least 0", default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> SamplingSettings:
+        if self.temperature == 0 and self.trials > 1:
+            raise ValueError(
+                f"trials is {self.trials} at temperature 0, where every trial gives the same "
+                "answer; use trials: 1 or a temperature above 0"
+            )
+        return self
+
+    @property
+    def of_arm(self) -> Sampling:
+        """What of this belongs to an arm; greedy decoding draws nothing, so it has no seed."""
+        return Sampling(self.temperature, self.top_p, self.seed if self.temperature > 0 else 0)
+
+
+class Gate(Section):
+    """When a cell holds, and what an item does about it."""
+
+    margin: float = _about("a loss one can live with, in (0, 1)", default=0.10, gt=0, lt=1)
+    alpha: float = _about("an error rate in (0, 0.5)", default=0.05, gt=0, lt=0.5)
+    mode: Literal["measure", "gate"] = _about(
+        "measure (never fails on a verdict) or gate (breaks fails)", default="measure"
+    )
+    undetermined: Literal["pass", "fail"] = _about("pass or fail, in mode gate", default="pass")
+    max_lost: float = _about("share of lost pairs, in [0, 1)", default=0.05, ge=0, lt=1)
+    drop_threshold: float = _about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
+    correction: Literal["holm", "bh", "none"] = _about("holm, bh or none", default="holm")
+    control_floor: float = _about(
+        "in [0, 1): the control's mean in the shortest bin must be above it",
+        default=0.0,
+        ge=0,
+        lt=1,
+    )
+
+
+class Experiment(Section):
+    """One experiment: everything that decides what is asked, of whom, and how it is judged."""
+
+    group: str = _about(
+        "a folder name of letters, digits, dot, dash and underscore",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    )
+    description: str = _about("a sentence for the report", default="")
+    tasks: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] = _about(
+        "a list of task names, each once: [niah/single]"
+    )
+    task_options: Mapping[str, Mapping[str, Any]] = _about(
+        "options by task name or family: {niah: {haystack: noise}}", default_factory=dict
+    )
+    bins: Bins = Bins()
+    kv: KV = KV()
+    engine: EngineSettings = EngineSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    gate: Gate = Gate()
+    tokenizer: str = _about(
+        "auto, approximate, tiktoken:NAME or hf:PATH_OR_ID",
+        default="auto",
+        pattern=r"^(auto|approximate|(tiktoken|hf):.+)$",
+    )
+    aa: bool = _about("true: run the control twice, as a noise floor", default=False)
+
+    def options_of(self, task: str) -> Mapping[str, Any]:
+        """Options of a task: its family's (`niah`), then its own (`niah/single`)."""
+        family = task.split("/")[0].split(":")[0]
+        return {**self.task_options.get(family, {}), **self.task_options.get(task, {})}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain JSON data; `Experiment(**snapshot)` gives the experiment back."""
+        return self.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An experiment, and where each of its keys was said."""
+
+    experiment: Experiment
+    origins: Mapping[str, str]
+    files: tuple[Path, ...] = ()
+
+    def refuse(self, key: str, problem: str, valid: str) -> NoReturn:
+        """Raise the error for a key whose value only a later stage can judge."""
+        raise ExperimentError(f"{_origin(self.origins, key)}: {key}: {problem}", valid)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One dotted key that the command line sets; `source` is how the user said it."""
+
+    key: str
+    value: Any
+    source: str
+
+    @classmethod
+    def parse(cls, text: str) -> Override:
+        """The override of `--kvbench-set a.b=VALUE`, where VALUE is YAML."""
+        source = f"--kvbench-set {text}"
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ExperimentError(f"{source}: is not KEY=VALUE", "valid: bins.per_bin=4")
+        try:
+            return cls(key.strip(), yaml.safe_load(value), source)
+        except yaml.YAMLError:
+            raise ExperimentError(f"{source}: {value!r} is not YAML", "quote the value") from None
+
+
+@dataclass
+class _Merged:
+    """Values merged so far, and the source of each leaf."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+
+    def add(self, values: Mapping[str, Any], source: str) -> None:
+        self.values = _merge(self.values, values)
+        self.origins.update(dict.fromkeys(_leaves(values), source))
+
+
+def load_experiment(
+    file: Path | None = None,
+    *,
+    inline: Mapping[str, Any] = MappingProxyType({}),
+    overrides: Sequence[Override] = (),
+    inline_source: str = "marker",
+    env: Mapping[str, str] = os.environ,
+) -> Declared:
+    """Read, merge and check an experiment.
+
+    Args:
+        file: a YAML file; its `extends` names a base relative to itself.
+        inline: the same keys, from a marker; they win over the file. Dotted keys are allowed.
+        overrides: from the command line; they win over everything.
+        inline_source: how errors name the place of `inline`.
+        env: where `${NAME}` and `${NAME:-default}` are looked up.
+
+    Raises:
+        ExperimentError: with the file, the key, the value and what is valid.
+    """
+    merged = _Merged()
+    if file is not None:
+        _add_file(merged, file, env, seen=())
+    if inline:
+        merged.add(_nest(inline, inline_source), inline_source)
+    for override in overrides:
+        merged.add(_nest({override.key: override.value}, override.source), override.source)
+    try:
+        experiment = Experiment(**merged.values)
+    except ValidationError as invalid:
+        raise _explain(invalid, merged.origins, str(file or inline_source)) from None
+    return Declared(experiment, merged.origins, tuple(merged.files))
+
+
+def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[Path, ...]) -> None:
+    if file.resolve() in seen:
+        raise ExperimentError(
+            f"{_shown(file)}: extends: the files extend each other in a circle",
+            " -> ".join(_shown(f) for f in (*seen, file)),
+        )
+    data = dict(_read_yaml(file, env))
+    base = data.pop("extends", None)
+    if base is not None:
+        if not isinstance(base, str):
+            raise ExperimentError(
+                f"{_shown(file)}: extends: {base!r} is not a file name",
+                "valid: extends: default.yaml",
+            )
+        _add_file(merged, file.parent / base, env, (*seen, file.resolve()))
+    merged.add(data, _shown(file))
+    merged.files.append(file)
+
+
+def _read_yaml(file: Path, env: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        near = sorted(p.name for p in file.parent.glob("*.y*ml")) if file.parent.is_dir() else []
+        raise ExperimentError(
+            f"{_shown(file)}: cannot be read: {error.strerror or error}",
+            f"experiments there: {', '.join(near)}"
+            if near
+            else f"no YAML files in {_shown(file.parent)}",
+        ) from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ExperimentError(
+            f"{_shown(file)}:{where} is not YAML: {getattr(error, 'problem', error)}",
+            "check the indentation and the colons around that line",
+        ) from None
+    if not isinstance(data, Mapping):
+        raise ExperimentError(
+            f"{_shown(file)}: must hold keys, got {type(data).__name__}",
+            f"valid keys: {', '.join(sorted([*Experiment.model_fields, 'extends']))}",
+        )
+    expanded: Mapping[str, Any] = _expand(data, env, _shown(file), "")
+    return expanded
+
+
+def _expand(value: Any, env: Mapping[str, str], source: str, key: str) -> Any:
+    """`${NAME}` and `${NAME:-default}` in every string; a string that is one reference is YAML."""
+    if isinstance(value, Mapping):
+        return {k: _expand(v, env, source, _join(key, k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, env, source, key) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def look_up(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        found = env.get(name) or default
+        if found is None:
+            raise ExperimentError(
+                f"{source}: {key}: {value!r} needs the environment variable {name}, not set",
+                f"set {name}, or write ${{{name}:-DEFAULT}}",
+            )
+        return found
+
+    expanded = _ENV.sub(look_up, value)
+    return yaml.safe_load(expanded) if _ENV.fullmatch(value) else expanded
+
+
+def _nest(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Dotted keys become nested ones."""
+    nested: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *path, last = dotted.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ExperimentError(f"{source}: {dotted}: {part} is a value, not a section", "")
+        place[last] = value
+    return nested
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections merge key by key; everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]  # both are mappings
+    return merged
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        dotted = _join(prefix, key)
+        if isinstance(value, Mapping):
+            yield from _leaves(value, dotted)
+        yield dotted
+
+
+def _explain(
+    invalid: ValidationError, origins: Mapping[str, str], default_source: str
+) -> ExperimentError:
+    error = invalid.errors(include_url=False)[0]
+    path = [str(part) for part in error["loc"]]
+    field_path, section, info = _field(path)
+    # A list adds its index; a union adds the name of its member's type, which says nothing.
+    indices = [part for part in error["loc"][len(field_path) :] if isinstance(part, int)]
+    key = ".".join([*field_path, *map(str, indices)]) or "experiment"
+    source = _origin(origins, key, default_source)
+    if error["type"] == "extra_forbidden":
+        unknown = ".".join(path)
+        return ExperimentError(
+            f"{_origin(origins, unknown, default_source)}: {unknown}: unknown key",
+            _nearest(path[-1], section),
+        )
+    if error["type"] == "missing":
+        return ExperimentError(f"{source}: {key}: is missing", _valid(info, section))
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], Mapping) else f"{error['input']!r} is not valid: "
+    return ExperimentError(f"{source}: {key}: {given}{message}", _valid(info, section))
+
+
+def _field(path: Sequence[str]) -> tuple[list[str], type[BaseModel], FieldInfo | None]:
+    """The longest part of `path` that names a field, the section it leads to, and the field."""
+    section: type[BaseModel] = Experiment
+    for depth, part in enumerate(path):
+        info = section.model_fields.get(part)
+        if info is None:
+            return list(path[:depth]), section, None
+        if not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            return list(path[: depth + 1]), section, info
+        section = info.annotation
+    return list(path), section, None
+
+
+def _nearest(word: str, section: type[BaseModel]) -> str:
+    names = sorted(section.model_fields)
+    near = difflib.get_close_matches(word, names, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + f"valid keys: {', '.join(names)}"
+
+
+def _valid(info: FieldInfo | None, section: type[BaseModel]) -> str:
+    """What a key takes, in words, and its default."""
+    if info is None:
+        return f"valid keys: {', '.join(sorted(section.model_fields))}"
+    default = info.get_default(call_default_factory=True)
+    shown = list(default) if isinstance(default, tuple) else default
+    return f"valid: {info.description}" + ("" if info.is_required() else f"; default {shown}")
+
+
+def _origin(origins: Mapping[str, str], key: str, default: str = "experiment") -> str:
+    """The source of the longest known prefix of `key`."""
+    parts = key.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((origins[p] for p in prefixes if p in origins), default)
+
+
+def _join(prefix: str, key: object) -> str:
+    return f"{prefix}.{key}" if prefix else str(key)
+
+
+def _shown(path: Path) -> str:
+    """A path as a reader would type it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

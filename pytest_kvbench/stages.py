@@ -1,0 +1,497 @@
+"""The stages with their prerequisites: prepare, run, score, analyse, report.
+
+What the plugin and the command line both call. A stage reads what the one before it stored, so
+that each can be repeated alone; `Prepared` is what all of them know about a group.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pytest_kvbench import plan
+from pytest_kvbench.engines import EngineSource, engine_source, proof_of
+from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
+from pytest_kvbench.execute import Pool, Tally, Work, first_cause
+from pytest_kvbench.files import replace_json
+from pytest_kvbench.records import Cell, Request, TaskManifest, Telemetry, digest
+from pytest_kvbench.score import score_answer
+from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
+from pytest_kvbench.store import DATABASE, RunRow, Store
+from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.tasks import get_task
+from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
+from pytest_kvbench.tasks.tokenizers import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse import Analysis
+
+MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
+
+_SHORT_OF = 'the data has fewer examples than asked for in {bins} of "{task}"'
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one run takes place, and what it may do.
+
+    `reports` holds the groups; `controls` the shared controls (None: inside the group). All
+    processes of a run share `run_id`; started servers end with `owner_pid`; `share` processes
+    divide the engine's places among them.
+    """
+
+    reports: Path
+    run_id: str
+    owner_pid: int
+    command: str
+    controls: Path | None = None
+    share: int = 1
+    fresh: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A group that can be run or judged: what is asked, of which engine."""
+
+    experiment: Experiment
+    folder: Path
+    manifests: Mapping[str, TaskManifest]
+    fingerprint: Mapping[str, str]
+    replicate_offset: int
+
+    @property
+    def database(self) -> Path:
+        """The group's SQLite file."""
+        return self.folder / DATABASE
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by name, for their prompts."""
+        return {
+            name: get_task(name, options=self.experiment.options_of(name))
+            for name in self.experiment.tasks
+        }
+
+    def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
+        """The requests of some cells, by default of the whole plan; controls always included."""
+        some = plan.cells(self.experiment) if cells is None else cells
+        target = plan.Target(digest(dict(self.fingerprint)), self.replicate_offset)
+        return list(plan.requests(self.experiment, some, self.manifests, self.tasks, target))
+
+
+def group_folder(experiment: Experiment, reports: Path) -> Path:
+    """Where a group's files are."""
+    return reports / experiment.group
+
+
+def source_of(experiment: Experiment, site: Site) -> EngineSource:
+    """The engine of an experiment, as this run would reach or start it."""
+    return engine_source(
+        experiment.engine,
+        run_id=site.run_id,
+        owner_pid=site.owner_pid,
+        log=group_folder(experiment, site.reports) / "engine.log",
+        share=site.share,
+    )
+
+
+# -- prepare -------------------------------------------------------------------------------------
+
+
+def prepare(declared: Declared, site: Site) -> Prepared:
+    """Make or read the manifests, check the guards, record the run. Starts no server.
+
+    The processes of one run, and other runs of the same group, take turns; the first does the
+    work, the others read it.
+
+    Raises:
+        GuardError: the group was made by a different experiment.
+        UsageError: the model, an extra or the data is not there.
+    """
+    experiment = declared.experiment
+    folder = group_folder(experiment, site.reports)
+    source = source_of(experiment, site)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".prepare.lock"), Store(folder / DATABASE) as store:
+        known = [run for run in store.runs() if run.run_id == site.run_id]
+        if known:
+            return _prepared(folder, store, known[0])
+        fingerprint = source.fingerprint()
+        manifests = _manifests(experiment, source, store, force=site.force)
+        _write_portable(folder / MANIFEST, experiment, manifests)
+        previous = store.runs()
+        offset = previous[-1].replicate_offset if previous else 0
+        run = RunRow(
+            run_id=site.run_id,
+            snapshot=experiment.snapshot(),
+            fingerprint=fingerprint,
+            replicate_offset=store.next_replicate() if site.fresh else offset,
+            command=site.command,
+            started_at=now(),
+        )
+        store.start_run(run)
+        return Prepared(experiment, folder, manifests, fingerprint, run.replicate_offset)
+
+
+def open_group(folder: Path) -> Prepared:
+    """The group as its last run left it; needs no engine and no data.
+
+    Raises:
+        MissingPrerequisiteError: nothing was prepared there.
+    """
+    if not (folder / DATABASE).is_file():
+        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{DATABASE}"))
+        raise MissingPrerequisiteError(
+            f"{folder}: no group has been run there",
+            f"groups there: {', '.join(near)}" if near else "make one: kvbench run FILE.yaml",
+        )
+    with Store(folder / DATABASE) as store:
+        runs = store.runs()
+        if not runs:
+            raise MissingPrerequisiteError(
+                f"{folder}: the database records no run", "make one: kvbench run FILE.yaml"
+            )
+        return _prepared(folder, store, runs[-1])
+
+
+def _prepared(folder: Path, store: Store, run: RunRow) -> Prepared:
+    experiment = Experiment(**run.snapshot)
+    manifests = {}
+    for task in experiment.tasks:
+        stored = store.manifest(task)
+        if stored is None:
+            raise MissingPrerequisiteError(
+                f"{folder}: no examples are stored for {task}",
+                f"prepare the group again: kvbench prepare {experiment.group}",
+            )
+        manifests[task] = stored[0]
+    return Prepared(experiment, folder, manifests, run.fingerprint, run.replicate_offset)
+
+
+def _manifests(
+    experiment: Experiment, source: EngineSource, store: Store, *, force: bool
+) -> dict[str, TaskManifest]:
+    tokenizer = load_tokenizer(experiment.tokenizer, serving=source.tokenizer_folder())
+    manifests = {}
+    _guard_tasks(experiment, store, force=force)
+    for name in experiment.tasks:
+        task = get_task(name, options=experiment.options_of(name))
+        selection = _selection(experiment, name)
+        stored = store.manifest(name)
+        if stored is None or _differs(experiment.group, task, tokenizer, selection, stored, force):
+            manifest = build_task_manifest(
+                task, _bin_spec(experiment), tokenizer, experiment.sampling.seed
+            )
+            _warn_if_short(manifest, experiment)
+            store.save_manifest(manifest, selection)
+            manifests[name] = manifest
+        else:
+            manifests[name] = stored[0]
+    return manifests
+
+
+def _bin_spec(experiment: Experiment) -> BinSpec:
+    bins = experiment.bins
+    return BinSpec(n=bins.n, per_bin=bins.per_bins, edges=bins.edges, range=bins.range, by=bins.by)
+
+
+def _selection(experiment: Experiment, task: str) -> dict[str, Any]:
+    """What decides which examples are chosen, as plain data."""
+    return {
+        "bins": json.loads(json.dumps(asdict(_bin_spec(experiment)))),
+        "seed": experiment.sampling.seed,
+        "options": dict(experiment.options_of(task)),
+    }
+
+
+def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
+    runs = store.runs()
+    stored = tuple(runs[-1].snapshot["tasks"]) if runs else experiment.tasks
+    if set(stored) != set(experiment.tasks) and not force:
+        _refuse(experiment.group, "tasks", list(stored), list(experiment.tasks))
+
+
+def _differs(
+    group: str,
+    task: Task,
+    tokenizer: Tokenizer,
+    selection: Mapping[str, Any],
+    stored: tuple[TaskManifest, Mapping[str, Any]],
+    force: bool,
+) -> bool:
+    """Whether the stored selection is not the wanted one; refuses it unless forced."""
+    manifest, made_with = stored
+    pairs = {
+        "tokenizer": (manifest.tokenizer, tokenizer.name),
+        "prompt template": (manifest.template_version, task.template_version),
+        **{key: (made_with.get(key), wanted) for key, wanted in selection.items()},
+    }
+    for what, (old, new) in pairs.items():
+        if old != new:
+            if not force:
+                _refuse(group, f"{what} of {task.name}", old, new)
+            return True
+    return False
+
+
+def _refuse(group: str, what: str, old: object, new: object) -> None:
+    raise GuardError(
+        f"group {group}: its stored {what} is {old}, the experiment says {new}",
+        "give the experiment another group, or replace the selection: --kvbench-force",
+    )
+
+
+def _warn_if_short(manifest: TaskManifest, experiment: Experiment) -> None:
+    wanted = experiment.bins.per_bins
+    short = [
+        f"bin {b.index} ({len(manifest.of_bin(b.index))} of {wanted[b.index]})"
+        for b in manifest.bins
+        if len(manifest.of_bin(b.index)) < wanted[b.index]
+    ]
+    if short:
+        warnings.warn(_SHORT_OF.format(bins=", ".join(short), task=manifest.task), stacklevel=2)
+
+
+def _write_portable(
+    path: Path, experiment: Experiment, manifests: Mapping[str, TaskManifest]
+) -> None:
+    meta = {
+        "group": experiment.group,
+        "selection": {name: _selection(experiment, name) for name in manifests},
+    }
+    write_manifest(path, manifests.values(), meta)
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+def make_pool(
+    prepared: Prepared, site: Site, on_answers: Callable[[int], None] = lambda _: None
+) -> Pool:
+    """A pool that answers this group's requests; no server starts before one is needed."""
+    root = site.controls or prepared.folder / "shared_controls"
+    concurrency = max(1, -(-prepared.experiment.engine.concurrency // site.share))
+    return Pool(
+        prepared.database,
+        source_of(prepared.experiment, site).start,
+        SharedControls(root),
+        concurrency=concurrency,
+        on_answers=on_answers,
+    )
+
+
+def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Tally:
+    """Answer everything the plan lacks, group after group, and wait for it.
+
+    Raises:
+        EngineError: the engine could not be started, or is gone; what was answered is stored.
+    """
+    pool = make_pool(prepared, site, on_answers)
+    by_group: dict[plan.CellGroup, list[Request]] = {}
+    for cell, request in prepared.requests():
+        by_group.setdefault(plan.CellGroup.of(cell), []).append(request)
+    try:
+        futures = [
+            pool.submit(Work(group.group_id, tuple(requests)))
+            for group, requests in by_group.items()
+        ]
+        try:
+            tallies = [future.result() for future in futures]
+        except Exception as error:
+            raise first_cause(error) from None
+    finally:
+        pool.close()
+    return Tally(
+        *(sum(getattr(tally, name) for tally in tallies) for name in Tally.__dataclass_fields__)
+    )
+
+
+# -- score ---------------------------------------------------------------------------------------
+
+
+def score(store: Store, keys: Sequence[str]) -> int:
+    """Score the answers among `keys` that have no score yet; how many there were."""
+    rows = [
+        (u.key, u.metric, score_answer(u.metric, u.text, u.finish_reason, u.answers, u.meta))
+        for u in store.unscored(keys)
+    ]
+    if rows:
+        store.save_scores(rows)
+    return len(rows)
+
+
+# -- analyse -------------------------------------------------------------------------------------
+
+
+def observations(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> list[dict[str, Any]]:
+    """One row per planned request that has an answer or a failure, as `analyse` wants them."""
+    clusters = {
+        entry.example.example_id: entry.example.cluster
+        for manifest in prepared.manifests.values()
+        for entry in manifest.entries
+    }
+    outcomes = store.outcomes([request.key for _, request in planned])
+    return [
+        {
+            "task": cell.task,
+            "bin": cell.bin,
+            "variant": cell.variant,
+            "policy": cell.policy,
+            "budget": cell.budget,
+            "replicate": request.replicate,
+            "aa": request.aa,
+            "example_id": request.example_id,
+            "cluster": clusters[request.example_id],
+            "proof": proof_of(request.arm, _achieved(outcome)),
+            **outcome,
+        }
+        for cell, request in planned
+        if (outcome := outcomes.get(request.key)) is not None
+    ]
+
+
+def _achieved(outcome: Mapping[str, Any]) -> Telemetry | None:
+    if outcome["latency_s"] is None:
+        return None
+    return Telemetry(latency_s=outcome["latency_s"], achieved=outcome["achieved"])
+
+
+def missing_cells(
+    planned: Sequence[tuple[Cell, Request]], seen: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The cells of the plan that lack an outcome for some request, and how many."""
+    have = {row["key"] for row in seen}
+    lacking: dict[Cell, int] = {}
+    total: dict[Cell, int] = {}
+    for cell, request in planned:
+        total[cell] = total.get(cell, 0) + 1
+        lacking[cell] = lacking.get(cell, 0) + (request.key not in have)
+    return [
+        {
+            "task": cell.task,
+            "bin": cell.bin,
+            "variant": cell.variant,
+            "policy": cell.policy,
+            "budget": cell.budget,
+            "reason": "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing",
+        }
+        for cell, n in lacking.items()
+        if n
+    ]
+
+
+def analyse(prepared: Prepared) -> dict[str, Any]:
+    """Judge everything stored for the plan; store it, write `summary.json`, return the summary.
+
+    Raises:
+        MissingPrerequisiteError: no answer, or an answer without a score.
+    """
+    from pytest_kvbench.report.summary import build_summary
+
+    group = prepared.experiment.group
+    planned = prepared.requests()
+    with Store(prepared.database) as store:
+        rows = observations(prepared, store, planned)
+        if not rows:
+            raise MissingPrerequisiteError(
+                f"group {group}: nothing has been answered yet", f"run it: kvbench run {group}"
+            )
+        unscored = sum(row["text"] is not None and row["score"] is None for row in rows)
+        if unscored:
+            raise MissingPrerequisiteError(
+                f"group {group}: {unscored} answers have no score",
+                f"score them: kvbench score {group}",
+            )
+        analysis = judge(prepared.experiment, rows)
+        store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
+        runs = store.runs()
+    summary = build_summary(
+        prepared.experiment.snapshot(),
+        prepared.manifests,
+        asdict(analysis),
+        rows,
+        missing_cells(planned, rows),
+        runs[-1],
+    )
+    replace_json(prepared.folder / SUMMARY, summary)
+    return summary
+
+
+def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
+    """The statistics of observations under an experiment's rules."""
+    import pandas as pd
+
+    from pytest_kvbench.analyse import Rules
+    from pytest_kvbench.analyse import analyse as analyse_table
+
+    gate = experiment.gate
+    rules = Rules(
+        margin=gate.margin,
+        alpha=gate.alpha,
+        max_lost=gate.max_lost,
+        drop_threshold=gate.drop_threshold,
+        correction=gate.correction,
+        planned_cells=plan.treated_cells(experiment),
+        seed=experiment.sampling.seed,
+    )
+    return analyse_table(pd.DataFrame(list(rows)), rules)
+
+
+# -- report --------------------------------------------------------------------------------------
+
+
+def report(prepared: Prepared, folder: Path | None = None) -> Path:
+    """Write report and plots from the group's `summary.json`; the report's path.
+
+    Raises:
+        MissingPrerequisiteError: the group has not been analysed.
+    """
+    from pytest_kvbench.report import write_report
+
+    source = prepared.folder / SUMMARY
+    try:
+        summary = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        group = prepared.experiment.group
+        raise MissingPrerequisiteError(
+            f"group {group}: there is no {SUMMARY}", f"make it: kvbench analyse {group}"
+        ) from None
+    return write_report(folder or prepared.folder, summary)
+
+
+def now() -> str:
+    """The time in UTC, to the millisecond, as stored."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def find_declared(name: str, reports: Path, overrides: Sequence[Override] = ()) -> Declared:
+    """An experiment by its file, or by the group that was run before.
+
+    Raises:
+        UsageError: neither exists.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return load_experiment(path, overrides=overrides)
+    if not (reports / name / DATABASE).is_file():
+        groups = sorted(p.parent.name for p in reports.glob(f"*/{DATABASE}"))
+        raise UsageError(
+            f"{name!r} is neither an experiment file (.yaml) nor a group in {reports}",
+            f"groups there: {', '.join(groups) or 'none'}",
+        )
+    snapshot = open_group(reports / name).experiment.snapshot()
+    return load_experiment(None, inline=snapshot, inline_source=name, overrides=overrides)

@@ -1,0 +1,83 @@
+"""What a task is, and what all tasks share: identity, options, seeded randomness."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Example, Prompt, digest
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+
+class Task(Protocol):
+    """A named data set, prompt template and metric."""
+
+    @property
+    def name(self) -> str:
+        """As written in an experiment."""
+
+    @property
+    def metric(self) -> str:
+        """A key of `score.METRICS`."""
+
+    @property
+    def template_version(self) -> str:
+        """Digest of the template's text and options: other version, other answers."""
+
+    @property
+    def generated(self) -> bool:
+        """Whether `examples` makes what the bins ask for; else it returns the whole data set."""
+
+    def prompt(self, example: Example) -> Prompt:
+        """What is sent for an example."""
+
+    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
+        """The examples to choose from."""
+
+
+class TaskOptions(BaseModel):
+    """Base of a task's options: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+OptionsT = TypeVar("OptionsT", bound=TaskOptions)
+
+
+def read_options(kind: type[OptionsT], task: str, given: Mapping[str, Any]) -> OptionsT:
+    """The options of a task as a frozen object.
+
+    Raises:
+        UsageError: unknown keys and wrong values, with the valid keys.
+    """
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        valid = ", ".join(kind.model_fields) or "none"
+        raise UsageError(
+            f"tasks.{task}.{key}: {first['input']!r}: {first['msg']}", f"valid options: {valid}"
+        ) from error
+
+
+def example_id(
+    task: str, question: str, context: str, answers: Sequence[str], source: str = ""
+) -> str:
+    """Identity of an example: 16 hex digits of the sha256 of its content and its source's id."""
+    return digest([task, source, question, context, list(answers)])[:16]
+
+
+def template_version(**parts: object) -> str:
+    """Twelve hex digits of the sha256 of everything that shapes a prompt."""
+    return digest(parts)[:12]
+
+
+def seeded(*parts: object) -> random.Random:
+    """A random generator that depends on `parts` alone, the same on every machine."""
+    return random.Random(digest(list(parts)))  # noqa: S311  # makes data, protects nothing

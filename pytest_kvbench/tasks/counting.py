@@ -1,0 +1,110 @@
+"""`counting/words`: name the words that are by far the most frequent (after RULER's cwe)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from pydantic import Field
+
+from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.generated import Slot, fit, slots
+from pytest_kvbench.tasks.haystack import load_haystack
+from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+NAME = "counting/words"
+INSTRUCTION = "Below is a list of words. Some of them are repeated far more often than others.\n\n"
+ASK = "Which {count} words are repeated most often in the list? Answer with these words only."
+COMMON_SHARE = 0.4
+"""Share of the list that the common words take: RULER's cwe has 300 of about 750 at 4k tokens."""
+
+
+class CountingOptions(TaskOptions):
+    """Options of `counting/words`: how many `common` words are asked for."""
+
+    common: int = Field(default=5, ge=1, le=20)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Common words hidden among rare ones."""
+
+    options: CountingOptions
+    name: str = NAME
+    metric: str = "all_of"
+    generated: bool = True
+
+    @cached_property
+    def template_version(self) -> str:
+        """Digest of wording and options."""
+        return template_version(
+            text=[INSTRUCTION, ASK, COMMON_SHARE],
+            max_tokens=self._max_tokens,
+            options=self.options.model_dump(),
+        )
+
+    @property
+    def _max_tokens(self) -> int:
+        return 5 * self.options.common + 7
+
+    def prompt(self, example: Example) -> Prompt:
+        """Instruction and list, then the question."""
+        return Prompt(INSTRUCTION + example.context, f"\n\n{example.question}", self._max_tokens)
+
+    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
+        """Exactly what the bins ask for, each with its own list."""
+        words = vocabulary()
+        costs = dict(zip(words, tokenizer.count([f", {w}" for w in words]), strict=True))
+
+        def make(slot: Slot, filler: int) -> Example:
+            return self._make(slot, filler, costs)
+
+        return fit(NAME, slots(NAME, spec, seed), make, self.prompt, tokenizer)
+
+    def _make(self, slot: Slot, filler: int, costs: Mapping[str, int]) -> Example:
+        rng = slot.rng()
+        words = rng.sample(vocabulary(), len(vocabulary()))
+        common = _unambiguous(words, self.options.common)
+        rare = [w for w in words if not any(c in w or w in c for c in common)]
+        # At least three: below that, "far more often" would not be true of a short list.
+        repeats = max(3, int(COMMON_SHARE * filler / sum(costs[w] for w in common)))
+        left = filler - repeats * sum(costs[w] for w in common)
+        listed = common * repeats + _worth(rare, left, costs)
+        rng.shuffle(listed)
+        context, question = ", ".join(listed), ASK.format(count=len(common))
+        identity = example_id(NAME, question, context, common)
+        return Example(identity, question, context, tuple(common), {"repeats": repeats})
+
+
+def _worth(words: list[str], tokens: int, costs: Mapping[str, int]) -> list[str]:
+    """Words, over and over, that cost `tokens` tokens at most."""
+    spent = itertools.accumulate(costs[word] for word in itertools.cycle(words))
+    enough = sum(1 for _ in itertools.takewhile(lambda total: total <= tokens, spent))
+    return list(itertools.islice(itertools.cycle(words), enough))
+
+
+def _unambiguous(words: list[str], count: int) -> list[str]:
+    """The first `count` words of which none is part of another: a metric looks for substrings."""
+    chosen: list[str] = []
+    for word in words:
+        if len(chosen) < count and not any(word in other or other in word for other in chosen):
+            chosen.append(word)
+    return chosen
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """English words of 5 to 9 letters, sorted."""
+    found = (re.fullmatch(r"([a-z]{5,9})[.,]?", word) for word in load_haystack("prose").words)
+    return tuple(sorted({match[1] for match in found if match}))
+
+
+def words(options: Mapping[str, Any]) -> Counting:
+    """`counting/words`."""
+    return Counting(read_options(CountingOptions, NAME, options))

@@ -1,0 +1,99 @@
+"""The pinned selection of examples: made once, written as `manifest.json`, read by everyone.
+
+Same seed and data give the same bytes on every machine: no times, no paths, no order of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import replace_json
+from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, to_json
+from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of
+from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+SCHEMA = 1
+
+
+class ManifestFile(NamedTuple):
+    """What a `manifest.json` holds."""
+
+    manifests: tuple[TaskManifest, ...]
+    meta: dict[str, Any]
+
+
+def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> TaskManifest:
+    """Choose the examples of one task.
+
+    Args:
+        task: where examples and prompts come from.
+        spec: the bins, and how many examples each asks for. Bins may end up short or empty.
+        tokenizer: counts the tokens of each prompt's text, before any chat template.
+        seed: decides which examples of a bin are taken.
+    """
+    examples = _distinct(task.examples(spec, tokenizer, seed))
+    tokens = tokenizer.count([task.prompt(example).text for example in examples])
+    sizes = [size_of(e, t, spec.by) for e, t in zip(examples, tokens, strict=True)]
+    bins = spec.generated_bins() if task.generated else spec.data_bins(sizes)
+    candidates = _assign(examples, tokens, sizes, bins)
+    return TaskManifest(
+        task=task.name,
+        metric=task.metric,
+        template_version=task.template_version,
+        tokenizer=tokenizer.name,
+        bins=bins,
+        entries=tuple(select(candidates, spec, seed)),
+    )
+
+
+def _distinct(examples: Sequence[Example]) -> list[Example]:
+    by_id = {example.example_id: example for example in examples}
+    if repeated := len(examples) - len(by_id):
+        warnings.warn(f"{repeated} of {len(examples)} examples are repeats: left out", stacklevel=3)
+    return list(by_id.values())
+
+
+def _assign(
+    examples: Sequence[Example], tokens: Sequence[int], sizes: Sequence[int], bins: Sequence[Bin]
+) -> list[ManifestEntry]:
+    placed = (
+        (example, bin_of(bins, size), count)
+        for example, count, size in zip(examples, tokens, sizes, strict=True)
+    )
+    return [ManifestEntry(example, index, n) for example, index, n in placed if index is not None]
+
+
+def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[str, Any]) -> None:
+    """Write `manifest.json`, whole or not at all.
+
+    Args:
+        path: the file to write; its folder is made where needed.
+        manifests: one per task, in the experiment's order.
+        meta: JSON data about the selection (seed, experiment). No times and no paths, so that
+            the same experiment gives the same bytes.
+    """
+    tasks = [to_json(manifest) for manifest in manifests]
+    replace_json(path, {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks})
+
+
+def read_manifest(path: Path) -> ManifestFile:
+    """Read what `write_manifest` wrote.
+
+    Raises:
+        UsageError: no such file, or not a manifest of this version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"no manifest at {path}", "make it with: kvbench prepare") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", "make it anew: kvbench prepare") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise UsageError(f"{path} is not a manifest of schema {SCHEMA}", "run kvbench prepare")
+    return ManifestFile(tuple(TaskManifest.from_json(t) for t in data["tasks"]), data["meta"])

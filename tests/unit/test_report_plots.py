@@ -1,0 +1,213 @@
+"""The pictures: which there are, what their axes say, and that nothing is cut off or empty."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import image
+from support.summaries import make_summary
+
+from pytest_kvbench.report import write_report
+from pytest_kvbench.report.plots import bybin, curves, heatmap, style
+from pytest_kvbench.report.results import Results, Series
+
+TASK = Series("niah/single")
+POLICIES = ("snapkv", "tova", "random", "knorm", "streaming_llm", "expected_attention", "keydiff")
+SHAPES = {
+    "plain": {},
+    "one": {"bins": 1, "policies": ("snapkv",), "budgets": (0.2,), "per_bin": 5},
+    "one bin": {"bins": 1},
+    "one budget": {"budgets": (0.2,)},
+    "many": {
+        "policies": (*POLICIES, "pyramidkv"),
+        "fixed": {"q8_0": 0.53, "fp8": 0.5},
+        "budgets": (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05),
+        "failure_rate": 0.03,
+        "missing": 5,
+    },
+    "many bins": {"bins": 9, "policies": ("snapkv", "tova")},
+}
+
+
+def texts(figure):
+    """All that is written in a figure, drawn or not yet."""
+    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
+
+
+def figures(summary):
+    results = Results(summary)
+    with style.house_style():
+        yield from heatmap.heatmaps(results)
+        for series in results.series:
+            yield curves.budget_curves(results, series)
+            for quantity in (bybin.ACCURACY, bybin.FAILURES, bybin.LATENCY):
+                yield bybin.by_bin(results, series, quantity)
+
+
+def test_one_file_a_plot_linked_from_the_report(tmp_path):
+    report = write_report(tmp_path, make_summary(bins=2, tasks=("a/b", "a-b"), budgets=(0.5, 0.2)))
+    names = sorted(p.name for p in (tmp_path / "plots").iterdir())
+    each = ("accuracy", "curve", "failures", "latency")
+    assert names == sorted(["heatmap-1.png", *(f"{k}-{i}-a-b.png" for k in each for i in (1, 2))])
+    text = report.read_text(encoding="utf-8")
+    assert all(f"](plots/{name})" in text for name in names)
+
+
+def test_pictures_are_for_print_and_not_empty(tmp_path):
+    write_report(tmp_path, make_summary(bins=2, policies=("snapkv",)))
+    for path in (tmp_path / "plots").iterdir():
+        pixels = image.imread(path)
+        assert pixels.shape[1] <= style.WIDTH * style.DPI
+        ink = (pixels[..., :3].min(axis=2) < 0.9).mean()
+        assert 0.005 < ink < 0.9, path.name
+
+
+def test_pictures_of_an_earlier_report_go(tmp_path):
+    write_report(tmp_path, make_summary(bins=2, tasks=("a", "b"), budgets=(0.5,)))
+    write_report(tmp_path, make_summary(bins=2, tasks=("a",), budgets=(0.5,)))
+    assert not list((tmp_path / "plots").glob("*-2-b.png"))
+
+
+def test_nothing_measured_nothing_drawn(tmp_path):
+    report = write_report(tmp_path, {"cells": [], "partial": False})
+    assert "plots/" not in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_text_is_inside_its_picture_and_large_enough(shape):
+    for figure in figures(make_summary(**shape)):
+        figure.draw_without_rendering()
+        width, height = figure.bbox.width, figure.bbox.height
+        for text in figure.findobj(matplotlib.text.Text):
+            if not text.get_text() or not text.get_visible():
+                continue
+            assert text.get_fontsize() >= style.SMALL
+            box = text.get_window_extent()
+            if box.width and _is_drawn(text):
+                assert box.x0 >= -1, text
+                assert box.y0 >= -1, text
+                assert box.x1 <= width + 1, text
+                assert box.y1 <= height + 1, text
+
+
+def _is_drawn(text):
+    """Ticks outside the axes' limits keep their text but are never drawn."""
+    axes = text.axes
+    if axes is None or text not in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        return True
+    low, high = sorted(axes.get_xlim() if text in axes.get_xticklabels() else axes.get_ylim())
+    position = text.get_position()[0 if text in axes.get_xticklabels() else 1]
+    return low <= position <= high
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_tick_labels_do_not_overlap(shape):
+    for figure in figures(make_summary(**shape)):
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            boxes = [
+                t.get_window_extent()
+                for t in axes.get_xticklabels()
+                if t.get_text() and _is_drawn(t)
+            ]
+            boxes.sort(key=lambda b: b.x0)
+            for left, right in zip(boxes, boxes[1:], strict=False):
+                assert left.x1 <= right.x0 + 1
+
+
+def test_curve_shows_means_intervals_control_and_margin():
+    summary = make_summary(policies=("snapkv",))
+    (panel, *_) = curves.budget_curves(Results(summary), TASK).axes
+    cells = [c for c in summary["cells"] if (c["bin"], c["policy"]) == ("all", "snapkv")]
+    cells.sort(key=lambda c: -c["budget"])
+    flat = [line.get_ydata() for line in panel.lines]
+    control = cells[0]["control_mean"]
+    assert any(np.allclose(y, control) for y in flat)
+    assert any(np.allclose(y, control - 0.10) for y in flat)
+    assert any(np.array_equal(y, [c["treated_mean"] for c in cells]) for y in flat)
+    bars = np.array(panel.collections[0].get_segments())[:, :, 1]
+    assert np.allclose(bars[:, 0], [max(0, control + c["ci_low"]) for c in cells])
+    assert panel.get_xscale() == "log"
+    assert "all bins, n = 200" in texts(panel.figure)
+
+
+def test_curve_ticks_are_the_real_budgets():
+    budgets = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
+    figure = curves.budget_curves(Results(make_summary(budgets=budgets)), TASK)
+    for panel in figure.axes:
+        assert sorted(panel.get_xticks()) == sorted(budgets)
+        labels = [t.get_text() for t in panel.get_xticklabels() if t.get_text()]
+        assert {"0.05", "0.95"} <= set(labels) <= {f"{b:.2f}" for b in budgets}
+
+
+def test_heatmap_writes_delta_and_verdict_of_every_cell():
+    summary = make_summary(bins=3)
+    (figure,) = heatmap.heatmaps(Results(summary))
+    written = [t for t in texts(figure) if t[-1] in "✓✗?–" and "\n" in t]
+    symbols = {"holds": "✓", "breaks": "✗", "undetermined": "?", "not-measured": "–"}
+    treated = [c for c in summary["cells"] if c["policy"] != "none"]
+    expected = [symbols[c["verdict_holm"]] for c in treated]
+    assert sorted(t[-1] for t in written) == sorted(expected)
+    worst = min(treated, key=lambda c: c["delta"])
+    assert any(t.startswith(f"{worst['delta']:+.2f}".replace("0.", ".")) for t in written)
+
+
+def test_heatmap_colours_are_symmetric_about_zero():
+    for mesh in next(heatmap.heatmaps(Results(make_summary()))).axes[0].images:
+        assert mesh.norm.vmin == -mesh.norm.vmax
+
+
+def test_policies_of_one_budget_share_a_panel():
+    summary = make_summary(policies=("snapkv",), fixed={"q8_0": 0.53, "fp8": 0.5})
+    (figure,) = heatmap.heatmaps(Results(summary))
+    assert [a.get_title() for a in figure.axes if a.images] == ["snapkv", "one budget each"]
+    assert {"q8_0 0.53", "fp8 0.50"} <= set(texts(figure))
+
+
+def test_many_tasks_go_on_to_further_pages_and_none_is_lost():
+    tasks = tuple(f"longbench/t{i}" for i in range(21))
+    pages = list(heatmap.heatmaps(Results(make_summary(tasks=tasks, policies=("snapkv",)))))
+    assert len(pages) > 1
+    assert max(p.get_size_inches()[1] for p in pages) <= heatmap.TALLEST + 0.5
+    labels = [t for page in pages for t in texts(page)]
+    assert all(any(t.startswith(f"{task}\n") for t in labels) for task in tasks)
+
+
+def test_failures_without_any_say_so_and_with_some_show_them():
+    calm = bybin.by_bin(Results(make_summary()), TASK, bybin.FAILURES)
+    assert "control and all policies: no request failed" in texts(calm)
+    summary = make_summary(failure_rate=0.1)
+    panel = bybin.by_bin(Results(summary), TASK, bybin.FAILURES).axes[0]
+    rates = [
+        s["fail_rate"]
+        for s in sorted(summary["bin_stats"], key=lambda s: s["bin"])
+        if (s["policy"], s["budget"]) == ("snapkv", 0.1)
+    ]
+    assert any(np.array_equal(line.get_ydata(), rates) for line in panel.lines)
+
+
+def test_bins_are_named_by_their_tokens_and_n():
+    figure = bybin.by_bin(Results(make_summary(bins=3)), TASK, bybin.LATENCY)
+    labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert labels == ["256–853\nn=40", "853–1.4k\nn=40", "1.4k–2.0k\nn=40"]
+
+
+def test_rows_without_a_number_are_left_out():
+    summary = make_summary(bins=2, policies=("snapkv",))
+    for row in [*summary["bin_stats"], *summary["cells"]]:
+        if row["policy"] == "snapkv":
+            row |= dict.fromkeys(
+                ("acc_mean", "latency_p50", "treated_mean", "delta", "ci_low", "ci_high")
+            )
+            row |= {"verdict": "not-measured", "verdict_holm": "not-measured"}
+    drawn = list(figures(summary))
+    assert len(drawn) == 5
+    for figure in drawn:
+        figure.draw_without_rendering()
+
+
+def test_settings_of_the_caller_are_left_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    write_report(tmp_path, make_summary(bins=1, budgets=(0.5,), policies=("snapkv",)))
+    assert dict(matplotlib.rcParams) == before

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.tasks import get_task
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.tokenizers import Approximate
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def read(text, **options):
+        (tmp_path / "data.jsonl").write_text(text, encoding="utf-8")
+        task = get_task("jsonl:data.jsonl", options=options)
+        return task, task.examples(BinSpec(1, (1,)), Approximate(), 0)
+
+    return read
+
+
+def test_rows_become_examples(read):
+    row = {"question": "Wer?", "context": "Tee 茶", "answers": ["a", "b"], "_id": "7", "length": 3}
+    task, (first, second) = read(json.dumps(row) + "\n\n" + '{"question": "q", "answers": "x"}')
+    assert (first.question, first.context, first.answers) == ("Wer?", "Tee 茶", ("a", "b"))
+    assert first.meta == {"_id": "7", "length": 3}
+    assert (second.context, second.answers) == ("", ("x",))
+    assert task.metric == "any_of"
+    prompt = task.prompt(first)
+    assert prompt.head.strip() == first.context
+    assert prompt.tail.startswith("Question: Wer?")
+    assert task.prompt(second).head == ""
+
+
+def test_options(read):
+    task, (example,) = read('{"question": "q", "answers": "x"}', metric="f1", max_tokens=5)
+    assert (task.metric, task.prompt(example).max_tokens) == ("f1", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"question": "q", "answers": "x"}\n{"question": 1, "answers": ["x"]}', ":2"),
+        ('{"question": "q"}', ":1"),
+        ('{"question": "q", "answers": []}', ":1"),
+        ('{"question": "q", "answers": [3]}', ":1"),
+        ("[1]", ":1"),
+        ("{", ":1"),
+    ],
+)
+def test_wrong_rows_name_the_line_and_the_fields(read, text, where):
+    with pytest.raises(UsageError, match=f"data.jsonl{where}") as caught:
+        read(text)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_missing_file():
+    task = get_task("jsonl:nowhere.jsonl")
+    with pytest.raises(UsageError, match=r"nowhere\.jsonl"):
+        task.examples(BinSpec(1, (1,)), Approximate(), 0)
+
+
+def test_an_unknown_metric_is_refused_at_once():
+    with pytest.raises(UsageError, match="'bleu'"):
+        get_task("jsonl:x.jsonl", options={"metric": "bleu"})
