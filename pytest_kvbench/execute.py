@@ -108,41 +108,41 @@ class Pool:
 
     async def _run(self, work: Work) -> Tally:
         self._store.save_requests(work.requests)
-        answered = self._store.answered([r.key for r in work.requests])
-        self._on_answers(len(answered))
-        missing = [r for r in work.requests if r.key not in answered]
         controls = [r for r in work.requests if r.arm.is_control]
         if not controls:
-            return await self._ask(missing, len(answered), None)
+            return await self._complete(work, None)
         async with self._controls.hold(controls[0].arm, work.task_bin) as entry:
-            reused = self._reuse(missing, entry)
-            left = [r for r in missing if r.key not in reused]
-            tally = await self._ask(left, len(answered), entry, reused=len(reused))
+            tally = await self._complete(work, entry)
             kept = self._store.answers([r.key for r in controls])
             entry.add(list(kept.values()))
         return tally
+
+    async def _complete(self, work: Work, entry: ControlEntry | None) -> Tally:
+        """Ask what is missing by now: whoever held the entry before may have asked the same."""
+        stored = self._store.answered([r.key for r in work.requests])
+        missing = [r for r in work.requests if r.key not in stored]
+        reused = self._reuse(missing, entry) if entry is not None else set()
+        left = [r for r in missing if r.key not in reused]
+        self._on_answers(len(work.requests) - len(left))
+        failed = await self._ask(left, entry) if left else 0
+        return Tally(len(stored), len(reused), len(left) - failed, failed)
 
     def _reuse(self, missing: Sequence[Request], entry: ControlEntry) -> set[str]:
         """Take over controls that another group has paid for. Never for an A/A run."""
         found = [entry.answers[r.key] for r in missing if r.key in entry.answers and not r.aa]
         if found:
             self._store.save_answers(found, origin="shared-control")
-            self._on_answers(len(found))
         return {answer.key for answer in found}
 
-    async def _ask(
-        self, missing: Sequence[Request], stored: int, entry: ControlEntry | None, reused: int = 0
-    ) -> Tally:
-        if not missing:
-            return Tally(stored=stored, reused=reused)
+    async def _ask(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
+        """Ask the engine; the number of failures."""
         engine = await self._get_engine()
         async with asyncio.TaskGroup() as group:
             batches = [
                 group.create_task(self._settle(engine, batch, entry))
                 for batch in _batches(missing, engine.capabilities.arms_per_request)
             ]
-        failed = sum(batch.result() for batch in batches)
-        return Tally(stored, reused, len(missing) - failed, failed)
+        return sum(batch.result() for batch in batches)
 
     async def _settle(
         self, engine: Engine, batch: Sequence[Request], entry: ControlEntry | None

@@ -1,8 +1,9 @@
 """Pairs, intervals, verdicts, transitions, integrity, power: tables in, plain data out.
 
     observations -> pairs -> cells (evidence -> interval, verdict) -> families (Holm)
-                          -> pooled bins                           -> transitions (bracket, fit, shape)
-                          -> integrity (placebos, failures, labels), bin_stats, efficiency
+                          -> pooled bins -> transitions (bracket, fit, shape)
+                          -> facts, artefacts, twins -> integrity
+                 -> bin_stats, efficiency
 
 `judge_cell` needs numpy and scipy.special only, so that a pytest worker stays small; pandas is
 imported when a table is analysed.

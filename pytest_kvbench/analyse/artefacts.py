@@ -50,31 +50,32 @@ def flags_of(seen: Seen) -> list[str]:
 
 
 def placebo(seen: Seen) -> str:
-    """Answers equal to the control's on nearly all examples, without proof that anything was done."""
-    pairs = seen.pairs
-    equal = int((pairs["text"] == pairs["text_control"]).sum())
-    if len(pairs) < FEWEST_TEXTS or equal < SAME_ANSWERS * len(pairs):
-        return ""
-    if seen.facts["proof"] == PROVEN:
+    """Answers equal to the control's on nearly all examples, and no proof that it was treated."""
+    equal = equal_answers(seen)
+    if not equal or seen.facts["proof"] == PROVEN:
         return ""
     return (
-        f"{equal} of {len(pairs)} answers equal the control's, and nothing proves that the budget "
-        "was applied: possibly a placebo"
+        f"{equal} of {len(seen.pairs)} answers equal the control's, and nothing proves that the "
+        "budget was applied: possibly a placebo"
     )
 
 
 def identical(seen: Seen) -> str:
     """The same with proof: lossless here, or a task that cannot show a loss."""
-    pairs = seen.pairs
-    equal = int((pairs["text"] == pairs["text_control"]).sum())
-    if len(pairs) < FEWEST_TEXTS or equal < SAME_ANSWERS * len(pairs):
-        return ""
-    if seen.facts["proof"] != PROVEN:
+    equal = equal_answers(seen)
+    if not equal or seen.facts["proof"] != PROVEN:
         return ""
     return (
-        f"{equal} of {len(pairs)} answers equal the control's although the cache is proven smaller: "
-        "lossless on this task, or a task that does not depend on what was dropped"
+        f"{equal} of {len(seen.pairs)} answers equal the control's although the cache is proven "
+        "smaller: lossless on this task, or a task that does not depend on what was dropped"
     )
+
+
+def equal_answers(seen: Seen) -> int:
+    """How many answers equal the control's, or 0 where that is not nearly all of enough."""
+    pairs = seen.pairs
+    equal = int((pairs["text"] == pairs["text_control"]).sum())
+    return equal if len(pairs) >= FEWEST_TEXTS and equal >= SAME_ANSWERS * len(pairs) else 0
 
 
 def gain(seen: Seen) -> str:
@@ -83,8 +84,8 @@ def gain(seen: Seen) -> str:
     if low is None or low <= 0:
         return ""
     return (
-        f"treated is better than the control by {seen.result.delta:.3f} (at least {low:.3f}): suspect "
-        "prompt leakage, a metric that rewards shorter answers, or a control that is truncated"
+        f"treated is better than the control by {seen.result.delta:.3f} (at least {low:.3f}): "
+        "suspect prompt leakage, a metric that rewards short answers, or a truncated control"
     )
 
 
@@ -110,7 +111,7 @@ def labels(seen: Seen) -> str:
     labelled = seen.pairs[seen.pairs["label"] != ""]
     named = ", ".join(f"{n} {label}" for label, n in labelled["label"].value_counts().items())
     if without is None:
-        return f"every pair has a labelled answer ({named}): the drop may be one of format, not of memory"
+        return f"every pair has a labelled answer ({named}): the drop may be one of format"
     if without < delta * (1 - LABELS_EXPLAIN) or labelled.empty:
         return ""
     return (
@@ -155,7 +156,7 @@ def control_floor(seen: Seen) -> str:
     if control is None or control > max(FLOOR, seen.rules.margin):
         return ""
     return (
-        f"the control scores {control:.3f}: no loss can be larger than that, so `holds` means little; "
+        f"the control scores {control:.3f}, and no loss can be larger: `holds` means little; "
         "use an easier task, a stronger model or shorter bins"
     )
 
@@ -165,7 +166,7 @@ def control_ceiling(seen: Seen) -> str:
     control, delta = seen.result.control_mean, seen.result.delta
     if control is None or delta is None or control < CEILING or delta < 0:
         return ""
-    return f"the control scores {control:.3f} and nothing was lost: a harder task may still show a loss"
+    return f"the control scores {control:.3f} and nothing was lost: a harder task may show a loss"
 
 
 def few_clusters(seen: Seen) -> str:
@@ -173,7 +174,7 @@ def few_clusters(seen: Seen) -> str:
     n, clusters = seen.result.n, seen.result.clusters
     if not n or clusters >= FEW_CLUSTERS or clusters == n:
         return ""
-    return f"{n} examples share {clusters} contexts: more contexts, not more questions, narrow the interval"
+    return f"{n} examples share {clusters} contexts: only more contexts narrow the interval"
 
 
 CHECKS: Mapping[str, Callable[[Seen], str]] = {

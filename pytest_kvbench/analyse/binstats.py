@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,19 @@ def bin_stats(table: pd.DataFrame, alpha: float) -> list[dict[str, Any]]:
     """One row per task, bin, variant, policy and budget of checked observations, A/A runs left out.
 
     `n` counts requests; means are over answers, `fail_rate` and `label_rate` are shares of requests
-    and of answers. `acc_std` is the deviation of single scores (None for one). The interval is that of
-    `acc_mean` at 1 - alpha, clusters kept together.
+    and of answers. `acc_std` is the deviation of single scores (None for one). The interval is that
+    of `acc_mean` at 1 - alpha, clusters kept together.
     """
     return [
-        {**named(key), **described(rows), **mean_interval(rows, alpha)}
+        {**named(key, CELL), **described(rows), **mean_interval(rows, alpha)}
         for key, rows in table[~table["aa"]].groupby(CELL, sort=True)
     ]
 
 
-def named(key: Any) -> dict[str, Any]:
-    """A group's key by column, the bin as an integer."""
-    row = dict(zip(CELL, key, strict=True))
-    return {**row, "bin": int(row["bin"]), "budget": float(row["budget"])}
+def named(key: Any, columns: Sequence[str]) -> dict[str, Any]:
+    """A group's key by column, in plain types."""
+    kinds = {"bin": int, "budget": float}
+    return {name: kinds.get(name, str)(v) for name, v in zip(columns, key, strict=True)}
 
 
 def described(rows: pd.DataFrame) -> dict[str, Any]:

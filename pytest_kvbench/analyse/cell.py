@@ -28,9 +28,9 @@ class CellResult:
 
     `delta` = treated - control; the interval is at 1 - alpha; `p_holds` and `p_breaks` are the
     one-sided p-values behind the verdict, each to be held against alpha / 2 (or its correction).
-    `losses` and `gains` count examples that got worse or better, `p_mcnemar` is the exact sign test on them,
-    descriptive only. `retention` is the mean treated score where the control scored 0.5 or more.
-    `needed` is how many more examples would decide (None: decided, or no number would).
+    `losses` and `gains` count examples that got worse or better; `p_mcnemar` is the exact sign test
+    on them, descriptive only. `retention` is the mean treated score where the control scored 0.5 or
+    more. `needed` is how many more examples would decide (None: decided, or no number would).
     A cell without pairs has None everywhere and says why in `reason`.
     """
 
@@ -71,14 +71,14 @@ def judge_cell(
     """Judge paired scores.
 
     Args:
-        control: shape (n,), the control's score of each example in [0, 1], averaged over replicates.
+        control: shape (n,), the control's scores in [0, 1], averaged over replicates.
         treated: shape (n,), the same examples under treatment, in the same order.
         clusters: shape (n,), integers or strings; equal where examples share a context.
         margin: the loss that is still acceptable.
         alpha: two-sided level of the interval; the verdict uses alpha / 2 in each direction.
 
     Returns:
-        The verdict with everything it rests on; `not-measured` for n = 0. No randomness is involved.
+        The verdict with all it rests on; `not-measured` for n = 0. Nothing is drawn at random.
 
     Raises:
         ValueError: shapes differ, or a score is NaN or outside [0, 1].
@@ -92,7 +92,7 @@ def judge_cell(
 
 
 def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three columns as arrays, clusters coded 0.. in first-seen-sorted order.
+    """The three columns as arrays, clusters coded 0, 1, 2 ... without gaps.
 
     Raises:
         ValueError: shapes differ, or a score is NaN or outside [0, 1].
@@ -113,7 +113,7 @@ def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.n
 
 def evidence_of(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> Evidence:
     """The method that fits: exact-tail score for independent right-or-wrong pairs, else bounded."""
-    independent = len(np.unique(codes)) == len(codes)
+    independent = codes.max() + 1 == len(codes)
     scores = np.concatenate([control, treated])
     if independent and ((scores == 0) | (scores == 1)).all():
         return BinaryPairs(
@@ -144,7 +144,7 @@ def summarise(
     could = control >= CORRECT
     return CellResult(
         n=len(control),
-        clusters=len(np.unique(codes)),
+        clusters=int(codes.max()) + 1,
         control_mean=float(control.mean()),
         treated_mean=float(treated.mean()),
         delta=evidence.estimate,

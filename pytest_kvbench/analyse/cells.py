@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from pytest_kvbench.analyse.cell import CellResult, judge_cell, verdict_of
-from pytest_kvbench.analyse.families import adjusted
+from pytest_kvbench.analyse.families import Bonferroni, adjusted
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.pooled import judge_pooled
 from pytest_kvbench.analyse.rules import Correction, Rules
@@ -84,7 +84,7 @@ def unmeasured(result: CellResult, reason: str) -> CellResult:
 def judge_over_bins(
     cells: Mapping[CellKey, CellPairs], results: Mapping[CellKey, CellResult], rules: Rules
 ) -> dict[CellKey, CellResult]:
-    """The pooled row of every task, variant, policy and budget, over the bins that were measured."""
+    """The pooled row of every task, variant, policy and budget, over the bins measured."""
     groups: dict[CellKey, list[CellKey]] = {}
     for key in sorted(cells, key=lambda key: key.bin):
         groups.setdefault(key._replace(bin=ALL_BINS), []).append(key)
@@ -124,13 +124,10 @@ def _verdicts(
     tested: Mapping[Key, CellResult],
     members: int,
     alpha: float,
-    correction: Correction | Literal["bonferroni"],
+    correction: Correction | Bonferroni,
 ) -> dict[Key, VerdictWord]:
     def side(p_values: Iterable[float | None]) -> np.ndarray:
-        known = [1.0 if p is None else p for p in p_values]
-        if correction == "bonferroni":
-            return np.minimum(np.asarray(known, dtype=float) * members, 1.0)
-        return adjusted(known, members, correction)
+        return adjusted([1.0 if p is None else p for p in p_values], members, correction)
 
     holds = side(result.p_holds for result in tested.values())
     breaks = side(result.p_breaks for result in tested.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pytest_kvbench.analyse.binstats import mean, quantile
+from pytest_kvbench.analyse.binstats import mean, named, quantile
 
 ARM = ["variant", "policy", "budget"]
 
@@ -20,7 +20,7 @@ def efficiency(table: pd.DataFrame) -> dict[str, Any]:
     return {
         **tokens(answers),
         "arms": [
-            {**dict(zip(ARM, key, strict=True)), **tokens(rows), **costs(rows)}
+            {**named(key, ARM), **tokens(rows), **costs(rows)}
             for key, rows in answers.groupby(ARM, sort=True)
         ],
     }

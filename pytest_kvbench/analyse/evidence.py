@@ -6,13 +6,14 @@ p-value and a verdict by looking at the interval can never disagree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 from scipy.special import ndtri
 
 STEPS = 100
-TOLERANCE = 1e-9  # of a limit, in units of its own standard error
+TOLERANCE = 1e-7  # of a limit, in units of its own standard error
 PRECISION = 1e-12
 SMALLEST = 1e-300  # p-values below have no place on a normal scale
 
@@ -38,7 +39,7 @@ class Evidence(Protocol):
 
     @property
     def variance(self) -> float:
-        """Of one example's difference, inflated by what its cluster shares: n times the squared error."""
+        """Of one example's difference, with what its cluster shares: n times the squared error."""
 
     def p_above(self, delta: float) -> float:
         """One-sided p-value against "the true difference is at most `delta`".
@@ -52,15 +53,22 @@ class Evidence(Protocol):
 
 def lower_limit(evidence: Evidence, level: float) -> float:
     """The largest difference rejected as "at most this" at one-sided `level`, or the floor."""
-    target = float(ndtri(level))
-
-    def excess(delta: float) -> float:
-        return float(ndtri(min(max(evidence.p_above(delta), SMALLEST), 1 - PRECISION))) - target
-
-    floor = evidence.floor
+    target, floor = float(ndtri(level)), evidence.floor
     if evidence.estimate <= floor + PRECISION:
         return floor
-    return rising_root(excess, (floor, float(ndtri(SMALLEST))), evidence.estimate)
+
+    def excess(delta: float) -> float:
+        if delta <= floor:
+            return float(ndtri(SMALLEST))
+        return float(ndtri(min(max(evidence.p_above(delta), SMALLEST), 1 - PRECISION))) - target
+
+    # what a normal interval would be, were one more example wholly lost: most often enough
+    step = -target * math.sqrt((evidence.variance + 1 / evidence.n) / evidence.n)
+    low = evidence.estimate - step
+    while (below := excess(low)) > 0:
+        step *= 2
+        low = max(floor, evidence.estimate - step)
+    return rising_root(excess, (max(low, floor), below), evidence.estimate)
 
 
 def interval(evidence: Evidence, alpha: float) -> tuple[float, float]:
@@ -84,21 +92,23 @@ def p_breaks(evidence: Evidence, margin: float) -> float:
 def rising_root(
     function: Callable[[float], float], start: tuple[float, float], high: float
 ) -> float:
-    """Where a non-decreasing function passes zero between `start` (a point and its value) and `high`.
+    """Where a non-decreasing function passes zero, between `start` and `high`.
 
-    False position, halving the value of an end that stays (the Illinois rule): on a normal scale a
-    p-value is almost a straight line, and about ten evaluations do.
+    `start` is a point and its value. False position, halving the value of an end that stays twice
+    (the Illinois rule): on a normal scale a p-value is almost a straight line, and a handful of
+    evaluations do.
     """
-    (low, below), above = start, function(high)
+    (low, below), above, moved = start, function(high), 0
     if above <= 0:
         return high
     for _ in range(STEPS):
         point = low - below * (high - low) / (above - below)
         value = function(point)
         if value <= 0:
-            low, below, above = point, value, above / 2
+            low, below, above = point, value, above / 2 if moved < 0 else above
         else:
-            high, above, below = point, value, below / 2
+            high, above, below = point, value, below / 2 if moved > 0 else below
+        moved = 1 if value > 0 else -1
         if abs(value) < TOLERANCE or high - low < PRECISION:
             break
     return point

@@ -1,4 +1,4 @@
-"""What only the requests know about a cell: what was lost, what was applied, what labels explain."""
+"""What only the requests know about a cell: what was lost, what was applied, what has labels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pandas as pd
 from pytest_kvbench.analyse.binstats import mean
 from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.rules import Rules
-from pytest_kvbench.analyse.tables import CELL
+from pytest_kvbench.analyse.tables import CELL, cell_key
 
 NOT_APPLIED, PROVEN, UNVERIFIED = "not-applied", "proven", "unverified"
 
 
 def by_cell(joined: pd.DataFrame) -> Iterator[tuple[CellKey, pd.DataFrame]]:
     """The joined requests of every treated cell."""
-    for (task, bin_, variant, policy, budget), rows in joined.groupby(CELL, sort=True):
-        yield CellKey(task, int(bin_), variant, policy, float(budget)), rows
+    for key, rows in joined.groupby(CELL, sort=True):
+        yield cell_key(key), rows
 
 
 def facts_of(rows: pd.DataFrame, rules: Rules) -> dict[str, Any]:

@@ -8,30 +8,37 @@ measured, not run) count as never rejected, so a family is never made smaller by
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from pytest_kvbench.analyse.rules import Correction
 
+Bonferroni = Literal["bonferroni"]  # of items: it needs no other member's p-value
 
-def adjusted(p_values: Sequence[float], members: int, correction: Correction) -> np.ndarray:
+
+def adjusted(
+    p_values: Sequence[float], members: int, correction: Correction | Bonferroni
+) -> np.ndarray:
     """Adjusted p-values, in the order given: shape (len(p_values),).
 
     Args:
         p_values: one per member that was tested.
         members: size of the family, at least `len(p_values)`; the rest have p = 1.
-        correction: "holm", "bh" or "none".
+        correction: "holm", "bh", "none", or "bonferroni".
     """
     p = np.asarray(p_values, dtype=float)
     if correction == "none" or not len(p):
         return p
     members = max(members, len(p))
+    if correction == "bonferroni":
+        return (p * members).clip(max=1.0)
     order = np.argsort(p, kind="stable")
     rank = np.arange(len(p))
     if correction == "holm":
         stepped = np.maximum.accumulate(p[order] * (members - rank))
     else:
         stepped = np.minimum.accumulate((p[order] * members / (rank + 1))[::-1])[::-1]
-    result = np.empty_like(p)
+    result = np.empty(len(p))
     result[order] = np.minimum(stepped, 1.0)
     return result

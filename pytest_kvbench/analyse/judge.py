@@ -1,4 +1,4 @@
-"""The same statistics on anybody's pairs: the engine of `kvbench judge`, and the core of `analyse`."""
+"""The same statistics on anybody's pairs: behind `kvbench judge`, and the core of `analyse`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import (
     CellKey,
     cell_row,
@@ -15,7 +16,6 @@ from pytest_kvbench.analyse.cells import (
     judge_each,
     judge_over_bins,
 )
-from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.tables import (
@@ -56,7 +56,7 @@ def judge_pairs(
         correction: over the cells of this call.
 
     Returns:
-        The shape of `summary.json`: cells, transitions, and empty integrity, efficiency, provenance.
+        The shape of `summary.json`, with empty integrity, efficiency and provenance.
 
     Raises:
         UsageError: missing columns, duplicates, empty values, scores outside [0, 1], wrong rules.

@@ -1,8 +1,8 @@
 """The mean difference from the control along a ladder of budgets, and how it varies by resampling.
 
 Clusters are resampled whole, with all their budgets together, so that neighbouring budgets move as
-they do in reality. Weights are flat Dirichlet (Rubin's Bayesian bootstrap, 1981): unlike counts they leave no
-cluster out, and one matrix product resamples every budget at once.
+they do in reality. Weights are flat Dirichlet (Rubin's Bayesian bootstrap, 1981): unlike counts
+they leave no cluster out, and one matrix product resamples every budget at once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CellPairs(Pairs):
 class Ladder:
     """Curves over `budgets`, ascending, shape (k,).
 
-    `seen` has shape (k,). `low` and `high`, shape (replicates, k), are resampled curves that admit one unseen
-    cluster each: one that lost everything, and one that gained everything.
+    `seen` has shape (k,). `low` and `high`, shape (replicates, k), are resampled curves that admit
+    one unseen cluster each: one that lost everything, and one that gained everything.
     """
 
     budgets: np.ndarray

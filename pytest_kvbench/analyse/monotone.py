@@ -27,7 +27,8 @@ def isotonic(curves: np.ndarray) -> np.ndarray:
     means = (totals[:, stop] - totals[:, start]) / np.where(within, stop - start, 1)
     means = np.where(within, means, np.inf)
     smallest = np.minimum.accumulate(means[:, :, ::-1], axis=2)[:, :, ::-1]
-    return np.where(within, smallest, -np.inf).max(axis=1)
+    fits: np.ndarray = np.where(within, smallest, -np.inf).max(axis=1)
+    return fits
 
 
 def crossing(fits: np.ndarray, budgets: np.ndarray, margin: float) -> np.ndarray:

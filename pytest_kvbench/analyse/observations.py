@@ -43,9 +43,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules) -> Analysis:
         cells=[*control_rows(stats), *judged.rows.values()],
         transitions=judged.transitions,
         bin_stats=stats,
-        integrity=integrity(
-            table, [judged.rows[key] for key in requests], judged.transitions, alike, rules
-        ),
+        integrity=integrity(table, judged.rows.values(), judged.transitions, alike, rules),
         efficiency=efficiency(table),
     )
 

@@ -39,8 +39,8 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     """The observations with every column in its type: empty texts "", missing numbers NaN.
 
     Raises:
-        UsageError: a column is missing, a row is there twice, a score is outside [0, 1], or a row is
-            both an answer with a score and a failure, or neither.
+        UsageError: a column is missing, a row is there twice, a score is outside [0, 1], or a row
+            is both an answer with a score and a failure, or neither.
     """
     require_columns(observations, OBSERVATIONS, WHAT)
     table = observations[OBSERVATIONS].copy()
@@ -57,8 +57,8 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     if confused.any():
         row = table.iloc[int(confused.argmax())]
         raise UsageError(
-            f"observations: {row['task']} bin {row['bin']:g} {row['policy']} {row['example_id']} has "
-            f"score {row['score']} and failure {row['failure']!r}.",
+            f"observations: {row['task']} bin {row['bin']:g} {row['policy']} {row['example_id']} "
+            f"has score {row['score']} and failure {row['failure']!r}.",
             "Each row is either an answer with a score or a failure without one.",
         )
     return table

@@ -18,7 +18,7 @@ from pytest_kvbench.analyse.cell import CellResult, checked, evidence_of, not_me
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The paired scores of one cell: `control`, `treated` in [0, 1], `clusters` any ids; shape (n,)."""
+    """One cell's paired scores in [0, 1], and the ids of their clusters; shape (n,) each."""
 
     control: np.ndarray
     treated: np.ndarray

@@ -29,7 +29,7 @@ def shape_of(
 ) -> Shape:
     """The shape of one ladder.
 
-    non-monotone: a smaller budget is better than a larger one, at alpha over all such pairs.
+    non-monotone: a smaller budget is better than a larger one, by Bonferroni over all pairs.
     flat: every budget holds. cliff / slope: the smallest budgets break, and two thirds of the whole
     drop, or less, fall into one step (control included). undetermined: none of these.
     """
@@ -46,14 +46,14 @@ def shape_of(
 
 
 def reversals(ladder: Ladder, bins: Sequence[Rungs], alpha: float) -> list[tuple[float, float]]:
-    """The (smaller, larger) budgets where the smaller is better, at alpha over all pairs (Bonferroni)."""
+    """The (smaller, larger) budgets where the smaller is better, at alpha / 2 over all pairs."""
     pairs = list(itertools.combinations(range(len(ladder.budgets)), 2))
     suspects = [(i, j) for i, j in pairs if ladder.seen[i] > ladder.seen[j]]
     named = [(float(ladder.budgets[i]), float(ladder.budgets[j])) for i, j in suspects]
     return [
         (small, large)
         for small, large in named
-        if between(bins, small, large).p_above(0.0) < alpha / len(pairs)
+        if between(bins, small, large).p_above(0.0) < alpha / 2 / len(pairs)
     ]
 
 

@@ -1,8 +1,9 @@
-"""What comes in as a table: checked, and cut into cells. With its callers the only place for pandas."""
+"""What comes in as a table: checked, and cut into cells. Only its callers may import pandas too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,8 +100,9 @@ def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
     Returns:
         Cells in sorted order; ids of examples and clusters replaced by integer codes.
     """
-    grouped = pairs.groupby(CELL, sort=True, observed=True)
-    number = grouped.ngroup().to_numpy()
+    if pairs.empty:
+        return {}
+    number = pairs.groupby(CELL, sort=True, observed=True).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
     columns = [
         pairs["control"].to_numpy(dtype=float),
@@ -108,11 +110,14 @@ def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
         pd.factorize(pairs["cluster"])[0],
         pd.factorize(pairs["example_id"])[0],
     ]
-    ends = np.cumsum(np.bincount(number))[:-1] if len(number) else []
+    ends = np.cumsum(np.bincount(number))[:-1]
     parts = [np.split(column[order], ends) for column in columns]
-    firsts = pairs.iloc[[int(rows[0]) for rows in np.split(order, ends)]] if len(number) else pairs
-    keys = [
-        CellKey(str(task), int(bin_), str(variant), str(policy), float(budget))
-        for task, bin_, variant, policy, budget in firsts[CELL].itertuples(index=False)
-    ]
+    firsts = pairs[CELL].iloc[order[[0, *ends]]]
+    keys = [cell_key(row) for row in firsts.itertuples(index=False)]
     return {key: CellPairs(*arrays) for key, *arrays in zip(keys, *parts, strict=True)}
+
+
+def cell_key(values: Any) -> CellKey:
+    """The key of a cell from its values in the order of `CELL`."""
+    task, bin_, variant, policy, budget = values
+    return CellKey(str(task), int(bin_), str(variant), str(policy), float(budget))

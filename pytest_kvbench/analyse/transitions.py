@@ -2,9 +2,9 @@
 
 The bracket (b_broken, b_safe] is what can be bet on: fixed-sequence testing from both ends, each at
 one-sided alpha / 2, so that under a quality that falls with the budget it excludes the true
-transition with probability at most alpha (Maurer, Hothorn and Lehmacher 1995; as in Learn then Test,
-arXiv:2110.01052). It is not adjusted across ladders. The monotone fit, its interval and the drop rule
-beside it describe; they guarantee nothing.
+transition with probability at most alpha (Maurer, Hothorn and Lehmacher 1995; as in Learn then
+Test, arXiv:2110.01052). It is not adjusted across ladders. The monotone fit, its interval and the
+drop rule beside it describe; they guarantee nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Steps = Sequence[tuple[float, CellResult]]
 def transitions(
     cells: Mapping[CellKey, CellPairs], results: Results, pooled: Results, rules: Rules
 ) -> list[dict[str, Any]]:
-    """One row per task, bin, variant and policy; then one per task, variant and policy over all bins.
+    """One row per ladder of a bin; then one per task, variant and policy over all bins.
 
     Args:
         cells: the pairs of every cell.

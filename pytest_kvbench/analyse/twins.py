@@ -50,6 +50,7 @@ def _compare(a: CellKey, b: CellKey, left: pd.DataFrame, right: pd.DataFrame) ->
     if len(changed) < FEWEST_CHANGED or equal < SAME * len(changed):
         return ""
     return (
-        f"{a.policy} at {a.budget:g} and {b.policy} at {b.budget:g} give the same text on {equal} of the "
-        f"{len(changed)} examples where either differs from the control: possibly one treatment"
+        f"{a.policy} at {a.budget:g} and {b.policy} at {b.budget:g} give the same text on {equal} "
+        f"of the {len(changed)} examples where either differs from the control: "
+        "possibly one treatment"
     )

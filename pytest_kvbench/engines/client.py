@@ -19,7 +19,8 @@ from pytest_kvbench.errors import EngineError
 from pytest_kvbench.records import FailureKind
 
 RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
-_BACKOFF_S, _LONGEST_WAIT_S = 0.5, 30.0
+_LONGEST_WAIT_S = 30.0
+_BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=_LONGEST_WAIT_S, jitter=0.5)
 
 
 @dataclass(frozen=True)
@@ -195,4 +196,4 @@ def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, _TransientError) and error.retry_after_s is not None:
         return min(error.retry_after_s, _LONGEST_WAIT_S)
-    return tenacity.wait_exponential_jitter(_BACKOFF_S, _LONGEST_WAIT_S, jitter=_BACKOFF_S)(state)
+    return _BACKOFF(state)

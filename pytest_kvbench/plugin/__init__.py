@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench.plugin.options import MARK, Options, add_options
+from pytest_kvbench.plugin.options import MARK, add_options
 
 if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
@@ -93,7 +93,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     config = metafunc.config
     if not config.pluginmanager.has_plugin(Runtime.NAME):
         config.pluginmanager.register(Runtime(config, *config.stash[RUN_KEY]), Runtime.NAME)
-    generate(metafunc, mark, Options.of(config))
+    generate(metafunc, mark)
 
 
 @pytest.fixture

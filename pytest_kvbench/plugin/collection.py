@@ -28,13 +28,14 @@ class Declaration:
         return f"{self.declared.experiment.group}/{plan.CellGroup.of(self.cell).group_id}"
 
 
-def generate(metafunc: pytest.Metafunc, mark: pytest.Mark, options: Options) -> None:
+def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
     """Parametrize a marked test over the cells of its experiment.
 
     Raises:
         Collector.CollectError: the experiment is wrong; two lines, no traceback.
     """
     try:
+        options = Options.of(metafunc.config)
         declared = _declared(metafunc, mark, options)
         if declared is None:
             reason = "no experiment: give --kvbench-experiment FILE"

@@ -94,7 +94,7 @@ class Controller:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop servers, analyse, report, and set the exit status."""
-        if self._explained and exitstatus == pytest.ExitCode.INTERRUPTED:
+        if self._explained and exitstatus != pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
             return
         run_id = self._run_id

@@ -7,7 +7,7 @@ later groups of the same experiment; a worker runs the group it was given.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.options import Options
-from pytest_kvbench.plugin.scope import with_scope
+from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.records import Cell, Proof, Request, digest
 from pytest_kvbench.settings import Declared
@@ -112,18 +112,16 @@ class Runtime:
 
     # -- hooks -----------------------------------------------------------------------------
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> Iterator[None]:
         """Note which cells were selected; in a worker, say which belong together."""
-        for item in session.items:
-            declaration = declaration_of(item)
-            if declaration is None:
-                continue
-            key = _key(declaration.declared)
-            self._selected.setdefault(key, []).append(declaration.cell)
-            if self._worker is not None:
-                # As xdist's own loadgroup does: an item has no public way to change its id.
-                item._nodeid = with_scope(item.nodeid, declaration.scope)  # type: ignore[attr-defined]
+        declared = {item: declaration_of(item) for item in session.items}
+        ours = {item: d for item, d in declared.items() if d is not None}
+        for declaration in ours.values():
+            self._selected.setdefault(_key(declaration.declared), []).append(declaration.cell)
+        scopes = {item: d.scope for item, d in ours.items()} if self._worker else {}
+        with scopes_in_ids(scopes):
+            return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
@@ -153,14 +151,16 @@ class Runtime:
                 f"{item.nodeid}: the fixture `cell` belongs to tests marked kvbench",
                 "valid: @pytest.mark.kvbench('NAME.yaml')",
             )
+        problem: KvbenchError
         try:
             measured = self._measure(declaration)
             measured.compare(self.controls)
+            return measured
         except KvbenchError as error:
-            usage = isinstance(error, UsageError | GuardError)
-            item.stash[REASON] = "usage" if usage else "infrastructure"
-            pytest.fail(f"kvbench: {error}", pytrace=False)
-        return measured
+            problem = error
+        usage = isinstance(problem, UsageError | GuardError)
+        item.stash[REASON] = "usage" if usage else "infrastructure"
+        pytest.fail(f"kvbench: {problem}", pytrace=False)
 
     @cached_property
     def controls(self) -> Controls:

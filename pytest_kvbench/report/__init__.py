@@ -17,11 +17,13 @@ from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.terminal import terminal_lines
 
-__all__ = ["terminal_lines", "write_report"]
+__all__ = ["step_summary", "terminal_lines", "write_report"]
+
+# Imports inside: a session that writes no report loads neither jinja2 nor matplotlib.
 
 
 def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -> Path:
-    """Write summary.json, plots/*.png and report.md into `folder`, replacing older ones.
+    """Write summary.json, plots/*.png, report.md and report.html, replacing older ones.
 
     Args:
         folder: made where it is missing.
@@ -31,20 +33,26 @@ def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -
     Returns:
         The path of report.md.
     """
-    # Late: a session that writes no report loads neither jinja2 nor matplotlib.
     from pytest_kvbench.report.context import build
-    from pytest_kvbench.report.markup import md_environment
+    from pytest_kvbench.report.markup import to_html, to_markdown
 
     results = Results(summary)
     replace_json(folder / "summary.json", summary)
     document = build(results, _draw(results, folder) if plots else ())
-    report = folder / "report.md"
-    replace_text(report, md_environment().get_template("report.md.j2").render(document=document))
-    return report
+    replace_text(folder / "report.html", to_html(document, folder))
+    replace_text(folder / "report.md", to_markdown(document))
+    return folder / "report.md"
+
+
+def step_summary(summary: dict[str, Any]) -> str:
+    """The answer alone as Markdown, for a CI job's summary page (`GITHUB_STEP_SUMMARY`)."""
+    from pytest_kvbench.report.context import brief
+    from pytest_kvbench.report.markup import to_markdown
+
+    return to_markdown(brief(Results(summary)))
 
 
 def _draw(results: Results, folder: Path) -> tuple[Image, ...]:
     from pytest_kvbench.report.plots import draw_all
 
     return draw_all(results, folder)
-

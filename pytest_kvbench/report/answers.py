@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from pytest_kvbench.records import FULL_CACHE, Cell
 from pytest_kvbench.report import text
@@ -73,7 +74,8 @@ def policy(results: Results, series: Series, which: str) -> str:
         return f"{name(which)} was not measured. {_reasons(chain)}"
     row = results.transition(series, key, which) or {"b_safe": None, "b_broken": None}
     parts = [f"{name(which)} {_bracket(row, measured)}.", _deltas(row, measured)]
-    parts += [SHAPES.get(row.get("shape") or "", ""), _lengths(results, series, which)]
+    parts += [_open(row, measured), SHAPES.get(row.get("shape") or "", "")]
+    parts += [_lengths(results, series, which)]
     return " ".join(part for part in parts if part)
 
 
@@ -95,9 +97,7 @@ def _bracket(row: Row, chain: Sequence[Row]) -> str:
             return f"holds down to {text.budget(safe)}, the smallest budget measured"
         return f"holds down to {text.budget(safe)}; below, no budget is shown to hold or to break"
     if broken is None:
-        return f"is undecided: no budget is shown to hold or to break. {_needed(chain)}".rstrip(
-            ". "
-        )
+        return "is undecided: no budget is shown to hold or to break"
     if broken == largest:
         return (
             f"breaks from {text.budget(broken)} down, the largest budget measured: "
@@ -106,9 +106,21 @@ def _bracket(row: Row, chain: Sequence[Row]) -> str:
     return f"breaks from {text.budget(broken)} down; above, no budget is shown to hold or to break"
 
 
-def _needed(chain: Sequence[Row]) -> str:
-    wanted = [c["needed"] for c in chain if c.get("needed")]
-    return f"About {min(wanted):,} more examples would decide the first cell" if wanted else ""
+def _open(row: Row, chain: Sequence[Row]) -> str:
+    """What is known, and what it would take, where the bracket has an open end."""
+    if row["b_safe"] is not None and row["b_broken"] is not None:
+        return ""
+    said = []
+    if row.get("rule_budget") not in (None, row["b_broken"]):
+        said.append(f"By the drop rule alone it falls at {text.budget(row['rule_budget'])}.")
+    wanted = [c for c in chain if c.get("needed")]
+    if wanted:
+        cell = min(wanted, key=lambda c: int(c["needed"]))
+        said.append(
+            f"About {text.count(cell['needed'], 'more example')} would decide "
+            f"{text.budget(cell['budget'])}."
+        )
+    return " ".join(said)
 
 
 def _deltas(row: Row, chain: Sequence[Row]) -> str:
@@ -201,6 +213,21 @@ def cost(results: Results, series: Series) -> str:
     )
 
 
+def spent(results: Results) -> str:
+    """Answers, tokens and time of the whole experiment."""
+    data, run = results.part("efficiency"), results.part("provenance")
+    said = (
+        f"{text.whole(data.get('answers'))} answers took {text.whole(data.get('prompt_tokens'))} "
+        f"prompt tokens and {text.whole(data.get('completion_tokens'))} new tokens. "
+        "Bytes are those of an answer's prompt right after compression."
+    )
+    if not run.get("started") or not run.get("finished"):
+        return said
+    began, ended = (datetime.fromisoformat(run[end]) for end in ("started", "finished"))
+    took = text.duration((ended - began).total_seconds())
+    return f"{said} The last run took {took}; what was stored before it was not asked again."
+
+
 def average(rows: Sequence[Row], key: str) -> float | None:
     """The mean over bins, each weighing the same; None where a bin has none."""
     values = [r.get(key) for r in rows]
@@ -211,20 +238,20 @@ def average(rows: Sequence[Row], key: str) -> float | None:
 def certainty(results: Results) -> str:
     """Sample sizes, error rates, families and what stays open."""
     gate = results.gate
-    sizes = sorted({c["n"] for s in results.series for c in results.headline_cells(s) if c["n"]})
-    pairs = _range(sizes) if sizes else "no"
+    rows = [c for s in results.series for c in results.headline_cells(s)]
+    pairs, contexts = _range(c["n"] for c in rows), _range(c["clusters"] for c in rows)
     correction = {"holm": "Holm's correction", "bh": "the Benjamini-Hochberg correction"}.get(
         gate.get("correction", "holm")
     )
     after = f"after {correction} over its family" if correction else "without any correction"
-    verdicts = [final(c) for s in results.series for c in results.headline_cells(s)]
     return (
-        f"A headline row rests on {pairs} pairs of answers to the same example. Intervals are at "
+        f"A headline row rests on {pairs} pairs of answers to the same example, from {contexts} "
+        f"contexts (examples that share one are not independent). Intervals are at "
         f"{text.percent(1 - gate['alpha'])}; each direction is tested at "
         f"{gate['alpha'] / 2:g}. The verdict that counts is the one {after}: the cells "
         f"of single bins are one family ({results.planned} planned), the rows pooled over bins "
         f"another. Brackets are tested along each chain and not adjusted across chains. "
-        f"Of {text.count(len(verdicts), 'headline row')}, {tally(verdicts)}."
+        f"Of {text.count(len(rows), 'headline row')}, {tally([final(c) for c in rows])}."
     )
 
 
@@ -236,18 +263,22 @@ def tally(verdicts: Sequence[str]) -> str:
     return text.listing(said) if said else "none is judged"
 
 
-def _range(sizes: Sequence[int]) -> str:
+def _range(numbers: Iterable[int]) -> str:
+    sizes = sorted({n for n in numbers if n}) or [0]
     return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
 
 
 def warnings(results: Results) -> list[str]:
-    """Placebos, notes and flags of cells: what a reader must know before believing a number."""
+    """Placebos and notes: what a reader must know before believing a number.
+
+    Notes sum up the flags of cells; only where nobody made them, the flags stand for themselves.
+    """
     integrity = results.part("integrity")
+    said = [*(integrity.get("placebos") or ()), *(integrity.get("notes") or ())]
     flags = [
         f"{name(item(c))}: {flag}" for c in results.rows("cells") for flag in c.get("flags") or ()
     ]
-    said = [*(integrity.get("placebos") or ()), *(integrity.get("notes") or ()), *flags]
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(said or flags))
 
 
 def notice(results: Results) -> tuple[str, ...]:
@@ -264,16 +295,12 @@ def notice(results: Results) -> tuple[str, ...]:
 
 
 def item(row: Row) -> str:
-    """The pytest id of a row's cell; pooled rows have none, so theirs says `all-bins`."""
-    pooled = row["bin"] == POOLED
-    cell = Cell(
-        row["task"],
-        0 if pooled else row["bin"],
-        row["policy"],
-        row["budget"],
-        row.get("variant") or "",
-    )
-    return cell.item_id.replace("-bin0-", "-all-bins-", 1) if pooled else cell.item_id
+    """The pytest id of a row's cell; a row pooled over bins has none and is described."""
+    variant = row.get("variant") or ""
+    if row["bin"] == POOLED:
+        label = Series(row["task"], variant).label
+        return f"{label} all bins {row['policy']} {text.budget(row['budget'])}"
+    return Cell(row["task"], row["bin"], row["policy"], row["budget"], variant).item_id
 
 
 def limitations(results: Results) -> list[str]:

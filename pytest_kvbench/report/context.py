@@ -25,6 +25,8 @@ from pytest_kvbench.report.text import name
 
 MOST_FLIPS = 8
 MOST_WARNINGS = 12
+MOST_BRIEF = 40
+"""Rows of the verdict table of the short version."""
 REPLY_LENGTH = 400
 """Characters of a reply that are shown."""
 
@@ -69,12 +71,21 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
         _repeat(results),
         Section("Terms", [Bullets(TERMS)]),
     )
-    group = results.summary.get("group") or "unnamed"
     kept = tuple(s for s in sections if s.blocks)
-    return Document(f"KV budget report: {group}", answers.notice(results), kept)
+    return Document(_title(results), answers.notice(results), kept)
 
 
-def _answer(results: Results) -> Section:
+def brief(results: Results) -> Document:
+    """The answer alone, its table cut to what one looks through."""
+    answer = _answer(results, MOST_BRIEF)
+    return Document(_title(results), answers.notice(results), (answer,))
+
+
+def _title(results: Results) -> str:
+    return f"KV budget report: {results.summary.get('group') or 'unnamed'}"
+
+
+def _answer(results: Results, most_rows: int | None = None) -> Section:
     description = results.part("experiment").get("description")
     blocks: list[Block] = [Paragraph(description)] if description else []
     blocks.append(Paragraph(answers.question(results)))
@@ -85,11 +96,13 @@ def _answer(results: Results) -> Section:
             said = (answers.policy(results, series, p) for p in results.policies)
             blocks.append(Bullets(tuple(said)))
     blocks += [Paragraph(answers.driver(results))]
-    costs = [answers.cost(results, series) for series in results.series]
-    blocks += [Bullets(tuple(filter(None, costs)))] if any(costs) else []
+    blocks += [Paragraph(cost) for s in results.series if (cost := answers.cost(results, s))]
     blocks += [Paragraph(answers.certainty(results)), *_warnings(results)]
     headline = [c for s in results.series for c in results.headline_cells(s)]
-    return Section("Answer", [*blocks, tables.verdicts(results, "Verdicts", headline)])
+    shown = headline[:most_rows]
+    if len(shown) < len(headline):
+        blocks.append(Paragraph(f"The first {len(shown)} of {len(headline):,} headline rows:"))
+    return Section("Answer", [*blocks, tables.verdicts(results, "Verdicts", shown)])
 
 
 def _warnings(results: Results) -> list[Block]:
@@ -117,15 +130,15 @@ def _of(images: Iterable[Image], *plots: str) -> list[Image]:
 def _cells(results: Results) -> Section:
     """Single bins; nothing where the headline rows are these already."""
     blocks = [
-        tables.verdicts(results, series.label, _single(results.treated(series)))
+        tables.verdicts(
+            results,
+            series.label,
+            results.ordered(c for c in results.treated(series) if c["bin"] != POOLED),
+        )
         for series in results.series
         if results.headline(series) == POOLED and results.bins(series)
     ]
     return Section("Verdicts by bin", blocks)
-
-
-def _single(cells: Iterable[Row]) -> list[Row]:
-    return [c for c in cells if c["bin"] != POOLED]
 
 
 def _by_length(results: Results, images: Sequence[Image]) -> Section:
@@ -141,8 +154,8 @@ def _flips(results: Results) -> Section:
     if not rows:
         return Section("Answers that changed", [])
     words = Paragraph(
-        f"{text.count(len(rows), 'answer')} stored as changed for better or worse; some of them, "
-        "the control's reply beside the treated one:"
+        f"{text.count(len(rows), 'changed answer')} kept in `summary.json`; some of them, the "
+        "control's reply beside the treated one:"
     )
     return Section("Answers that changed", [words, *map(_exhibit, _in_turn(rows)[:MOST_FLIPS])])
 
@@ -187,13 +200,7 @@ def _integrity(results: Results) -> Section:
 
 def _efficiency(results: Results) -> Section:
     table = tables.efficiency(results)
-    data = results.part("efficiency")
-    words = Paragraph(
-        f"{text.whole(data.get('answers'))} answers: "
-        f"{text.whole(data.get('prompt_tokens'))} prompt tokens read, "
-        f"{text.whole(data.get('completion_tokens'))} new tokens written. Bytes and times are "
-        "means over bins of each bin's own figure."
-    )
+    words = Paragraph(answers.spent(results))
     return Section("Efficiency", [words, table] if table.rows else [])
 
 

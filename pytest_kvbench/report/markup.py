@@ -1,4 +1,4 @@
-"""Prose and untrusted text as Markdown or HTML, and the Jinja environments that apply it.
+"""A document as Markdown or HTML: prose and untrusted text escaped, templates rendered.
 
 Whatever a template prints is escaped unless it is markup already: for HTML autoescape sees to it,
 for Markdown `finalize`.
@@ -7,14 +7,16 @@ for Markdown `finalize`.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pytest_kvbench.report.blocks import Table
+from pytest_kvbench.report.blocks import Document, Table
 from pytest_kvbench.report.text import printable
 
 # Outside code, GitHub gives these a meaning; an underscore only where it is not inside a word.
@@ -82,9 +84,9 @@ def html_prose(prose: Any) -> Markup:
     return Markup("").join(code.format(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
 
 
-def md_environment() -> Environment:
-    """Templates of Markdown: expressions that are not `Md` are printed as prose."""
-    return _environment(
+def to_markdown(document: Document) -> str:
+    """GitHub-flavoured Markdown without HTML; whatever is not `Md` is printed as prose."""
+    environment = _environment(
         autoescape=False,  # Markdown; `finalize` escapes for it
         finalize=lambda value: value if isinstance(value, Md) else md_prose(value),
         filters={
@@ -96,12 +98,18 @@ def md_environment() -> Environment:
             "rule": md_rule,
         },
     )
+    return environment.get_template("report.md.j2").render(document=document)
 
 
-def html_environment() -> Environment:
-    """Templates of HTML: autoescape on."""
+def to_html(document: Document, folder: Path) -> str:
+    """One HTML file that needs no other; images are read from `folder`."""
+
+    def embed(path: str) -> str:
+        return f"data:image/png;base64,{b64encode((folder / path).read_bytes()).decode()}"
+
     filters = {"prose": html_prose, "printable": printable}
-    return _environment(autoescape=True, finalize=None, filters=filters)
+    environment = _environment(autoescape=True, finalize=None, filters=filters)
+    return environment.get_template("report.html.j2").render(document=document, embed=embed)
 
 
 def _environment(*, filters: dict[str, Any], **options: Any) -> Environment:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pytest_kvbench.records import FULL_CACHE, Bin
+from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 
 Row = Mapping[str, Any]
@@ -121,10 +121,21 @@ class Results:
         return None
 
     def stats(self, series: Series, policy: str) -> list[Row]:
-        """bin_stats of one policy over bins (never the pooled rows), by bin, then budget down."""
+        """bin_stats of one policy over bins, by bin, then budget down."""
         rows = (r for r in self.rows("bin_stats") if series.owns(r) and r["policy"] == policy)
+        return self.ordered(r for r in rows if r["bin"] != POOLED)
+
+    def ordered(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows as people look for them: by bin, control first, policies as listed, budget down."""
+        order = {policy: i for i, policy in enumerate((FULL_CACHE, *self.policies))}
         return sorted(
-            (r for r in rows if r["bin"] != POOLED), key=lambda r: (r["bin"], -r["budget"])
+            rows,
+            key=lambda r: (
+                r.get("bin", POOLED) == POOLED,
+                r.get("bin", 0) if r.get("bin") != POOLED else 0,
+                order.get(r["policy"], len(order)),
+                -r.get("budget", 0),
+            ),
         )
 
     def bin_row(self, series: Series, index: int) -> Row:
@@ -133,15 +144,6 @@ class Results:
             if (row["task"], row["bin"]) == (series.task, index):
                 return row
         return {}
-
-    def bin_label(self, series: Series, key: BinKey) -> str:
-        """`bin 2 (512-1,024 tokens)`, or `all bins`."""
-        if key == POOLED:
-            return "all bins"
-        row = self.bin_row(series, int(key))
-        if not row:
-            return f"bin {key}"
-        return f"bin {key} ({Bin(int(key), row.get('low'), row.get('high')).label})"
 
     def bin_ticks(self, series: Series) -> list[str]:
         """One axis label a bin: edges in tokens, and n."""
@@ -181,8 +183,4 @@ def _fits(cell: Row, series: Series | None, key: BinKey | None) -> bool:
 
 
 def _tick(index: int, row: Row) -> str:
-    if not row:
-        return f"bin {index}"
-    low, high = text.tokens(row.get("low") or 0), row.get("high")
-    edges = f"{low}+" if high is None else f"{low}–{text.tokens(high)}"
-    return f"{edges}\nn={row['n']}"
+    return f"{text.edges(row)}\nn={row['n']}" if row else f"bin {index}"

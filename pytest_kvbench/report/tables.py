@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
-from pytest_kvbench.report.answers import average, item
+from pytest_kvbench.report.answers import item
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.results import POOLED, Results, Row, Series, bracket
 from pytest_kvbench.report.text import name
@@ -20,7 +20,7 @@ def verdicts(results: Results, title: str, cells: Iterable[Row]) -> Table:
     level = text.percent(1 - results.gate["alpha"])
     columns = (
         f"Task|Bin|Policy|Budget|Achieved|n|Control|Treated|Delta [{level}]|Lost, gained|Verdict|"
-        "Adjusted|To decide"
+        "Adjusted|To decide|Flags"
     )
     return _table(title, columns, (_verdict_row(c) for c in cells), "3 4 5 6 7 8 9 12")
 
@@ -40,6 +40,7 @@ def _verdict_row(cell: Row) -> tuple[Value, ...]:
         _verdict(cell["verdict"]),
         _verdict(cell.get("verdict_holm")),
         Value(f"+{cell['needed']:,}" if cell.get("needed") else "", cell.get("needed")),
+        Value(", ".join(flag.partition(":")[0] for flag in cell.get("flags") or ())),
     )
 
 
@@ -48,11 +49,8 @@ def transitions(results: Results) -> Table:
     columns = (
         "Task|Bin|Policy|Quality is lost|Holds down to|Breaks from|Monotone fit|Drop rule|Shape"
     )
-    order = {policy: i for i, policy in enumerate(results.policies)}
-    rows = sorted(
-        results.rows("transitions"),
-        key=lambda t: (t["bin"] != POOLED, order.get(t["policy"], len(order))),
-    )
+    rows = results.ordered(results.rows("transitions"))
+    rows.sort(key=lambda t: t["bin"] != POOLED)
     return _table("", columns, map(_transition_row, rows), "4 5 6 7")
 
 
@@ -73,9 +71,10 @@ def _transition_row(row: Row) -> tuple[Value, ...]:
 def _estimate(row: Row) -> str:
     if row["estimate"] is None:
         return text.NOTHING
-    low, high = row["estimate_ci"] or (None, None)
-    ends = f" [{text.score(low)}, {text.score(high)}]" if None not in (low, high) else ""
-    return text.score(row["estimate"]) + ends
+    if not row["estimate_ci"]:
+        return text.score(row["estimate"])
+    low, high = row["estimate_ci"]
+    return f"{text.score(row['estimate'])} [{text.score(low)}, {text.score(high)}]"
 
 
 def statistics(results: Results) -> Table:
@@ -84,7 +83,9 @@ def statistics(results: Results) -> Table:
         "Task|Bin|Policy|Budget|n|Score|Interval|Exact match|Failed|Labelled|Latency p50|"
         "Latency p95|Prompt tokens p50, p95|New tokens p50, p95"
     )
-    rows = map(_statistics_row, results.rows("bin_stats"))
+    policies = (FULL_CACHE, *results.policies)
+    stats = [r for s in results.series for p in policies for r in results.stats(s, p)]
+    rows = map(_statistics_row, stats)
     return _table("", columns, rows, "3 4 5 6 7 8 9 10 11 12 13")
 
 
@@ -138,41 +139,31 @@ def _control_row(results: Results, row: Row) -> tuple[Value, ...]:
 
 
 def efficiency(results: Results) -> Table:
-    """Bytes and times per arm, averaged over bins."""
+    """Tokens, bytes and times of each arm over all tasks."""
     columns = (
-        "Task|Policy|Budget|Achieved|KV kept|KV full|Latency p50|Latency p95|First token p50|"
-        "New tokens p50"
+        "Policy|Budget|Achieved|KV kept|KV full|Latency p50|Latency p95|First token p50|Answers|"
+        "Prompt tokens|New tokens"
     )
-    rows = (
-        _efficiency_row(series, own)
-        for series in results.series
-        for policy in (FULL_CACHE, *results.policies)
-        for own in _by_budget(results.stats(series, policy))
-    )
-    return _table("", columns, rows, "2 3 4 5 6 7 8 9")
+    arms = results.ordered(results.part("efficiency").get("arms") or ())
+    return _table("", columns, map(_efficiency_row, arms), "1 2 3 4 5 6 7 8 9 10")
 
 
-def _by_budget(rows: Sequence[Row]) -> list[list[Row]]:
-    budgets = sorted({r["budget"] for r in rows}, reverse=True)
-    return [[r for r in rows if r["budget"] == b] for b in budgets]
-
-
-def _efficiency_row(series: Series, rows: Sequence[Row]) -> tuple[Value, ...]:
-    def mean(key: str, show: Any) -> Value:
-        value = average(rows, key)
-        return Value(show(value), value)
-
+def _efficiency_row(arm: Row) -> tuple[Value, ...]:
+    shown = {
+        "achieved_mean": text.achieved,
+        "kept_bytes_mean": text.size,
+        "full_bytes_mean": text.size,
+        "latency_p50": text.seconds,
+        "latency_p95": text.seconds,
+        "ttft_p50": text.seconds,
+        "answers": text.whole,
+        "prompt_tokens": text.whole,
+        "completion_tokens": text.whole,
+    }
     return (
-        Value(name(series.label)),
-        Value(name(rows[0]["policy"])),
-        Value(text.budget(rows[0]["budget"]), rows[0]["budget"]),
-        mean("achieved_mean", text.achieved),
-        mean("kept_bytes_mean", text.size),
-        mean("full_bytes_mean", text.size),
-        mean("latency_p50", text.seconds),
-        mean("latency_p95", text.seconds),
-        mean("ttft_p50", text.seconds),
-        mean("completion_tokens_p50", text.whole),
+        Value(name(Series(arm["policy"], arm.get("variant") or "").label)),
+        Value(text.budget(arm["budget"]), arm["budget"]),
+        *(Value(show(arm.get(key)), arm.get(key)) for key, show in shown.items()),
     )
 
 

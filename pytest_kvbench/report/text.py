@@ -124,6 +124,14 @@ def tokens(value: int) -> str:
     return f"{value / 1000:.1f}k" if value < 10_000 else f"{value / 1000:.0f}k"
 
 
+def edges(row: Mapping[str, Any]) -> str:
+    """The edges of a bin for a crowded axis: `614–972`, `8.0k+`; nothing for an unknown bin."""
+    if not row:
+        return ""
+    low, high = tokens(row.get("low") or 0), row.get("high")
+    return f"{low}+" if high is None else f"{low}–{tokens(high)}"
+
+
 def name(value: Any) -> str:
     """A name inside prose: set as code. A backtick in it would end the span, so it becomes `'`."""
     return f"`{printable(str(value)).replace('`', chr(39)).replace(chr(10), ' ')}`"

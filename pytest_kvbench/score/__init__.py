@@ -11,26 +11,73 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Score
+from pytest_kvbench.score.choice import choice, right_choice, states_choice
+from pytest_kvbench.score.classify import classification
+from pytest_kvbench.score.code import code_similarity
 from pytest_kvbench.score.contain import all_of, any_of
+from pytest_kvbench.score.evidence import credited, is_readable, right_and_readable
 from pytest_kvbench.score.labels import label_of
-from pytest_kvbench.score.numbers import count, has_number
+from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
+from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
+from pytest_kvbench.score.segment import f1_zh
 from pytest_kvbench.score.text import exact_match, f1
 
 Metric = Callable[[str, Sequence[str], Mapping[str, Any]], float]
 Reader = Callable[[str, Mapping[str, Any]], bool]
 
+
+def on_first_line(metric: Metric) -> Metric:
+    """`metric` of the reply's first line alone (LongBench, eval.py: few-shot tasks)."""
+
+    def measure(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+        return metric(prediction.lstrip("\n").split("\n")[0], answers, meta)
+
+    return measure
+
+
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "all_of": all_of,
         "any_of": any_of,
+        "choice": choice,
+        "classification": classification,
+        "classification_first_line": on_first_line(classification),
+        "code_similarity": code_similarity,
         "count": count,
+        "credited": credited,
         "exact_match": exact_match,
         "f1": f1,
+        "f1_first_line": on_first_line(f1),
+        "f1_zh": f1_zh,
+        "retrieval": retrieval,
+        "retrieval_zh": retrieval_zh,
+        "rouge_l": rouge_l,
+        "rouge_l_first_line": on_first_line(rouge_l),
+        "rouge_l_zh": rouge_l_zh,
     }
 )
 
-READERS: Mapping[str, Reader] = MappingProxyType({"count": has_number})
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "choice": states_choice,
+        "count": has_number,
+        "credited": is_readable,
+        "retrieval": has_number,
+        "retrieval_zh": has_number,
+    }
+)
 """Metrics that need a format, and whether a reply has it. Others can read anything."""
+
+STRICT: Mapping[str, Metric] = MappingProxyType(
+    {
+        "choice": right_choice,
+        "credited": right_and_readable,
+        "classification_first_line": on_first_line(exact_match),
+        "f1_first_line": on_first_line(exact_match),
+        "rouge_l_first_line": on_first_line(exact_match),
+    }
+)
+"""What `Score.em` is where it is not the exact match of the whole reply."""
 
 
 def get_metric(name: str) -> Metric:
@@ -50,6 +97,7 @@ def score_answer(
     finish_reason: str,
     answers: Sequence[str],
     meta: Mapping[str, Any],
+    context: str | None = None,
 ) -> Score:
     """Score one reply.
 
@@ -59,11 +107,16 @@ def score_answer(
         finish_reason: `stop` or `length`.
         answers: the accepted references.
         meta: the example's; some metrics need it (`all_classes`).
+        context: the example's; metrics that look quotes up (`credited`) cannot do without.
+
+    Raises:
+        UsageError: an unknown metric, or one that lacks what it needs.
     """
+    known = meta if context is None else {**meta, "context": context}
     measure, reader = get_metric(metric), READERS.get(metric)
-    readable = reader is None or reader(text, meta)
+    readable = reader is None or reader(text, known)
     return Score(
-        value=measure(text, answers, meta),
-        em=exact_match(text, answers, meta),
+        value=measure(text, answers, known),
+        em=STRICT.get(metric, exact_match)(text, answers, known),
         label=label_of(text, finish_reason, readable=readable),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -64,6 +65,15 @@ def read_options(kind: type[OptionsT], task: str, given: Mapping[str, Any]) -> O
         raise UsageError(
             f"tasks.{task}.{key}: {first['input']!r}: {first['msg']}", f"valid options: {valid}"
         ) from error
+
+
+def unknown_task(name: str, valid: Sequence[str], hint: str = "") -> UsageError:
+    """The refusal of a task name: the nearest valid ones first, then all."""
+    by_lower = {known.lower(): known for known in valid}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    near = [by_lower[known] for known in close]
+    guess = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UsageError(f"unknown task {name!r}.{guess}", f"valid: {', '.join(valid)}{hint}")
 
 
 def example_id(

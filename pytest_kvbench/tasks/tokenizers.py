@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +19,9 @@ from pytest_kvbench.errors import UsageError
 if TYPE_CHECKING:
     import tiktoken
     import tokenizers  # type: ignore[import-untyped]  # ships no types
+
+BATCH = 64
+"""Texts encoded at once: encodings of long texts take far more memory than the texts."""
 
 SPECS = "auto, tiktoken:NAME, hf:PATH_OR_ID or approximate"
 
@@ -47,7 +50,7 @@ class TokenizerWarning(UserWarning):
     """Token counts are not what was asked for."""
 
 
-class _Truncating:
+class Truncating:
     """`truncate_middle` by way of `middle_cut`."""
 
     def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
@@ -60,7 +63,7 @@ class _Truncating:
 
 
 @dataclass(frozen=True)
-class Approximate(_Truncating):
+class Approximate(Truncating):
     """No vocabulary: a token is one CJK character, up to six word characters, or one sign.
 
     Within about a quarter of modern tokenizers on English prose and on Chinese; the same on every
@@ -88,24 +91,37 @@ class Approximate(_Truncating):
 
 
 @dataclass(frozen=True)
-class FastTokenizer(_Truncating):
-    """A `tokenizer.json`, through the tokenizers library alone."""
+class FastTokenizer(Truncating):
+    """A `tokenizer.json`, through the tokenizers library alone.
+
+    Tokenizing is nearly all of the work of preparing, so counts are remembered by the text's hash.
+    """
 
     name: str
     backend: tokenizers.Tokenizer = field(repr=False)
+    _known: dict[bytes, int] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, in one batch."""
-        batch = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [len(encoding) for encoding in batch]
+        """Tokens of each text, in batches."""
+        keys = [_key(text) for text in texts]
+        unknown = {key: t for key, t in zip(keys, texts, strict=True) if key not in self._known}
+        for batch in _batches(list(unknown.items()), BATCH):
+            encoded = self.backend.encode_batch_fast(
+                [t for _, t in batch], add_special_tokens=False
+            )
+            for (key, _), encoding in zip(batch, encoded, strict=True):
+                self._known[key] = len(encoding)
+        return [self._known[key] for key in keys]
 
     def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
         """Span between the kept tokens. Special tokens take part, as in LongBench's own code."""
-        return _cut(self.backend.encode(text).offsets, max_tokens)
+        encoding = self.backend.encode(text)
+        self._known[_key(text)] = len(encoding) - sum(encoding.special_tokens_mask)
+        return _cut(encoding.offsets, max_tokens)
 
 
 @dataclass(frozen=True)
-class TiktokenTokenizer(_Truncating):
+class TiktokenTokenizer(Truncating):
     """An encoding of OpenAI's tiktoken."""
 
     name: str
@@ -130,6 +146,16 @@ class TiktokenTokenizer(_Truncating):
         return starts[half], starts[-half] if half else len(text)
 
 
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def _batches(
+    items: Sequence[tuple[bytes, str]], size: int
+) -> Iterator[Sequence[tuple[bytes, str]]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 def _cut(spans: Sequence[tuple[int, int]], max_tokens: int) -> tuple[int, int] | None:
     if len(spans) <= max_tokens:
         return None
@@ -140,19 +166,27 @@ def _cut(spans: Sequence[tuple[int, int]], max_tokens: int) -> tuple[int, int] |
     return kept_head, max(kept_head, min(kept_tail, default=spans[-1][1]))
 
 
-def load_tokenizer(spec: str, *, serving: Path | None = None) -> Tokenizer:
+def load_tokenizer(
+    spec: str, *, serving: Path | None = None, server: tuple[str, str] | None = None
+) -> Tokenizer:
     """The tokenizer that `spec` names.
 
     Args:
         spec: `auto`, `tiktoken:NAME`, `hf:PATH_OR_ID` or `approximate`.
-        serving: the serving model's folder, which `auto` needs.
+        serving: the serving model's folder, for `auto`.
+        server: base URL and model name of a server with `/tokenize`, for `auto` without a folder.
 
     Raises:
         UsageError: an unknown spec, or a tokenizer that is not there.
+        EngineError: a server that does not tokenize.
     """
     kind, _, name = spec.partition(":")
     if spec == "approximate":
         return Approximate()
+    if spec == "auto" and server and not serving:
+        from pytest_kvbench.tasks.served import served_tokenizer
+
+        return served_tokenizer(*server)
     if spec == "auto":
         return _serving_tokenizer(serving)
     if kind == "tiktoken" and name:

@@ -74,7 +74,7 @@ class _Maker:
             "transitions": self._transitions(),
             "bin_stats": self.stats,
             "integrity": self._integrity(),
-            "efficiency": {"prompt_tokens": 812_345, "completion_tokens": 31_415, "answers": 9_000},
+            "efficiency": self._efficiency(),
             "bins": [
                 {
                     "task": task,
@@ -203,6 +203,24 @@ class _Maker:
             "placebos": [],
             "notes": [],
             "aa": {"delta": 0.0, "ci_low": -0.02, "ci_high": 0.02, "n": self.shape.per_bin},
+        }
+
+    def _efficiency(self) -> dict[str, Any]:
+        means = ("kept_bytes_mean", "full_bytes_mean", "achieved_mean", "latency_p50")
+        means += ("latency_p95", "ttft_p50")
+        arms: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for row in self.stats:
+            arms.setdefault((row["variant"], row["policy"], row["budget"]), []).append(row)
+        return {
+            "answers": 9_000,
+            "prompt_tokens": 812_345,
+            "completion_tokens": 31_415,
+            "arms": [
+                dict(zip(("variant", "policy", "budget"), arm, strict=True))
+                | {key: float(np.mean([r[key] for r in rows])) for key in means}
+                | {"answers": 100, "prompt_tokens": 110_000, "completion_tokens": 800}
+                for arm, rows in arms.items()
+            ],
         }
 
     def _flips(self) -> list[dict[str, Any]]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from support.summaries import make_summary
+from tests.support.summaries import make_summary
 
-from pytest_kvbench.report import terminal_lines, write_report
+from pytest_kvbench.report import step_summary, terminal_lines, write_report
 from pytest_kvbench.report.context import build
-from pytest_kvbench.report.markup import md_environment, md_prose
+from pytest_kvbench.report.markup import md_prose, to_markdown
+from pytest_kvbench.report.progress import progress_line
 from pytest_kvbench.report.results import Results
 
 HOSTILE = (
@@ -25,8 +28,7 @@ PARSER = MarkdownIt("commonmark").enable("table")
 
 
 def markdown(summary):
-    document = build(Results(summary))
-    return md_environment().get_template("report.md.j2").render(document=document)
+    return to_markdown(build(Results(summary)))
 
 
 def tables(text):
@@ -126,7 +128,27 @@ def test_undecided_says_how_many_more_examples():
         cell |= {"verdict": "undetermined", "verdict_holm": "undetermined", "needed": 123}
     for row in summary["transitions"]:
         row |= {"b_safe": None, "b_broken": None}
-    assert "About 123 more examples would decide" in markdown(summary)
+    assert "About 123 more examples would decide 0.50." in markdown(summary)
+
+
+def test_open_bracket_still_says_where_the_mean_falls():
+    summary = make_summary(policies=("random",))
+    said = "By the drop rule alone it falls at 0.80."
+    assert said not in markdown(summary)
+    for row in summary["transitions"]:
+        row |= {"b_broken": 0.2}
+    assert said in markdown(summary)
+
+
+def test_rows_stand_in_the_order_people_look_for_them():
+    summary = make_summary(policies=("tova", "random"), bins=2)
+    for key in ("cells", "bin_stats", "transitions"):
+        summary[key].reverse()
+    rows = [r[1:4] for r in verdict_rows(markdown(summary)).values()]
+    ladder = ["0.80", "0.60", "0.40", "0.20", "0.10"]
+    assert rows == [
+        [b, p, x] for b in ("all", "0", "1") for p in ("tova", "random") for x in ladder
+    ]
 
 
 def test_driver_names_labels_when_they_make_the_loss():
@@ -137,6 +159,18 @@ def test_driver_names_labels_when_they_make_the_loss():
     assert "Labelled answers (empty, truncated, refused, unparsable) drive" in markdown(summary)
 
 
+def test_how_sure_one_can_be_is_said_with_n_alpha_and_family():
+    summary = make_summary()
+    for cell in summary["cells"]:
+        cell["clusters"] = 40
+    text = markdown(summary)
+    assert "rests on 200 pairs of answers to the same example, from 40 contexts" in text
+    assert "Intervals are at 95%; each direction is tested at 0.025" in text
+    assert "Holm's correction" in text
+    assert "one family (75 planned)" in text
+    assert "Of 15 headline rows, 4 hold and 11 break." in text
+
+
 def test_failures_are_counted_in_words():
     assert "No request failed." in markdown(make_summary())
     assert "270 requests (3%) failed: 270 TIMEOUT." in markdown(make_summary(failure_rate=0.03))
@@ -144,12 +178,16 @@ def test_failures_are_counted_in_words():
 
 def test_placebos_notes_and_flags_are_before_the_verdict_table():
     summary = make_summary()
-    summary["integrity"]["placebos"] = ["`pyramidkv` equals `snapkv` on 99% of the examples."]
     summary["cells"][1]["flags"] = ["gain: the treated arm scores higher."]
+    flagged = markdown(summary)
+    assert "`niah-single-bin0-snapkv-0.80`: gain: the treated arm scores higher." in flagged
+    assert verdict_rows(flagged)["niah/single", "0", "snapkv", "0.80"][-1] == "gain"
+    summary["integrity"]["placebos"] = ["`pyramidkv` equals `snapkv` on 99% of the examples."]
+    summary["integrity"]["notes"] = ["gain: in one cell the treated arm scores higher."]
     text = markdown(summary)
     answer = text[: text.index("### Verdicts")]
-    assert "`pyramidkv` equals `snapkv` on 99%" in answer
-    assert "`niah-single-bin0-snapkv-0.80`: gain: the treated arm scores higher." in answer
+    assert "- `pyramidkv` equals `snapkv` on 99%" in answer
+    assert "- gain: in one cell" in answer
     assert "No placebo was suspected" in markdown(make_summary())
 
 
@@ -225,7 +263,7 @@ def test_hostile_names_break_neither_table_nor_paragraph():
     text = markdown(summary)
     flat = [c for t in PARSER.parse(text) for c in [t, *(t.children or [])]]
     assert not [t for t in flat if t.type in ("html_block", "html_inline", "image", "link_open")]
-    assert {len(r) for t in tables(text) if "Verdict" in t[0] for r in t} == {13}
+    assert {len(r) for t in tables(text) if "Verdict" in t[0] for r in t} == {14}
 
 
 @settings(max_examples=300, deadline=None)
@@ -251,7 +289,11 @@ def test_files_are_written_and_json_comes_back(tmp_path):
     written = (report.parent / "summary.json").read_text(encoding="utf-8")
     assert json.loads(written) == summary
     assert written.startswith('{\n "bin_stats"')
-    assert sorted(p.name for p in report.parent.iterdir()) == ["report.md", "summary.json"]
+    assert sorted(p.name for p in report.parent.iterdir()) == [
+        "report.html",
+        "report.md",
+        "summary.json",
+    ]
 
 
 SCREENS = {
@@ -295,3 +337,63 @@ def test_terminal_table_shows_delta_verdict_and_bracket():
 
 def test_terminal_of_an_empty_run_says_so():
     assert "no treated cell was measured" in terminal_lines({"cells": [], "partial": False})
+
+
+def test_efficiency_shows_bytes_times_and_tokens_of_each_arm():
+    rows = next(t for t in tables(markdown(make_summary())) if "KV kept" in t[0])
+    assert len(rows) == 1 + 1 + 15
+    control = next(r for r in rows if r[0] == "none")
+    assert control[1:5] == ["1.00", "1.000", "50.6 MiB", "50.6 MiB"]
+    assert control[8:] == ["100", "110,000", "800"]
+    text = markdown(make_summary())
+    assert "9,000 answers took 812,345 prompt tokens and 31,415 new tokens" in text
+    assert "The last run took 4 min 10 s" in text
+
+
+def test_step_summary_is_the_answer_alone_and_short():
+    summary = make_summary(missing=1)
+    text = step_summary(summary)
+    assert headings(text) == ["Answer"]
+    assert "Partial run: 1 cell missing" in text
+    assert "quality is lost in (0.60, 0.80]" in text
+    tasks = tuple(f"longbench/t{i}" for i in range(40))
+    long = step_summary(make_summary(tasks=tasks, bins=2, policies=("snapkv", "tova")))
+    assert "The first 40 of 400 headline rows" in long
+    assert len(verdict_rows(long)) == 40
+
+
+@pytest.mark.parametrize(
+    ("counts", "line"),
+    [
+        ({"done": 0, "total": 300, "seconds": 0.0}, "0/300 answers"),
+        ({"done": 120, "total": 300, "seconds": 40.0}, "120/300 answers, 3.0/s, 1 min 0 s left"),
+        ({"done": 10, "total": 70, "seconds": 60.0}, "10/70 answers, 10.0/min, 6 min 0 s left"),
+        ({"done": 90, "total": 300, "seconds": 9.0, "reused": 90}, "90/300 answers"),
+        (
+            {"done": 120, "total": 300, "seconds": 10.0, "reused": 90},
+            "120/300 answers, 3.0/s, 1 min 0 s left",
+        ),
+        (
+            {"done": 300, "total": 300, "seconds": 100.0, "failed": 2},
+            "300/300 answers, 3.0/s, 2 failed",
+        ),
+    ],
+)
+def test_progress_line(counts, line):
+    assert progress_line(**counts, verdicts={}) == line
+
+
+def test_progress_line_counts_verdicts_and_fits():
+    counts = {"done": 1200, "total": 3000, "seconds": 400.0}
+    verdicts = {"breaks": 1, "holds": 4, "undetermined": 2}
+    line = progress_line(**counts, verdicts=verdicts)
+    assert line == "1,200/3,000 answers, 3.0/s, 10 min 0 s left, 4 holds, 1 breaks, 2 undetermined"
+    for width in range(10, 90):
+        assert len(progress_line(**counts, verdicts=verdicts, width=width)) <= width
+
+
+def test_importing_the_report_loads_nothing_heavy():
+    heavy = {"jinja2", "matplotlib", "pandas", "scipy", "torch", "pytest"}
+    code = "import sys, pytest_kvbench.report, pytest_kvbench.report.progress; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.split())

@@ -31,8 +31,20 @@ def test_rows_become_examples(read):
     assert task.metric == "any_of"
     prompt = task.prompt(first)
     assert prompt.head.strip() == first.context
-    assert prompt.tail.startswith("Question: Wer?")
+    assert prompt.tail.lstrip().startswith("Question: Wer?")
     assert task.prompt(second).head == ""
+
+
+def test_long_prompts_are_cut_in_the_middle(read):
+    words = " ".join(f"w{i}" for i in range(200))
+    task, (example,) = read(
+        json.dumps({"question": "q", "context": words, "answers": "x"}), max_length=40
+    )
+    text = task.prompt(example).text
+    assert example.context == words, "the example keeps its context, and so its cluster"
+    assert Approximate().count([text])[0] == 40
+    assert text == Approximate().truncate_middle(f"{words}\n\nQuestion: q\nAnswer:", 40)
+    assert task.prompt(example).tail.endswith("Answer:")
 
 
 def test_options(read):
@@ -43,10 +55,11 @@ def test_options(read):
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        ('{"question": "q", "answers": "x"}\n{"question": 1, "answers": ["x"]}', ":2"),
-        ('{"question": "q"}', ":1"),
-        ('{"question": "q", "answers": []}', ":1"),
-        ('{"question": "q", "answers": [3]}', ":1"),
+        ('{"question": "q", "answers": "x"}\n{"question": 1, "answers": ["x"]}', ": row 2"),
+        ('{"question": "q"}', ": row 1"),
+        ('{"question": "q", "answers": []}', ": row 1"),
+        ('{"question": "q", "answers": [3]}', ": row 1"),
+        ('{"question": "q", "answers": "x", "context": [1]}', ": row 1"),
         ("[1]", ":1"),
         ("{", ":1"),
     ],

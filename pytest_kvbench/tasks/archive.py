@@ -1,0 +1,130 @@
+"""Where benchmark files lie: a folder, a zip, or the hub's copy of one.
+
+A benchmark's rows are `*.jsonl` files; its prompts are small config files in the folder beside.
+`datasets` is not used to read them: it refuses loading scripts, cannot open a zip while the hub is
+offline, and costs 145 MB of memory in every process, for lines of JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TextIO
+
+from platformdirs import user_cache_path
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import replace_text
+from pytest_kvbench.tasks.jsonl import objects
+
+Place = Path | zipfile.Path
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A folder or zip with one `*.jsonl` a task, at its top or in `data/`."""
+
+    path: Path
+
+    @cached_property
+    def files(self) -> Mapping[str, Place]:
+        """Task name -> file, sorted by name."""
+        root: Place = self.path
+        inner = self.path / "data.zip"
+        if self.path.is_file() or (inner.is_file() and not any(self.path.glob("*.jsonl"))):
+            root = zipfile.Path(self.path if self.path.is_file() else inner)
+        found = [p for place in (root, root / "data") if place.is_dir() for p in place.iterdir()]
+        named = {p.name.removesuffix(".jsonl"): p for p in found if p.name.endswith(".jsonl")}
+        return dict(sorted(named.items()))
+
+    @property
+    def side(self) -> Path:
+        """The folder in which config files are looked for."""
+        return self.path.parent if self.path.is_file() else self.path
+
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """The rows of a task that is in `files`."""
+        with _open(self.files[name]) as lines:
+            yield from objects(lines, f"{name}.jsonl")
+
+
+def _open(place: Place) -> TextIO:
+    return place.open("r", encoding="utf-8")
+
+
+def local_archive(given: str | None, variable: str) -> Archive | None:
+    """The archive at the path an option gives, or else an environment variable.
+
+    Raises:
+        UsageError: a path that is neither folder nor zip.
+    """
+    name = given or os.environ.get(variable)
+    if not name:
+        return None
+    path = Path(name).expanduser()
+    if not path.is_dir() and not zipfile.is_zipfile(path):
+        raise UsageError(
+            f"{'path' if given else variable}: {name} is neither a folder nor a zip",
+            "give the folder or zip with the benchmark's *.jsonl files",
+        )
+    return Archive(path)
+
+
+def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
+    """A file of a data set on the hub, kept in the hub's own cache; resumes, shows its progress.
+
+    Raises:
+        UsageError: it is not cached and cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(repo, filename, repo_type="dataset", revision=revision)
+    except Exception as error:  # hub, network and disk errors share no base class
+        raise UsageError(
+            f"{filename} of {repo} is not cached and cannot be had ({type(error).__name__})",
+            f"get it elsewhere and set {variable} to its folder or zip",
+        ) from error
+    return Path(path)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `KVBENCH_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("KVBENCH_CACHE") or user_cache_path("pytest-kvbench"))
+
+
+def fetch_pinned(url: str, sha256: str, target: Path) -> bytes:
+    """The bytes behind `url`, kept at `target`, refused unless their sha256 is the pinned one.
+
+    Raises:
+        OSError: they cannot be had, or are not the pinned ones.
+    """
+    if target.is_file() and _sha256(target.read_bytes()) == sha256:
+        return target.read_bytes()
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        raise OSError(f"{url}: HF_HUB_OFFLINE is set")
+    import httpx
+
+    try:
+        data = httpx.get(url, follow_redirects=True, timeout=30).raise_for_status().content
+    except httpx.HTTPError as error:
+        raise OSError(f"{url}: {error}") from error
+    if _sha256(data) != sha256:
+        raise OSError(f"{url}: sha256 {_sha256(data)}, pinned is {sha256}")
+    replace_text(target, data.decode())
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_config(path: Path) -> Any:
+    """The JSON in a config file beside the data, or None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

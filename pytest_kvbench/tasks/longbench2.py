@@ -1,0 +1,161 @@
+"""`longbench2/NAME`: LongBench v2 (Bai et al., arXiv 2412.15204), 503 multiple-choice questions.
+
+longbench2/all, /easy, /hard, /short, /medium, /long    the questions with their documents
+longbench2/no-context                                   without: what the model knows by heart
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.score.evidence import LETTERS
+from pytest_kvbench.tasks.archive import hub_file
+from pytest_kvbench.tasks.base import TaskOptions, read_options, template_version, unknown_task
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.jsonl import read_jsonl
+from pytest_kvbench.tasks.multiple_choice import choice_examples
+from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+FAMILY = "longbench2"
+VARIABLE = "KVBENCH_LONGBENCH2"
+REPO = "zai-org/LongBench-v2"
+NO_CONTEXT = "no-context"
+SUBSETS: Mapping[str, tuple[str, str] | None] = {
+    "all": None,
+    "easy": ("difficulty", "easy"),
+    "hard": ("difficulty", "hard"),
+    "short": ("length", "short"),
+    "medium": ("length", "medium"),
+    "long": ("length", "long"),
+    NO_CONTEXT: None,
+}
+
+_OPTIONS = "(A) $C_A$\n(B) $C_B$\n(C) $C_C$\n(D) $C_D$\n\n"
+_SAY = 'Reply with one sentence of this form: "The correct answer is (A)".'
+OWN = {
+    "0shot.txt": f"Text:\n$DOC$\n\nWhich answer to this question is right? $Q$\n{_OPTIONS}{_SAY}",
+    "0shot_no_context.txt": f"Which answer to this question is right? $Q$\n{_OPTIONS}{_SAY}",
+}
+
+
+class LongBench2Options(TaskOptions):
+    """Options of `longbench2/*`.
+
+    `path`: the file data.json or a jsonl with its fields, or their folder (else
+    `KVBENCH_LONGBENCH2`, else the hub). `max_length`: upstream's is 120000 tokens. `compensated`:
+    an unreadable reply counts 0.25. Upstream samples at temperature 0.1.
+    """
+
+    path: str | None = None
+    max_length: int | None = Field(default=None, ge=2)
+    max_tokens: int = Field(default=128, ge=1)
+    compensated: bool = False
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class LongBench2:
+    """One subset of the questions."""
+
+    subset: str
+    options: LongBench2Options
+    metric: str = "choice"
+    generated: bool = False
+
+    @property
+    def name(self) -> str:
+        """`longbench2/<subset>`."""
+        return f"{FAMILY}/{self.subset}"
+
+    @cached_property
+    def template_version(self) -> str:
+        """Whose wording it is, then the digest of text and options."""
+        shaping = self.options.model_dump(include={"max_length", "max_tokens", "compensated"})
+        version = template_version(text=self._template, **shaping)
+        return f"{'own' if self._template in OWN.values() else 'official'}-{version}"
+
+    def prompt(self, example: Example) -> Prompt:
+        """The template filled in; head and tail part where the document ends."""
+        before, document, after = self._template.rpartition("$DOC$")
+        tail = after.replace("$Q$", example.question)
+        for letter, text in zip(LETTERS, example.meta["options"], strict=True):
+            tail = tail.replace(f"$C_{letter}$", text)
+        head = before + example.context if document else ""
+        return apply_cut(Prompt(head, tail, self.options.max_tokens), example)
+
+    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+        """Every question of the subset."""
+        made = [self._ready(example) for example in choice_examples(self._rows(), self.name)]
+        return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
+
+    def _ready(self, example: Example) -> Example:
+        meta = {**example.meta, "compensated": self.options.compensated}
+        context = "" if self.subset == NO_CONTEXT else example.context
+        return replace(example, context=context, meta=meta)
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        wanted = SUBSETS[self.subset]
+        for row in choice_rows(self._file):
+            if wanted is None or row.get(wanted[0]) == wanted[1]:
+                yield row
+
+    @cached_property
+    def _file(self) -> Path:
+        given = self.options.path or os.environ.get(VARIABLE)
+        if not given:
+            return hub_file(REPO, "data.json", self.options.revision, VARIABLE)
+        path = Path(given).expanduser()
+        return path / "data.json" if path.is_dir() else path
+
+    @cached_property
+    def _template(self) -> str:
+        """Upstream's `prompts/` beside the data, or our own wording."""
+        file = "0shot_no_context.txt" if self.subset == NO_CONTEXT else "0shot.txt"
+        if not (self.options.path or os.environ.get(VARIABLE)):
+            return OWN[file]
+        official = self._file.parent / "prompts" / file
+        return official.read_text(encoding="utf-8") if official.is_file() else OWN[file]
+
+
+def choice_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Rows of a JSON array (LongBench v2's data.json) or of JSON lines.
+
+    Raises:
+        UsageError: no such file, or not JSON.
+    """
+    if file.suffix != ".json":
+        yield from read_jsonl(file)
+        return
+    try:
+        yield from json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "check the path") from error
+    except ValueError as error:
+        raise UsageError(f"{file}: not JSON: {error}", "needed: a JSON array of rows") from error
+
+
+def names(options: Mapping[str, Any]) -> list[str]:  # noqa: ARG001  # a family's signature
+    """The subsets."""
+    return [f"{FAMILY}/{subset}" for subset in SUBSETS]
+
+
+def longbench2(subset: str, options: Mapping[str, Any]) -> LongBench2:
+    """`longbench2/<subset>`.
+
+    Raises:
+        UsageError: an unknown subset or option.
+    """
+    if subset not in SUBSETS:
+        raise unknown_task(f"{FAMILY}/{subset}", names(options))
+    return LongBench2(subset, read_options(LongBench2Options, f"{FAMILY}/{subset}", options))

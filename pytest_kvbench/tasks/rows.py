@@ -1,0 +1,122 @@
+"""Tasks made from rows of data: the way to add one in a few lines.
+
+    def capitals(options):
+        return RowTask(name="mine/capitals", metric="any_of", rows=load_rows)
+
+`load_rows` gives dicts with `question`, `answers` and, where there is one, `context`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.score import get_metric
+from pytest_kvbench.tasks.base import example_id, template_version
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+Row = Mapping[str, Any]
+FIELDS = "question (text), answers (a list of texts, or one), context (text, optional)"
+TEMPLATE = "{context}\n\nQuestion: {question}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """A data set, a template and a metric.
+
+    Args:
+        name: as written in an experiment, `family/name`.
+        rows: gives all rows; called when examples are chosen, not before.
+        metric: a key of `score.METRICS`.
+        template: text with `{context}`, then `{question}`. What follows the context is the
+            prompt's tail; without a context the tail is the whole prompt.
+        max_tokens: new tokens of a reply.
+        chat: whether the chat template is applied.
+        stop: strings that end a reply.
+        max_length: longest prompt in tokens; longer ones are cut in the middle.
+
+    Raises:
+        UsageError: an unknown metric, or a template without its two fields.
+    """
+
+    name: str
+    rows: Callable[[], Iterable[Row]] = field(repr=False)
+    metric: str = "any_of"
+    template: str = TEMPLATE
+    max_tokens: int = 64
+    chat: bool = True
+    stop: tuple[str, ...] = ()
+    max_length: int | None = None
+    generated: bool = False
+
+    def __post_init__(self) -> None:
+        get_metric(self.metric)
+        _, context, after = self.template.partition("{context}")
+        if not context or "{question}" not in after:
+            raise UsageError(
+                f"task {self.name}: template {self.template!r}",
+                "needed: a text with {context}, and {question} after it",
+            )
+
+    @cached_property
+    def template_version(self) -> str:
+        """Digest of wording and options; never of the data."""
+        return template_version(
+            text=self.template,
+            max_tokens=self.max_tokens,
+            chat=self.chat,
+            stop=self.stop,
+            max_length=self.max_length,
+        )
+
+    def prompt(self, example: Example) -> Prompt:
+        """The context, then the question."""
+        before, _, after = self.template.partition("{context}")
+        head = before + example.context
+        tail = after.replace("{question}", example.question)
+        if not example.context:
+            head, tail = "", (head + tail).lstrip()
+        return apply_cut(Prompt(head, tail, self.max_tokens, self.chat, self.stop), example)
+
+    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+        """Every row."""
+        made = (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
+        return cut_long_ones(made, self.prompt, tokenizer, self.max_length)
+
+    def _example(self, row: Row, number: int) -> Example:
+        try:
+            return row_example(row)
+        except ValueError as error:
+            raise UsageError(f"{self.name}: row {number}: {error}", f"needed: {FIELDS}") from error
+
+
+def row_example(row: Row) -> Example:
+    """The example of a row; further fields become its `meta`.
+
+    Raises:
+        ValueError: fields that are missing or of the wrong type.
+    """
+    question, context = row.get("question"), row.get("context") or ""
+    answers = row.get("answers", row.get("answer"))
+    answers = [answers] if isinstance(answers, str) else answers
+    if not isinstance(question, str) or not isinstance(context, str):
+        raise ValueError("question or context is not a text")
+    if not _texts(answers):
+        raise ValueError("answers are missing or not texts")
+    source = str(row.get("_id", row.get("id", "")))
+    identity = example_id("rows", question, context, answers, source)
+    known = {"question", "context", "answers", "answer"}
+    meta = {key: value for key, value in row.items() if key not in known}
+    return Example(identity, question, context, tuple(answers), meta)
+
+
+def _texts(values: object) -> bool:
+    if not isinstance(values, Sequence) or not values:
+        return False
+    return all(isinstance(value, str) for value in values)

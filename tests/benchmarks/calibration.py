@@ -1,0 +1,462 @@
+"""Do the verdicts keep their error rates? Simulations that print tables and fail where they do not.
+
+    python tests/benchmarks/calibration.py [--quick] [--seed N] [--only intervals verdicts ...]
+
+Every table names its target. Data are drawn here, from the stated truths; the methods are the
+package's own, and the bootstraps that others use stand beside them. Exit code 1: a target missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pytest_kvbench.analyse.binary import BinaryPairs
+from pytest_kvbench.analyse.cell import evidence_of, verdict_of
+from pytest_kvbench.analyse.cells import corrected_verdicts
+from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
+from pytest_kvbench.analyse.judge import judge_pairs
+from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
+from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.analyse.transitions import bracket
+
+ALPHA = 0.05
+SIZES = (13, 24, 50, 100, 200)
+LOSSES = (0.02, 0.05, 0.15, 0.40)
+BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+
+Random = np.random.Generator
+Draw = Callable[[Random, int, float], Pairs]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is simulated."""
+
+    intervals: int
+    experiments: int
+    ladders: int
+
+
+FULL, QUICK = Scale(2_000, 1_000, 500), Scale(200, 100, 60)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A measured share and the bound it must keep; simulation noise of three errors is allowed."""
+
+    name: str
+    share: float
+    bound: float
+    runs: int
+    at_least: bool
+
+    @property
+    def missed(self) -> bool:
+        noise = 3 * (self.bound * (1 - self.bound) / self.runs) ** 0.5
+        return self.share < self.bound - noise if self.at_least else self.share > self.bound + noise
+
+
+# -- data with a known truth ---------------------------------------------------------------------
+
+
+def binary(random: Random, n: int, loss: float, gain: float = 0.0) -> Pairs:
+    """Right or wrong; `loss` of the examples are lost and `gain` won."""
+    draw = random.random(n)
+    lost, won = draw < loss, draw > 1 - gain
+    return Pairs(1.0 - won, 1.0 - lost, np.arange(n))
+
+
+def lost_parts(random: Random, n: int, loss: float) -> Pairs:
+    """`loss` of the examples lose 0.3 to 1; all others are unchanged."""
+    lost = (random.random(n) < loss) * random.uniform(0.3, 1, n)
+    return Pairs(np.ones(n), 1 - lost, np.arange(n))
+
+
+def jitter(random: Random, n: int, loss: float) -> Pairs:
+    """Every example moves a little; `loss` of them fall by 0.5 to 0.8."""
+    control = random.uniform(0.85, 0.9, n)
+    noise = random.uniform(-0.08, 0.08, n)
+    lost = random.random(n) < loss
+    treated = np.where(lost, control - random.uniform(0.5, 0.8, n), control + noise)
+    return Pairs(control, treated, np.arange(n))
+
+
+def redraw(random: Random, n: int, loss: float) -> Pairs:
+    """Two noisy scores of one example; the treated one keeps 1 - `loss` of it."""
+    level = random.uniform(0.2, 0.8, n)
+    control, treated = (random.beta(8 * level, 8 * (1 - level)) for _ in range(2))
+    return Pairs(control, (1 - loss) * treated, np.arange(n))
+
+
+def clustered(random: Random, n: int, loss: float, share: float) -> Pairs:
+    """Right or wrong in clusters of five, with intra-cluster correlation `share`."""
+    ids = np.arange(n) // 5
+    if share == 0:
+        rate = np.full(n // 5, loss)
+    elif share == 1:
+        rate = (random.random(n // 5) < loss) * 1.0
+    else:
+        spread = (1 - share) / share
+        rate = random.beta(loss * spread, (1 - loss) * spread, n // 5)
+    return Pairs(np.ones(n), 1.0 - (random.random(n) < rate[ids]), ids)
+
+
+def clustered_jitter(random: Random, n: int, loss: float) -> Pairs:
+    """Continuous scores in clusters of five that fall together."""
+    ids = np.arange(n) // 5
+    moved = jitter(random, n // 5, loss)
+    noise = random.uniform(-0.02, 0.02, n)
+    return Pairs(moved.control[ids], moved.treated[ids] + noise, ids)
+
+
+TRUTH: dict[str, Callable[[float], float]] = {
+    "lost_parts": lambda loss: -0.65 * loss,
+    "jitter": lambda loss: -0.65 * loss,
+    "redraw": lambda loss: -0.5 * loss,
+    "clustered_jitter": lambda loss: -0.65 * loss,
+}
+
+
+# -- the methods ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def _binary_interval(losses: int, gains: int, n: int) -> tuple[float, float]:
+    return interval(BinaryPairs(losses, gains, n), ALPHA)
+
+
+def ours(pairs: Pairs) -> tuple[float, float]:
+    """The interval that `judge_cell` reports."""
+    evidence = evidence_of(pairs.control, pairs.treated, pairs.clusters)
+    if isinstance(evidence, BinaryPairs):
+        return _binary_interval(evidence.losses, evidence.gains, evidence.n)
+    return interval(evidence, ALPHA)
+
+
+@functools.cache
+def _counts(clusters: int) -> np.ndarray:
+    random = np.random.default_rng(clusters)
+    return random.multinomial(clusters, np.full(clusters, 1 / clusters), size=1_000).astype(float)
+
+
+def bootstraps(pairs: Pairs) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Percentile and studentised bootstrap of the means of equal clusters, 1,000 replicates."""
+    means = np.bincount(pairs.clusters, pairs.treated - pairs.control) / np.bincount(pairs.clusters)
+    weights, k, seen = _counts(len(means)) / len(means), len(means), means.mean()
+    replicates = weights @ means
+    error = np.sqrt(np.maximum(weights @ means**2 - replicates**2, 0) / k)
+    percentile = tuple(np.quantile(replicates, [ALPHA / 2, 1 - ALPHA / 2]))
+    spread = means.std(ddof=1) / k**0.5
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.nan_to_num((replicates - seen) / error, nan=0.0, posinf=1e9, neginf=-1e9)
+    low, high = np.quantile(t, [ALPHA / 2, 1 - ALPHA / 2], method="nearest")
+    return percentile, (max(-1.0, seen - high * spread), min(1.0, seen - low * spread))
+
+
+# -- coverage ------------------------------------------------------------------------------------
+
+
+def intervals(random: Random, scale: Scale) -> Iterable[Check]:
+    """Coverage of 95% intervals: >= 93% binary, >= 92% continuous and clustered."""
+    print("\n## Coverage of 95% intervals\n")
+    print(
+        "| data | loss | n | here | studentised bootstrap | percentile bootstrap | median width |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, draw, truth, bound, sizes in _settings():
+        for loss in LOSSES:
+            for n in sizes:
+                yield _coverage(random, name, draw, truth, bound, loss, n, scale.intervals)
+
+
+def _settings() -> Iterable[tuple[str, Draw, Callable[[float], float], float, Sequence[int]]]:
+    yield "binary", binary, lambda loss: -loss, 0.93, SIZES
+    noisy = functools.partial(binary, gain=0.05)
+    yield "binary, 5% gains", noisy, lambda loss: 0.05 - loss, 0.93, SIZES
+    for draw in (lost_parts, jitter, redraw):
+        yield draw.__name__, draw, TRUTH[draw.__name__], 0.92, SIZES
+    for share in (0.0, 0.3, 1.0):
+        together = functools.partial(clustered, share=share)
+        yield f"clusters of 5, ICC {share:g}", together, lambda loss: -loss, 0.92, (100, 200)
+    yield "clusters of 5, jitter", clustered_jitter, TRUTH["clustered_jitter"], 0.92, (100, 200)
+
+
+def _coverage(
+    random: Random,
+    name: str,
+    draw: Draw,
+    truth: Callable[[float], float],
+    bound: float,
+    loss: float,
+    n: int,
+    runs: int,
+) -> Check:
+    covered, widths = np.zeros(3), []
+    for _ in range(runs):
+        pairs = draw(random, n, loss)
+        mine, (percentile, studentised) = ours(pairs), bootstraps(pairs)
+        covered += [low <= truth(loss) <= high for low, high in (mine, studentised, percentile)]
+        widths.append(mine[1] - mine[0])
+    here, student, percentile_share = covered / runs
+    print(
+        f"| {name} | {loss:.0%} | {n} | {here:.3f} | {student:.3f} | {percentile_share:.3f} "
+        f"| {np.median(widths):.3f} |",
+        flush=True,
+    )
+    return Check(f"coverage {name} loss {loss} n {n}", here, bound, runs, at_least=True)
+
+
+# -- error rates of verdicts ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PValues:
+    """The part of a result that a family of cells looks at."""
+
+    p_holds: float
+    p_breaks: float
+
+
+@functools.cache
+def _binary_p(losses: int, gains: int, n: int, margin: float) -> PValues:
+    evidence = BinaryPairs(losses, gains, n)
+    return PValues(p_holds(evidence, margin), p_breaks(evidence, margin))
+
+
+def p_values(pairs: Pairs, margin: float) -> PValues:
+    """Both p-values of a cell, remembered where data are counts."""
+    evidence = evidence_of(pairs.control, pairs.treated, pairs.clusters)
+    if isinstance(evidence, BinaryPairs):
+        return _binary_p(evidence.losses, evidence.gains, evidence.n, margin)
+    return PValues(p_holds(evidence, margin), p_breaks(evidence, margin))
+
+
+def verdicts(random: Random, scale: Scale) -> Iterable[Check]:
+    """Share of experiments (20 cells) with any false verdict, unadjusted and by Holm: <= 5%."""
+    print("\n## Experiments of 20 cells with a false verdict\n")
+    print("| truth | data | margin | n | false verdict | by Holm | unadjusted | one cell |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, margin, word, draw in _truths():
+        for n in SIZES:
+            yield _errors(random, name, margin, word, draw, n, scale.experiments)
+
+
+def _truths() -> Iterable[tuple[str, float, str, Callable[[Random, int], Pairs]]]:
+    for margin in (0.0, 0.02, 0.10):
+        yield "null, binary", margin, "breaks", lambda r, n: binary(r, n, 0.1, 0.1)
+        yield "null, rare flips", margin, "breaks", lambda r, n: binary(r, n, 0.02, 0.02)
+        yield "null, continuous", margin, "breaks", lambda r, n: redraw(r, n, 0.0)
+    for margin in (0.02, 0.10):
+        yield "loss at margin, binary", margin, "holds", lambda r, n, m=margin: binary(r, n, m)
+        yield (
+            "loss at margin, 5% gains",
+            margin,
+            "holds",
+            lambda r, n, m=margin: binary(r, n, m + 0.05, 0.05),
+        )
+        yield (
+            "loss at margin, rare",
+            margin,
+            "holds",
+            lambda r, n, m=margin: jitter(r, n, m / 0.65),
+        )
+
+
+def _errors(
+    random: Random,
+    name: str,
+    margin: float,
+    word: str,
+    draw: Callable[[Random, int], Pairs],
+    n: int,
+    runs: int,
+) -> Check:
+    cells, holm, plain, single = 20, 0, 0, 0
+    rules = Rules(margin, ALPHA)
+    for _ in range(runs):
+        seen = {cell: p_values(draw(random, n), margin) for cell in range(cells)}
+        wrong = [getattr(p, f"p_{word}") < ALPHA / 2 for p in seen.values()]
+        corrected = corrected_verdicts(seen, cells, rules).values()
+        holm += any(verdict.corrected == word for verdict in corrected)
+        plain, single = plain + any(wrong), single + sum(wrong)
+    print(
+        f"| {name} | {margin} | {n} | {word} | {holm / runs:.3f} | {plain / runs:.3f} "
+        f"| {single / runs / cells:.4f} |",
+        flush=True,
+    )
+    return Check(f"false {word}, {name}, margin {margin}, n {n}", holm / runs, 0.05, runs, False)
+
+
+# -- transitions ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A quality curve over `BUDGETS`: net loss at each, and the margin it is judged by."""
+
+    name: str
+    losses: tuple[float, ...]
+
+    def truth(self, margin: float) -> tuple[float, float]:
+        """(largest budget that breaks, smallest that does not); 0 and 1 beyond the ladder."""
+        broken = [b for b, loss in zip(BUDGETS, self.losses, strict=True) if loss > margin]
+        kept = [b for b, loss in zip(BUDGETS, self.losses, strict=True) if loss <= margin]
+        return max(broken, default=0.0), min(kept, default=1.0)
+
+
+PLANTED = (
+    Planted("cliff, 30 points", (0.30, 0.30, 0.30, 0.0, 0.0, 0.0, 0.0)),
+    Planted("cliff, 60 points", (0.60, 0.60, 0.60, 0.0, 0.0, 0.0, 0.0)),
+    Planted("slope", (0.45, 0.36, 0.27, 0.18, 0.09, 0.0, 0.0)),
+    Planted("flat", (0.0,) * 7),
+)
+CORRECT, BACKGROUND = 0.7, 0.025  # of the control; flips in either direction, besides the loss
+
+
+def ladder(random: Random, n: int, losses: Sequence[float]) -> list[Pairs]:
+    """One bin over all budgets: what is lost at one is lost below it too, flips come and go."""
+    control = random.random(n) < CORRECT
+    endurance = random.random(n)
+    return [_rung(random, control, endurance >= loss / CORRECT) for loss in losses]
+
+
+def _rung(random: Random, control: np.ndarray, kept: np.ndarray) -> Pairs:
+    flip = random.random(len(control)) < BACKGROUND / np.where(control, CORRECT, 1 - CORRECT)
+    treated = np.where(control, kept & ~flip, flip)
+    return Pairs(control * 1.0, treated * 1.0, np.arange(len(control)))
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What one simulated ladder gave: whether it excludes the truth, and its width in steps."""
+
+    excludes: bool
+    width: int
+
+
+def bracket_of(words: Sequence[str], truth: tuple[float, float]) -> Bracket:
+    """Compare a ladder's bracket with the truth; an end that was not found counts to the edge."""
+    broken, safe = bracket(list(zip(BUDGETS, words, strict=True)))
+    excludes = (safe is not None and safe < truth[1]) or (broken or 0.0) > truth[0]
+    top = BUDGETS.index(safe) if safe else len(BUDGETS)
+    return Bracket(excludes, top - (BUDGETS.index(broken) if broken else -1))
+
+
+def transitions(random: Random, scale: Scale) -> Iterable[Check]:
+    """Brackets that exclude the truth (<= 5%) and their width in ladder steps, margin 0.10."""
+    print("\n## Brackets of planted transitions, 7 budgets, margin 0.10\n")
+    print("| truth | bins | n per bin | excludes the truth | median width | both ends found |")
+    print("|---|---|---|---|---|---|")
+    for planted in PLANTED:
+        for bins, n in ((1, 25), (1, 50), (1, 100), (5, 25), (5, 50), (5, 100)):
+            yield from _brackets(random, planted, bins, n, scale.ladders)
+
+
+def _brackets(
+    random: Random, planted: Planted, bins: int, n: int, runs: int, margin: float = 0.10
+) -> Iterable[Check]:
+    found = []
+    for _ in range(runs):
+        rungs = [ladder(random, n, planted.losses) for _ in range(bins)]
+        words = [_word(cells, margin) for cells in zip(*rungs, strict=True)]
+        found.append((bracket_of(words, planted.truth(margin)), words))
+    wrong = float(np.mean([b.excludes for b, _ in found]))
+    width = float(np.median([b.width for b, _ in found]))
+    ends = np.mean([w[0] == "breaks" and w[-1] == "holds" for _, w in found])
+    print(f"| {planted.name} | {bins} | {n} | {wrong:.3f} | {width:g} | {ends:.2f} |", flush=True)
+    what = f"{planted.name}, {bins} bins of {n}"
+    yield Check(f"bracket excludes, {what}", wrong, 0.05, runs, at_least=False)
+    most = {(1, 100): 2, (5, 100): 1, (5, 50): 1, (5, 25): 1}.get((bins, n))
+    if planted.name.startswith("cliff") and most:
+        narrow = float(width <= most)
+        yield Check(f"width <= {most}, {what}", narrow, 1.0, runs, at_least=True)
+
+
+def _word(cells: Sequence[Pairs], margin: float) -> str:
+    if len(cells) > 1:
+        return judge_pooled(cells, margin=margin, alpha=ALPHA).verdict
+    p = p_values(cells[0], margin)
+    return verdict_of(p.p_holds, p.p_breaks, ALPHA)
+
+
+# -- scale ---------------------------------------------------------------------------------------
+
+
+def at_scale(random: Random, scale: Scale) -> Iterable[Check]:
+    """Seconds and peak memory of `judge_pairs` by rows: 1,000,000 under 20 s and 1.5 GB."""
+    print("\n## judge_pairs by rows (2,000 resamplings per ladder)\n")
+    print("| rows | cells | seconds | peak memory, MB |\n|---|---|---|---|")
+    for tasks in (1, 2, 20) if scale is FULL else (1, 2):
+        per_cell = 1_000 if tasks > 1 else 200
+        table = big_table(random, tasks, per_cell)
+        start = time.perf_counter()
+        judge_pairs(table, margin=0.10, alpha=ALPHA)
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"| {len(table):,} | {tasks * 50} | {seconds:.1f} | {peak:,.0f} |", flush=True)
+        if len(table) == 1_000_000:
+            yield Check("1,000,000 rows in 20 s", float(seconds < 20), 1.0, 1, at_least=True)
+            yield Check("1,000,000 rows in 1.5 GB", float(peak < 1536), 1.0, 1, at_least=True)
+
+
+def big_table(random: Random, tasks: int, examples: int) -> pd.DataFrame:
+    """`tasks` x 5 bins x 10 budgets x `examples`, half of the tasks right or wrong."""
+    index = pd.MultiIndex.from_product(
+        [
+            [f"task{t}" for t in range(tasks)],
+            range(5),
+            ["snapkv"],
+            np.round(np.arange(0.05, 1, 0.1), 2),
+            [f"example-{i}" for i in range(examples)],
+        ],
+        names=["task", "bin", "policy", "budget", "example_id"],
+    )
+    table = index.to_frame(index=False)
+    score = random.random(len(table))
+    kept = 1 - 0.3 * (random.random(len(table)) < 0.2 * (table["budget"] < 0.3))
+    right = (table["task"].str[-1].astype(int) % 2 == 0).to_numpy()
+    table["cluster"] = table["example_id"]
+    table["control"] = np.where(right, (score < 0.8) * 1.0, score)
+    table["treated"] = np.where(right, (score * (2 - kept) < 0.8) * 1.0, score * kept)
+    return table
+
+
+SECTIONS = {
+    "intervals": intervals,
+    "verdicts": verdicts,
+    "transitions": transitions,
+    "scale": at_scale,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the sections asked for; 1 if any target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the repetitions")
+    parser.add_argument("--seed", type=int, default=20261121)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    options = parser.parse_args(arguments)
+    print(f"seed {options.seed}, {'quick' if options.quick else 'full'}")
+    checks: list[Check] = []
+    for name in options.only:
+        start, random = time.perf_counter(), np.random.default_rng([options.seed, len(name)])
+        checks += SECTIONS[name](random, QUICK if options.quick else FULL)
+        print(f"\n({name}: {time.perf_counter() - start:.0f} s)")
+    missed = [check for check in checks if check.missed]
+    print(f"\n{len(checks) - len(missed)} of {len(checks)} targets kept.")
+    for check in missed:
+        print(f"MISSED {check.name}: {check.share:.3f}, target {check.bound}")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Fixtures of several test folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.mock_server import MockServer
+
+WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]
+
+
+@pytest.fixture
+def mock() -> Iterator[MockServer]:
+    """A healthy scripted server."""
+    with MockServer() as server:
+        yield server
+
+
+@dataclass
+class Project:
+    """A project that uses the plugin: 2 bins of 10 examples, budgets 1.0, 0.5 and 0.2."""
+
+    pytester: pytest.Pytester
+    path: Path
+
+    def run(self, *args: str) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess("-p", "no:benchmark", *args)
+
+    def summary(self, group: str = "g") -> dict[str, Any]:
+        text = (self.path / "reports" / group / "summary.json").read_text(encoding="utf-8")
+        data: dict[str, Any] = json.loads(text)
+        return data
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, mock: MockServer) -> Project:
+    """An experiment on the mock server."""
+    rows = [
+        {
+            "question": f"Say {word}",
+            "context": f"text{n} " * (20 + 200 * (n % 2)),
+            "answers": [word],
+        }
+        for n, word in enumerate(WORDS)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (pytester.path / "words.jsonl").write_text(lines, encoding="utf-8")
+    (pytester.path / "exp.yaml").write_text(
+        f"""\
+group: g
+tasks: ["jsonl:words.jsonl"]
+bins: {{n: 2, per_bin: 10, edges: [150]}}
+kv: {{policies: [snapkv], budgets: [1.0, 0.5, 0.2]}}
+engine: {{name: local, model: mock, base_url: "{mock.base_url}", retries: 1}}
+tokenizer: approximate
+""",
+        encoding="utf-8",
+    )
+    pytester.makepyfile(
+        test_exp="""
+        import pytest
+
+        @pytest.mark.kvbench("exp.yaml")
+        def test_quality(cell, control):
+            cell.compare(control).check()
+        """
+    )
+    return Project(pytester, pytester.path)

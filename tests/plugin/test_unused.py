@@ -1,0 +1,60 @@
+"""Installed but unused, the plugin is silent: no files, no output, no heavy imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOREIGN = """
+    import sys, pytest
+
+    @pytest.mark.parametrize("x", range(20))
+    def test_foreign(x):
+        heavy = {"torch", "pandas", "matplotlib", "pydantic", "httpx", "numpy"} & set(sys.modules)
+        assert not heavy
+"""
+
+
+@pytest.mark.parametrize("n", ["0", "2"])
+def test_foreign_project_sees_nothing(pytester: pytest.Pytester, n: str) -> None:
+    pytester.makepyfile(FOREIGN)
+    before = set(pytester.path.rglob("*"))
+    args = ("-n", n, "-p", "no:cacheprovider", "-p", "no:benchmark", "-B")
+    result = pytester.runpytest_subprocess(*args[:-1])
+    result.assert_outcomes(passed=20)
+    created = {p for p in pytester.path.rglob("*") if "__pycache__" not in p.parts} - before
+    assert {p.name for p in created} <= {"__pycache__", "stdout", "stderr", "runpytest-0"}
+    assert "kvbench" not in result.stdout.str().replace("plugins: ", "").replace("kvbench-0", "")
+
+
+def test_foreign_tests_keep_xdist_load_scheduling(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(FOREIGN)
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_sessionfinish(session):
+            dsession = session.config.pluginmanager.get_plugin("dsession")
+            if dsession:
+                print("chose", type(dsession.sched._chosen).__name__)
+        """
+    )
+    result = pytester.runpytest_subprocess("-n", "2", "-s", "-p", "no:benchmark")
+    result.stdout.fnmatch_lines(["*chose LoadScheduling*"])
+
+
+def test_plugin_import_is_light() -> None:
+    code = (
+        "import sys, pytest; before = set(sys.modules); import pytest_kvbench.plugin;"
+        "new = set(sys.modules) - before;"
+        "print(sorted({m.split('.')[0] for m in new} - {'pytest_kvbench'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.home()
+    )
+    heavy = {"torch", "pandas", "matplotlib", "numpy", "pydantic", "httpx", "yaml", "sqlite3"}
+    assert not heavy & set(eval(done.stdout))

@@ -1,0 +1,118 @@
+"""A scripted stand-in for the embedded server: the same protocol over real HTTP, no model.
+
+It answers a prompt that ends in `Say WORD` with WORD or with `no`, as `accuracy` decides for the
+arm: deterministically, from a hash of prompt and arm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+Trouble = Callable[[int, dict[str, Any]], Response | None]
+"""Given the number of the request and its body: a response to send instead, or None."""
+
+
+@dataclass
+class MockServer:
+    """Use as a context manager; `base_url` is up inside."""
+
+    accuracy: Callable[[str, float], float] = lambda policy, budget: 1.0
+    achieved: Callable[[str, float], float] = lambda policy, budget: budget
+    trouble: Trouble = lambda number, body: None
+    latency_s: float = 0.0
+    fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
+    asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
+    """How often each (prompt, policy, budget, seed) was asked for."""
+    posts: int = 0
+
+    def __enter__(self) -> MockServer:
+        app = Starlette(
+            routes=[
+                Route("/v1/models", self._models),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            ]
+        )
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            self._thread.join(0.01)
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Stop listening and drop connections, as a dead server does."""
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def controls(self) -> list[int]:
+        """How often each control was asked for."""
+        return [n for (_, policy, _, _), n in self.asked.items() if policy == "none"]
+
+    async def _models(self, request: Request) -> Response:
+        entry = {"id": "mock", "aliases": [], "fingerprint": self.fingerprint}
+        return JSONResponse({"object": "list", "data": [entry]})
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.json()
+        self.posts += 1
+        instead = self.trouble(self.posts, body)
+        if instead is not None:
+            return instead
+        await asyncio.sleep(self.latency_s)
+        prompt = "".join(part["text"] for part in body["messages"][-1]["content"])
+        return JSONResponse(
+            {
+                "choices": [
+                    self._choice(index, prompt, arm, body.get("seed", 0))
+                    for index, arm in enumerate(body["kv"])
+                ],
+                "usage": {"prompt_tokens": len(prompt) // 4, "completion_tokens": 1},
+            }
+        )
+
+    def _choice(self, index: int, prompt: str, arm: dict[str, Any], seed: int) -> dict[str, Any]:
+        policy, budget = arm["policy"], arm["budget"]
+        self.asked[prompt, policy, budget, seed] += 1
+        word = prompt.rsplit("Say ", 1)[1].split()[0]
+        # One draw per prompt for all arms: a lower accuracy loses a superset, as budgets do.
+        drawn = int(hashlib.sha256(f"{prompt}{seed}".encode()).hexdigest()[:8], 16) / 16**8
+        achieved = self.achieved(policy, budget)
+        return {
+            "index": index,
+            "message": {
+                "role": "assistant",
+                "content": word if drawn < self.accuracy(policy, budget) else "no",
+            },
+            "finish_reason": "stop",
+            "completion_tokens": 1,
+            "kv": {
+                "policy": policy,
+                "budget": budget,
+                "achieved": achieved,
+                "kept_bytes": int(1000 * achieved),
+                "full_bytes": 1000,
+                "kept_tokens": 10.0,
+            },
+        }

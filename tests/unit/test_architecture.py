@@ -1,0 +1,113 @@
+"""Promises about imports: one direction, and nothing heavy where it hurts."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pytest_kvbench
+
+ROOT = Path(pytest_kvbench.__file__).parent
+PACKAGE = "pytest_kvbench"
+
+LAYERS = {
+    "errors": 0,
+    "files": 0,
+    "records": 0,
+    "settings": 1,
+    "score": 2,
+    "tasks": 3,
+    "store": 3,
+    "engines": 3,
+    "analyse": 3,
+    "plan": 4,
+    "execute": 5,
+    "report": 5,
+    "ops": 6,
+    "stages": 7,
+    "plugin": 8,
+    "cli": 9,
+}
+"""A room imports from itself and from lower layers; two rooms of one layer do not meet."""
+
+
+def imports(path: Path, *, top_level: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in tree.body if top_level else ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    return module.removeprefix(PACKAGE).lstrip(".").split(".")[0]
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    here = room_of(path)
+    if here == "__init__":
+        return  # lazily exports what annotations need
+    for module in imports(path):
+        if module.startswith(f"{PACKAGE}."):
+            there = room(module)
+            if there != here:
+                assert LAYERS[there] < LAYERS[here], f"{here} imports {there}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_pytest_and_torch_stay_in_their_rooms(path: Path) -> None:
+    names = {name.split(".")[0] for name in imports(path)}
+    where = path.relative_to(ROOT).as_posix()
+    if not where.startswith("plugin/"):
+        assert not names & {"pytest", "_pytest", "xdist"}
+    if not where.startswith("engines/local/"):
+        assert not names & {"torch", "transformers", "kvpress"}
+
+
+def test_every_room_has_a_layer() -> None:
+    assert {room_of(p) for p in modules()} - {"__init__"} <= set(LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("pytest_kvbench.plugin", {"torch", "pandas", "matplotlib", "numpy", "pydantic", "httpx"}),
+        ("pytest_kvbench.plugin.runtime", {"torch", "transformers", "pandas", "matplotlib"}),
+        ("pytest_kvbench.analyse.cell", {"torch", "pandas", "matplotlib"}),
+        ("pytest_kvbench.cli", {"torch", "pandas", "matplotlib", "numpy", "httpx"}),
+    ],
+)
+def test_importing_loads_nothing_heavy(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.split())
+
+
+def test_exported_names_exist() -> None:
+    assert pytest_kvbench.__all__ == ["Comparison", "Controls", "MeasuredCell"]
+    for name in pytest_kvbench.__all__:
+        assert getattr(pytest_kvbench, name).__name__ == name

@@ -1,0 +1,88 @@
+"""The HTTP client against a real server on loopback: what is retried, what is not, when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from pytest_kvbench.engines.client import Http, Reply, RequestFailedError
+from pytest_kvbench.errors import EngineError
+from tests.support.mock_server import MockServer
+
+BODY = {
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "Say word"}]}],
+    "kv": [{"policy": "none", "budget": 1.0}],
+}
+
+
+def post(url: str, **settings: Any) -> Reply:
+    async def once() -> Reply:
+        http = Http(url, **{"concurrency": 1, "timeout_s": 20, "retries": 2, **settings})
+        try:
+            return await http.post("/chat/completions", BODY)
+        finally:
+            await http.aclose()
+
+    return asyncio.run(once())
+
+
+def first(times: int, make: Callable[[], Response]) -> Callable[[int, Any], Response | None]:
+    return lambda number, body: make() if number <= times else None
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
+def test_passing_trouble_is_retried(mock: MockServer, status: int) -> None:
+    mock.trouble = first(1, lambda: Response(status_code=status, headers={"Retry-After": "0"}))
+    assert post(mock.base_url).data["choices"][0]["message"]["content"] == "word"
+    assert mock.posts == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_our_own_mistakes_are_not_retried(mock: MockServer, status: int) -> None:
+    body = {"error": {"message": "too long", "type": "invalid_request_error"}}
+    mock.trouble = first(9, lambda: JSONResponse(body, status_code=status))
+    with pytest.raises(RequestFailedError, match=f"HTTP {status}: too long") as caught:
+        post(mock.base_url)
+    assert (caught.value.kind, mock.posts) == ("ENGINE_ERROR", 1)
+
+
+def test_garbage_is_retried_then_a_failure(mock: MockServer) -> None:
+    mock.trouble = first(9, lambda: PlainTextResponse("<html>"))
+    with pytest.raises(RequestFailedError, match="not JSON") as caught:
+        post(mock.base_url)
+    assert (caught.value.attempts, mock.posts) == (3, 3)
+
+
+def test_a_deadline_covers_all_tries(mock: MockServer) -> None:
+    mock.latency_s = 5
+    with pytest.raises(RequestFailedError) as caught:
+        post(mock.base_url, timeout_s=0.3)
+    assert caught.value.kind == "TIMEOUT"
+
+
+def test_retry_after_is_honoured(mock: MockServer) -> None:
+    mock.trouble = first(1, lambda: Response(status_code=429, headers={"Retry-After": "30"}))
+    with pytest.raises(RequestFailedError) as caught:
+        post(mock.base_url, timeout_s=1.5)
+    assert (caught.value.kind, mock.posts) == ("TIMEOUT", 1)
+
+
+def test_a_server_that_is_gone_ends_every_later_request_at_once(mock: MockServer) -> None:
+    mock.kill()
+
+    async def twice() -> None:
+        http = Http(mock.base_url, concurrency=1, timeout_s=20, retries=1)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="is gone"):
+                await http.post("/chat/completions", BODY)
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(EngineError):
+            await http.post("/chat/completions", BODY)
+        assert asyncio.get_running_loop().time() - started < 0.4  # less than one backoff
+        await http.aclose()
+
+    asyncio.run(twice())

@@ -1,0 +1,146 @@
+"""LongBench's metrics against what the authors' own code gave (benchmarks/longbench_scores)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.score import METRICS
+from pytest_kvbench.score.segment import normalise_zh, words
+
+DATA = Path(__file__).parent / "data" / "longbench_scores.jsonl.gz"
+
+
+def recorded():
+    with gzip.open(DATA, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def test_scores_agree_with_the_authors_implementation():
+    cases = recorded()
+    for case in cases:
+        measure = METRICS[case["metric"]]
+        score = measure(case["prediction"], case["answers"], {"all_classes": case["all_classes"]})
+        assert score == pytest.approx(case["score"], abs=1e-9), case
+    counts = Counter(case["metric"] for case in cases)
+    assert len(counts) == 9
+    assert min(counts.values()) >= 500
+    assert any(not case["prediction"] for case in cases)
+    assert any(len(case["answers"]) > 1 for case in cases)
+
+
+LONG_NAMES = ["location", "Other location", "Other"]
+
+
+@pytest.mark.parametrize(
+    ("named", "classes", "score"),
+    [
+        # "Other location" contains the two others. Removing "location" while iterating skips
+        # "Other location", then "Other" goes too: one class is left.
+        ("Other location", ["location", "Other location", "Other"], 1.0),
+        # Removing "location" skips "Other", which stays and halves the score.
+        ("Other location", ["location", "Other", "Other location"], 0.5),
+        ("City", ["City", "Country"], 1.0),
+        ("City, Country", ["City", "Country"], 0.5),
+        ("nothing", ["City", "Country"], 0.0),
+    ],
+)
+def test_the_list_bug_of_the_classification_score_is_kept(named, classes, score):
+    answer = "City" if "City" in classes else "Other location"
+    given = list(classes)
+    assert METRICS["classification"](named, [answer], {"all_classes": given}) == score
+    assert given == classes, "a metric does not change its arguments"
+
+
+def test_classification_without_classes_says_what_is_missing():
+    with pytest.raises(UsageError, match="all_classes"):
+        METRICS["classification"]("City", ["City"], {"all_classes": None})
+
+
+def test_retrieval_needs_a_numbered_answer():
+    with pytest.raises(UsageError, match="Paragraph"):
+        METRICS["retrieval"]("7", ["7"], {})
+
+
+@pytest.mark.parametrize(
+    ("metric", "prediction", "answers", "score"),
+    [
+        ("f1_first_line", "\n\nParis\nand more words", ["Paris"], 1.0),
+        ("f1", "\n\nParis\nand more words", ["Paris"], 0.4),
+        ("rouge_l_first_line", "they meet\nDialogue", ["they meet"], pytest.approx(1, abs=1e-6)),
+        ("code_similarity", "```python\n# note\nx = 1\ny = 2", ["x = 1"], 1.0),
+        ("code_similarity", "```", ["x = 1"], 0.0),
+        ("f1_zh", "北京！", ["北京"], 1.0),
+        ("rouge_l", "", ["anything"], 0.0),
+        ("rouge_l", "...", ["anything"], 0.0),
+    ],
+)
+def test_single_cases(metric, prediction, answers, score):
+    assert METRICS[metric](prediction, answers, {}) == score
+
+
+def test_the_first_line_rule_of_classification():
+    meta = {"all_classes": ["City", "Country"]}
+    assert METRICS["classification_first_line"]("City\nCountry", ["City"], meta) == 1.0
+    assert METRICS["classification"]("City\nCountry", ["City"], meta) == 0.5
+
+
+def test_rouge_does_not_depend_on_how_deep_its_caller_is():
+    # 900 words together: the package recurses about 900 deep, near Python's limit of 1000.
+    text = " ".join(f"w{i}" for i in range(450))
+    other = " ".join(f"v{i}" for i in range(440)) + " w1"
+    shallow = METRICS["rouge_l"](text, [other], {})
+    assert shallow > 0
+
+    def deep(n):
+        return METRICS["rouge_l"](text, [other], {}) if n == 0 else deep(n - 1)
+
+    assert deep(400) == shallow
+
+
+def test_rouge_of_endless_sentences_is_zero_as_upstream():
+    text = " ".join(f"w{i}" for i in range(700))
+    assert METRICS["rouge_l"](text, [text[::-1]], {}) == 0.0
+
+
+def test_chinese_scores_are_the_same_from_many_threads():
+    expected = METRICS["rouge_l_zh"]("北京大学是高等学府", ["北京大学"], {})
+    results = []
+
+    def score():
+        results.append(METRICS["rouge_l_zh"]("北京大学是高等学府", ["北京大学"], {}))
+
+    threads = [threading.Thread(target=score) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert results == [expected] * 4
+
+
+chinese = st.text(alphabet="北京大学，。！ABC 12\n《》", max_size=40)
+
+
+@given(chinese)
+def test_segmentation_loses_nothing(text):
+    assert "".join(words(text)) == text
+
+
+@given(chinese)
+def test_normalised_chinese_has_no_signs_or_blanks(text):
+    result = normalise_zh(text)
+    assert not set(result) & set("，。！ \n》")
+    assert normalise_zh(result) == result
+    assert ("《" in text) == ("《" in result), "upstream's list has no U+300A"
+
+
+@given(st.sampled_from(["f1_zh", "rouge_l", "rouge_l_zh", "code_similarity"]), chinese, chinese)
+def test_scores_stay_between_zero_and_one_and_a_copy_is_nearly_perfect(metric, one, other):
+    assert 0.0 <= METRICS[metric](one, [other], {}) <= 1.0
+    assert METRICS[metric]("北京 x = 1", ["北京 x = 1"], {}) == pytest.approx(1, abs=1e-6)

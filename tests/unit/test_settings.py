@@ -1,0 +1,152 @@
+"""Experiments: merging, environment, overrides, and errors that name file, key and valid values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_kvbench.errors import ExperimentError
+from pytest_kvbench.settings import Experiment, Override, load_experiment
+
+MINIMAL = "group: g\ntasks: [niah/single]\n"
+
+
+def write(folder: Path, text: str, name: str = "e.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_extends_merges_sections_and_replaces_lists(tmp_path: Path) -> None:
+    write(tmp_path, "kv: {budgets: [1.0, 0.5], policies: [knorm]}\nbins: {n: 2}\n", "base.yaml")
+    file = write(tmp_path, "extends: base.yaml\n" + MINIMAL + "kv: {budgets: [0.3]}\n")
+    experiment = load_experiment(file).experiment
+    assert experiment.kv.budgets == (0.3,)
+    assert experiment.kv.policies == ("knorm",)
+    assert experiment.bins.n == 2
+
+
+def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "extends: b.yaml\n", "a.yaml")
+    file = write(tmp_path, "extends: a.yaml\n" + MINIMAL, "b.yaml")
+    with pytest.raises(ExperimentError, match="circle"):
+        load_experiment(file)
+
+
+def test_environment_is_expanded_and_typed(tmp_path: Path) -> None:
+    text = MINIMAL + "bins: {per_bin: '${N}'}\nengine: {model: 'pre-${M:-x}', threads: '${T:-null}'}"
+    experiment = load_experiment(write(tmp_path, text), env={"N": "[1, 2, 3]"}).experiment
+    assert experiment.bins.per_bin == (1, 2, 3)
+    assert experiment.engine.model == "pre-x"
+    assert experiment.engine.threads is None
+
+
+def test_unset_variable_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL + "engine: {model: '${NOT_SET}'}")
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(file, env={})
+    assert "engine.model" in caught.value.what
+    assert "NOT_SET" in caught.value.hint
+
+
+def test_precedence_is_file_marker_command_line(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL + "gate: {margin: 0.2, alpha: 0.1}\nbins: {per_bin: 3}")
+    declared = load_experiment(
+        file,
+        inline={"gate": {"margin": 0.3}, "bins.per_bin": 4},
+        overrides=[Override.parse("bins.per_bin=5")],
+    )
+    gate = declared.experiment.gate
+    assert (gate.margin, gate.alpha, declared.experiment.bins.per_bin) == (0.3, 0.1, 5)
+    assert declared.origins["bins.per_bin"] == "--kvbench-set bins.per_bin=5"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what", "hint"),
+    [
+        ("kv.bugets", "[1]", "kv.bugets: unknown key", "did you mean budgets?"),
+        ("enginee.x", "1", "enginee: unknown key", "did you mean engine?"),
+        ("kv.budgets", "[1, 2]", "kv.budgets.1: 2 is not valid", "each in (0, 1]"),
+        ("kv.budgets", "[0]", "kv.budgets.0: 0 is not valid", "each in (0, 1]"),
+        ("kv.budgets", "[0.5, 0.5]", "listed twice: 0.5", "once"),
+        ("bins.n", "0", "bins.n: 0 is not valid", "at least 1; default 3"),
+        ("bins.per_bin", "[1, 2]", "per_bin lists 2 numbers for 3 bins", "per_bin"),
+        ("bins.per_bin", "x", "bins.per_bin: 'x' is not valid", "one whole number"),
+        ("bins.range", "[5, 2]", "range must be two increasing", "range"),
+        ("gate.mode", "gat", "gate.mode: 'gat' is not valid", "measure"),
+        ("sampling.trials", "3", "trials is 3 at temperature 0", "temperature"),
+        ("tokenizer", "foo", "tokenizer: 'foo'", "tiktoken:NAME"),
+        ("tasks", "[]", "tasks: [] is not valid", "[niah/single]"),
+        ("engine.name", "vlm", "engine.name: 'vlm' is not valid", "local"),
+        ("kv", "3", "kv: 3 is not valid", "budgets"),
+        ("group", "a b", "group: 'a b' is not valid", "letters"),
+    ],
+)
+def test_errors_name_key_value_and_what_is_valid(
+    tmp_path: Path, key: str, value: str, what: str, hint: str
+) -> None:
+    file = write(tmp_path, MINIMAL)
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(file, overrides=[Override.parse(f"{key}={value}")])
+    assert what in caught.value.what
+    assert hint in caught.value.hint
+    assert str(caught.value).count("\n") == 1
+
+
+def test_errors_name_the_file_a_key_came_from(tmp_path: Path) -> None:
+    write(tmp_path, "gate: {margin: 5}\n", "base.yaml")
+    file = write(tmp_path, "extends: base.yaml\n" + MINIMAL)
+    with pytest.raises(ExperimentError, match=r"base\.yaml: gate\.margin: 5 is not valid"):
+        load_experiment(file)
+
+
+def test_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+    write(tmp_path, MINIMAL, "there.yaml")
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(tmp_path / "thre.yaml")
+    assert "there.yaml" in caught.value.hint
+
+
+def test_edges_set_the_number_of_bins(tmp_path: Path) -> None:
+    experiment = load_experiment(write(tmp_path, MINIMAL + "bins: {edges: [10, 20]}")).experiment
+    assert experiment.bins.n == 3
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "group: [", "just text"])
+def test_what_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ExperimentError):
+        load_experiment(write(tmp_path, text))
+
+
+def test_yaml_is_loaded_safely(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError):
+        load_experiment(write(tmp_path, "group: !!python/object/apply:os.getcwd []\n"))
+
+
+@given(
+    budgets=st.lists(st.floats(0.01, 1), min_size=1, max_size=5, unique=True),
+    margin=st.floats(0.01, 0.99),
+    trials=st.integers(1, 5),
+)
+def test_snapshot_round_trip(budgets: list[float], margin: float, trials: int) -> None:
+    experiment = Experiment(
+        group="g",
+        tasks=("niah/single",),
+        kv={"budgets": budgets},  # type: ignore[arg-type]  # as YAML gives it
+        gate={"margin": margin},  # type: ignore[arg-type]
+        sampling={"temperature": 0.5, "trials": trials},  # type: ignore[arg-type]
+    )
+    assert Experiment(**experiment.snapshot()) == experiment
+
+
+def test_task_options_come_from_family_then_task() -> None:
+    experiment = Experiment(
+        group="g",
+        tasks=("niah/single", "niah/multikey"),
+        task_options={"niah": {"haystack": "noise", "keys": 2}, "niah/multikey": {"keys": 4}},
+    )
+    assert experiment.options_of("niah/single") == {"haystack": "noise", "keys": 2}
+    assert experiment.options_of("niah/multikey") == {"haystack": "noise", "keys": 4}
