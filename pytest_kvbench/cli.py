@@ -9,12 +9,15 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
+
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse.rules import Correction
 
 EXIT_USAGE = 4
 EXIT_INFRASTRUCTURE = 10
@@ -162,7 +165,7 @@ def all_stages(
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05)
 @click.option("--correction", type=click.Choice(["holm", "bh", "none"]), default="holm")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def judge(pairs: Path, margin: float, alpha: float, correction: str, as_json: bool) -> None:
+def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
     """Judge a CSV of paired scores, from any harness.
 
     Columns: task, bin, policy, budget, example_id, cluster, control, treated.

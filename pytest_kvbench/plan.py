@@ -63,7 +63,7 @@ def check(declared: Declared) -> None:
     for position, name in enumerate(experiment.tasks):
         with_key = f"tasks.{position}"
         try:
-            check_task_name(name)
+            check_task_name(name, options=experiment.options_of(name))
         except UsageError as unknown:
             declared.refuse(with_key, unknown.what, unknown.hint)
     for position, policy in enumerate(experiment.kv.policies):

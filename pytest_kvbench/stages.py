@@ -127,6 +127,7 @@ def prepare(declared: Declared, site: Site) -> Prepared:
     with FileLock(folder / ".prepare.lock"), Store(folder / DATABASE) as store:
         known = [run for run in store.runs() if run.run_id == site.run_id]
         if known:
+            _guard_one_experiment(experiment, known[0])
             return _prepared(folder, store, known[0])
         fingerprint = source.fingerprint()
         manifests = _manifests(experiment, source, store, force=site.force)
@@ -221,6 +222,17 @@ def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
     stored = tuple(runs[-1].snapshot["tasks"]) if runs else experiment.tasks
     if set(stored) != set(experiment.tasks) and not force:
         _refuse(experiment.group, "tasks", list(stored), list(experiment.tasks))
+
+
+def _guard_one_experiment(experiment: Experiment, run: RunRow) -> None:
+    """One run measures one experiment per group: its manifest and analysis are one."""
+    ours, theirs = experiment.snapshot(), run.snapshot
+    differ = [key for key in ours if ours[key] != theirs.get(key)]
+    if differ:
+        raise GuardError(
+            f"group {experiment.group}: two experiments of this run differ in {', '.join(differ)}",
+            "give each experiment a group of its own",
+        )
 
 
 def _differs(
@@ -324,7 +336,11 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ta
 def score(store: Store, keys: Sequence[str]) -> int:
     """Score the answers among `keys` that have no score yet; how many there were."""
     rows = [
-        (u.key, u.metric, score_answer(u.metric, u.text, u.finish_reason, u.answers, u.meta))
+        (
+            u.key,
+            u.metric,
+            score_answer(u.metric, u.text, u.finish_reason, u.answers, u.meta, u.context),
+        )
         for u in store.unscored(keys)
     ]
     if rows:

@@ -44,6 +44,11 @@ class BinaryPairs:
         """Control and treated swapped."""
         return BinaryPairs(self.gains, self.losses, self.n)
 
+    def grown(self, factor: float) -> BinaryPairs:
+        """All counts times `factor`, rounded against the treatment that does well."""
+        losses, gains = math.ceil(self.losses * factor), math.floor(self.gains * factor)
+        return BinaryPairs(losses, gains, math.ceil(self.n * factor))
+
     def p_above(self, delta: float) -> float:
         """P(gains - losses as seen or larger), at the likeliest rates that differ by `delta`.
 

@@ -38,6 +38,7 @@ class BoundedMean:
         estimate: the mean difference.
         residuals: per cluster, the total over its examples of (difference - its stratum's mean).
         sizes: per cluster, the (weighted) number of its examples.
+        copies: how many clusters each of these stands for.
     """
 
     n: int
@@ -46,6 +47,7 @@ class BoundedMean:
     sizes: np.ndarray
     floor: float = -1.0
     ceiling: float = 1.0
+    copies: float = 1.0
     method: str = "bounded mean, clusters"
 
     def mirrored(self) -> BoundedMean:
@@ -61,7 +63,12 @@ class BoundedMean:
     @property
     def variance(self) -> float:
         """Of one example's difference, inflated by what its cluster shares."""
-        return float(self.n * (self.residuals**2).sum() / self.sizes.sum() ** 2)
+        error = (self.residuals**2).sum() / self.sizes.sum() ** 2 / self.copies
+        return float(self.n * error)
+
+    def grown(self, factor: float) -> BoundedMean:
+        """Every cluster `factor` times."""
+        return replace(self, n=math.ceil(self.n * factor), copies=self.copies * factor)
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -80,29 +87,29 @@ class BoundedMean:
         terms = np.append(
             residuals + (self.estimate - delta) * sizes, self.unseen_size * (self.floor - delta)
         )
-        return exponential_sum_below_zero(terms)
+        return gamma_sum_below_zero(terms, np.append(np.full(len(sizes), self.copies), 1.0))
 
 
-def exponential_sum_below_zero(terms: np.ndarray) -> float:
-    """P(sum of E_i terms_i <= 0) for independent standard exponential E_i."""
+def gamma_sum_below_zero(terms: np.ndarray, shapes: np.ndarray) -> float:
+    """P(sum of G_i terms_i <= 0) for independent gamma G_i of unit scale (shape 1: exponential)."""
     if terms.min() >= 0:
         return 0.0
     if terms.max() <= 0:
         return 1.0
-    point = saddlepoint(terms)
-    log_moment = -float(np.log1p(-point * terms).sum())
+    point = saddlepoint(terms, shapes)
+    log_moment = -float(shapes @ np.log1p(-point * terms))
     root = math.copysign(math.sqrt(max(-2 * log_moment, 0.0)), point)
     if abs(root) < AT_THE_MEAN:
-        third, second = 2 * (terms**3).sum(), (terms**2).sum()
+        second, third = float(shapes @ terms**2), 2 * float(shapes @ terms**3)
         return float(0.5 + third / (6 * math.sqrt(2 * math.pi) * second**1.5))
-    spread = float(((terms / (1 - point * terms)) ** 2).sum())
+    spread = float(shapes @ (terms / (1 - point * terms)) ** 2)
     density = math.exp(log_moment) / math.sqrt(2 * math.pi)
     below = float(ndtr(root)) + density * (1 / root - 1 / (point * math.sqrt(spread)))
     return min(max(below, 0.0), 1.0)
 
 
-def saddlepoint(terms: np.ndarray) -> float:
-    """Where the cumulant generating function -sum log(1 - s terms) has its minimum.
+def saddlepoint(terms: np.ndarray, shapes: np.ndarray) -> float:
+    """Where the cumulant generating function -sum shape log(1 - s term) has its minimum.
 
     Safeguarded Newton between the poles 1 / min and 1 / max.
     """
@@ -110,9 +117,10 @@ def saddlepoint(terms: np.ndarray) -> float:
     point = 0.0
     for _ in range(NEWTON_STEPS):
         tilted = terms / (1 - point * terms)
-        slope = float(tilted.sum())
+        weighted = shapes * tilted
+        slope = float(weighted.sum())
         low, high = (low, point) if slope > 0 else (point, high)
-        step = point - slope / float(tilted @ tilted)
+        step = point - slope / float(weighted @ tilted)
         following = step if low < step < high else (low + high) / 2
         if abs(following - point) <= 1e-9 * (1 + abs(point)):
             return following

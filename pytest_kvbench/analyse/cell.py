@@ -121,10 +121,22 @@ def evidence_of(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> 
             gains=int((treated > control).sum()),
             n=len(codes),
         )
-    delta = treated - control
-    sizes = np.bincount(codes).astype(float)
+    delta, codes = differences(control, treated, codes)
     estimate = float(delta.mean())
-    return BoundedMean(len(codes), estimate, np.bincount(codes, weights=delta - estimate), sizes)
+    totals = np.bincount(codes, weights=delta - estimate)
+    return BoundedMean(len(codes), estimate, totals, np.bincount(codes).astype(float))
+
+
+def differences(
+    control: np.ndarray, treated: np.ndarray, codes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Treated minus control, ascending, with the clusters' codes in the same order.
+
+    A sum's last digit depends on the order of its terms; a verdict must not depend on that of rows.
+    """
+    delta = treated - control
+    order = np.argsort(delta)
+    return delta[order], codes[order]
 
 
 def summarise(

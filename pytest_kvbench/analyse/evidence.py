@@ -50,6 +50,9 @@ class Evidence(Protocol):
     def mirrored(self) -> Evidence:
         """The same data with control and treated swapped."""
 
+    def grown(self, factor: float) -> Evidence:
+        """What `factor` times as many examples like these would be."""
+
 
 def lower_limit(evidence: Evidence, level: float) -> float:
     """The largest difference rejected as "at most this" at one-sided `level`, or the floor."""

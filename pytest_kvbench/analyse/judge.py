@@ -21,11 +21,13 @@ from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.tables import (
     CELL,
     numbers,
+    refuse_budgets,
     refuse_duplicates,
     refuse_empty,
     refuse_outside,
     require_columns,
     split_cells,
+    whole_numbers,
 )
 from pytest_kvbench.analyse.transitions import transitions
 from pytest_kvbench.errors import UsageError
@@ -87,13 +89,10 @@ def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
     for column in ("bin", "budget", "control", "treated"):
         kept[column] = numbers(kept, column, WHAT)
     refuse_empty(kept, PAIRS, WHAT)
-    for column in ("budget", "control", "treated"):
+    for column in ("control", "treated"):
         refuse_outside(kept, column, 0, 1, WHAT)
-    whole = kept["bin"] == kept["bin"].round()
-    if not whole.all():
-        raise UsageError(
-            f"pairs: bin {kept['bin'][~whole].iloc[0]} is no integer.", "Bins are 0, 1, 2 ..."
-        )
+    refuse_budgets(kept, WHAT)
+    kept["bin"] = whole_numbers(kept, "bin", WHAT)
     refuse_duplicates(kept, [*CELL, "example_id"], WHAT)
     return kept
 

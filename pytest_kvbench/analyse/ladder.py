@@ -15,7 +15,7 @@ import numpy as np
 from pytest_kvbench.analyse.pooled import Pairs
 
 REPLICATES = 2_000
-BLOCK = 4_000_000  # weights drawn at a time: 32 MB
+BLOCK = 4_000_000  # weights drawn at a time: 16 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,28 +71,25 @@ def resampled(
     totals: np.ndarray, counts: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """`Ladder.low` and `Ladder.high` by `REPLICATES` draws of weights over clusters."""
+    both = np.hstack([totals, counts]).astype(np.float32)  # half the time, errors of 1e-6
     unseen = counts.mean(axis=0)
     low, high = [], []
     per_block = max(1, BLOCK // len(totals))
     for start in range(0, REPLICATES, per_block):
-        draws = min(per_block, REPLICATES - start)
-        weights = random.standard_exponential((draws, len(totals)))
-        extra = random.standard_exponential((draws, 1)) * unseen
-        total, count = weights @ totals, weights @ counts + extra
-        low.append((total - extra) / count)
-        high.append((total + extra) / count)
+        shape = (min(per_block, REPLICATES - start), len(totals))
+        weights = random.standard_exponential(shape, dtype=np.float32)
+        extra = random.standard_exponential((len(weights), 1)) * unseen
+        total, count = np.split((weights @ both).astype(float), 2, axis=1)
+        low.append((total - extra) / (count + extra))
+        high.append((total + extra) / (count + extra))
     return np.concatenate(low), np.concatenate(high)
 
 
-def over_bins(ladders: Sequence[Ladder]) -> Ladder:
-    """The equal-weight mean of the ladders, at the budgets that all of them have.
-
-    Raises:
-        ValueError: there is no such budget.
-    """
-    common = set(ladders[0].budgets).intersection(*(ladder.budgets for ladder in ladders))
+def over_bins(ladders: Sequence[Ladder]) -> Ladder | None:
+    """The equal-weight mean of the ladders, at the budgets all of them have; None without any."""
+    common = set.intersection(*(set(ladder.budgets) for ladder in ladders)) if ladders else set()
     if not common:
-        raise ValueError("the ladders share no budget")
+        return None
     parts = [at(ladder, common) for ladder in ladders]
     return Ladder(
         parts[0].budgets,

@@ -32,7 +32,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules) -> Analysis:
     requests = dict(by_cell(joined))
     facts = {key: facts_of(rows, rules) for key, rows in requests.items()}
     judged = judged_cells(joined, facts, rules)
-    alike = twins(requests)
+    alike = twins(joined)
     for key, rows in requests.items():
         seen = Seen(rows, judged.results[key], facts[key], rules)
         judged.rows[key]["flags"] += flags_of(seen)
@@ -109,7 +109,7 @@ def control_row(stats: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": None,
         "verdict_holm": None,
         "verdict_item": None,
-        "proof": "proven",
+        "proof": "proven",  # nothing is asked for, so nothing can have been left undone
         "flags": [],
         "lost": stats["n"] - answers,
         "lost_share": stats["fail_rate"],

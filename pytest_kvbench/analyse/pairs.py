@@ -8,10 +8,12 @@ import pandas as pd
 from pytest_kvbench.analyse.tables import (
     CELL,
     numbers,
+    refuse_budgets,
     refuse_duplicates,
     refuse_empty,
     refuse_outside,
     require_columns,
+    whole_numbers,
 )
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import FULL_CACHE
@@ -52,12 +54,14 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     table["aa"] = table["aa"].astype(bool)
     for column in ("score", "em"):
         refuse_outside(table, column, 0, 1, WHAT)
+    refuse_budgets(table, WHAT)
+    table["bin"] = whole_numbers(table, "bin", WHAT)
     refuse_duplicates(table, [*CELL, "replicate", "aa", "example_id"], WHAT)
     confused = (table["score"].isna() != (table["failure"] != "")).to_numpy()
     if confused.any():
         row = table.iloc[int(confused.argmax())]
         raise UsageError(
-            f"observations: {row['task']} bin {row['bin']:g} {row['policy']} {row['example_id']} "
+            f"observations: {row['task']} bin {row['bin']} {row['policy']} {row['example_id']} "
             f"has score {row['score']} and failure {row['failure']!r}.",
             "Each row is either an answer with a score or a failure without one.",
         )

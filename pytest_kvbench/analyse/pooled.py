@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_kvbench.analyse.bounded import BoundedMean
-from pytest_kvbench.analyse.cell import CellResult, checked, evidence_of, not_measured, summarise
+from pytest_kvbench.analyse.cell import (
+    CellResult,
+    checked,
+    differences,
+    evidence_of,
+    not_measured,
+    summarise,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +49,7 @@ def judge_pooled(bins: Sequence[Pairs], *, margin: float, alpha: float) -> CellR
     if len(strata) == 1:
         evidence = evidence_of(control, treated, codes)
         return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
-    deltas = [s[1] - s[0] for s in strata]
-    pooled = stratified(deltas, [s[2] for s in strata])
+    pooled = stratified(strata)
     result = summarise(pooled, control, treated, codes, margin=margin, alpha=alpha)
     return replace(
         result,
@@ -52,12 +58,13 @@ def judge_pooled(bins: Sequence[Pairs], *, margin: float, alpha: float) -> CellR
     )
 
 
-def stratified(deltas: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> BoundedMean:
-    """The evidence on the mean of two or more strata.
+def stratified(strata: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> BoundedMean:
+    """The evidence on the mean of two or more strata, each as `checked` gives it.
 
     Where a stratum has one cluster, nothing is known of the variance within it: then deviations are
     taken from the overall mean, which can only widen the interval.
     """
+    deltas, codes = zip(*(differences(*stratum) for stratum in strata), strict=True)
     total = sum(len(d) for d in deltas)
     means = [float(d.mean()) for d in deltas]
     overall = float(np.mean(means))

@@ -30,8 +30,8 @@ class Plan:
 
 
 def fewest(margin: float, alpha: float) -> int:
-    """Examples without any loss that are needed to hold `margin`: (1 - margin)^n < alpha / 2."""
-    return math.floor(math.log(alpha / 2) / math.log1p(-margin)) + 1 if margin > 0 else MOST + 1
+    """Examples without any loss that hold `margin` > 0: the least n, (1 - margin)^n < alpha / 2."""
+    return math.floor(math.log(alpha / 2) / math.log1p(-margin)) + 1
 
 
 def normal_size(gap: float, variance: float, alpha: float, power: float) -> float:
@@ -43,13 +43,28 @@ def normal_size(gap: float, variance: float, alpha: float, power: float) -> floa
 def more_needed(evidence: Evidence, margin: float, alpha: float) -> int | None:
     """How many more examples would decide with power 0.8, if what was seen is the truth.
 
-    None where more than 100,000 would be needed: the estimate lies (nearly) on the margin.
+    Data of the same kind are grown until they decide, also when the estimate lies as far on the
+    wrong side as in the worst fifth of samples. None above 100,000 examples: the estimate lies
+    (nearly) on the margin.
     """
     gap = evidence.estimate + margin
-    total = normal_size(gap, evidence.variance, alpha, POWER)
-    if gap > 0:
-        total = max(total, fewest(margin, alpha))
-    return None if total > MOST else max(1, math.ceil(total) - evidence.n)
+    towards, bar = (evidence, -margin) if gap > 0 else (evidence.mirrored(), margin)
+    if not gap or normal_size(gap, evidence.variance, alpha, POWER) > MOST:
+        return None
+
+    def decides(n: int) -> bool:
+        unlucky = float(ndtri(POWER)) * math.sqrt(evidence.variance / n)
+        return towards.grown(n / evidence.n).p_above(bar + unlucky) < alpha / 2
+
+    low, high = evidence.n, 2 * evidence.n
+    while not decides(high):
+        low, high = high, 2 * high
+        if low > MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high - evidence.n
 
 
 def plan(

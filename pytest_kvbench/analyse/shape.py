@@ -53,20 +53,19 @@ def reversals(ladder: Ladder, bins: Sequence[Rungs], alpha: float) -> list[tuple
     return [
         (small, large)
         for small, large in named
-        if between(bins, small, large).p_above(0.0) < alpha / 2 / len(pairs)
+        if (evidence := between(bins, small, large))
+        and evidence.p_above(0.0) < alpha / 2 / len(pairs)
     ]
 
 
-def between(bins: Sequence[Rungs], small: float, large: float) -> Evidence:
-    """The evidence on score at `small` minus score at `large`, over the examples both have."""
-    strata = []
-    for rungs in bins:
-        at = dict(rungs)
-        if small in at and large in at:
-            strata.append(common(at[small], at[large]))
-    if len(strata) == 1:
-        return evidence_of(*strata[0])
-    return stratified([t - c for c, t, _ in strata], [codes for *_, codes in strata])
+def between(bins: Sequence[Rungs], small: float, large: float) -> Evidence | None:
+    """The evidence on score at `small` minus score at `large`; None without a common example."""
+    ladders = [dict(rungs) for rungs in bins]
+    strata = [common(at[small], at[large]) for at in ladders if small in at and large in at]
+    strata = [stratum for stratum in strata if len(stratum[0])]
+    if len(strata) > 1:
+        return stratified(strata)
+    return evidence_of(*strata[0]) if strata else None
 
 
 def common(small: CellPairs, large: CellPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

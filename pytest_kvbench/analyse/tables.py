@@ -91,6 +91,29 @@ def refuse_outside(frame: pd.DataFrame, column: str, low: float, high: float, wh
         )
 
 
+def refuse_budgets(frame: pd.DataFrame, what: str) -> None:
+    """Refuse budgets that are no share of a full cache.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    refuse_outside(frame, "budget", 0, 1, what)
+    if (frame["budget"] == 0).any():
+        raise UsageError(f"{what}: a budget is 0.", "It must lie in (0, 1].")
+
+
+def whole_numbers(frame: pd.DataFrame, column: str, what: str) -> pd.Series[int]:
+    """A column of numbers as integers.
+
+    Raises:
+        UsageError: naming the first that has a fraction.
+    """
+    broken = frame.loc[frame[column] % 1 != 0, column]
+    if len(broken):
+        raise UsageError(f"{what}: {column} {broken.iloc[0]:g} is no integer.", "Give 0, 1, 2 ...")
+    return frame[column].astype(int)
+
+
 def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
     """The pairs of every cell.
 

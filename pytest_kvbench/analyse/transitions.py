@@ -52,7 +52,7 @@ def transitions(
     ]
     for chain, steps in by_chain(pooled).items():
         bins = [c for c in ladders if c._replace(bin=ALL_BINS) == chain]
-        ladder = over_bins([ladders[c] for c in bins]) if bins else None
+        ladder = over_bins([ladders[c] for c in bins])
         rows.append(transition_row(chain, steps, ladder, [rungs[c] for c in bins], rules))
     return rows
 

@@ -8,49 +8,63 @@ still agree word for word, one of them is most likely the other (kvpress's pyram
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from pytest_kvbench.analyse.cells import CellKey
+from pytest_kvbench.analyse.tables import cell_key
 
 FEWEST_CHANGED = 5
 SAME = 0.95
+GROUP = ["task", "bin", "variant"]
+ARM = ["policy", "budget"]
+ANSWER = ["example_id", "replicate"]
 
 
-def twins(cells: Mapping[CellKey, pd.DataFrame]) -> list[tuple[CellKey, CellKey, str]]:
-    """Pairs of cells of one task, bin and variant that answer alike, with a sentence.
+def twins(joined: pd.DataFrame) -> list[tuple[CellKey, CellKey, str]]:
+    """Pairs of cells of one task, bin and variant that answer alike, with a sentence on each.
 
     Args:
-        cells: joined requests by cell.
+        joined: treated requests beside their controls, as `pairs.pair` gives them.
     """
-    groups: dict[tuple[str, object, str], list[CellKey]] = {}
-    for key in cells:
-        groups.setdefault((key.task, key.bin, key.variant), []).append(key)
-    texts = {key: _texts(rows) for key, rows in cells.items()}
-    found = [
-        (a, b, _compare(a, b, texts[a], texts[b]))
-        for members in groups.values()
-        for a, b in itertools.combinations(members, 2)
+    kept = joined.loc[~joined["lost"], [*GROUP, *ARM, *ANSWER]]
+    texts = joined.loc[kept.index, ["text", "text_control"]]
+    kept["said"] = pd.factorize(texts["text"])[0]
+    kept["changed"] = (texts["text"] != texts["text_control"]).astype(float)
+    return [
+        twin
+        for group, rows in kept.groupby(GROUP, sort=True)
+        for twin in _of_group(tuple(group), rows)
     ]
-    return [(a, b, said) for a, b, said in found if said]
 
 
-def _texts(rows: pd.DataFrame) -> pd.DataFrame:
-    kept = rows.loc[~rows["lost"], ["example_id", "replicate", "text", "text_control"]]
-    return kept.set_index(["example_id", "replicate"])
+def _of_group(
+    group: tuple[object, ...], rows: pd.DataFrame
+) -> Iterator[tuple[CellKey, CellKey, str]]:
+    wide = rows.pivot(index=ANSWER, columns=ARM, values=["said", "changed"]).sort_index(axis=1)
+    said, changed = wide["said"], wide["changed"]
+    for a, b in itertools.combinations(said.columns, 2):
+        found = _compare(said[a], said[b], (changed[a] + changed[b]).to_numpy())
+        if found:
+            one, other = cell_key((*group, *a)), cell_key((*group, *b))
+            yield one, other, _sentence(one, other, *found)
 
 
-def _compare(a: CellKey, b: CellKey, left: pd.DataFrame, right: pd.DataFrame) -> str:
-    both = left.join(right["text"], how="inner", rsuffix="_other")
-    changed = both[
-        (both["text"] != both["text_control"]) | (both["text_other"] != both["text_control"])
-    ]
-    equal = int((changed["text"] == changed["text_other"]).sum())
-    if len(changed) < FEWEST_CHANGED or equal < SAME * len(changed):
-        return ""
+def _compare(
+    one: pd.Series[float], other: pd.Series[float], changed: np.ndarray
+) -> tuple[int, int] | None:
+    """(equal, changed) answers where that is suspicious; NaN: one of the arms has no answer."""
+    differs = changed > 0
+    equal = int((one.to_numpy() == other.to_numpy())[differs].sum())
+    total = int(differs.sum())
+    return (equal, total) if total >= FEWEST_CHANGED and equal >= SAME * total else None
+
+
+def _sentence(one: CellKey, other: CellKey, equal: int, total: int) -> str:
     return (
-        f"{a.policy} at {a.budget:g} and {b.policy} at {b.budget:g} give the same text on {equal} "
-        f"of the {len(changed)} examples where either differs from the control: "
+        f"{one.policy} at {one.budget:g} and {other.policy} at {other.budget:g} give the same text "
+        f"on {equal} of the {total} examples where either differs from the control: "
         "possibly one treatment"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from pytest_kvbench.errors import EngineError
 _POLL_S = 0.05
 _GRACE_S = 5.0
 _LOG_LINES = 6
+_STALE_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def serve(
     Raises:
         EngineError: it ended, or was not up in time; with the last lines of its log.
     """
+    _forget_dead_runs(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     address, pid_file = folder / f"{name}.json", folder / f"{name}.pid"
     with FileLock(folder / f"{name}.lock"):
@@ -85,6 +88,16 @@ def stop_all(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink(missing_ok=True)
     folder.rmdir()
+
+
+def _forget_dead_runs(folder: Path) -> None:
+    """Remove folders of runs that were killed: their servers ended with their controllers."""
+    prefix = folder.name.rpartition("-")[0]
+    for other in folder.parent.glob(f"{prefix}-*"):
+        with contextlib.suppress(OSError):  # another run may be tidying up the same folder
+            old = time.time() - other.stat().st_mtime > _STALE_S
+            if old and not any(map(_living, other.glob("*.pid"))):
+                shutil.rmtree(other)
 
 
 def _start(command: Sequence[str], log: Path) -> int:

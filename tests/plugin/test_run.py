@@ -55,10 +55,14 @@ def test_a_sweep_asks_each_example_once(project: Project, mock: MockServer, n: s
 @with_and_without_xdist
 def test_gate_fails_on_a_break_and_exits_1(project: Project, mock: MockServer, n: str) -> None:
     mock.accuracy = lambda policy, budget: 1.0 if budget >= 0.5 else 0.0
-    result = project.run("-n", n, "--kvbench-set", "gate.mode=gate", "--kvbench-set", "gate.alpha=0.2")
+    result = project.run(
+        "-n", n, "--kvbench-set", "gate.mode=gate", "--kvbench-set", "gate.alpha=0.2"
+    )
     result.assert_outcomes(passed=4, failed=2, warnings=2)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*AssertionError: *snapkv-0.20 breaks: control 1.000, treated 0.000*"])
+    result.stdout.fnmatch_lines(
+        ["*AssertionError: *snapkv-0.20 breaks: control 1.000, treated 0.000*"]
+    )
 
 
 def test_measure_never_fails_on_a_verdict(project: Project, mock: MockServer) -> None:
@@ -241,3 +245,27 @@ def test_a_group_stays_on_one_worker(project: Project) -> None:
             workers.setdefault(found[2], set()).add(found[1])
     assert {len(used) for used in workers.values()} == {1}
     assert len(workers) == 2
+
+
+def test_two_experiments_cannot_share_a_group(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_exp="""
+        import pytest
+
+        @pytest.mark.kvbench("exp.yaml")
+        def test_one(cell, control):
+            cell.compare(control).check()
+
+        @pytest.mark.kvbench("exp.yaml")
+        def test_same(cell, control):
+            cell.compare(control).check()
+
+        @pytest.mark.kvbench("exp.yaml", kv={"budgets": [1.0, 0.3]})
+        def test_other(cell, control):
+            cell.compare(control).check()
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=12, errors=4)
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["*two experiments of this run differ in kv*"])

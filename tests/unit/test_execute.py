@@ -75,7 +75,9 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def run(database: Path, engine: FakeEngine, *works: Work, controls: Path | None = None) -> list[Tally]:
+def run(
+    database: Path, engine: FakeEngine, *works: Work, controls: Path | None = None
+) -> list[Tally]:
     shared = SharedControls(controls or database.parent / "shared" / "controls")
     pool = Pool(database, lambda: engine, shared, concurrency=2)
     try:

@@ -81,7 +81,12 @@ def test_examples_of_one_context_are_one_cluster() -> None:
 def test_manifest_and_answer_round_trip() -> None:
     example = Example("1", "q", "c", ("a", "b"), {"depth": 0.5})
     manifest = TaskManifest(
-        "t", "any_of", "v", "tok", (Bin(0, None, 10), Bin(1, 10, None)), (ManifestEntry(example, 0, 5),)
+        "t",
+        "any_of",
+        "v",
+        "tok",
+        (Bin(0, None, 10), Bin(1, 10, None)),
+        (ManifestEntry(example, 0, 5),),
     )
     assert TaskManifest.from_json(json.loads(canonical(to_json(manifest)))) == manifest
     answer = Answer("k", "text", "stop", Telemetry(1.5, achieved=0.2))

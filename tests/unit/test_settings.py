@@ -37,7 +37,9 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
 
 
 def test_environment_is_expanded_and_typed(tmp_path: Path) -> None:
-    text = MINIMAL + "bins: {per_bin: '${N}'}\nengine: {model: 'pre-${M:-x}', threads: '${T:-null}'}"
+    text = (
+        MINIMAL + "bins: {per_bin: '${N}'}\nengine: {model: 'pre-${M:-x}', threads: '${T:-null}'}"
+    )
     experiment = load_experiment(write(tmp_path, text), env={"N": "[1, 2, 3]"}).experiment
     assert experiment.bins.per_bin == (1, 2, 3)
     assert experiment.engine.model == "pre-x"

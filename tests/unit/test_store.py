@@ -101,7 +101,12 @@ def test_unscored_follows_the_metric(store: Store) -> None:
     key = request().key
     store.save_answers([answer(key)])
     (row,) = store.unscored([key])
-    assert (row.metric, row.answers, row.meta) == ("any_of", ("gold",), {"depth": 0.5})
+    assert (row.metric, row.answers, row.meta, row.context) == (
+        "any_of",
+        ("gold",),
+        {"depth": 0.5},
+        "c",
+    )
     store.save_scores([(key, "any_of", Score(1.0, 1.0))])
     assert list(store.unscored([key])) == []
     store.save_scores([(key, "older_metric", Score(1.0, 1.0))])

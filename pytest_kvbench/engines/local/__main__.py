@@ -48,11 +48,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=weights.DTYPES, default="float32")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="torch threads (default: cores)"
+        "--threads",
+        type=int,
+        default=_default_threads(),
+        help="torch threads (default: OMP_NUM_THREADS, else the cores this process may use)",
     )
     parser.add_argument("--watch-pid", type=int, help="end when this process does")
     parser.add_argument("--address-file", type=Path, help="written (JSON) when ready")
     return parser
+
+
+def _default_threads() -> int:
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    return int(chosen) if chosen.isdecimal() and int(chosen) else _usable_cores()
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -224,9 +224,7 @@ def _contexts(job: Job) -> list[int]:
     """
     needed = [arm.context or len(job.ids) for arm in job.arms if arm.budget < 1]
     anywhere = min(needed, default=len(job.ids))
-    return [
-        (arm.context or len(job.ids)) if arm.budget < 1 else anywhere for arm in job.arms
-    ]
+    return [(arm.context or len(job.ids)) if arm.budget < 1 else anywhere for arm in job.arms]
 
 
 def removed(arm: ArmSpec, tokens: int) -> float:

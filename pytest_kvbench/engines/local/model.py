@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kvpress  # type: ignore[import-untyped]  # upstream ships no types
+import kvpress
 import torch
-from tokenizers import Tokenizer  # type: ignore[import-untyped]  # upstream ships no types
+from tokenizers import Tokenizer  # type: ignore[import-untyped]  # ships no types
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 

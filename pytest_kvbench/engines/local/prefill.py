@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import kvpress  # type: ignore[import-untyped]  # upstream ships no types
+import kvpress
 import torch
 from transformers import DynamicCache
 

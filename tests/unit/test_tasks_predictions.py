@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.score.predictions import score_file
+from pytest_kvbench.tasks.predictions import score_file
 
 
 @pytest.fixture

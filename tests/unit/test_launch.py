@@ -1,0 +1,84 @@
+"""Servers: started once per run by whoever comes first, stopped, and explained when they fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_kvbench.engines.launch import Served, serve, stop_all
+from pytest_kvbench.errors import EngineError
+
+SERVER = (
+    """
+import json, pathlib, sys, time
+print("starting")
+time.sleep(0.2)
+fresh = pathlib.Path(sys.argv[1] + ".new")
+fresh.write_text(json.dumps({"base_url": "http://x", "pid": %s, "fingerprint": {}}))
+fresh.rename(sys.argv[1])
+time.sleep(60)
+"""
+    % "__import__('os').getpid()"
+)
+
+
+def start(folder: Path, code: str = SERVER, timeout_s: float = 20) -> Served:
+    return serve(
+        folder,
+        "s",
+        lambda address: [sys.executable, "-u", "-c", code, str(address)],
+        log=folder.parent / "engine.log",
+        timeout_s=timeout_s,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / f"kvbench-{os.getuid()}-run"
+
+
+def test_starts_once_and_stops(folder: Path) -> None:
+    served: list[Served] = []
+    callers = [threading.Thread(target=lambda: served.append(start(folder))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    (pid,) = {s.pid for s in served}
+    assert psutil.pid_exists(pid)
+    stop_all(folder)
+    assert not folder.exists()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_stop_without_start_does_nothing(folder: Path) -> None:
+    stop_all(folder)
+
+
+def test_a_server_that_ends_shows_its_last_lines(folder: Path) -> None:
+    with pytest.raises(EngineError, match="ended while starting: .*no such model"):
+        start(folder, "raise SystemExit('no such model')")
+
+
+def test_a_server_that_hangs_is_named(folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"not up within 0\.5 s: still loading"):
+        start(folder, "import time; print('still loading'); time.sleep(60)", timeout_s=0.5)
+    stop_all(folder)
+
+
+def test_folders_of_killed_runs_are_forgotten(folder: Path) -> None:
+    dead = folder.with_name(f"kvbench-{os.getuid()}-dead")
+    recent = folder.with_name(f"kvbench-{os.getuid()}-recent")
+    for other in (dead, recent):
+        other.mkdir(parents=True)
+        (other / "s.pid").write_text("999999999")
+    os.utime(dead, (time.time() - 7200,) * 2)
+    start(folder)
+    assert (dead.exists(), recent.exists()) == (False, True)
+    stop_all(folder)
