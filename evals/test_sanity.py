@@ -1,4 +1,4 @@
-"""The gate of a deployment: does the harness measure what it says? Asserts nothing of the policy."""
+"""The gate of a deployment: does the harness measure what it says? Nothing on the policy."""
 
 import pytest
 

@@ -198,9 +198,11 @@ def _telemetry(
     choice: dict[str, Any], data: dict[str, Any], latency_s: float, arms: int
 ) -> Telemetry:
     usage, kv = data.get("usage") or {}, choice.get("kv") or {}
+    # Waiting behind our own other requests says nothing about an answer.
+    queued_s = (data.get("timings") or {}).get("queue_s", 0.0)
     details = usage.get("prompt_tokens_details") or {}
     return Telemetry(
-        latency_s=latency_s,
+        latency_s=max(0.0, latency_s - queued_s),
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=choice.get("completion_tokens"),
         achieved=kv.get("achieved"),

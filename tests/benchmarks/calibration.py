@@ -18,13 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
-from pytest_kvbench.analyse.binary import BinaryPairs
+from pytest_kvbench.analyse.binary import BinaryPairs, restricted_rates
 from pytest_kvbench.analyse.cell import evidence_of, verdict_of
 from pytest_kvbench.analyse.cells import corrected_verdicts
 from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
 from pytest_kvbench.analyse.judge import judge_pairs
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
+from pytest_kvbench.analyse.power import trinomial
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.transitions import bracket
 
@@ -213,6 +215,76 @@ def _coverage(
         flush=True,
     )
     return Check(f"coverage {name} loss {loss} n {n}", here, bound, runs, at_least=True)
+
+
+POOLED = (
+    ("rare in every bin", (0.02,) * 5, (25,) * 5),
+    ("rare in one bin", (0.0, 0.0, 0.0, 0.0, 0.1), (25,) * 5),
+    ("rare in a small bin", (0.3, 0.0, 0.0, 0.0, 0.0), (10, 10, 20, 40, 60)),
+    ("steep", (0.0, 0.0, 0.3, 0.6, 0.9), (13,) * 5),
+    ("steep", (0.0, 0.0, 0.3, 0.6, 0.9), (50,) * 5),
+)
+
+
+def pooled(random: Random, scale: Scale) -> Iterable[Check]:
+    """Coverage of the mean of five bins: >= 93%."""
+    print("\n## Coverage of 95% intervals over five bins\n")
+    print("| losses by bin | n by bin | coverage | median width |\n|---|---|---|---|")
+    for name, losses, sizes in POOLED:
+        truth, found = -float(np.mean(losses)), []
+        for _ in range(scale.experiments):
+            bins = [binary(random, n, loss) for n, loss in zip(sizes, losses, strict=True)]
+            result = judge_pooled(bins, margin=0.10, alpha=ALPHA)
+            found.append((result.ci_low <= truth <= result.ci_high, result.ci_high - result.ci_low))
+        share, width = np.mean([f[0] for f in found]), np.median([f[1] for f in found])
+        print(f"| {name} | {sizes} | {share:.3f} | {width:.3f} |", flush=True)
+        yield Check(f"pooled {name} {sizes}", float(share), 0.93, len(found), at_least=True)
+
+
+# -- binary data without simulation --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tango(BinaryPairs):
+    """The score test as published: the same restricted rates, a normal tail."""
+
+    def p_above(self, delta: float) -> float:
+        """Tango (1998)."""
+        loss, gain = restricted_rates(self.losses, self.gains, self.n, delta)
+        error = max(self.n * (loss + gain - delta**2), 1e-12) ** 0.5
+        return float(ndtr((self.n * delta - self.gains + self.losses) / error))
+
+    def mirrored(self) -> Tango:
+        """Control and treated swapped."""
+        return Tango(self.gains, self.losses, self.n)
+
+
+def exact(_: Random, scale: Scale) -> Iterable[Check]:
+    """Every outcome of n pairs, for 100 losses x 6 gains: worst coverage and one-sided error."""
+    print("\n## Binary 95% intervals, all outcomes enumerated\n")
+    print("| n | method | least coverage | largest one-sided error |\n|---|---|---|---|")
+    for n in (13, 24, 50, 100) if scale is FULL else (13, 24):
+        for kind in (BinaryPairs, Tango):
+            coverage, error = _worst(n, kind)
+            print(f"| {n} | {kind.__name__} | {coverage:.3f} | {error:.3f} |", flush=True)
+            if kind is BinaryPairs:
+                yield Check(f"enumerated coverage, n {n}", coverage, 0.95, 10**9, at_least=True)
+                yield Check(f"enumerated error, n {n}", error, 0.027, 10**9, at_least=False)
+
+
+def _worst(n: int, kind: type[BinaryPairs]) -> tuple[float, float]:
+    most = max(12, 0.24 * n)  # outcomes with more of both have no weight at the rates below
+    counts = [(b, c) for b in range(n + 1) for c in range(n + 1 - b) if min(b, c) <= most]
+    limits = np.array([interval(kind(b, c, n), ALPHA) for b, c in counts])
+    losses, gains = np.array(counts).T
+    coverage, error = 1.0, 0.0
+    for gain in (0.0, 0.005, 0.02, 0.05, 0.1, 0.15):
+        for loss in np.linspace(0.005, 0.5, 100):
+            chance = trinomial(n, losses, gains, loss, gain)
+            above = float(chance[limits[:, 0] > gain - loss].sum())
+            below = float(chance[limits[:, 1] < gain - loss].sum())
+            coverage, error = min(coverage, 1 - above - below), max(error, above, below)
+    return coverage, error
 
 
 # -- error rates of verdicts ---------------------------------------------------------------------
@@ -431,7 +503,9 @@ def big_table(random: Random, tasks: int, examples: int) -> pd.DataFrame:
 
 
 SECTIONS = {
+    "exact": exact,
     "intervals": intervals,
+    "pooled": pooled,
     "verdicts": verdicts,
     "transitions": transitions,
     "scale": at_scale,

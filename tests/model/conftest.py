@@ -68,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     process.wait()
 
 
-def prompt_parts(index: int, chars: int = 1200) -> tuple[str, str]:
+def prompt_parts(index: int, chars: int = 900) -> tuple[str, str]:
     """A context of prose with a needle in it, and the question about the needle."""
     topics = pydoc_data.topics.topics
     prose = re.sub(r"\s+", " ", " ".join(topics[name] for name in sorted(topics)))
@@ -79,7 +79,7 @@ def prompt_parts(index: int, chars: int = 1200) -> tuple[str, str]:
     return text[:middle] + needle + text[middle:], question
 
 
-def parts(index: int, chars: int = 1200) -> list[dict[str, str]]:
+def parts(index: int, chars: int = 900) -> list[dict[str, str]]:
     """The same as the text parts of a message."""
     return [{"type": "text", "text": text} for text in prompt_parts(index, chars)]
 

@@ -18,7 +18,7 @@ PRESSES = {
     "expected_attention": kvpress.ExpectedAttentionPress,
 }
 BUDGETS = (0.8, 0.5, 0.3, 0.15)
-NEW_TOKENS = 10
+NEW_TOKENS = 8
 
 
 def texts(reply: dict[str, Any]) -> list[str]:

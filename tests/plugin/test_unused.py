@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,13 @@ FOREIGN = """
 
 @pytest.mark.parametrize("n", ["0", "2"])
 def test_foreign_project_sees_nothing(pytester: pytest.Pytester, n: str) -> None:
-    pytester.makepyfile(FOREIGN)
-    before = set(pytester.path.rglob("*"))
-    args = ("-n", n, "-p", "no:cacheprovider", "-p", "no:benchmark", "-B")
-    result = pytester.runpytest_subprocess(*args[:-1])
+    project = pytester.mkdir("project")
+    (project / "test_foreign.py").write_text(textwrap.dedent(FOREIGN), encoding="utf-8")
+    args = ("-n", n, "-p", "no:cacheprovider", "-p", "no:benchmark", "project")
+    result = pytester.runpytest_subprocess(*args)
     result.assert_outcomes(passed=20)
-    created = {p for p in pytester.path.rglob("*") if "__pycache__" not in p.parts} - before
-    assert {p.name for p in created} <= {"__pycache__", "stdout", "stderr", "runpytest-0"}
+    created = {path.name for path in project.iterdir()}
+    assert created <= {"test_foreign.py", "__pycache__"}
     assert "kvbench" not in result.stdout.str().replace("plugins: ", "").replace("kvbench-0", "")
 
 

@@ -14,18 +14,15 @@ import pytest
 from pytest_kvbench.engines.launch import Served, serve, stop_all
 from pytest_kvbench.errors import EngineError
 
-SERVER = (
-    """
-import json, pathlib, sys, time
+SERVER = """
+import json, os, pathlib, sys, time
 print("starting")
 time.sleep(0.2)
 fresh = pathlib.Path(sys.argv[1] + ".new")
-fresh.write_text(json.dumps({"base_url": "http://x", "pid": %s, "fingerprint": {}}))
+fresh.write_text(json.dumps({"base_url": "http://x", "pid": os.getpid(), "fingerprint": {}}))
 fresh.rename(sys.argv[1])
 time.sleep(60)
 """
-    % "__import__('os').getpid()"
-)
 
 
 def start(folder: Path, code: str = SERVER, timeout_s: float = 20) -> Served:
@@ -62,7 +59,7 @@ def test_stop_without_start_does_nothing(folder: Path) -> None:
 
 
 def test_a_server_that_ends_shows_its_last_lines(folder: Path) -> None:
-    with pytest.raises(EngineError, match="ended while starting: .*no such model"):
+    with pytest.raises(EngineError, match=r"ended while starting: .*no such model"):
         start(folder, "raise SystemExit('no such model')")
 
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from tests.support.summaries import make_summary
 
 from pytest_kvbench.report import step_summary, terminal_lines, write_report
 from pytest_kvbench.report.context import build
 from pytest_kvbench.report.markup import md_prose, to_markdown
 from pytest_kvbench.report.progress import progress_line
 from pytest_kvbench.report.results import Results
+from tests.support.summaries import make_summary
 
 HOSTILE = (
     "| a | b |\n|---|---|\n```\n# heading\n````\n<script>alert(1)</script> "

@@ -7,12 +7,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.support.summaries import make_summary
 
 from pytest_kvbench.report import write_report
 from pytest_kvbench.report.context import build
 from pytest_kvbench.report.markup import to_html
 from pytest_kvbench.report.results import Results
+from tests.support.summaries import make_summary
 
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(2)"> & \x1b[2J'
 VOID = {"meta", "img", "br", "hr", "link", "input"}

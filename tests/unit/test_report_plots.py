@@ -8,11 +8,11 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import image
-from tests.support.summaries import make_summary
 
 from pytest_kvbench.report import write_report
 from pytest_kvbench.report.plots import bybin, curves, heatmap, style
 from pytest_kvbench.report.results import Results, Series
+from tests.support.summaries import make_summary
 
 TASK = Series("niah/single")
 POLICIES = ("snapkv", "tova", "random", "knorm", "streaming_llm", "expected_attention", "keydiff")
