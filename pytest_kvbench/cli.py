@@ -104,13 +104,14 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
     """Choose the examples and write the manifest; asks no model."""
     from pytest_kvbench import stages
 
-    prepared = stages.prepare(_declared(group_or_yaml, reports, sets), _site(reports, force=force))
-    for manifest in prepared.manifests.values():
+    declared = _declared(group_or_yaml, reports, sets)
+    manifests = stages.prepare_data(declared, _site(reports, force=force))
+    for manifest in manifests.values():
         counts = ", ".join(
             f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
         )
         click.echo(f"{manifest.task}: {counts}")
-    click.echo(prepared.folder / stages.MANIFEST)
+    click.echo(reports / declared.experiment.group / stages.MANIFEST)
 
 
 @main.command()
@@ -186,6 +187,53 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
         gate = {"margin": margin, "alpha": alpha}
         for line in terminal_lines({**summary, "group": str(pairs), "experiment": {"gate": gate}}):
             click.echo(line)
+
+
+@main.command("score-file")
+@click.argument("task")
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def score_file(task: str, predictions: Path, as_json: bool) -> None:
+    """Score anybody's PREDICTIONS (JSON lines) with a TASK's metric.
+
+    A line holds prediction and answers, and all_classes where the metric needs them.
+    """
+    from pytest_kvbench.tasks.predictions import score_file as scored
+
+    for line in scored(task, predictions):
+        click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
+
+
+@main.command()
+@click.argument("task")
+@click.option("--index", default=0, show_default=True, help="Which of the selected examples.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in an experiment.")
+def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
+    """Show an example of a TASK, its prompt as sent, and its token counts."""
+    from pytest_kvbench import plan, stages
+    from pytest_kvbench.tasks import get_task
+    from pytest_kvbench.tasks.show import show_task
+    from pytest_kvbench.tasks.tokenizers import load_tokenizer
+
+    overrides = [Override.parse(text) for text in sets]
+    inline = {"group": "inspect", "tasks": [task]}
+    declared = load_experiment(
+        None, inline=inline, overrides=overrides, inline_source="kvbench inspect"
+    )
+    plan.check(declared)
+    experiment = declared.experiment
+    source = stages.source_of(experiment, _site(Path()))
+    tokenizer = load_tokenizer(
+        experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
+    )
+    for line in show_task(
+        get_task(task, options=experiment.options_of(task)),
+        stages.bin_spec(experiment),
+        tokenizer,
+        experiment.sampling.seed,
+        index=index,
+    ):
+        click.echo(line)
 
 
 # -- the stages, as the commands above combine them --------------------------------------------

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pytest_kvbench.engines.local.policies import get_policy
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import FULL_CACHE, Arm, Cell, Request, TaskManifest
 from pytest_kvbench.settings import Declared, Experiment
-from pytest_kvbench.tasks import check_task_name
+from pytest_kvbench.tasks import TaskFactory, check_task_name
 from pytest_kvbench.tasks.base import Task
 
 
@@ -53,8 +54,12 @@ class Cost:
     prefill_tokens: int
 
 
-def check(declared: Declared) -> None:
+def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyType({})) -> None:
     """Refuse names and parameters that no task or policy has. Needs no data and no model.
+
+    Args:
+        declared: what to check.
+        extra: tasks of a conftest, by name.
 
     Raises:
         ExperimentError: naming the file, the key, the value and what is valid.
@@ -63,7 +68,7 @@ def check(declared: Declared) -> None:
     for position, name in enumerate(experiment.tasks):
         with_key = f"tasks.{position}"
         try:
-            check_task_name(name, options=experiment.options_of(name))
+            check_task_name(name, options=experiment.options_of(name), extra=extra)
         except UsageError as unknown:
             declared.refuse(with_key, unknown.what, unknown.hint)
     for position, policy in enumerate(experiment.kv.policies):

@@ -6,20 +6,22 @@ that each can be repeated alone; `Prepared` is what all of them know about a gro
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from pytest_kvbench import plan
 from pytest_kvbench.engines import EngineSource, engine_source, proof_of
-from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
+from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.records import Cell, Request, TaskManifest, Telemetry, digest
@@ -27,7 +29,7 @@ from pytest_kvbench.score import score_answer
 from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.controls import SharedControls
-from pytest_kvbench.tasks import get_task
+from pytest_kvbench.tasks import TaskFactory, get_task
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
@@ -48,7 +50,7 @@ class Site:
 
     `reports` holds the groups; `controls` the shared controls (None: inside the group). All
     processes of a run share `run_id`; started servers end with `owner_pid`; `share` processes
-    divide the engine's places among them.
+    divide the engine's places among them. `tasks` are those of a conftest.
     """
 
     reports: Path
@@ -59,6 +61,7 @@ class Site:
     share: int = 1
     fresh: bool = False
     force: bool = False
+    tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Prepared:
     manifests: Mapping[str, TaskManifest]
     fingerprint: Mapping[str, str]
     replicate_offset: int
+    extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
 
     @property
     def database(self) -> Path:
@@ -80,7 +84,7 @@ class Prepared:
     def tasks(self) -> dict[str, Task]:
         """The tasks by name, for their prompts."""
         return {
-            name: get_task(name, options=self.experiment.options_of(name))
+            name: get_task(name, options=self.experiment.options_of(name), extra=self.extra_tasks)
             for name in self.experiment.tasks
         }
 
@@ -121,17 +125,13 @@ def prepare(declared: Declared, site: Site) -> Prepared:
         UsageError: the model, an extra or the data is not there.
     """
     experiment = declared.experiment
-    folder = group_folder(experiment, site.reports)
-    source = source_of(experiment, site)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".prepare.lock"), Store(folder / DATABASE) as store:
+    with _opened(experiment, site) as store:
         known = [run for run in store.runs() if run.run_id == site.run_id]
         if known:
             _guard_one_experiment(experiment, known[0])
-            return _prepared(folder, store, known[0])
-        fingerprint = source.fingerprint()
-        manifests = _manifests(experiment, source, store, force=site.force)
-        _write_portable(folder / MANIFEST, experiment, manifests)
+            return _prepared(store, known[0], site.tasks)
+        fingerprint = source_of(experiment, site).fingerprint()
+        _manifests(experiment, site, store)
         previous = store.runs()
         offset = previous[-1].replicate_offset if previous else 0
         run = RunRow(
@@ -143,10 +143,36 @@ def prepare(declared: Declared, site: Site) -> Prepared:
             started_at=now(),
         )
         store.start_run(run)
-        return Prepared(experiment, folder, manifests, fingerprint, run.replicate_offset)
+        return _prepared(store, run, site.tasks)
 
 
-def open_group(folder: Path) -> Prepared:
+def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
+    """The manifests alone, made or read: needs no engine, and records no run.
+
+    Raises:
+        GuardError, UsageError: as `prepare`.
+    """
+    with _opened(declared.experiment, site) as store:
+        return _manifests(declared.experiment, site, store)
+
+
+@contextlib.contextmanager
+def _opened(experiment: Experiment, site: Site) -> Iterator[Store]:
+    """The group's store, for one process at a time."""
+    folder = group_folder(experiment, site.reports)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be made: {error.strerror}", "choose another: --kvbench-dir DIR"
+        ) from None
+    with FileLock(folder / ".prepare.lock"), Store(folder / DATABASE) as store:
+        yield store
+
+
+def open_group(
+    folder: Path, extra_tasks: Mapping[str, TaskFactory] = MappingProxyType({})
+) -> Prepared:
     """The group as its last run left it; needs no engine and no data.
 
     Raises:
@@ -164,10 +190,11 @@ def open_group(folder: Path) -> Prepared:
             raise MissingPrerequisiteError(
                 f"{folder}: the database records no run", "make one: kvbench run FILE.yaml"
             )
-        return _prepared(folder, store, runs[-1])
+        return _prepared(store, runs[-1], extra_tasks)
 
 
-def _prepared(folder: Path, store: Store, run: RunRow) -> Prepared:
+def _prepared(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory]) -> Prepared:
+    folder = store.path.parent
     experiment = Experiment(**run.snapshot)
     manifests = {}
     for task in experiment.tasks:
@@ -178,32 +205,39 @@ def _prepared(folder: Path, store: Store, run: RunRow) -> Prepared:
                 f"prepare the group again: kvbench prepare {experiment.group}",
             )
         manifests[task] = stored[0]
-    return Prepared(experiment, folder, manifests, run.fingerprint, run.replicate_offset)
+    return Prepared(
+        experiment, folder, manifests, run.fingerprint, run.replicate_offset, extra_tasks
+    )
 
 
-def _manifests(
-    experiment: Experiment, source: EngineSource, store: Store, *, force: bool
-) -> dict[str, TaskManifest]:
-    tokenizer = load_tokenizer(experiment.tokenizer, serving=source.tokenizer_folder())
+def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, TaskManifest]:
+    source = source_of(experiment, site)
+    tokenizer = load_tokenizer(
+        experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
+    )
+    _guard_tasks(experiment, store, force=site.force)
     manifests = {}
-    _guard_tasks(experiment, store, force=force)
     for name in experiment.tasks:
-        task = get_task(name, options=experiment.options_of(name))
+        task = get_task(name, options=experiment.options_of(name), extra=site.tasks)
         selection = _selection(experiment, name)
         stored = store.manifest(name)
-        if stored is None or _differs(experiment.group, task, tokenizer, selection, stored, force):
+        if stored is None or _differs(
+            experiment.group, task, tokenizer, selection, stored, site.force
+        ):
             manifest = build_task_manifest(
-                task, _bin_spec(experiment), tokenizer, experiment.sampling.seed
+                task, bin_spec(experiment), tokenizer, experiment.sampling.seed
             )
             _warn_if_short(manifest, experiment)
             store.save_manifest(manifest, selection)
             manifests[name] = manifest
         else:
             manifests[name] = stored[0]
+    _write_portable(store.path.parent / MANIFEST, experiment, manifests)
     return manifests
 
 
-def _bin_spec(experiment: Experiment) -> BinSpec:
+def bin_spec(experiment: Experiment) -> BinSpec:
+    """The bins as tasks want them."""
     bins = experiment.bins
     return BinSpec(n=bins.n, per_bin=bins.per_bins, edges=bins.edges, range=bins.range, by=bins.by)
 
@@ -211,7 +245,7 @@ def _bin_spec(experiment: Experiment) -> BinSpec:
 def _selection(experiment: Experiment, task: str) -> dict[str, Any]:
     """What decides which examples are chosen, as plain data."""
     return {
-        "bins": json.loads(json.dumps(asdict(_bin_spec(experiment)))),
+        "bins": json.loads(json.dumps(asdict(bin_spec(experiment)))),
         "seed": experiment.sampling.seed,
         "options": dict(experiment.options_of(task)),
     }

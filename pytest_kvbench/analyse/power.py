@@ -13,6 +13,7 @@ from pytest_kvbench.analyse.evidence import Evidence, p_holds
 from pytest_kvbench.analyse.rules import require
 
 POWER = 0.8  # the customary chance to decide, where nobody names another
+CERTAIN = 1 - 1e-9  # no hypothesis lies beyond
 MOST = 100_000  # beyond this, "more examples" is no advice
 
 
@@ -54,7 +55,8 @@ def more_needed(evidence: Evidence, margin: float, alpha: float) -> int | None:
 
     def decides(n: int) -> bool:
         unlucky = float(ndtri(POWER)) * math.sqrt(evidence.variance / n)
-        return towards.grown(n / evidence.n).p_above(bar + unlucky) < alpha / 2
+        hypothesis = min(bar + unlucky, CERTAIN)
+        return towards.grown(n / evidence.n).p_above(hypothesis) < alpha / 2
 
     low, high = evidence.n, 2 * evidence.n
     while not decides(high):

@@ -59,6 +59,9 @@ class EngineSource(Protocol):
     def tokenizer_folder(self) -> Path | None:
         """Where the serving model's `tokenizer.json` is, if on this machine."""
 
+    def tokenizer_server(self) -> tuple[str, str] | None:
+        """Base URL and model of a server that tokenizes, where its files are not here."""
+
     def start(self) -> Engine:
         """A client of the running server, started if need be. Blocks until it is healthy.
 

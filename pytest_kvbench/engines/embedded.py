@@ -55,13 +55,13 @@ class EmbeddedSource:
         return weights.fingerprint_parts(self._folder, self._settings.dtype, "auto")
 
     def tokenizer_folder(self) -> Path | None:
-        """See `EngineSource.tokenizer_folder`. A server elsewhere may serve what is here too."""
-        try:
-            return self._folder
-        except UsageError:
-            if self._settings.base_url is None:
-                raise
-            return None
+        """See `EngineSource.tokenizer_folder`. What a foreign server serves may not be here."""
+        return None if self._settings.base_url else self._folder
+
+    def tokenizer_server(self) -> tuple[str, str] | None:
+        """See `EngineSource.tokenizer_server`."""
+        base_url = self._settings.base_url
+        return (base_url, self._settings.model) if base_url else None
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""

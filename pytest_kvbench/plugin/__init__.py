@@ -5,6 +5,7 @@
     runtime      measures cells: one per process, made by the first cell
     verdict      what a test body holds: a measured cell, its control, their comparison
     controller   at the end: analysis, report, summary, exit status
+    hookspecs    what a conftest may implement
     scheduling   keeps cell groups on one worker
 
     scope        how a worker says which items belong together
@@ -42,6 +43,13 @@ _MARKER_HELP = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks of our own."""
+    from pytest_kvbench.plugin import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
 
 
 @pytest.hookimpl(tryfirst=True)

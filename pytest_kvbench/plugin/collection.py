@@ -42,7 +42,7 @@ def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
             skipped = pytest.param(None, marks=pytest.mark.skip(reason=reason))
             metafunc.parametrize("cell", [skipped], indirect=True, ids=["none"])
             return
-        plan.check(declared)
+        plan.check(declared, options.tasks)
         if not (metafunc.config.option.collectonly or options.plan):
             _check_engine(declared, metafunc.config)
         parameters = [Declaration(declared, cell) for cell in plan.cells(declared.experiment)]

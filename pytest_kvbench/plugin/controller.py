@@ -116,7 +116,7 @@ class Controller:
         from pytest_kvbench.store import Store
 
         try:
-            prepared = stages.open_group(options.reports / group)
+            prepared = stages.open_group(options.reports / group, options.tasks)
             with Store(prepared.database) as store:
                 store.finish_run(run_id, stages.now())
                 stages.score(store, [request.key for _, request in prepared.requests()])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_kvbench.settings import Override
+    from pytest_kvbench.tasks import TaskFactory
 
 MARK = "kvbench"
 
@@ -84,6 +87,7 @@ class Options:
     fresh: bool
     force: bool
     command: str
+    tasks: Mapping[str, TaskFactory]
 
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
@@ -111,6 +115,7 @@ class Options:
             fresh=given.kvbench_fresh,
             force=given.kvbench_force,
             command=_command(config),
+            tasks=dict(ChainMap(*config.hook.pytest_kvbench_tasks())),
         )
 
 

@@ -40,7 +40,7 @@ def experiment_lines(
     folder = stages.group_folder(experiment, options.reports)
     manifests, stored, seconds = {}, 0, None
     try:
-        prepared = stages.open_group(folder)
+        prepared = stages.open_group(folder, options.tasks)
         manifests = dict(prepared.manifests)
         with Store(folder / DATABASE) as store:
             stored = len(store.answered([r.key for _, r in prepared.requests(cells)]))

@@ -241,6 +241,7 @@ class Runtime:
             share=self._worker["workercount"] if self._worker else 1,
             fresh=options.fresh,
             force=options.force,
+            tasks=options.tasks,
         )
 
 

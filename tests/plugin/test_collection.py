@@ -126,3 +126,24 @@ def test_fixtures_tell_who_answered(project: Project) -> None:
         """
     )
     project.run("-n", "2").assert_outcomes(passed=6)
+
+
+def test_a_conftest_brings_a_task(project: Project) -> None:
+    project.pytester.makeconftest(
+        """
+        from pytest_kvbench.tasks.rows import RowTask
+
+        ROWS = [{"question": f"Say w{i}", "context": f"c{i} " * 9, "answers": [f"w{i}"]}
+                for i in range(20)]
+
+        def capitals(options):
+            return RowTask(name="mine/words", rows=lambda: ROWS, **options)
+
+        def pytest_kvbench_tasks():
+            return {"mine/words": capitals}
+        """
+    )
+    change = ("--kvbench-set", "tasks=[mine/words]", "--kvbench-set", "bins={n: 1, per_bin: 5}")
+    for n in ("0", "2"):
+        project.run("-n", n, *change, "--kvbench-set", f"group=n{n}").assert_outcomes(passed=3)
+        assert project.summary(f"n{n}")["bins"][0]["n"] == 5

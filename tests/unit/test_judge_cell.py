@@ -67,6 +67,13 @@ def test_no_interval_has_width_zero_and_each_holds_its_estimate(cell):
     assert result.verdict == expected
 
 
+@given(cells(), st.floats(0, 0.99), st.sampled_from([0.5, 0.05, 1e-6]))
+def test_any_margin_and_level_gives_a_verdict(cell, margin, alpha):
+    result = judge_cell(*cell, margin=margin, alpha=alpha)
+    assert result.verdict in {"holds", "breaks", "undetermined"}
+    assert result.needed is None or (result.verdict == "undetermined" and result.needed > 0)
+
+
 @pytest.mark.parametrize(
     ("n", "verdict"), [(1, "undetermined"), (35, "undetermined"), (36, "holds")]
 )

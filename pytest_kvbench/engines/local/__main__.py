@@ -22,6 +22,7 @@ from pytest_kvbench.engines.local import weights
 from pytest_kvbench.errors import KvbenchError, UsageError
 
 _WATCH_EVERY_S = 0.5
+_SHARED_ROWS = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         default=_default_threads(),
         help="torch threads (default: OMP_NUM_THREADS, else the cores this process may use)",
     )
+    parser.add_argument(
+        "--prefill-cache-mib", type=int, default=512, help="memory for prompts to come back to"
+    )
     parser.add_argument("--watch-pid", type=int, help="end when this process does")
     parser.add_argument("--address-file", type=Path, help="written (JSON) when ready")
     return parser
@@ -79,13 +83,16 @@ def _serve(options: argparse.Namespace) -> None:
 
     from pytest_kvbench.engines.local import model, server
     from pytest_kvbench.engines.local.engine import Engine
+    from pytest_kvbench.engines.local.reuse import PrefillCache
     from pytest_kvbench.engines.local.worker import Worker
 
     fingerprint = weights.fingerprint_parts(folder, options.dtype, device)
     loaded = model.load(folder, options.dtype, device, options.threads)
-    worker = Worker(Engine(loaded), options.threads)
+    engine = Engine(loaded, PrefillCache(options.prefill_cache_mib * 2**20))
+    shared_rows = _SHARED_ROWS if options.dtype == "float32" else 1
+    worker = Worker(engine, options.threads, shared_rows)
     worker.start()
-    names = tuple(dict.fromkeys([options.model, Path(options.model).stem]))
+    names = tuple(dict.fromkeys([options.model, Path(options.model).name.removesuffix(".gguf")]))
     app = server.build_app(server.Served(loaded, names, fingerprint, worker))
     listener.listen()
     _announce(options.address_file, listener, fingerprint)

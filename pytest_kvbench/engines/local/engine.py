@@ -17,6 +17,7 @@ from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import Policy
 from pytest_kvbench.engines.local.prefill import Share, clock, prefill
 from pytest_kvbench.engines.local.ragged import RaggedCache, RowKV
+from pytest_kvbench.engines.local.reuse import PrefillCache
 from pytest_kvbench.engines.local.sampling import Sampler, Sampling
 from pytest_kvbench.engines.local.text import TextStream
 
@@ -61,7 +62,11 @@ class Piece:
 
 @dataclass
 class Timings:
-    """Where a job's time went, in seconds."""
+    """Where a job's time went, in seconds.
+
+    `decode_s` counts steps this job took part in, alone or with others; `queue_s` is the rest of
+    the wall time: waiting for other jobs, before this one began or between its steps.
+    """
 
     queue_s: float = 0.0
     prefill_s: float = 0.0
@@ -69,8 +74,16 @@ class Timings:
     decode_s: float = 0.0
 
 
-Event = list[ArmReport] | Piece | Timings | Exception
-"""What a job emits: reports once, pieces, then timings; or an exception at any point."""
+@dataclass(frozen=True)
+class Done:
+    """A job's end: where its time went, and how much of the prompt needed no computing."""
+
+    timings: Timings
+    cached_tokens: int
+
+
+Event = list[ArmReport] | Piece | Done | Exception
+"""What a job emits: reports once, pieces, then its end; or an exception at any point."""
 
 
 @dataclass
@@ -84,10 +97,10 @@ class Job:
     stops: Sequence[str]
     emit: Callable[[Event], None]
     cancelled: bool = False
-    timings: Timings = field(default_factory=Timings)
-    unfinished: int = 0
     created: float = 0.0
-    decode_from: float = 0.0
+    timings: Timings = field(default_factory=Timings)
+    cached_tokens: int = 0
+    unfinished: int = 0
 
 
 class Row:
@@ -130,17 +143,17 @@ class Row:
 class Engine:
     """Runs jobs on a model."""
 
-    def __init__(self, model: LocalModel) -> None:
+    def __init__(self, model: LocalModel, prefills: PrefillCache) -> None:
         self._model = model
+        self._prefills = prefills
 
     @torch.inference_mode()
     def start(self, job: Job) -> list[Row]:
         """Prefill and compress; emits the reports and each arm's first token."""
         started = clock(self._model.device)
-        job.timings.queue_s = started - job.created
         prepared = self._prepare(job)
-        job.decode_from = clock(self._model.device)
-        job.timings.prefill_s = job.decode_from - started - job.timings.compress_s
+        took = clock(self._model.device) - started
+        job.timings.prefill_s = took - job.timings.compress_s
         job.emit([report for _, _, report in prepared])
         job.unfinished = len(job.arms)
         rows = []
@@ -153,18 +166,24 @@ class Engine:
     @torch.inference_mode()
     def step(self, rows: list[Row]) -> list[Row]:
         """One more token for every row; returns those that go on."""
+        started = clock(self._model.device)
         tokens = torch.tensor([[row.token] for row in rows], device=self._model.device)
         positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
         logits = self._forward(tokens, positions, [row.kv for row in rows])
         for row, row_logits in zip(rows, logits, strict=True):
             row.take(row_logits, self._model.end_tokens)
+        took = clock(self._model.device) - started
+        for job in _jobs(rows):
+            job.timings.decode_s += took
         return self._still_running(rows)
 
     def _still_running(self, rows: list[Row]) -> list[Row]:
-        for job in {id(row.job): row.job for row in rows if row.done}.values():
+        for job in _jobs([row for row in rows if row.done]):
             if job.unfinished == 0:
-                job.timings.decode_s = clock(self._model.device) - job.decode_from
-                job.emit(job.timings)
+                timings = job.timings
+                busy = timings.prefill_s + timings.compress_s + timings.decode_s
+                timings.queue_s = clock(self._model.device) - job.created - busy
+                job.emit(Done(job.timings, job.cached_tokens))
         return [row for row in rows if not row.done and not row.job.cancelled]
 
     def _prepare(self, job: Job) -> list[tuple[RowKV, torch.Tensor, ArmReport]]:
@@ -183,8 +202,11 @@ class Engine:
     ) -> list[tuple[RowKV, torch.Tensor, ArmReport]]:
         shares = [Share(arm.policy, arm.params, removed(arm, len(job.ids))) for arm in arms]
         tail = job.ids[context:]
-        done = prefill(self._model, job.ids[:context], shares, len(tail) + job.max_tokens)
+        done = prefill(
+            self._model, self._prefills, job.ids[:context], shares, len(tail) + job.max_tokens
+        )
         job.timings.compress_s += done.compress_s
+        job.cached_tokens += done.cached_tokens
         logits = self._ask(done.rows, tail, context) if tail else [done.logits] * len(arms)
         # The tail's tensors have the same bytes per token as the context's.
         full_bytes = done.full_bytes * len(job.ids) // context
@@ -215,6 +237,10 @@ class Engine:
         )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+
+def _jobs(rows: list[Row]) -> list[Job]:
+    return list({id(row.job): row.job for row in rows}.values())
 
 
 def _contexts(job: Job) -> list[int]:

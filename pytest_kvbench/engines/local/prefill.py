@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import Policy
 from pytest_kvbench.engines.local.ragged import RowKV
+from pytest_kvbench.engines.local.reuse import Layer, PrefillCache
 
 
 @dataclass(frozen=True)
@@ -34,63 +35,115 @@ class Share:
 class Prefilled:
     """The result of a pass: a row and a note per share, the last position's logits (vocabulary,).
 
-    `full_bytes` are those of the whole cache; `compress_s` is the part spent on compressing.
+    `full_bytes` are those of the whole cache, `cached_tokens` were known from an earlier pass,
+    `compress_s` is the part of the time spent on compressing.
     """
 
     rows: list[RowKV]
     notes: list[str]
     logits: torch.Tensor
     full_bytes: int
+    cached_tokens: int
     compress_s: float
 
 
-def prefill(model: LocalModel, ids: Sequence[int], shares: Sequence[Share], room: int) -> Prefilled:
+def prefill(
+    model: LocalModel,
+    cache: PrefillCache,
+    ids: Sequence[int],
+    shares: Sequence[Share],
+    room: int,
+) -> Prefilled:
     """Run the prompt once; each row gets its share and room for `room` more tokens."""
     presses = _presses(model, shares)
     rows = [RowKV(len(model.attention_layers), room) for _ in shares]
-    compressor = _Compressor(presses, rows, model.device)
+    known = cache.find(ids)
+    compressor = _Compressor(model, len(ids), presses, rows, known)
+    logits = _run(model, ids, known, compressor)
+    cache.add(ids, compressor.seen)
+    return Prefilled(
+        rows=rows,
+        notes=[_note(model, press, len(ids)) for press in presses],
+        logits=logits,
+        full_bytes=sum(layer.keys.nbytes + layer.values.nbytes for layer in compressor.seen),
+        cached_tokens=known[0].keys.shape[2] if known else 0,
+        compress_s=compressor.seconds,
+    )
+
+
+def _run(
+    model: LocalModel, ids: Sequence[int], known: list[Layer], compressor: _Compressor
+) -> torch.Tensor:
+    """The forward pass over what is not known yet; logits (vocabulary,) after the last token."""
+    past = DynamicCache()
+    for index, layer in enumerate(known):
+        past.update(layer.keys, layer.values, index)
     hooks = [
         layer.register_forward_hook(compressor, with_kwargs=True)
         for layer in model.attention_layers
     ]
     try:
         output = model.network(
-            input_ids=torch.tensor([list(ids)], device=model.device),
-            past_key_values=DynamicCache(),
+            input_ids=torch.tensor([list(ids)[past.get_seq_length() :]], device=model.device),
+            past_key_values=past,
             use_cache=True,
             logits_to_keep=1,
         )
     finally:
         for hook in hooks:
             hook.remove()
-    notes = [_note(model, press, len(ids)) for press in presses]
-    return Prefilled(rows, notes, output.logits[0, -1], compressor.full_bytes, compressor.seconds)
+    logits: torch.Tensor = output.logits[0, -1]
+    return logits
 
 
 class _Compressor:
-    """The hook: takes every arm's share of a layer, then frees the layer."""
+    """The hook: takes every arm's share of a layer as soon as the layer is done."""
 
-    def __init__(self, presses: Sequence[Any], rows: Sequence[RowKV], device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        tokens: int,
+        presses: Sequence[Any],
+        rows: Sequence[RowKV],
+        known: list[Layer],
+    ) -> None:
+        self._device = model.device
         self._arms = list(zip(presses, rows, strict=True))
-        self._device = device
-        self.full_bytes = 0
+        self._known = known
+        self._positions = torch.arange(tokens, device=model.device)
+        self._rotary = model.network.model.rotary_emb
+        self.seen: list[Layer] = []
         self.seconds = 0.0
 
     def __call__(
         self, module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         started = clock(self._device)
-        layer = kwargs["past_key_values"].layers[module.layer_idx]
-        keys, values = layer.keys, layer.values
-        self.full_bytes += keys.nbytes + values.nbytes
+        whole = kwargs["past_key_values"].layers[module.layer_idx]
+        layer = Layer(self._hidden(module, kwargs), whole.keys, whole.values)
+        self.seen.append(layer)
+        shown = self._as_if_whole(layer, kwargs) if self._known else kwargs
         for press, row in self._arms:
-            kept = (keys, values)
+            kept = (layer.keys, layer.values)
             if press is not None:
-                hidden = kwargs["hidden_states"]
-                kept = press.compress(module, hidden, keys, values, output[1], kwargs)
+                kept = press.compress(module, layer.hidden, *kept, output[1], shown)
             row.fill(module.layer_idx, *kept)
-        layer.keys = layer.values = keys.new_empty((*keys.shape[:2], 0, keys.shape[3]))
         self.seconds += clock(self._device) - started
+
+    def _hidden(self, module: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+        hidden: torch.Tensor = kwargs["hidden_states"]
+        if not self._known:
+            return hidden
+        return torch.cat([self._known[module.layer_idx].hidden, hidden], dim=1)
+
+    def _as_if_whole(self, layer: Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a pass over the whole prompt, though part of it was known."""
+        return {
+            **kwargs,
+            "hidden_states": layer.hidden,
+            "cache_position": self._positions,
+            "position_embeddings": self._rotary(layer.hidden, self._positions[None]),
+        }
 
 
 class _SharedScores:
@@ -137,7 +190,7 @@ def _note(model: LocalModel, press: Any, tokens: int) -> str:
         return ""
     return (
         f"pyramidkv fell back to snapkv on all {len(budgets)} layers: "
-        f"{budgets[0]} of {tokens} tokens are too few for its pyramid"
+        f"{budgets[0]} of {tokens} tokens each"
     )
 
 

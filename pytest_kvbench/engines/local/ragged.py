@@ -96,11 +96,13 @@ def ragged_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a `RaggedCache`'s rows; anything else goes to transformers' sdpa.
+    """Attention over a `RaggedCache`'s rows, or over one prompt with or without a known beginning.
 
     Query (rows, heads, n, head_dim); the result is (rows, n, heads, head_dim).
     """
     if isinstance(key, torch.Tensor) and isinstance(value, torch.Tensor):
+        if key.shape[2] > query.shape[2]:
+            return _attend(query, key, value, scaling).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_kvbench.engines.local.engine import ArmReport, Piece, Timings
+from pytest_kvbench.engines.local.engine import ArmReport, Done, Piece, Timings
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Reply:
     reports: list[ArmReport] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)
     ends: dict[int, Piece] = field(default_factory=dict)
-    timings: Timings = field(default_factory=Timings)
+    done: Done = field(default_factory=lambda: Done(Timings(), 0))
 
     def start(self, reports: list[ArmReport]) -> None:
         """The caches are made: from here on there are arms."""
@@ -100,9 +100,9 @@ class Reply:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": new,
             "total_tokens": self.prompt_tokens + new,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.done.cached_tokens},
         }
-        return {"usage": usage, "timings": dataclasses.asdict(self.timings)}
+        return {"usage": usage, "timings": dataclasses.asdict(self.done.timings)}
 
 
 def sse(data: dict[str, Any] | str) -> str:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pytest_kvbench.engines.local import intake, replies
-from pytest_kvbench.engines.local.engine import Event, Job, Piece, Timings
+from pytest_kvbench.engines.local.engine import Done, Event, Job, Piece
 from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import POLICIES
 from pytest_kvbench.engines.local.protocol import (
@@ -115,15 +115,15 @@ async def _collect(reply: Reply, events: asyncio.Queue[Event]) -> None:
 
 
 async def _follow(reply: Reply, events: asyncio.Queue[Event]) -> AsyncIterator[Event]:
-    """The job's events, each already in `reply`, up to its timings."""
+    """The job's events, each already in `reply`, up to its end."""
     while True:
         event = await events.get()
         if isinstance(event, Exception):
             raise ApiError(
                 500, f"The model failed: {type(event).__name__}: {event}", code="model_failed"
             )
-        if isinstance(event, Timings):
-            reply.timings = event
+        if isinstance(event, Done):
+            reply.done = event
             return
         if isinstance(event, Piece):
             reply.add(event)

@@ -1,0 +1,30 @@
+"""Hooks that a conftest or another plugin may implement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_kvbench.tasks import TaskFactory
+
+
+@pytest.hookspec
+def pytest_kvbench_tasks() -> Mapping[str, TaskFactory]:
+    """Bring tasks of your own: name -> function from the task's options to the task.
+
+    They win over the built-in ones. In a conftest.py::
+
+        from pytest_kvbench.tasks.rows import RowTask
+
+        ROWS = [{"question": "Capital of Italy?", "context": "...", "answers": ["Rome"]}]
+
+        def capitals(options):
+            return RowTask(name="mine/capitals", rows=lambda: ROWS, **options)
+
+        def pytest_kvbench_tasks():
+            return {"mine/capitals": capitals}
+    """
+    raise NotImplementedError

@@ -1,0 +1,145 @@
+"""`kvbench`: the stages without pytest, against a scripted server."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pytest_kvbench.cli import main
+from tests.conftest import WORDS
+from tests.support.mock_server import MockServer
+
+Kvbench = Callable[..., Result]
+
+
+@pytest.fixture
+def kvbench(tmp_path: Path, mock: MockServer, monkeypatch: pytest.MonkeyPatch) -> Kvbench:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KVBENCH_DIR", raising=False)
+    rows = [
+        {"question": f"Say {word}", "context": f"text{n} " * 30, "answers": [word]}
+        for n, word in enumerate(WORDS)
+    ]
+    Path("words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("exp.yaml").write_text(
+        f"""\
+group: g
+tasks: ["jsonl:words.jsonl"]
+bins: {{n: 1, per_bin: 40}}
+kv: {{policies: [snapkv], budgets: [1.0, 0.5, 0.2]}}
+engine: {{model: mock, base_url: "{mock.base_url}"}}
+tokenizer: approximate
+"""
+    )
+    return lambda *args: CliRunner().invoke(main, list(args), catch_exceptions=False)
+
+
+def test_all_stages_in_one(kvbench: Kvbench, mock: MockServer) -> None:
+    mock.accuracy = lambda policy, budget: 1.0 if budget >= 0.5 else 0.2
+    result = kvbench("all", "exp.yaml")
+    assert result.exit_code == 0, result.output
+    assert "g: 120 answered, 0 failed" in result.output
+    summary = json.loads(Path("reports/g/summary.json").read_text())
+    (pooled,) = (t for t in summary["transitions"] if t["bin"] == "all")
+    assert (pooled["b_safe"], pooled["b_broken"]) == (0.5, 0.2)
+    assert Path("reports/g/report.md").exists()
+
+
+def test_stages_one_by_one_and_their_prerequisites(kvbench: Kvbench) -> None:
+    def refused(stage: str, hint: str) -> None:
+        result = kvbench(stage, "exp.yaml")
+        assert result.exit_code == 4
+        assert hint in result.output
+        assert result.output.count("\n") == 2
+
+    for stage in ("score", "analyse", "report"):
+        refused(stage, "kvbench run FILE.yaml")
+    assert kvbench("prepare", "exp.yaml").exit_code == 0
+    assert Path("reports/g/manifest.json").exists()
+    assert kvbench("run", "exp.yaml").exit_code == 0
+    refused("analyse", "kvbench score g")
+    refused("report", "kvbench analyse g")
+    for stage in ("score", "analyse", "report"):
+        result = kvbench(stage, "g")
+        assert result.exit_code == 0, result.output
+
+
+def test_a_second_run_asks_nothing(kvbench: Kvbench, mock: MockServer) -> None:
+    kvbench("run", "exp.yaml")
+    posts = mock.posts
+    assert "0 answered, 0 failed, 120 stored before" in kvbench("run", "g").output
+    assert mock.posts == posts
+
+
+def test_unknown_group_names_the_known(kvbench: Kvbench) -> None:
+    kvbench("prepare", "exp.yaml")
+    result = kvbench("report", "h")
+    assert result.exit_code == 4
+    assert "groups there: g" in result.output
+
+
+def test_no_server_is_two_lines_and_exit_code_10(kvbench: Kvbench, mock: MockServer) -> None:
+    mock.kill()
+    result = kvbench("run", "exp.yaml")
+    assert result.exit_code == 10
+    assert "no server answers" in result.output
+
+
+def test_validate_and_resolve(kvbench: Kvbench) -> None:
+    assert "3 cells, 2 of them judged" in kvbench("validate", "exp.yaml").output
+    resolved = kvbench("resolve", "exp.yaml", "--set", "gate.margin=0.2").output
+    assert "margin: 0.2" in resolved
+    assert "# files: exp.yaml" in resolved
+    wrong = kvbench("validate", "exp.yaml", "--set", "kv.policies=[snapvk]")
+    assert wrong.exit_code == 4
+    assert "unknown policy 'snapvk'" in wrong.output
+
+
+def test_judge_any_csv(kvbench: Kvbench) -> None:
+    with Path("pairs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
+        )
+        for n in range(100):
+            writer.writerow(["t", 0, "p", 0.5, n, n, 1, 1])
+            writer.writerow(["t", 0, "p", 0.1, n, n, 1, int(n % 2)])
+    result = kvbench("judge", "pairs.csv", "--margin", "0.1", "--alpha", "0.05", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.output)
+    verdicts = {c["budget"]: c["verdict_holm"] for c in summary["cells"] if c["bin"] == 0}
+    assert verdicts == {0.5: "holds", 0.1: "breaks"}
+    assert "B breaks" in kvbench("judge", "pairs.csv").output
+    missing = kvbench("judge", "nothing.csv")
+    assert missing.exit_code == 4
+
+
+def test_score_file(kvbench: Kvbench) -> None:
+    lines = [
+        {"prediction": "It is 12345.", "answers": ["12345"]},
+        {"prediction": "", "answers": ["12345"]},
+    ]
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = kvbench("score-file", "niah/single", "p.jsonl", "--json")
+    assert [json.loads(line) for line in result.output.splitlines()] == [
+        {"score": 1.0, "label": ""},
+        {"score": 0.0, "label": "EMPTY_OUTPUT"},
+    ]
+
+
+def test_inspect_shows_a_prompt(kvbench: Kvbench) -> None:
+    result = kvbench(
+        "inspect",
+        "niah/single",
+        "--set",
+        "tokenizer=approximate",
+        "--set",
+        "engine.base_url=http://x",
+    )
+    assert result.exit_code == 0, result.output
+    assert "secret number" in result.output
