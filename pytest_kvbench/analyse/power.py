@@ -38,7 +38,10 @@ def fewest(margin: float, alpha: float) -> int:
 def normal_size(gap: float, variance: float, alpha: float, power: float) -> float:
     """Examples to see `gap` at one-sided alpha / 2: ((z_alpha + z_power) sd / gap)^2."""
     z = float(ndtri(1 - alpha / 2) + ndtri(power))
-    return z * z * variance / (gap * gap) if gap else math.inf
+    if not gap:
+        return math.inf
+    deviations = z * math.sqrt(variance) / gap  # not over gap * gap, which may underflow to 0
+    return deviations * deviations
 
 
 def more_needed(evidence: Evidence, margin: float, alpha: float) -> int | None:
