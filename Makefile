@@ -29,8 +29,8 @@ sanity: install
 	$(BIN)/pytest evals/test_sanity.py -n 2 --kvbench-report
 
 test: install
-	$(BIN)/pytest tests -m 'not model' --ignore tests/benchmarks
-	$(BIN)/pytest tests -m model --ignore tests/benchmarks
+	$(BIN)/pytest tests -m 'not model' --ignore tests/benchmarks -n 2
+	$(BIN)/pytest tests -m model --ignore tests/benchmarks -n 0
 
 lint: install
 	$(BIN)/ruff check .

@@ -182,7 +182,10 @@ class Runtime:
 
     def _measure(self, declaration: Declaration) -> MeasuredCell:
         experiment = self._experiment(declaration.declared)
-        group = plan.CellGroup.of(declaration.cell)
+        cell = declaration.cell
+        if not experiment.prepared.manifests[cell.task].of_bin(cell.bin):
+            pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin}")
+        group = plan.CellGroup.of(cell)
         future = experiment.start(group)
         if self._worker is None:
             for later in experiment.selected:
@@ -194,7 +197,7 @@ class Runtime:
                 raise
             raise first_cause(error) from None
         stages.score(experiment.store, [r.key for _, r in experiment.requests[group]])
-        return self._read(experiment, declaration.cell)
+        return self._read(experiment, cell)
 
     def _read(self, experiment: _Experiment, cell: Cell) -> MeasuredCell:
         requests = experiment.requests[plan.CellGroup.of(cell)]

@@ -133,7 +133,7 @@ def test_a_conftest_brings_a_task(project: Project) -> None:
         """
         from pytest_kvbench.tasks.rows import RowTask
 
-        ROWS = [{"question": f"Say w{i}", "context": f"c{i} " * 9, "answers": [f"w{i}"]}
+        ROWS = [{"question": f"Say w{i}", "context": f"c{i} " * (9 + i), "answers": [f"w{i}"]}
                 for i in range(20)]
 
         def capitals(options):
@@ -143,7 +143,14 @@ def test_a_conftest_brings_a_task(project: Project) -> None:
             return {"mine/words": capitals}
         """
     )
-    change = ("--kvbench-set", "tasks=[mine/words]", "--kvbench-set", "bins={n: 1, per_bin: 5}")
+    change = ("--kvbench-set", "tasks=[mine/words]", "--kvbench-set", "bins.edges=null")
     for n in ("0", "2"):
-        project.run("-n", n, *change, "--kvbench-set", f"group=n{n}").assert_outcomes(passed=3)
-        assert project.summary(f"n{n}")["bins"][0]["n"] == 5
+        project.run("-n", n, *change, "--kvbench-set", f"group=n{n}").assert_outcomes(passed=6)
+        assert [b["n"] for b in project.summary(f"n{n}")["bins"]] == [10, 10]
+
+
+def test_an_empty_bin_is_skipped_and_said(project: Project) -> None:
+    result = project.run("--kvbench-set", "bins.edges=[100000]")
+    result.assert_outcomes(passed=3, skipped=3, warnings=1)
+    assert result.ret == 0
+    assert project.summary()["bins"][1]["n"] == 0
