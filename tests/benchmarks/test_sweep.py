@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.model.conftest import MODEL, Direct, prompt_parts
-from tests.model.conftest import direct as direct  # noqa: PLC0414 - a fixture, used by its name
+from tests.model.conftest import direct as direct
 
 pytestmark = pytest.mark.model
 
