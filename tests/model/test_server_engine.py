@@ -112,34 +112,39 @@ def test_the_same_prompt_again_is_hardly_computed(loaded: LocalModel) -> None:
     assert again[2].cached_tokens == len(ids) - 1
 
 
-def layers(tokens: int) -> list[Layer]:
-    """Two layers of 1,024 bytes a token together."""
-    states = torch.zeros(1, 1, tokens, 32)
-    return [Layer(torch.zeros(1, tokens, 64), states, states)] * 2
+def keep(cache: PrefillCache, ids: list[int]) -> None:
+    """Add a prefill of two layers, 1,024 bytes a token together."""
+    recording = cache.record()
+    states = torch.zeros(1, 1, len(ids), 32)
+    for _ in range(2):
+        recording.add(Layer(torch.zeros(1, len(ids), 64), states, states))
+    cache.add(ids, recording)
 
 
 def test_the_prefill_cache_is_bounded_in_bytes_and_drops_the_oldest() -> None:
-    cache = PrefillCache(100 * 1024)
-    prompts = [list(range(start, start + 40)) for start in (0, 1000, 2000)]
-    cache.add(prompts[0], layers(40))
-    cache.add(prompts[1], layers(40))
+    cache = PrefillCache(200 * 1024)
+    prompts = [list(range(start, start + 80)) for start in (0, 1000, 2000)]
+    keep(cache, prompts[0])
+    keep(cache, prompts[1])
     assert cache.find(prompts[0])  # used: the other one is now the oldest
-    cache.add(prompts[2], layers(40))
+    keep(cache, prompts[2])
     assert [bool(cache.find(prompt)) for prompt in prompts] == [True, False, True]
-    assert cache.nbytes == 80 * 1024
-    cache.add(list(range(101)), layers(101))
-    assert cache.nbytes == 80 * 1024  # too large to keep: nothing else left for it
+    assert cache.nbytes == 160 * 1024
+    keep(cache, list(range(201)))
+    assert cache.nbytes == 160 * 1024  # too large to keep: nothing else left for it
 
 
 def test_the_prefill_cache_finds_the_longest_beginning_that_is_worth_it() -> None:
     cache = PrefillCache(ROOMY)
-    cache.add([1, 2, 3, 4, 9, 9, 9, 9], layers(8))
-    cache.add([1, 2, 3, 4, 5, 6, 9, 9], layers(8))
-    found = cache.find([1, 2, 3, 4, 5, 6, 7, 8])
-    assert [layer.keys.shape[2] for layer in found] == [6, 6]
-    assert [layer.hidden.shape[1] for layer in found] == [6, 6]
-    assert cache.find([1, 2, 3, 8, 8, 8, 8, 8]) == []  # 3 of 8 are not worth it
-    assert cache.find([1, 2, 3, 4])[0].keys.shape[2] == 3  # the last token is always computed
+    prompt = list(range(160))
+    keep(cache, [*prompt[:80], *[-1] * 80])
+    keep(cache, [*prompt[:120], *[-1] * 40])
+    found = cache.find(prompt)
+    assert [layer.keys.shape[2] for layer in found] == [120, 120]
+    assert [layer.hidden.shape[1] for layer in found] == [120, 120]
+    assert cache.find(prompt[:100])[0].keys.shape[2] == 99  # the last token is always computed
+    assert cache.find([*prompt[:79], *[-2] * 81]) == []  # less than half
+    assert cache.find(prompt[:60]) == []  # all of it, but hardly anything
 
 
 def test_jobs_that_decode_together_answer_as_if_alone(loaded: LocalModel) -> None:

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import Policy
 from pytest_kvbench.engines.local.ragged import RowKV
-from pytest_kvbench.engines.local.reuse import Layer, PrefillCache
+from pytest_kvbench.engines.local.reuse import Layer, PrefillCache, Recording
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,16 @@ def prefill(
     presses = _presses(model, shares)
     rows = [RowKV(len(model.attention_layers), room) for _ in shares]
     known = cache.find(ids)
-    compressor = _Compressor(model, len(ids), presses, rows, known)
+    recording = cache.record()
+    arms = list(zip(presses, rows, strict=True))
+    compressor = _Compressor(model, len(ids), arms, known, recording)
     logits = _run(model, ids, known, compressor)
-    cache.add(ids, compressor.seen)
+    cache.add(ids, recording)
     return Prefilled(
         rows=rows,
         notes=[_note(model, press, len(ids)) for press in presses],
         logits=logits,
-        full_bytes=sum(layer.keys.nbytes + layer.values.nbytes for layer in compressor.seen),
+        full_bytes=compressor.full_bytes,
         cached_tokens=known[0].keys.shape[2] if known else 0,
         compress_s=compressor.seconds,
     )
@@ -97,22 +99,23 @@ def _run(
 
 
 class _Compressor:
-    """The hook: takes every arm's share of a layer as soon as the layer is done."""
+    """The hook: takes every arm's share of a layer as soon as the layer is done, then frees it."""
 
     def __init__(
         self,
         model: LocalModel,
         tokens: int,
-        presses: Sequence[Any],
-        rows: Sequence[RowKV],
+        arms: list[tuple[Any, RowKV]],
         known: list[Layer],
+        recording: Recording,
     ) -> None:
         self._device = model.device
-        self._arms = list(zip(presses, rows, strict=True))
+        self._arms = arms
         self._known = known
+        self._recording = recording
         self._positions = torch.arange(tokens, device=model.device)
         self._rotary = model.network.model.rotary_emb
-        self.seen: list[Layer] = []
+        self.full_bytes = 0
         self.seconds = 0.0
 
     def __call__(
@@ -121,13 +124,15 @@ class _Compressor:
         started = clock(self._device)
         whole = kwargs["past_key_values"].layers[module.layer_idx]
         layer = Layer(self._hidden(module, kwargs), whole.keys, whole.values)
-        self.seen.append(layer)
+        self.full_bytes += layer.keys.nbytes + layer.values.nbytes
+        self._recording.add(layer)
         shown = self._as_if_whole(layer, kwargs) if self._known else kwargs
         for press, row in self._arms:
             kept = (layer.keys, layer.values)
             if press is not None:
                 kept = press.compress(module, layer.hidden, *kept, output[1], shown)
             row.fill(module.layer_idx, *kept)
+        whole.keys = whole.values = layer.keys[:, :, :0].clone()
         self.seconds += clock(self._device) - started
 
     def _hidden(self, module: Any, kwargs: dict[str, Any]) -> torch.Tensor:

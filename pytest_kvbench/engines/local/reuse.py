@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-WORTHWHILE = 0.5
-"""The least share of a prompt that must be known; a common system prompt alone is not worth it."""
+MIN_SHARE, MIN_TOKENS = 0.5, 64
+"""What must be known of a prompt at least: a common system prompt alone is not worth it."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,55 @@ class Layer:
         return self.hidden.nbytes + self.keys.nbytes + self.values.nbytes
 
 
+class Recording:
+    """The layers of one prefill as they come; forgotten once they are too many to keep."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.nbytes = 0
+        self.layers: list[Layer] = []
+
+    def add(self, layer: Layer) -> None:
+        """Hold on to the next layer, if all of them still fit."""
+        self.nbytes += layer.nbytes
+        self.layers.append(layer)
+        if self.nbytes > self._max_bytes:
+            self.layers.clear()
+
+
 class PrefillCache:
     """The prefills of recent prompts, at most `max_bytes` together."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self.nbytes = 0
         self._kept: OrderedDict[tuple[int, ...], list[Layer]] = OrderedDict()
 
     def find(self, ids: Sequence[int]) -> list[Layer]:
         """The layers of the longest known beginning of `ids`, the last token never included.
 
-        Empty where less than `WORTHWHILE` is known.
+        Empty where less than `MIN_SHARE` of the prompt, or fewer than `MIN_TOKENS`, is known.
         """
         shared = {known: _common(known, ids) for known in self._kept}
         best = max(shared, key=lambda known: shared[known], default=())
         count = min(shared.get(best, 0), len(ids) - 1)
-        if count < WORTHWHILE * len(ids):
+        if count < max(MIN_SHARE * len(ids), MIN_TOKENS):
             return []
         self._kept.move_to_end(best)
         return [layer.first(count) for layer in self._kept[best]]
 
-    def add(self, ids: Sequence[int], layers: list[Layer]) -> None:
-        """Keep a prefill, if it fits at all."""
-        size = sum(layer.nbytes for layer in layers)
-        if size > self.max_bytes:
+    def record(self) -> Recording:
+        """For a prefill that is about to run."""
+        return Recording(self._max_bytes)
+
+    def add(self, ids: Sequence[int], recording: Recording) -> None:
+        """Keep a prefill, if it was small enough to be recorded."""
+        if recording.nbytes > self._max_bytes:
             return
         self._drop(tuple(ids))
-        self._kept[tuple(ids)] = layers
-        self.nbytes += size
-        while self.nbytes > self.max_bytes:
+        self._kept[tuple(ids)] = recording.layers
+        self.nbytes += recording.nbytes
+        while self.nbytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, known: tuple[int, ...]) -> None:
