@@ -417,7 +417,11 @@ def observations(
 def _achieved(outcome: Mapping[str, Any]) -> Telemetry | None:
     if outcome["latency_s"] is None:
         return None
-    return Telemetry(latency_s=outcome["latency_s"], achieved=outcome["achieved"])
+    return Telemetry(
+        latency_s=outcome["latency_s"],
+        achieved=outcome["achieved"],
+        prompt_tokens=outcome["prompt_tokens"],
+    )
 
 
 def missing_cells(

@@ -96,8 +96,7 @@ def test_a_known_context_changes_no_answer(loaded: LocalModel) -> None:
     warm_texts, warm_reports, warm = run(engine, second, specs)
     cold_texts, cold_reports, cold = run(Engine(loaded, PrefillCache(0)), second, specs)
     assert cold.cached_tokens == 0
-    # Two passes, one over the whole prompt and one over its context, know the context each.
-    assert warm.cached_tokens >= 2 * (context - 1)
+    assert warm.cached_tokens >= context - 1
     assert warm_texts == cold_texts
     assert warm_reports == cold_reports
     assert warm.timings.prefill_s < cold.timings.prefill_s

@@ -230,3 +230,9 @@ def test_closing_drops_what_is_under_way(database: Path) -> None:
 def test_proof(budget: float, achieved: float | None, proof: str) -> None:
     arm = dataclasses.replace(TREATED, budget=budget)
     assert proof_of(arm, Telemetry(0.1, achieved=achieved)) == proof
+
+
+def test_a_short_prompt_may_be_off_by_one_token() -> None:
+    short = Telemetry(0.1, achieved=9 / 20, prompt_tokens=20)
+    assert proof_of(dataclasses.replace(TREATED, budget=0.49), short) == "proven"
+    assert proof_of(dataclasses.replace(TREATED, budget=0.55), short) == "not-applied"

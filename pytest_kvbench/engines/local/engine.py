@@ -76,7 +76,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Done:
-    """A job's end: where its time went, and how much of the prompt needed no computing."""
+    """A job's end: where its time went, and how much of the prompt no pass had to compute."""
 
     timings: Timings
     cached_tokens: int
@@ -151,6 +151,7 @@ class Engine:
     def start(self, job: Job) -> list[Row]:
         """Prefill and compress; emits the reports and each arm's first token."""
         started = clock(self._model.device)
+        job.cached_tokens = len(job.ids)
         prepared = self._prepare(job)
         took = clock(self._model.device) - started
         job.timings.prefill_s = took - job.timings.compress_s
@@ -206,7 +207,7 @@ class Engine:
             self._model, self._prefills, job.ids[:context], shares, len(tail) + job.max_tokens
         )
         job.timings.compress_s += done.compress_s
-        job.cached_tokens += done.cached_tokens
+        job.cached_tokens = min(job.cached_tokens, done.cached_tokens)
         logits = self._ask(done.rows, tail, context) if tail else [done.logits] * len(arms)
         # The tail's tensors have the same bytes per token as the context's.
         full_bytes = done.full_bytes * len(job.ids) // context
