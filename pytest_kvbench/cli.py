@@ -177,7 +177,14 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
     from pytest_kvbench.report import terminal_lines
 
     try:
-        table = pd.read_csv(pairs, dtype={"example_id": str, "cluster": str})
+        table = pd.read_csv(
+            pairs,
+            dtype=dict.fromkeys(("task", "policy", "example_id", "cluster"), str),
+            keep_default_na=False,  # a policy may be called NA or None
+            na_values={
+                column: ["", "nan", "NaN"] for column in ("bin", "budget", "control", "treated")
+            },
+        )
     except (OSError, ValueError) as error:
         raise UsageError(f"{pairs}: cannot be read: {error}", "give a CSV with a header") from None
     summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)

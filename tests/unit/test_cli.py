@@ -107,8 +107,8 @@ def test_judge_any_csv(kvbench: Kvbench) -> None:
             ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
         )
         for n in range(100):
-            writer.writerow(["t", 0, "p", 0.5, n, n, 1, 1])
-            writer.writerow(["t", 0, "p", 0.1, n, n, 1, int(n % 2)])
+            writer.writerow(["None", 0, "NA", 0.5, n, n, 1, 1])
+            writer.writerow(["None", 0, "NA", 0.1, n, n, 1, int(n % 2)])
     result = kvbench("judge", "pairs.csv", "--margin", "0.1", "--alpha", "0.05", "--json")
     assert result.exit_code == 0, result.output
     summary = json.loads(result.output)
