@@ -29,7 +29,7 @@ sanity: install
 	$(BIN)/pytest evals/test_sanity.py -n 2 --kvbench-report
 
 test: install
-	$(BIN)/pytest tests -m 'not model' --ignore tests/benchmarks -n 2
+	$(BIN)/pytest tests -m 'not model' --ignore tests/benchmarks -n 2 --dist worksteal
 	$(BIN)/pytest tests -m model --ignore tests/benchmarks -n 0
 
 lint: install
