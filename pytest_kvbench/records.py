@@ -89,7 +89,8 @@ class Prompt:
     @cached_property
     def content_id(self) -> str:
         """Hash of everything above."""
-        return digest(to_json(self))
+        sent = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return digest(sent)  # without `to_json`, whose copies of long texts took most of a prepare
 
 
 @dataclass(frozen=True)
@@ -298,8 +299,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric makes of an answer: `value` and `em` in [0, 1]."""
+    """What a metric makes of an answer: `value`, `em` and every part in [0, 1].
+
+    `parts` are what a metric of several conditions is made of, by name: `credited` is a right
+    choice, a found quote, enough coverage and a witness.
+    """
 
     value: float
     em: float
     label: Label = ""
+    parts: Mapping[str, float] = field(default_factory=dict)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +31,14 @@ class Task(Protocol):
     @property
     def template_version(self) -> str:
         """Digest of the template's text and options: other version, other answers."""
+
+    @property
+    def data_version(self) -> str:
+        """Digest of the data that the examples are chosen from; "" where they are made.
+
+        Raises:
+            UsageError: the data are not here.
+        """
 
     @property
     def generated(self) -> bool:
@@ -86,6 +96,20 @@ def example_id(
 def template_version(**parts: object) -> str:
     """Twelve hex digits of the sha256 of everything that shapes a prompt."""
     return digest(parts)[:12]
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """Digest of the content of files, wherever they lie.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    try:
+        return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {error.filename}: {error.strerror}", "check the path"
+        ) from error
 
 
 def seeded(*parts: object) -> random.Random:

@@ -39,6 +39,7 @@ class Counting:
     name: str = NAME
     metric: str = "all_of"
     generated: bool = True
+    data_version: str = ""
 
     @cached_property
     def template_version(self) -> str:

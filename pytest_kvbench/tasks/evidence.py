@@ -14,7 +14,7 @@ from pydantic import Field
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.evidence import LETTERS, TAU
-from pytest_kvbench.tasks.base import TaskOptions, read_options, template_version
+from pytest_kvbench.tasks.base import TaskOptions, files_digest, read_options, template_version
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.longbench2 import choice_rows
@@ -65,6 +65,11 @@ class EvidenceChoice:
         """Digest of wording and options."""
         shaping = self.options.model_dump(exclude={"path"})
         return template_version(text=[CARDS, TEXT, ASK, CARD_FIRST], **shaping)
+
+    @cached_property
+    def data_version(self) -> str:
+        """The sha256 of the file."""
+        return files_digest([self._file])
 
     def prompt(self, example: Example) -> Prompt:
         """Cards, where asked for, and text; then question, options and what to reply."""

@@ -34,6 +34,7 @@ def jsonl(path: str, options: Mapping[str, Any]) -> RowTask:
     return RowTask(
         name=f"{PREFIX}{Path(path).as_posix()}",
         rows=lambda: read_jsonl(Path(path)),
+        file=Path(path),
         **read.model_dump(),
     )
 

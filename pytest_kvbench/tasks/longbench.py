@@ -175,6 +175,11 @@ class LongBench:
         )
         return f"{self.source}-{version}"
 
+    @cached_property
+    def data_version(self) -> str:
+        """The sha256 of the data set's file."""
+        return self._archive.digest(self.dataset)
+
     def prompt(self, example: Example) -> Prompt:
         """The template filled in; head and tail part where the context ends."""
         before, _, after = self._template.partition("{context}")
@@ -189,10 +194,14 @@ class LongBench:
         return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
+        return self._archive.rows(self.dataset)
+
+    @cached_property
+    def _archive(self) -> Archive:
         archive = open_archive(self.options.path)
         if self.dataset not in archive.files:
             raise unknown_task(self.name, _named(archive.files))
-        return archive.rows(self.dataset)
+        return archive
 
     def _example(self, row: Mapping[str, Any]) -> Example:
         try:

@@ -20,7 +20,13 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.evidence import LETTERS
 from pytest_kvbench.tasks.archive import hub_file
-from pytest_kvbench.tasks.base import TaskOptions, read_options, template_version, unknown_task
+from pytest_kvbench.tasks.base import (
+    TaskOptions,
+    files_digest,
+    read_options,
+    template_version,
+    unknown_task,
+)
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.jsonl import read_jsonl
@@ -84,6 +90,11 @@ class LongBench2:
         shaping = self.options.model_dump(include={"max_length", "max_tokens", "compensated"})
         version = template_version(text=self._template, **shaping)
         return f"{'own' if self._template in OWN.values() else 'official'}-{version}"
+
+    @cached_property
+    def data_version(self) -> str:
+        """The sha256 of the file."""
+        return files_digest([self._file])
 
     def prompt(self, example: Example) -> Prompt:
         """The template filled in; head and tail part where the document ends."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_json
-from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, to_json
+from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -78,7 +79,7 @@ def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[
         meta: JSON data about the selection (seed, experiment). No times and no paths, so that
             the same experiment gives the same bytes.
     """
-    tasks = [to_json(manifest) for manifest in manifests]
+    tasks = [asdict(manifest) for manifest in manifests]
     replace_json(path, {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks})
 
 

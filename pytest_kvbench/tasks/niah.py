@@ -57,6 +57,7 @@ class Niah:
     options: NiahOptions
     metric: str = "all_of"
     generated: bool = True
+    data_version: str = ""
 
     @property
     def name(self) -> str:

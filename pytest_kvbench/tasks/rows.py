@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.score import get_metric
-from pytest_kvbench.tasks.base import example_id, template_version
+from pytest_kvbench.tasks.base import example_id, files_digest, template_version
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -40,6 +41,7 @@ class RowTask:
         chat: whether the chat template is applied.
         stop: strings that end a reply.
         max_length: longest prompt in tokens; longer ones are cut in the middle.
+        file: where all rows come from, if from one file: noticing a change is then cheaper.
 
     Raises:
         UsageError: an unknown metric, or a template without its two fields.
@@ -53,6 +55,7 @@ class RowTask:
     chat: bool = True
     stop: tuple[str, ...] = ()
     max_length: int | None = None
+    file: Path | None = None
     generated: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +77,14 @@ class RowTask:
             stop=self.stop,
             max_length=self.max_length,
         )
+
+    @cached_property
+    def data_version(self) -> str:
+        """Digest of the rows, or of `file` where they are all it holds."""
+        if self.file is not None:
+            return files_digest([self.file])
+        rows = (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
+        return digest([[example.example_id, dict(example.meta)] for example in rows])
 
     def prompt(self, example: Example) -> Prompt:
         """The context, then the question."""

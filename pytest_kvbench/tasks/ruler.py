@@ -1,8 +1,9 @@
 """`ruler/NAME`: files of RULER's generator, or of its hub mirror (Hsieh et al., arXiv 2404.06654).
 
 Read are the generator's `NAME/validation.jsonl` under any folders (`4096/data/NAME/...`),
-`NAME.jsonl`, and files whose rows say their own `task`. Rows: `index, input, outputs, length`, or
-the mirror's `context, question, answer_prefix, answer`.
+`NAME.jsonl`, and jsonl or parquet files whose rows say their own `task`; where no place is given,
+the hub's mirror. Rows: `index, input, outputs, length`, or the mirror's `context, question,
+answer_prefix, answer`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.tasks.base import (
     TaskOptions,
     example_id,
+    files_digest,
     read_options,
     template_version,
     unknown_task,
@@ -29,10 +31,13 @@ from pytest_kvbench.tasks.base import (
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.jsonl import read_jsonl
+from pytest_kvbench.tasks.parquet import hub_rows, parquet_rows
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 FAMILY = "ruler"
 VARIABLE = "KVBENCH_RULER"
+MIRROR = "simonjegou/ruler"
+REVISION = "24adceac8a0e6532936e8d721cd9e9084d2e4686"
 TOKENS: Mapping[str, int] = {
     **dict.fromkeys(("niah_single_1", "niah_single_2", "niah_single_3"), 128),
     **dict.fromkeys(("niah_multikey_1", "niah_multikey_2", "niah_multikey_3"), 128),
@@ -50,11 +55,14 @@ _QUESTION = re.compile(r"\n(?=Question: |What (?:is|are all) the special magic )
 class RulerOptions(TaskOptions):
     """Options of `ruler/*`.
 
-    `path`: the folder or file (else `KVBENCH_RULER`). `chat`: whether the chat template is applied;
-    by default not, as the generator's prompts are whole and end with the answer's first words.
+    `path`: the folder or file (else `KVBENCH_RULER`, else the hub's mirror). `lengths`: which of
+    the mirror's lengths, in tokens of its own tokenizer. `chat`: whether the chat template is
+    applied; by default not, as the generator's prompts are whole and end with the answer's first
+    words.
     """
 
     path: str | None = None
+    lengths: tuple[int, ...] = Field(default=(4096,), min_length=1)
     chat: bool = False
     max_length: int | None = Field(default=None, ge=2)
 
@@ -80,8 +88,15 @@ class Ruler:
     @cached_property
     def template_version(self) -> str:
         """Digest of options: the text of the prompts is the data's own."""
-        shaping = self.options.model_dump(exclude={"path"})
+        shaping = self.options.model_dump(exclude={"path", "lengths"})
         return template_version(max_tokens=TOKENS[self.task], **shaping)
+
+    @cached_property
+    def data_version(self) -> str:
+        """Digest of the task's files, those of all lengths, or what of the mirror is read."""
+        if self._place is None:
+            return digest([MIRROR, REVISION, self.options.lengths])
+        return files_digest(self._files(self._place))
 
     def prompt(self, example: Example) -> Prompt:
         """The generator's text as it is; the tail begins with its last question."""
@@ -90,39 +105,47 @@ class Ruler:
 
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
         """Every row of every length that is there."""
-        made = [self._example(row, file) for file, row in self._rows()]
+        made = [
+            self._example(row, source)
+            for source, row in self._rows()
+            if row.get("task", self.task) == self.task
+        ]
         return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
 
-    def _rows(self) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-        files = self._files()
-        for file in files:
-            for row in read_jsonl(file):
-                if row.get("task", self.task) == self.task:
-                    yield file, row
+    def _rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Every row that is there, and where it came from."""
+        if self._place is None:
+            for length in self.options.lengths:
+                for row in hub_rows(MIRROR, str(length), REVISION, VARIABLE):
+                    yield f"{MIRROR} {length}", row
+            return
+        for file in self._files(self._place):
+            read = parquet_rows if file.suffix == ".parquet" else read_jsonl
+            for row in read(file):
+                yield str(file), row
 
-    def _files(self) -> list[Path]:
+    @property
+    def _place(self) -> Path | None:
         given = self.options.path or os.environ.get(VARIABLE)
-        if not given:
-            raise UsageError(
-                f"{self.name} needs RULER's files",
-                f"make them with RULER's generator and set {VARIABLE} or the option path",
-            )
-        path = Path(given).expanduser()
-        if path.is_file():
-            return [path]
-        wanted = [*path.rglob(f"{self.task}/*.jsonl"), *path.rglob(f"{self.task}.jsonl")]
-        if not wanted:
-            present = sorted({p.parent.name for p in path.rglob("*.jsonl")})
-            raise UsageError(f"no file for {self.name} in {path}", f"folders with data: {present}")
-        return sorted(set(wanted))
+        return Path(given).expanduser() if given else None
 
-    def _example(self, row: Mapping[str, Any], file: Path) -> Example:
+    def _files(self, place: Path) -> list[Path]:
+        if place.is_file():
+            return [place]
+        wanted = {*place.rglob(f"{self.task}/*.jsonl"), *place.rglob(f"{self.task}.jsonl")}
+        wanted = wanted or {*place.rglob("*.parquet")}
+        if not wanted:
+            present = sorted({p.parent.name for p in place.rglob("*.jsonl")})
+            raise UsageError(f"no file for {self.name} in {place}", f"folders with data: {present}")
+        return sorted(wanted)
+
+    def _example(self, row: Mapping[str, Any], source: str) -> Example:
         try:
             head, tail = _parts(row)
             answers = tuple(str(a) for a in row.get("outputs", row.get("answer", ())))
         except KeyError as error:
             raise UsageError(
-                f"{file}: a row has no field {error}",
+                f"{source}: a row has no field {error}",
                 "needed: input and outputs, or context, question and answer",
             ) from error
         keys = ("index", "length", "token_position_answer")

@@ -7,8 +7,9 @@ model's folder where there is one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -68,14 +69,16 @@ class ServedTokenizer(Truncating):
         return _ask(self.client, self.url, self.model, self.text_field, text) if text else []
 
 
-def served_tokenizer(base_url: str, model: str) -> ServedTokenizer:
+def served_tokenizer(
+    base_url: str, model: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> ServedTokenizer:
     """The tokenizer behind an OpenAI-style `base_url` (with or without `/v1`).
 
     Raises:
         EngineError: the server is not there or has no `/tokenize` that we understand.
     """
     url = f"{base_url.rstrip('/').removesuffix('/v1')}/tokenize"
-    client = httpx.Client(timeout=60)
+    client = httpx.Client(timeout=60, headers=dict(headers))
     for text_field in FIELDS:
         try:
             tokens = _ask(client, url, model, text_field, PROBE)
@@ -85,7 +88,8 @@ def served_tokenizer(base_url: str, model: str) -> ServedTokenizer:
             name = f"served:{hashlib.sha256(repr(tokens).encode()).hexdigest()[:12]}"
             return ServedTokenizer(url, model, text_field, name, client)
     raise EngineError(
-        f"no tokenizer behind {url}", "name one: tokenizer: hf:PATH_OR_ID or approximate"
+        f"no tokenizer behind {url}",
+        "name one: tokenizer: hf:PATH_OR_ID, tiktoken:NAME or approximate",
     )
 
 

@@ -9,8 +9,9 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,6 +45,29 @@ class Tokenizer(Protocol):
 
     def truncate_middle(self, text: str, max_tokens: int) -> str:
         """`text` without its `middle_cut`."""
+
+
+class Server(Protocol):
+    """A server with `/tokenize`, which `address` may have to start.
+
+    `vocabulary` names its vocabulary where that is known without asking; `headers` go along.
+    """
+
+    @property
+    def model(self) -> str:
+        """The served name."""
+
+    @property
+    def address(self) -> Callable[[], str]:
+        """Gives the base URL."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of every request."""
+
+    @property
+    def vocabulary(self) -> str:
+        """A name, or empty."""
 
 
 class TokenizerWarning(UserWarning):
@@ -83,12 +107,30 @@ class Approximate(Truncating):
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Pieces of each text."""
-        return [len(self._piece.findall(text)) for text in texts]
+        return [
+            _ascii_pieces(text) if text.isascii() else len(self._piece.findall(text))
+            for text in texts
+        ]
 
     def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
         """Span between the kept pieces."""
         spans = [match.span() for match in self._piece.finditer(text)]
         return _cut(spans, max_tokens)
+
+
+_ASCII = {
+    code: "w" if chr(code).isalnum() or chr(code) == "_" else " " if chr(code).isspace() else "."
+    for code in range(128)
+}
+"""What each ASCII character is to `Approximate`: part of a word, blank, or a sign."""
+
+
+def _ascii_pieces(text: str) -> int:
+    """The number of `Approximate`'s pieces in ASCII text, several times as fast as its pattern."""
+    kinds = text.translate(_ASCII)
+    for length in range(6, 0, -1):  # the longest pieces first, as the pattern takes them
+        kinds = kinds.replace("w" * length, ".")
+    return kinds.count(".")
 
 
 @dataclass(frozen=True)
@@ -147,6 +189,26 @@ class TiktokenTokenizer(Truncating):
         return starts[half], starts[-half] if half else len(text)
 
 
+@dataclass(frozen=True)
+class Deferred(Truncating):
+    """A tokenizer whose name is known before it is made, which the first count does."""
+
+    name: str
+    make: Callable[[], Tokenizer] = field(repr=False)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        return self._made.count(texts)
+
+    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+        """The other's."""
+        return self._made.middle_cut(text, max_tokens)
+
+    @cached_property
+    def _made(self) -> Tokenizer:
+        return self.make()
+
+
 def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
@@ -168,14 +230,14 @@ def _cut(spans: Sequence[tuple[int, int]], max_tokens: int) -> tuple[int, int] |
 
 
 def load_tokenizer(
-    spec: str, *, serving: Path | None = None, server: tuple[str, str] | None = None
+    spec: str, *, serving: Path | None = None, server: Server | None = None
 ) -> Tokenizer:
     """The tokenizer that `spec` names.
 
     Args:
         spec: `auto`, `tiktoken:NAME`, `hf:PATH_OR_ID` or `approximate`.
         serving: the serving model's folder, for `auto`.
-        server: base URL and model name of a server with `/tokenize`, for `auto` without a folder.
+        server: one with `/tokenize`, for `auto` without a folder.
 
     Raises:
         UsageError: an unknown spec, or a tokenizer that is not there.
@@ -185,9 +247,7 @@ def load_tokenizer(
     if spec == "approximate":
         return Approximate()
     if spec == "auto" and server and not serving:
-        from pytest_kvbench.tasks.served import served_tokenizer
-
-        return served_tokenizer(*server)
+        return _served(server)
     if spec == "auto":
         return _serving_tokenizer(serving)
     if kind == "tiktoken" and name:
@@ -195,6 +255,15 @@ def load_tokenizer(
     if kind == "hf" and name:
         return _hub_tokenizer(name)
     raise UsageError(f"unknown tokenizer {spec!r}", f"valid: {SPECS}")
+
+
+def _served(server: Server) -> Tokenizer:
+    from pytest_kvbench.tasks.served import served_tokenizer
+
+    def ask() -> Tokenizer:
+        return served_tokenizer(server.address(), server.model, server.headers)
+
+    return Deferred(f"served:{server.vocabulary}", ask) if server.vocabulary else ask()
 
 
 def _serving_tokenizer(serving: Path | None) -> Tokenizer:

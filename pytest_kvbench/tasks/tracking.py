@@ -48,6 +48,7 @@ class Tracking:
     name: str = NAME
     metric: str = "all_of"
     generated: bool = True
+    data_version: str = ""
 
     @cached_property
     def template_version(self) -> str:

@@ -31,6 +31,8 @@ class MockServer:
     accuracy: Callable[[str, float], float] = lambda policy, budget: 1.0
     achieved: Callable[[str, float], float] = lambda policy, budget: budget
     trouble: Trouble = lambda number, body: None
+    word_of: Callable[[str], str] = lambda prompt: prompt.rsplit("Say ", 1)[1].split()[0]
+    """The right answer to a prompt."""
     latency_s: float = 0.0
     fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
@@ -95,7 +97,7 @@ class MockServer:
     def _choice(self, index: int, prompt: str, arm: dict[str, Any], seed: int) -> dict[str, Any]:
         policy, budget = arm["policy"], arm["budget"]
         self.asked[prompt, policy, budget, seed] += 1
-        word = prompt.rsplit("Say ", 1)[1].split()[0]
+        word = self.word_of(prompt)
         # One draw per prompt for all arms: a lower accuracy loses a superset, as budgets do.
         drawn = int(hashlib.sha256(f"{prompt}{seed}".encode()).hexdigest()[:8], 16) / 16**8
         achieved = self.achieved(policy, budget)

@@ -103,7 +103,60 @@ def test_the_hub_mirrors_rows(tmp_path):
     assert example.answers == ("Ann",)
 
 
-def test_what_is_missing_is_named(folder, tmp_path):
+MIRROR_CARD = """---
+configs:
+- config_name: "4096"
+  data_files: [{split: test, path: 4096/test-*}]
+- config_name: "8192"
+  data_files: [{split: test, path: 8192/test-*}]
+---
+"""
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """The hub mirror's layout on disk: a table of all tasks for each length."""
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "mirror"
+    for length in (4096, 8192):
+        rows = [
+            {"context": f"text {length} ", "question": "Who?", "answer_prefix": " It is",
+             "answer": ["Ann"], "task": task, "max_new_tokens": 32}
+            for task in ("qa_1", "vt")
+        ]  # fmt: skip
+        (place / str(length)).mkdir(parents=True)
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, place / str(length) / "test-00000-of-00001.parquet")
+    (place / "README.md").write_text(MIRROR_CARD)
+    return place
+
+
+def test_without_a_path_the_mirror_is_read(mirror, monkeypatch):
+    monkeypatch.setattr("pytest_kvbench.tasks.ruler.MIRROR", str(mirror))
+    both = get_task("ruler/qa_1", options={"lengths": [4096, 8192]})
+    examples = both.examples(BinSpec(1, (9,)), TOKENIZER, 0)
+    assert {e.context for e in examples} == {"text 4096 ", "text 8192 "}
+    one = get_task("ruler/qa_1")
+    assert [e.context for e in one.examples(BinSpec(1, (9,)), TOKENIZER, 0)] == ["text 4096 "]
+    assert one.data_version != both.data_version
+    assert one.template_version == both.template_version
+
+
+def test_downloaded_parquet_files_are_read(mirror):
+    _, examples = load("qa_1", mirror)
+    assert {(e.context, e.answers) for e in examples} == {
+        ("text 4096 ", ("Ann",)), ("text 8192 ", ("Ann",)),
+    }  # fmt: skip
+    (mirror / "4096" / "test-00000-of-00001.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UsageError, match="is not a parquet file"):
+        load("qa_1", mirror)
+
+
+def test_what_is_missing_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("pytest_kvbench.tasks.ruler.MIRROR", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="KVBENCH_RULER"):
         get_task("ruler/vt").examples(BinSpec(1, (1,)), TOKENIZER, 0)
     with pytest.raises(UsageError, match="niah_single_1"):

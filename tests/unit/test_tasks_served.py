@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from pytest_kvbench.engines.base import TokenizerServer
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.tasks.tokenizers import Approximate, load_tokenizer
 
@@ -35,6 +36,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def at(url, **more):
+    return TokenizerServer("m", lambda: url, **more)
+
+
 @pytest.fixture
 def server():
     running = []
@@ -54,7 +59,7 @@ def server():
 
 @pytest.mark.parametrize("style", ["llama.cpp", "vllm"])
 def test_counts_and_cuts_as_the_server_does(server, style):
-    tokenizer = load_tokenizer("auto", server=(server(style), "m"))
+    tokenizer = load_tokenizer("auto", server=at(server(style)))
     assert tokenizer.count(["a b c", "", "d"]) == [3, 0, 1]
     words = " ".join(f"w{i}" for i in range(50))
     short = tokenizer.truncate_middle(words, 10)
@@ -65,17 +70,17 @@ def test_counts_and_cuts_as_the_server_does(server, style):
 
 
 def test_the_name_tells_tokenizers_apart_and_not_servers(server):
-    one, other = (load_tokenizer("auto", server=(server(s), "m")) for s in ("vllm", "llama.cpp"))
+    one, other = (load_tokenizer("auto", server=at(server(s))) for s in ("vllm", "llama.cpp"))
     assert one.name == other.name
     assert one.name.startswith("served:")
 
 
 def test_a_server_without_tokenizer_is_an_engine_error():
     with pytest.raises(EngineError, match="no tokenizer behind") as caught:
-        load_tokenizer("auto", server=("http://127.0.0.1:9", "m"))
+        load_tokenizer("auto", server=at("http://127.0.0.1:9"))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_folder_or_a_named_tokenizer_needs_no_server():
-    server = ("http://127.0.0.1:9", "m")
+    server = at("http://127.0.0.1:9")
     assert load_tokenizer("approximate", server=server).name == Approximate().name

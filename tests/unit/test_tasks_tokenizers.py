@@ -191,3 +191,9 @@ def test_a_users_own_parallelism_setting_wins(serving, monkeypatch):
         warnings.simplefilter("error")
         load_tokenizer("auto", serving=serving)
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_counting_ascii_fast_is_counting(text):
+    (fast,) = Approximate().count([text])
+    assert fast == len(Approximate()._piece.findall(text))
