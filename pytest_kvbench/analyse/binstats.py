@@ -40,6 +40,7 @@ def described(rows: pd.DataFrame) -> dict[str, Any]:
         "acc_mean": mean(answers["score"]),
         "acc_std": plain(answers["score"].std()),
         "em_mean": mean(answers["em"]),
+        "parts_mean": part_means(answers["parts"]),
         "clusters": int(answers["cluster"].nunique()),
         "fail_rate": 1 - len(answers) / len(rows),
         "label_rate": mean(answers["label"] != ""),
@@ -54,6 +55,12 @@ def described(rows: pd.DataFrame) -> dict[str, Any]:
         "kept_bytes_mean": mean(answers["kept_bytes"]),
         "full_bytes_mean": mean(answers["full_bytes"]),
     }
+
+
+def part_means(parts: pd.Series[Any]) -> dict[str, float | None]:
+    """The mean of every part of the score, over the answers that have it."""
+    table = pd.DataFrame(parts.tolist())
+    return {str(name): mean(table[name]) for name in table.columns}
 
 
 def mean_interval(rows: pd.DataFrame, alpha: float) -> dict[str, float | None]:

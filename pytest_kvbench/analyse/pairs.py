@@ -32,6 +32,7 @@ NUMBERS = [
     "full_bytes",
 ]
 OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
+"""The columns that must be there; `parts`, a mapping of numbers by name, may be."""
 WHAT = "observations"
 ANSWER = ["task", "bin", "variant", "example_id", "replicate"]
 COMPARED = ["score", "label", "failure", "text", "finish_reason", "completion_tokens"]
@@ -46,6 +47,8 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     """
     require_columns(observations, OBSERVATIONS, WHAT)
     table = observations[OBSERVATIONS].copy()
+    parts = observations["parts"] if "parts" in observations else [{} for _ in table.index]
+    table["parts"] = pd.Series(list(parts), index=table.index, dtype=object)
     refuse_empty(table, IDENTITY, WHAT)
     for column in TEXTS:
         table[column] = table[column].fillna("").astype(str)

@@ -324,7 +324,17 @@ def limitations(results: Results) -> list[str]:
         said.append("The policies did not see the question (`question_aware: false`).")
     if sampling.get("temperature") == 0:
         said.append("Answers are greedy (temperature 0): one reply an example, no sampling noise.")
-    return said + _proofs(results)
+    return said + _wordings(results) + _proofs(results)
+
+
+def _wordings(results: Results) -> list[str]:
+    own = [name(t["task"]) for t in results.rows("tasks") if t["prompts"] == "own"]
+    if not own:
+        return []
+    return [
+        f"{text.listing(own)}: the prompts are in our own wording, not the benchmark's, so that "
+        "scores do not compare with published ones. Verdicts do: both arms had the same prompts."
+    ]
 
 
 def _proofs(results: Results) -> list[str]:

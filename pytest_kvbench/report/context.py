@@ -37,6 +37,8 @@ TERMS = (
     "achieved what the engine measured right after compression.",
     "Accuracy, score: the mean of the task's metric over answered examples, 0 to 1. A labelled "
     "answer (empty, truncated, refused, unparsable) is scored like any other.",
+    "Strict: a reply that equals an accepted answer after normalisation; for multiple choice, a "
+    "right choice, whether or not the task's metric asks for more.",
     "Failure rate: the share of requests without a reply (TIMEOUT, ENGINE_ERROR, "
     "UNKNOWN_FAILURE). They have no score; their pairs are left out and counted.",
     "Delta: treated minus control, with its interval. `holds`: the interval lies above minus the "
@@ -61,7 +63,9 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
         _transition(results, images),
         _cells(results),
         _by_length(results, images),
+        _parts(results),
         _flips(results),
+        _tasks(results),
         _sanity(results),
         _integrity(results),
         _efficiency(results),
@@ -148,6 +152,20 @@ def _by_length(results: Results, images: Sequence[Image]) -> Section:
     return Section("By prompt length", [*plots, tables.statistics(results)])
 
 
+def _parts(results: Results) -> Section:
+    """Nothing where no metric has parts."""
+    made = [t for s in results.series if (t := tables.parts(results, s)).rows]
+    words = Paragraph(
+        "Means over bins that weigh the same. The part that falls first says what goes first: a "
+        "right choice (`correct`) without evidence for it is not `credited`."
+    )
+    return Section("What the score is made of", [words, *made] if made else [])
+
+
+def _tasks(results: Results) -> Section:
+    return Section("Tasks", [tables.tasks(results)] if results.rows("tasks") else [])
+
+
 def _flips(results: Results) -> Section:
     """A few answers that changed: the policies take turns, so that each is seen."""
     rows = list(results.rows("flips"))
@@ -174,7 +192,7 @@ def _exhibit(row: Row) -> Exhibit:
         f"{text.score(row['control'])} to {text.score(row['treated'])}."
     )
     parts = (
-        ("Question", row["question"]),
+        *((("Question", row["question"]),) if row["question"] else ()),
         ("Accepted", "\n".join(row["answers"])),
         ("Control", row["control_text"]),
         ("Treated", row["treated_text"]),

@@ -41,6 +41,17 @@ def build_summary(
         "group": experiment["group"],
         "experiment": dict(experiment),
         **analysis,
+        "tasks": [
+            {
+                "task": m.task,
+                "metric": m.metric,
+                "prompts": _wording(m.template_version),
+                "template": m.template_version,
+                "tokenizer": m.tokenizer,
+                "n": len(m.entries),
+            }
+            for m in manifests.values()
+        ],
         "bins": [
             {
                 "task": m.task,
@@ -54,9 +65,15 @@ def build_summary(
         ],
         "missing": list(missing),
         "flips": list(_flips(manifests, rows)),
-        "provenance": _provenance(manifests, run),
+        "provenance": _provenance(run),
         "partial": bool(missing),
     }
+
+
+def _wording(template_version: str) -> str | None:
+    """Whose prompts they are, `official` or `own`, where a benchmark has its own."""
+    whose, dash, _ = template_version.partition("-")
+    return whose if dash else None
 
 
 def _flips(
@@ -98,7 +115,7 @@ def _flips(
             }
 
 
-def _provenance(manifests: Mapping[str, TaskManifest], run: RunRow) -> dict[str, Any]:
+def _provenance(run: RunRow) -> dict[str, Any]:
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     return {
         "kvbench": importlib.metadata.version("pytest-kvbench"),
@@ -112,8 +129,6 @@ def _provenance(manifests: Mapping[str, TaskManifest], run: RunRow) -> dict[str,
         "started": run.started_at,
         "finished": run.finished_at,
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES if p in installed},
-        "tokenizer": ", ".join(sorted({m.tokenizer for m in manifests.values()})),
-        "templates": {name: m.template_version for name, m in manifests.items()},
         "command": run.command,
     }
 

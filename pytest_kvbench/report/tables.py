@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
-from pytest_kvbench.report.answers import item
+from pytest_kvbench.report.answers import average, item
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.results import POOLED, Results, Row, Series, bracket
 from pytest_kvbench.report.text import name
@@ -80,7 +80,7 @@ def _estimate(row: Row) -> str:
 def statistics(results: Results) -> Table:
     """bin_stats: one row per bin and arm, controls too."""
     columns = (
-        "Task|Bin|Policy|Budget|n|Score|Interval|Exact match|Failed|Labelled|Latency p50|"
+        "Task|Bin|Policy|Budget|n|Score|Interval|Strict|Failed|Labelled|Latency p50|"
         "Latency p95|Prompt tokens p50, p95|New tokens p50, p95"
     )
     policies = (FULL_CACHE, *results.policies)
@@ -112,6 +112,45 @@ def _statistics_row(row: Row) -> tuple[Value, ...]:
         pair("prompt_tokens"),
         pair("completion_tokens"),
     )
+
+
+def tasks(results: Results) -> Table:
+    """What was asked: metric, whose wording, tokenizer."""
+    columns = "Task|Metric|Prompts|Template|Tokenizer|Examples"
+    return _table("", columns, map(_task_row, results.rows("tasks")), "5")
+
+
+def _task_row(row: Row) -> tuple[Value, ...]:
+    return (
+        Value(name(row["task"])),
+        Value(name(row["metric"])),
+        Value(row["prompts"] or text.NOTHING),
+        Value(name(row["template"])),
+        Value(name(row["tokenizer"])),
+        _number(row["n"]),
+    )
+
+
+def parts(results: Results, series: Series) -> Table:
+    """What a score is made of: one row an arm, means over bins that weigh the same."""
+    arms: dict[tuple[str, float], list[Row]] = {}
+    for policy in (FULL_CACHE, *results.policies):
+        for row in results.stats(series, policy):
+            if row.get("parts_mean"):
+                arms.setdefault((policy, row["budget"]), []).append(row)
+    known = dict.fromkeys(p for rows in arms.values() for r in rows for p in r["parts_mean"])
+    columns = "|".join(["Policy", "Budget", "Score", *(p.replace("_", " ") for p in known)])
+    numeric = " ".join(str(place) for place in range(1, 3 + len(known)))
+    rows = (
+        (
+            Value(name(policy)),
+            Value(text.budget(budget), budget),
+            _score(average(own, "acc_mean")),
+            *(_score(average([r["parts_mean"] for r in own], part)) for part in known),
+        )
+        for (policy, budget), own in arms.items()
+    )
+    return _table(series.label, columns, rows, numeric)
 
 
 def control(results: Results) -> Table:

@@ -15,7 +15,12 @@ from pytest_kvbench.score.choice import choice, right_choice, states_choice
 from pytest_kvbench.score.classify import classification
 from pytest_kvbench.score.code import code_similarity
 from pytest_kvbench.score.contain import all_of, any_of
-from pytest_kvbench.score.evidence import credited, is_readable, right_and_readable
+from pytest_kvbench.score.evidence import (
+    credited,
+    evidence_parts,
+    is_readable,
+    right_and_readable,
+)
 from pytest_kvbench.score.labels import label_of
 from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
 from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
@@ -80,6 +85,12 @@ STRICT: Mapping[str, Metric] = MappingProxyType(
 """What `Score.em` is where it is not the exact match of the whole reply."""
 
 
+Parts = Callable[[str, Sequence[str], Mapping[str, Any]], Mapping[str, float]]
+
+PARTS: Mapping[str, Parts] = MappingProxyType({"credited": evidence_parts})
+"""Metrics whose parts are worth a look of their own."""
+
+
 def get_metric(name: str) -> Metric:
     """The metric of that name.
 
@@ -113,10 +124,11 @@ def score_answer(
         UsageError: an unknown metric, or one that lacks what it needs.
     """
     known = meta if context is None else {**meta, "context": context}
-    measure, reader = get_metric(metric), READERS.get(metric)
+    measure, reader, parts = get_metric(metric), READERS.get(metric), PARTS.get(metric)
     readable = reader is None or reader(text, known)
     return Score(
         value=measure(text, answers, known),
         em=STRICT.get(metric, exact_match)(text, answers, known),
         label=label_of(text, finish_reason, readable=readable),
+        parts=parts(text, answers, known) if parts else {},
     )

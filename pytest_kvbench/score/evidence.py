@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
@@ -111,6 +111,15 @@ def credited(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -
 def right_and_readable(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
     """1 for a right answer, evidence or not, else 0."""
     return float(evidence_scores(prediction, answers, meta).correct)
+
+
+def evidence_parts(
+    prediction: str, answers: Sequence[str], meta: Mapping[str, Any]
+) -> dict[str, float]:
+    """What `evidence_scores` measures as numbers in [0, 1]; what does not apply is left out."""
+    scores = evidence_scores(prediction, answers, meta)
+    measured = {**asdict(scores), "witness": None}  # a letter: `witness_pass` says what it shows
+    return {name: float(value) for name, value in measured.items() if value is not None}
 
 
 def is_readable(prediction: str, meta: Mapping[str, Any]) -> bool:  # noqa: ARG001  # a reader's signature

@@ -75,6 +75,17 @@ class _Maker:
             "bin_stats": self.stats,
             "integrity": self._integrity(),
             "efficiency": self._efficiency(),
+            "tasks": [
+                {
+                    "task": task,
+                    "metric": "any_of",
+                    "prompts": None,
+                    "template": "a1b2c3d4",
+                    "tokenizer": "auto:0123456789ab",
+                    "n": self.shape.bins * self.shape.per_bin,
+                }
+                for task in self.shape.tasks
+            ],
             "bins": [
                 {
                     "task": task,
@@ -371,7 +382,5 @@ def _provenance(shape: Shape) -> dict[str, Any]:
         "started": "2026-11-22T08:00:00+00:00",
         "finished": "2026-11-22T08:04:10+00:00",
         "versions": {"torch": "2.13.0", "transformers": "5.2.0", "numpy": "2.4.0"},
-        "tokenizer": "auto:0123456789ab",
-        "templates": dict.fromkeys(shape.tasks, "a1b2c3d4"),
         "command": "pytest evals -n 8 --kvbench-report",
     }

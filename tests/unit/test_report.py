@@ -69,6 +69,7 @@ def test_answer_comes_first_and_every_section_is_there():
         "Verdicts by bin",
         "By prompt length",
         "Answers that changed",
+        "Tasks",
         "Sanity of the control",
         "Integrity",
         "Efficiency",
@@ -397,3 +398,24 @@ def test_importing_the_report_loads_nothing_heavy():
     code = "import sys, pytest_kvbench.report, pytest_kvbench.report.progress; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+def test_own_wording_is_said_and_official_is_not():
+    summary = make_summary(tasks=("longbench/qasper", "longbench/trec"))
+    summary["tasks"][0]["prompts"], summary["tasks"][1]["prompts"] = "own", "official"
+    said = markdown(summary)
+    (line,) = (line for line in said.splitlines() if "in our own wording" in line)
+    assert "longbench/qasper" in line
+    assert "longbench/trec" not in line
+    assert "official" in said
+
+
+def test_what_a_score_is_made_of_stands_side_by_side():
+    summary = make_summary(bins=2, policies=("snapkv",), budgets=(0.5,))
+    assert "What the score is made of" not in headings(markdown(summary))
+    for row in summary["bin_stats"]:
+        full = row["policy"] == "none"
+        row["parts_mean"] = {"correct": 0.75, "credited": 0.5 if full else 0.25}
+    (table,) = (t for t in tables(markdown(summary)) if "credited" in t[0])
+    assert table[0] == ["Policy", "Budget", "Score", "correct", "credited"]
+    assert [row[3:] for row in table[1:]] == [["0.75", "0.50"], ["0.75", "0.25"]]

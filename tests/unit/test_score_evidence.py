@@ -151,3 +151,13 @@ def test_credit_implies_all_its_parts(choice, cited, gold):
         assert scores.cited
         assert scores.witness_pass
         assert scores.coverage >= 0.5
+
+
+def test_every_part_of_the_score_is_kept():
+    right = score_answer("credited", reply("A", "The red barge left Bremen"), "stop", ["A"], META)
+    assert right.parts["credited"] == right.parts["correct"] == right.parts["witness_pass"] == 1
+    assert right.parts["abstained"] == 0
+    assert "card_cited" not in right.parts  # there are no cards
+    unsure = score_answer("credited", reply("IDK"), "stop", ["A"], META)
+    assert (unsure.parts["abstained"], unsure.parts["correct"]) == (1, 0)
+    assert score_answer("any_of", "Ada", "stop", ["Ada"], {}).parts == {}
