@@ -46,7 +46,6 @@ class Pool:
         start_engine: gives the running engine; called once, off the event loop, when the first
             request is missing. Blocks.
         controls: where controls are shared.
-        concurrency: requests in flight.
         on_answers: called with the number of requests settled, in the pool's thread.
     """
 
@@ -56,14 +55,12 @@ class Pool:
         start_engine: Callable[[], Engine],
         controls: SharedControls,
         *,
-        concurrency: int,
         on_answers: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._start_engine = start_engine
         self._controls = controls
         self._on_answers = on_answers
         self._loop = asyncio.new_event_loop()
-        self._places = asyncio.Semaphore(concurrency)
         self._store = Store(database)
         self._tasks: set[asyncio.Task[Tally]] = set()
         self._engine: asyncio.Task[Engine] | None = None
@@ -147,9 +144,8 @@ class Pool:
     async def _settle(
         self, engine: Engine, batch: Sequence[Request], entry: ControlEntry | None
     ) -> int:
-        """Ask once and store what came; the number of failures."""
-        async with self._places:
-            outcomes = await engine.answer(batch)
+        """Ask once and store what came; the number of failures. The engine bounds itself."""
+        outcomes = await engine.answer(batch)
         answers = [o for o in outcomes if isinstance(o, Answer)]
         failures = [o for o in outcomes if isinstance(o, Failure)]
         self._store.save_answers(answers)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pytest_kvbench.engines.local.policies import get_policy
+from pytest_kvbench.engines import facts, levers
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import FULL_CACHE, Arm, Cell, Request, TaskManifest
+from pytest_kvbench.records import FULL_CACHE, Arm, Cell, Request, TaskManifest, digest
 from pytest_kvbench.settings import Declared, Experiment
 from pytest_kvbench.tasks import TaskFactory, check_task_name
 from pytest_kvbench.tasks.base import Task
@@ -37,10 +37,18 @@ class CellGroup:
 
 @dataclass(frozen=True)
 class Target:
-    """The engine a plan is made for, as far as a request's identity needs it."""
+    """The servers a plan is made for, as far as a request's identity needs them.
 
-    fingerprint: str
+    `fingerprint` is that of a run: see `engines.facts`.
+    """
+
+    fingerprint: Mapping[str, str]
     replicate_offset: int = 0
+
+    def of(self, experiment: Experiment, cell: Cell) -> str:
+        """The fingerprint of the server that a cell's arm is asked of, as one hash."""
+        server = levers.server_name(experiment.engine, experiment.kv, cell.policy, cell.budget)
+        return digest(facts.of_server(self.fingerprint, server))
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Cost:
 
 
 def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyType({})) -> None:
-    """Refuse names and parameters that no task or policy has. Needs no data and no model.
+    """Refuse names and parameters that no task, policy or engine has. Needs no data, no model.
 
     Args:
         declared: what to check.
@@ -73,7 +81,7 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
             declared.refuse(with_key, unknown.what, unknown.hint)
     for position, policy in enumerate(experiment.kv.policies):
         try:
-            get_policy(policy).with_defaults(experiment.kv.params.get(policy, {}))
+            levers.check_policy(experiment.engine, experiment.kv, policy)
         except UsageError as unknown:
             declared.refuse(f"kv.policies.{position}", unknown.what, unknown.hint)
     for policy in experiment.kv.params:
@@ -83,6 +91,21 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
                 f"{policy!r} is not among this experiment's policies",
                 f"valid: {', '.join(experiment.kv.policies)}",
             )
+    _check_engine(declared)
+
+
+def _check_engine(declared: Declared) -> None:
+    engine, kv = declared.experiment.engine, declared.experiment.kv
+    try:
+        levers.check_servers(engine, kv)
+    except UsageError as missing:
+        declared.refuse("engine.endpoints", missing.what, missing.hint)
+    if engine.name != "local" and not kv.question_aware:
+        declared.refuse(
+            "kv.question_aware",
+            f"a server of engine.name: {engine.name} is not told where a question begins",
+            "valid: true; false needs engine.name: local",
+        )
 
 
 def cells(experiment: Experiment) -> tuple[Cell, ...]:
@@ -96,8 +119,7 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
         (policy, budget)
         for policy in kv.policies
         if policy != FULL_CACHE
-        for budget in sorted(kv.budgets, reverse=True)
-        if budget < 1
+        for budget in levers.budgets(experiment.engine, kv, policy)
     ]
     control = [(FULL_CACHE, 1.0)] if 1.0 in kv.budgets else []
     return tuple(
@@ -150,7 +172,7 @@ def requests(
         manifest, task = manifests[group.task], tasks[group.task]
         control = members[0].control
         arms = {
-            cell: arm_of(experiment, cell, manifest.template_version, target.fingerprint)
+            cell: arm_of(experiment, cell, manifest.template_version, target.of(experiment, cell))
             for cell in dict.fromkeys([control, *members])
         }
         for entry in manifest.of_bin(group.bin):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -26,8 +27,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from pytest_kvbench.errors import ExperimentError
-from pytest_kvbench.records import Sampling
+from pytest_kvbench.records import FULL_CACHE, Sampling
 
+_KEY_NAME = re.compile(
+    r"authorization|cookie|secret|password|(api|access|auth)[-_]?(key|token)", re.IGNORECASE
+)
+_KEY_VALUE = re.compile(r"(Bearer|Basic) |sk-|hf_", re.IGNORECASE)
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -110,13 +115,64 @@ class KV(Section):
     )
 
 
+class Endpoint(Section):
+    """A server that already runs, and the budget of the arm it serves."""
+
+    base_url: str = _about("an address, as in http://127.0.0.1:8001/v1")
+    budget: Fraction | None = _about(
+        "in (0, 1], where the policy's name does not say it", default=None
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_url(cls, data: Any) -> Any:
+        return {"base_url": data} if isinstance(data, str) else data
+
+
+class Launch(Section):
+    """How servers are started, one per arm, where no address is given."""
+
+    command: str | None = _about(
+        "a command line with {port}, and {policy}, {kv}, {budget} or {model} as it needs",
+        default=None,
+    )
+    health: str = _about("the path that answers 200 once the server is up", default="/v1/models")
+    at_once: int | None = _about("servers up together; unset: all", default=None, ge=1)
+    context: int = _about("tokens of prompt and answer together", default=4096, ge=256)
+    parallel: int = _about("requests one llama.cpp server decodes together", default=1, ge=1)
+
+
 class EngineSettings(Section):
     """Who answers."""
 
-    name: Literal["local"] = _about("local (the embedded server)", default="local")
-    model: str = _about("a path, a hub id or smollm2-135m", default="smollm2-135m")
+    name: Literal["local", "llamacpp", "vllm", "sglang", "ollama", "openai"] = _about(
+        "local (the embedded server), llamacpp, vllm, sglang, ollama or openai", default="local"
+    )
+    model: str = _about("a path, a hub id, a served name or smollm2-135m", default="smollm2-135m")
     base_url: str | None = _about(
         "the address of a server that already runs, as in http://127.0.0.1:8000/v1", default=None
+    )
+    endpoints: Mapping[str, Endpoint] = _about(
+        "servers by arm: {none: URL, q8_0: URL, snapkv@0.5: URL, mine: {base_url: URL, budget: "
+        "0.3}}",
+        default_factory=dict,
+    )
+    launch: Launch = Launch()
+    api: Literal["auto", "chat", "completions"] = _about(
+        "auto (as each task's prompt says), chat or completions", default="auto"
+    )
+    stream: bool = _about("true: measure the time to the first token", default=False)
+    extra_body: Mapping[str, Any] = _about(
+        "more fields of a request; null takes one of ours away", default_factory=dict
+    )
+    headers: Mapping[str, str] = _about("more headers of a request, no keys", default_factory=dict)
+    api_key_env: str | None = _about(
+        "the environment variable that holds the key; unset: KVBENCH_API_KEY, then OPENAI_API_KEY",
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+    )
+    declared: Mapping[str, str] = _about(
+        "what the server does not tell: {revision: ..., dtype: ...}", default_factory=dict
     )
     concurrency: int = _about("requests in flight per run, at least 1", default=4, ge=1)
     timeout_s: float = _about("seconds a request may take, retries included", default=600.0, gt=0)
@@ -126,8 +182,43 @@ class EngineSettings(Section):
         ge=0,
     )
     start_timeout_s: float = _about("seconds a server may take to start", default=300.0, gt=0)
-    dtype: Literal["float32", "bfloat16"] = _about("float32 or bfloat16", default="float32")
-    threads: int | None = _about("threads of the embedded server", default=None, ge=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = _about(
+        "float32, bfloat16 or float16; unset: float32 for local, else the server's own",
+        default=None,
+    )
+    threads: int | None = _about("threads of a server that we start", default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineSettings:
+        _refuse_keys(self)
+        if self.name == "local" and self.dtype == "float16":
+            raise ValueError("dtype float16 is not served by engine.name: local")
+        if self.name == "local" and (self.endpoints or self.launch != Launch()):
+            raise ValueError("endpoints and launch are for other engines than local")
+        if self.launch.command and (self.base_url or self.endpoints):
+            raise ValueError(
+                "launch.command starts servers; base_url and endpoints name running ones"
+            )
+        if self.base_url and FULL_CACHE in self.endpoints:
+            raise ValueError(f"base_url and endpoints.{FULL_CACHE} both name the control's server")
+        return self
+
+    @property
+    def addresses(self) -> dict[str, Endpoint]:
+        """Servers that already run, by arm; `base_url` serves the control. Empty: we start them."""
+        control = {FULL_CACHE: Endpoint(base_url=self.base_url)} if self.base_url else {}
+        return {**control, **self.endpoints}
+
+
+def _refuse_keys(engine: EngineSettings) -> None:
+    """A key in an experiment would reach the database and every report."""
+    said = {f"headers.{k}": (k, v) for k, v in engine.headers.items()}
+    said |= {f"extra_body.{k}": (k, v) for k, v in engine.extra_body.items()}
+    for place, (name, value) in said.items():
+        if _KEY_NAME.search(name) or (isinstance(value, str) and _KEY_VALUE.match(value)):
+            raise ValueError(f"{place} looks like a key: set KVBENCH_API_KEY in the environment")
+    if any("@" in urlsplit(e.base_url).netloc for e in engine.addresses.values()):
+        raise ValueError("an address holds a password: set KVBENCH_API_KEY in the environment")
 
 
 class SamplingSettings(Section):

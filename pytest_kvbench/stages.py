@@ -21,10 +21,10 @@ from filelock import FileLock
 
 from pytest_kvbench import plan
 from pytest_kvbench.engines import EngineSource, engine_source, proof_of
-from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
+from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
-from pytest_kvbench.files import replace_json
-from pytest_kvbench.records import Cell, Request, TaskManifest, Telemetry, digest
+from pytest_kvbench.files import replace_json, writing
+from pytest_kvbench.records import Cell, Request, TaskManifest, Telemetry
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
 from pytest_kvbench.store import DATABASE, RunRow, Store
@@ -91,7 +91,7 @@ class Prepared:
     def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
         """The requests of some cells, by default of the whole plan; controls always included."""
         some = plan.cells(self.experiment) if cells is None else cells
-        target = plan.Target(digest(dict(self.fingerprint)), self.replicate_offset)
+        target = plan.Target(self.fingerprint, self.replicate_offset)
         return list(plan.requests(self.experiment, some, self.manifests, self.tasks, target))
 
 
@@ -104,6 +104,7 @@ def source_of(experiment: Experiment, site: Site) -> EngineSource:
     """The engine of an experiment, as this run would reach or start it."""
     return engine_source(
         experiment.engine,
+        experiment.kv,
         run_id=site.run_id,
         owner_pid=site.owner_pid,
         log=group_folder(experiment, site.reports) / "engine.log",
@@ -130,6 +131,7 @@ def prepare(declared: Declared, site: Site) -> Prepared:
         if known:
             _guard_one_experiment(experiment, known[0])
             return _prepared(store, known[0], site.tasks)
+        store.check()
         fingerprint = source_of(experiment, site).fingerprint()
         _manifests(experiment, site, store)
         previous = store.runs()
@@ -160,13 +162,11 @@ def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
 def _opened(experiment: Experiment, site: Site) -> Iterator[Store]:
     """The group's store, for one process at a time."""
     folder = group_folder(experiment, site.reports)
-    try:
+    lock = folder / ".prepare.lock"
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be made: {error.strerror}", "choose another: --kvbench-dir DIR"
-        ) from None
-    with FileLock(folder / ".prepare.lock"), Store(folder / DATABASE) as store:
+        lock.touch()
+    with FileLock(lock), Store(folder / DATABASE) as store:
         yield store
 
 
@@ -216,11 +216,11 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
         experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
     )
     _guard_tasks(experiment, store, force=site.force)
-    manifests = {}
+    manifests, selections = {}, {}
     for name in experiment.tasks:
         task = get_task(name, options=experiment.options_of(name), extra=site.tasks)
-        selection = _selection(experiment, name)
         stored = store.manifest(name)
+        selection = _selection(experiment, task, stored[1] if stored else {})
         if stored is None or _differs(
             experiment.group, task, tokenizer, selection, stored, site.force
         ):
@@ -232,7 +232,9 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
             manifests[name] = manifest
         else:
             manifests[name] = stored[0]
-    _write_portable(store.path.parent / MANIFEST, experiment, manifests)
+        selections[name] = selection
+    meta = {"group": experiment.group, "selection": selections}
+    write_manifest(store.path.parent / MANIFEST, manifests.values(), meta)
     return manifests
 
 
@@ -242,13 +244,29 @@ def bin_spec(experiment: Experiment) -> BinSpec:
     return BinSpec(n=bins.n, per_bin=bins.per_bins, edges=bins.edges, range=bins.range, by=bins.by)
 
 
-def _selection(experiment: Experiment, task: str) -> dict[str, Any]:
-    """What decides which examples are chosen, as plain data."""
+def _selection(experiment: Experiment, task: Task, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which examples are chosen, as plain data. Where data lie decides nothing."""
+    options = {k: v for k, v in experiment.options_of(task.name).items() if k != "path"}
     return {
         "bins": json.loads(json.dumps(asdict(bin_spec(experiment)))),
         "seed": experiment.sampling.seed,
-        "options": dict(experiment.options_of(task)),
+        "options": options,
+        "data": _data_version(task, stored.get("data")),
     }
+
+
+def _data_version(task: Task, stored: str | None) -> str:
+    """What the task's data are now; of data that are gone, what was chosen from them stays."""
+    try:
+        return task.data_version
+    except UsageError as gone:
+        if stored is None:
+            raise
+        warnings.warn(
+            f"{task.name}: the data cannot be compared with what was chosen from them: {gone.what}",
+            stacklevel=2,
+        )
+        return stored
 
 
 def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
@@ -282,7 +300,7 @@ def _differs(
     pairs = {
         "tokenizer": (manifest.tokenizer, tokenizer.name),
         "prompt template": (manifest.template_version, task.template_version),
-        **{key: (made_with.get(key), wanted) for key, wanted in selection.items()},
+        **{key: (made_with.get(key, wanted), wanted) for key, wanted in selection.items()},
     }
     for what, (old, new) in pairs.items():
         if old != new:
@@ -310,16 +328,6 @@ def _warn_if_short(manifest: TaskManifest, experiment: Experiment) -> None:
         warnings.warn(_SHORT_OF.format(bins=", ".join(short), task=manifest.task), stacklevel=2)
 
 
-def _write_portable(
-    path: Path, experiment: Experiment, manifests: Mapping[str, TaskManifest]
-) -> None:
-    meta = {
-        "group": experiment.group,
-        "selection": {name: _selection(experiment, name) for name in manifests},
-    }
-    write_manifest(path, manifests.values(), meta)
-
-
 # -- run -----------------------------------------------------------------------------------------
 
 
@@ -328,12 +336,10 @@ def make_pool(
 ) -> Pool:
     """A pool that answers this group's requests; no server starts before one is needed."""
     root = site.controls or prepared.folder / "shared_controls"
-    concurrency = max(1, -(-prepared.experiment.engine.concurrency // site.share))
     return Pool(
         prepared.database,
         source_of(prepared.experiment, site).start,
         SharedControls(root),
-        concurrency=concurrency,
         on_answers=on_answers,
     )
 

@@ -1,8 +1,16 @@
-"""Who answers: engines, found by the name an experiment gives."""
+"""Who answers: engines, found by the name an experiment gives.
+
+engine_source ─ embedded ─ local/           the embedded server, which alone sweeps
+              └ openai ─┬─ servers ─ kinds/ any OpenAI-compatible server, one per arm
+                        └─ fleet            which of them are up
+levers, facts                               what a plan needs to know; ask nobody
+client, sse, probe, launch, watch           HTTP and processes
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines.base import (
     Capabilities,
@@ -10,9 +18,10 @@ from pytest_kvbench.engines.base import (
     EngineSource,
     proof_of,
 )
-from pytest_kvbench.engines.embedded import EmbeddedSource
 from pytest_kvbench.engines.launch import stop_all
-from pytest_kvbench.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from pytest_kvbench.settings import KV, EngineSettings
 
 __all__ = [
     "Capabilities",
@@ -25,17 +34,31 @@ __all__ = [
 
 
 def engine_source(
-    settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, share: int = 1
+    settings: EngineSettings,
+    kv: KV,
+    *,
+    run_id: str,
+    owner_pid: int,
+    log: Path,
+    share: int = 1,
 ) -> EngineSource:
     """The engine an experiment names.
 
     Args:
         settings: the experiment's `engine` section.
+        kv: its `kv` section, which says what servers there are.
         run_id: processes of the same run share the servers they start.
         owner_pid: servers end when this process does.
         log: where a started server's output goes.
         share: how many processes of this run share `engine.concurrency`.
     """
+    # Late: a server's process and a plan import this package too, and need no client.
+    if settings.name != "local":
+        from pytest_kvbench.engines.openai import OpenAISource
+
+        return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, share=share)
+    from pytest_kvbench.engines.embedded import EmbeddedSource
+
     concurrency = max(1, -(-settings.concurrency // share))
     return EmbeddedSource(
         settings, run_id=run_id, owner_pid=owner_pid, log=log, concurrency=concurrency

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,20 @@ class Capabilities:
 
     arms_per_request: int
     reports_kv: bool
+
+
+@dataclass(frozen=True)
+class TokenizerServer:
+    """A server that tokenizes for us: the one that has the control.
+
+    `address` gives its base URL, and starts it where it is one of ours. `vocabulary` names what it
+    tokenizes with, where that is known without asking; then nobody asks before a text is counted.
+    """
+
+    model: str
+    address: Callable[[], str]
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a key
+    vocabulary: str = ""
 
 
 class Engine(Protocol):
@@ -57,16 +71,19 @@ class EngineSource(Protocol):
         """
 
     def fingerprint(self) -> dict[str, str]:
-        """All of the server that may change an answer, if possible without starting one."""
+        """All of its servers that may change an answer: see `facts`.
+
+        Without starting one, if possible.
+        """
 
     def tokenizer_folder(self) -> Path | None:
         """Where the serving model's `tokenizer.json` is, if on this machine."""
 
-    def tokenizer_server(self) -> tuple[str, str] | None:
-        """Base URL and model of a server that tokenizes, where its files are not here."""
+    def tokenizer_server(self) -> TokenizerServer | None:
+        """A server that tokenizes, where the model's files are not here."""
 
     def start(self) -> Engine:
-        """A client of the running server, started if need be. Blocks until it is healthy.
+        """A client of the running servers, started if need be, now or when one is asked.
 
         Raises:
             EngineError: with the last lines of the server's log.

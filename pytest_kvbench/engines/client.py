@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import tenacity
 
+from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.records import FailureKind
 
@@ -25,10 +28,14 @@ _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=_LONGEST_WAIT_S,
 
 @dataclass(frozen=True)
 class Reply:
-    """A decoded response and the wall time of the try that brought it, in seconds."""
+    """A decoded response, and the wall times of the try that brought it, in seconds.
+
+    `ttft_s`: to the first piece of text, where the reply was streamed.
+    """
 
     data: dict[str, Any]
     latency_s: float
+    ttft_s: float | None = None
 
 
 class RequestFailedError(Exception):
@@ -66,9 +73,10 @@ class Http:
     Args:
         base_url: with the `/v1`.
         concurrency: requests in flight.
-        timeout_s: deadline of one request, retries included.
+        timeout_s: deadline of one request, retries included, from when its turn has come.
         retries: tries after the first.
-        api_key: sent as a bearer token; never stored or logged.
+        api_key: sent as a bearer token; never stored or logged, and cut out of errors.
+        headers: sent as well.
     """
 
     def __init__(
@@ -79,17 +87,19 @@ class Http:
         timeout_s: float,
         retries: int,
         api_key: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._retries = retries
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._api_key = api_key
+        sent = {**headers, **bearer(api_key)}
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         verify = self.base_url.startswith(
             "https:"
         )  # a TLS context costs 20 ms; plain HTTP has none
         self._clients = [
-            httpx.AsyncClient(headers=headers, limits=limits, timeout=None, verify=verify)  # noqa: S113 -- `post` has one deadline over all tries
+            httpx.AsyncClient(headers=sent, limits=limits, timeout=None, verify=verify)  # noqa: S113 -- `post` has one deadline over all tries
             for _ in range(concurrency)
         ]
         self._idle: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
@@ -97,13 +107,14 @@ class Http:
             self._idle.put_nowait(client)
         self._gone: str | None = None
 
-    async def post(self, path: str, body: dict[str, Any]) -> Reply:
-        """POST `body`, retrying what may pass.
+    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+        """POST `body`, retrying what may pass. `stream`: the body asks for a streamed reply.
 
         Raises:
             RequestFailedError: this request has no reply.
             EngineError: the server is gone.
         """
+        client = await self._idle.get()  # before the deadline starts: waiting is not the server's
         attempts = 0
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -115,16 +126,20 @@ class Http:
                 ):
                     with attempt:
                         attempts += 1
-                        return await self._once(path, body)
+                        return await self._once(client, path, body, stream)
         except TimeoutError:
             raise RequestFailedError(
                 "TIMEOUT", f"no reply within {self._timeout_s:g} s", attempts
             ) from None
+        except RequestFailedError as refused:
+            raise RequestFailedError(refused.kind, self._clean(refused), attempts) from None
         except _TransientError as last:
             if last.unreachable:
-                self._gone = str(last)
+                self._gone = self._clean(last)
                 self._refuse_if_gone()
-            raise RequestFailedError(last.kind, str(last), attempts) from None
+            raise RequestFailedError(last.kind, self._clean(last), attempts) from None
+        finally:
+            self._idle.put_nowait(client)
         raise AssertionError("unreachable: a try returns or raises")
 
     async def aclose(self) -> None:
@@ -138,12 +153,20 @@ class Http:
                 "what was answered is kept; start the server and run again",
             )
 
-    async def _once(self, path: str, body: dict[str, Any]) -> Reply:
-        client = await self._idle.get()
+    def _clean(self, error: Exception) -> str:
+        """The message without the key, which some servers repeat."""
+        return str(error).replace(self._api_key, "***") if self._api_key else str(error)
+
+    async def _once(
+        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], stream: bool
+    ) -> Reply:
+        self._refuse_if_gone()
+        url = self.base_url + path
         try:
-            self._refuse_if_gone()
+            if stream:
+                return await _streamed(client, url, body)
             started = time.perf_counter()
-            response = await client.post(self.base_url + path, json=body)
+            response = await client.post(url, json=body)
             latency_s = time.perf_counter() - started
         except httpx.TransportError as error:
             raise _TransientError(
@@ -151,9 +174,28 @@ class Http:
                 f"{type(error).__name__}: {error}".rstrip(": "),
                 unreachable=isinstance(error, httpx.ConnectError),
             ) from error
-        finally:
-            self._idle.put_nowait(client)
+        except BrokenStreamError as error:
+            raise _TransientError("ENGINE_ERROR", str(error)) from error
         return Reply(_decoded(response), latency_s)
+
+
+async def _streamed(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Reply:
+    """One streamed try. A server that does not stream after all is taken at its word."""
+    started, ttft_s, assembly = time.perf_counter(), None, Assembly()
+    async with client.stream("POST", url, json=body) as response:
+        if "text/event-stream" not in response.headers.get("content-type", ""):
+            await response.aread()
+            return Reply(_decoded(response), time.perf_counter() - started)
+        async for line in response.aiter_lines():
+            assembly.feed(line)
+            if assembly.started and ttft_s is None:
+                ttft_s = time.perf_counter() - started
+    return Reply(assembly.reply(), time.perf_counter() - started, ttft_s)
+
+
+def bearer(api_key: str | None) -> dict[str, str]:
+    """The header that carries a key, if there is one."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _decoded(response: httpx.Response) -> dict[str, Any]:
@@ -179,9 +221,13 @@ def _decoded(response: httpx.Response) -> dict[str, Any]:
 def error_message(response: httpx.Response) -> str:
     """The message of an OpenAI-style error body, or the body's beginning."""
     try:
-        return str(response.json()["error"]["message"])
+        error = response.json()["error"]
+        message = str(error["message"])
     except (ValueError, KeyError, TypeError):
         return response.text[:200]
+    if error.get("type") == "exceed_context_size_error":
+        return f"{message}: raise engine.launch.context, or the server's --ctx-size"
+    return message
 
 
 def _retry_after(response: httpx.Response) -> float | None:

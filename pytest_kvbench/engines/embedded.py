@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from pytest_kvbench.engines.base import Capabilities, Engine
+from pytest_kvbench.engines.base import Capabilities, Engine, TokenizerServer
 from pytest_kvbench.engines.client import Http, RequestFailedError
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
@@ -52,16 +52,16 @@ class EmbeddedSource:
         """See `EngineSource.fingerprint`. A server that already runs is asked."""
         if self._settings.base_url is not None:
             return _ask_fingerprint(self._settings.base_url, self._settings.model)
-        return weights.fingerprint_parts(self._folder, self._settings.dtype, "auto")
+        return weights.fingerprint_parts(self._folder, self._dtype, "auto")
 
     def tokenizer_folder(self) -> Path | None:
         """See `EngineSource.tokenizer_folder`. What a foreign server serves may not be here."""
         return None if self._settings.base_url else self._folder
 
-    def tokenizer_server(self) -> tuple[str, str] | None:
+    def tokenizer_server(self) -> TokenizerServer | None:
         """See `EngineSource.tokenizer_server`."""
         base_url = self._settings.base_url
-        return (base_url, self._settings.model) if base_url else None
+        return TokenizerServer(self._settings.model, lambda: base_url) if base_url else None
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""
@@ -76,6 +76,10 @@ class EmbeddedSource:
             self._settings.model,
         )
 
+    @property
+    def _dtype(self) -> str:
+        return self._settings.dtype or "float32"
+
     @cached_property
     def _folder(self) -> Path:
         return weights.materialise(weights.resolve(self._settings.model))
@@ -88,7 +92,7 @@ class EmbeddedSource:
             return [
                 *(sys.executable, "-m", "pytest_kvbench.engines.local"),
                 *("--model", self._settings.model),
-                *("--dtype", self._settings.dtype, "--port", "0"),
+                *("--dtype", self._dtype, "--port", "0"),
                 *("--watch-pid", str(self._owner_pid), "--address-file", str(address)),
                 *(("--threads", str(threads)) if threads else ()),
             ]

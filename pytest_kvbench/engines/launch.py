@@ -13,7 +13,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import psutil
 from filelock import FileLock
 
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.files import replace_json
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
@@ -75,9 +76,34 @@ def stop_all(folder: Path) -> None:
     """End every server of a run and remove its folder. Does nothing where none was started."""
     if not folder.is_dir():
         return
+    _end(folder.glob("*.pid"))
+    for file in folder.iterdir():
+        file.unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def stop(folder: Path, name: str) -> None:
+    """End one server of a run, so that another may take its memory; `serve` starts it again."""
+    with FileLock(folder / f"{name}.lock"):
+        _end([folder / f"{name}.pid"])
+        for left in ("json", "pid"):
+            (folder / f"{name}.{left}").unlink(missing_ok=True)
+
+
+def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives, as JSON data: made by the first process of a run that asks for `name`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            replace_json(file, make())
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _end(pid_files: Iterable[Path]) -> None:
     processes = []
-    for pid_file in folder.glob("*.pid"):
-        with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+    for pid_file in pid_files:
+        with contextlib.suppress(psutil.NoSuchProcess, ValueError, FileNotFoundError):
             processes.append(psutil.Process(int(pid_file.read_text())))
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -85,9 +111,6 @@ def stop_all(folder: Path) -> None:
     for process in psutil.wait_procs(processes, timeout=_GRACE_S)[1]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    for file in folder.iterdir():
-        file.unlink(missing_ok=True)
-    folder.rmdir()
 
 
 def _forget_dead_runs(folder: Path) -> None:

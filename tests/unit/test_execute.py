@@ -79,7 +79,7 @@ def run(
     database: Path, engine: FakeEngine, *works: Work, controls: Path | None = None
 ) -> list[Tally]:
     shared = SharedControls(controls or database.parent / "shared" / "controls")
-    pool = Pool(database, lambda: engine, shared, concurrency=2)
+    pool = Pool(database, lambda: engine, shared)
     try:
         return [future.result(10) for future in [pool.submit(work) for work in works]]
     finally:
@@ -108,7 +108,7 @@ def test_stored_answers_are_not_asked_again_and_no_engine_starts(database: Path)
     def refuse() -> FakeEngine:
         raise AssertionError("nothing is missing")
 
-    pool = Pool(database, refuse, SharedControls(database.parent / "x" / "c"), concurrency=2)
+    pool = Pool(database, refuse, SharedControls(database.parent / "x" / "c"))
     assert pool.submit(work).result(10) == Tally(stored=8)
     pool.close()
 
@@ -142,7 +142,7 @@ def test_an_engine_that_cannot_start_fails_every_group_once(database: Path) -> N
         starts.append(1)
         raise EngineError("no model", "")
 
-    pool = Pool(database, fail, SharedControls(database.parent / "x" / "c"), concurrency=2)
+    pool = Pool(database, fail, SharedControls(database.parent / "x" / "c"))
     futures = [pool.submit(Work(name, requests(TREATED))) for name in "ab"]
     for future in futures:
         with pytest.raises(EngineError, match="no model"):
@@ -207,7 +207,7 @@ def test_closing_drops_what_is_under_way(database: Path) -> None:
             await asyncio.sleep(60)
             return await super().answer(requests)
 
-    pool = Pool(database, Slow, SharedControls(database.parent / "x" / "c"), concurrency=2)
+    pool = Pool(database, Slow, SharedControls(database.parent / "x" / "c"))
     future = pool.submit(Work("b", requests(TREATED)))
     closer = threading.Thread(target=pool.close)
     closer.start()

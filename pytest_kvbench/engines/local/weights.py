@@ -103,6 +103,14 @@ def fingerprint_parts(folder: Path, dtype: str, device: str) -> dict[str, str]:
     }
 
 
+def content_digest(path: Path) -> str:
+    """The sha256 of a .gguf file, or over a folder's weights and tokenizer; remembered."""
+    if path.is_file():
+        return _digest_files([path], _digest_memory())
+    files = [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")]
+    return _digest_files(sorted(files), _digest_memory())
+
+
 def default_device() -> str:
     """`cuda` if a CUDA build of torch and a visible NVIDIA device are here, else `cpu`."""
     if importlib.metadata.version("torch").endswith("+cpu"):

@@ -1,0 +1,29 @@
+"""Ollama: KV type by OLLAMA_KV_CACHE_TYPE, of which it tells nothing: always unverified.
+
+Without flash attention it warns in its log and serves f16 (llm/server.go): a silent placebo.
+"""
+
+from __future__ import annotations
+
+from pytest_kvbench.engines.kinds.base import Kind
+from pytest_kvbench.engines.probe import Probe
+from pytest_kvbench.errors import EngineError
+
+
+def _tell(probe: Probe) -> dict[str, str]:
+    model = probe.settings.model
+    models = {str(m.get("name")): m for m in probe.json("/api/tags").get("models") or []}
+    found = models.get(model) or models.get(f"{model}:latest")
+    if found is None:
+        raise EngineError(
+            f"engine.model: {model!r} is not in the Ollama at {probe.base_url}",
+            f"there: {', '.join(sorted(models))}",
+        )
+    return {
+        "server": f"ollama {probe.json('/api/version').get('version')}",
+        "weights": str(found.get("digest")),
+        "base_url": probe.base_url,  # the KV type is the server's, and it does not tell it
+    }
+
+
+KIND = Kind(tell=_tell)

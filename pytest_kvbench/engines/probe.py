@@ -1,0 +1,96 @@
+"""Questions to a server that are no requests of an experiment: who it is, what its cache is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from pytest_kvbench.errors import EngineError
+from pytest_kvbench.settings import EngineSettings
+
+_PROBE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One server, as `base_url` (with the `/v1`) reaches it. `headers` may hold a key."""
+
+    base_url: str
+    settings: EngineSettings
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def root(self) -> str:
+        """The address without the `/v1`."""
+        return self.base_url.rstrip("/").removesuffix("/v1")
+
+    def text(self, path: str) -> str:
+        """The body at `root` + `path`.
+
+        Raises:
+            EngineError: nobody answers there, or not with 200.
+        """
+        text: str = self._send("GET", path).text
+        return text
+
+    def json(self, path: str) -> dict[str, Any]:
+        """The JSON object at `root` + `path`.
+
+        Raises:
+            EngineError: it is none, or as `text`.
+        """
+        return self._object(self._send("GET", path))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What a POST answers.
+
+        Raises:
+            EngineError: as `json`.
+        """
+        return self._object(self._send("POST", path, body))
+
+    def check_model(self) -> None:
+        """Refuse a server that does not serve the model.
+
+        Raises:
+            EngineError: naming what it serves.
+        """
+        model, served = self.settings.model, self.json("/v1/models").get("data") or []
+        names = [str(entry.get("id")) for entry in served]
+        if model not in names:
+            raise EngineError(
+                f"engine.model: {model!r} is not served at {self.base_url}",
+                f"served there: {', '.join(sorted(names))}",
+            )
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        url = self.root + path
+        try:
+            return httpx.request(
+                method, url, json=body, headers=dict(self.headers), timeout=_PROBE_S
+            ).raise_for_status()
+        except httpx.HTTPStatusError as error:
+            raise EngineError(
+                f"engine {self.settings.name}: HTTP {error.response.status_code} from {url}",
+                "is it a server of that kind, and is the key right?",
+            ) from None
+        except httpx.HTTPError as error:
+            raise EngineError(
+                f"engine {self.settings.name}: no server answers at {url}: {type(error).__name__}",
+                "start it, or mend engine.base_url or engine.endpoints",
+            ) from None
+
+    def _object(self, response: Any) -> dict[str, Any]:
+        try:
+            data = response.json()
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            raise EngineError(
+                f"engine {self.settings.name}: {response.url} does not answer with a JSON object",
+                "is it a server of that kind?",
+            )
+        return data

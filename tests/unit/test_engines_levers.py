@@ -1,0 +1,135 @@
+"""Which policies an engine takes, their budgets and their servers; what identifies servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_kvbench import plan
+from pytest_kvbench.engines import facts, levers
+from pytest_kvbench.errors import ExperimentError
+from pytest_kvbench.settings import Declared, load_experiment
+
+URL = "http://127.0.0.1:1/v1"
+
+
+def declared(policies: list[str], *, kv: Any = None, **engine: Any) -> Declared:
+    inline = {
+        "group": "g",
+        "tasks": ["niah/single"],
+        "bins": {"n": 1},
+        "kv": {"policies": policies, "budgets": [1.0, 0.5, 0.2], **(kv or {})},
+        "engine": engine,
+    }
+    return load_experiment(None, inline=inline)
+
+
+def cells(it: Declared) -> list[tuple[str, float]]:
+    plan.check(it)
+    return [(cell.policy, cell.budget) for cell in plan.cells(it.experiment)]
+
+
+def refused(it: Declared, *says: str) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        plan.check(it)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 2
+    assert all(part in message for part in says), message
+
+
+def test_a_kv_type_makes_one_cell_at_its_real_bytes() -> None:
+    expected = [("none", 1), ("q8_0", 34 / 64), ("q5_1", 24 / 64), ("q5_0", 22 / 64)]
+    expected += [("q4_1", 20 / 64), ("q4_0", 18 / 64)]
+    policies = [policy for policy, _ in expected[1:]]
+    assert cells(declared(policies, name="llamacpp")) == expected
+
+
+def test_keys_and_values_of_different_types_share_the_bytes() -> None:
+    it = declared(["q8_0"], name="llamacpp", kv={"params": {"q8_0": {"type_v": "f16"}}})
+    assert cells(it) == [("none", 1), ("q8_0", (34 / 64 + 1) / 2)]
+
+
+@pytest.mark.parametrize(("dtype", "budget"), [(None, 0.5), ("bfloat16", 0.5), ("float32", 0.25)])
+def test_fp8_keeps_what_the_control_has_room_for(dtype: str | None, budget: float) -> None:
+    it = declared(["fp8"], name="vllm", dtype=dtype)
+    assert cells(it) == [("none", 1), ("fp8", budget)]
+
+
+def test_an_evicting_server_per_budget_is_a_ladder() -> None:
+    endpoints = {"none": URL, "mine@0.50": URL, "mine@0.2": URL}
+    it = declared(["mine"], name="openai", endpoints=endpoints)
+    assert cells(it) == [("none", 1), ("mine", 0.5), ("mine", 0.2)]
+    engine, kv = it.experiment.engine, it.experiment.kv
+    assert list(levers.arms(engine, kv)) == ["none", "mine@0.5", "mine@0.2"]
+
+
+def test_an_endpoint_may_say_its_budget() -> None:
+    endpoints = {"none": URL, "mine": {"base_url": URL, "budget": 0.3}}
+    assert cells(declared(["mine"], name="openai", endpoints=endpoints))[1] == ("mine", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("policies", "engine", "says"),
+    [
+        (["snapkv"], {"name": "llamacpp"}, ["kv.policies.0", "no policy 'snapkv'", "none, q8_0"]),
+        (["q8_0"], {"name": "local"}, ["unknown policy 'q8_0'", "snapkv"]),
+        (["fp8"], {"name": "llamacpp"}, ["no policy 'fp8'", "q4_0"]),
+        (["q8_0"], {"name": "openai"}, ["cannot start", "launch: {command"]),
+        (["q8_0"], {"name": "ollama", "base_url": URL}, ["no server is named for q8_0"]),
+        (["q8_0"], {"name": "openai", "endpoints": {"q8_0": URL}}, ["named for none", "none: URL"]),
+        (
+            ["mine"],
+            {"name": "openai", "endpoints": {"none": URL, "mine@0.5": URL}},
+            ["no server is named for mine@0.2", "mine@0.2: URL"],
+        ),
+        (["mine"], {"name": "openai", "endpoints": {"none": URL, "mine": URL}}, ["budget of"]),
+    ],
+)
+def test_what_no_server_has_is_refused(policies: Any, engine: Any, says: list[str]) -> None:
+    refused(declared(policies, **engine), *says)
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [({"k": 1}, ["parameter 'k'", "type_v"]), ({"type_v": 1}, ["type_v is 1", "f16, q8_0"])],
+)
+def test_parameters_that_no_server_takes_are_refused(params: Any, says: list[str]) -> None:
+    refused(declared(["q8_0"], kv={"params": {"q8_0": params}}, name="llamacpp"), *says)
+
+
+def test_a_server_that_is_not_told_the_question_is_not_asked_without_it() -> None:
+    with pytest.raises(ExperimentError, match=r"kv\.question_aware"):
+        plan.check(declared(["q8_0"], name="llamacpp", kv={"question_aware": False}))
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"headers": {"Authorization": "Bearer abc"}},
+        {"headers": {"X-Api-Key": "abc"}},
+        {"headers": {"X-Other": "sk-abcdef"}},
+        {"extra_body": {"api_key": "abc"}},
+        {"base_url": "http://me:abc@host/v1"},
+    ],
+)
+def test_a_key_in_a_file_is_refused_and_not_repeated(engine: dict[str, Any]) -> None:
+    with pytest.raises(ExperimentError, match="KVBENCH_API_KEY") as caught:
+        declared(["none"], name="openai", **engine)
+    assert "abc" not in str(caught.value)
+
+
+def test_fields_that_only_sound_like_keys_are_taken() -> None:
+    it = declared(["none"], name="openai", extra_body={"max_tokens": None, "top_k": 1})
+    assert it.experiment.engine.extra_body == {"max_tokens": None, "top_k": 1}
+
+
+_words = st.text("abc_", min_size=1, max_size=4)
+
+
+@given(st.dictionaries(_words, st.dictionaries(_words, _words), min_size=1))
+def test_every_server_finds_its_own_facts(by_server: dict[str, dict[str, str]]) -> None:
+    merged = facts.merge(by_server)
+    assert {name: facts.of_server(merged, name) for name in by_server} == by_server
