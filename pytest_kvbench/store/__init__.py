@@ -7,7 +7,6 @@ short, and waits up to a minute for its turn.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.errors import StoreError
 from pytest_kvbench.records import (
     Answer,
     Bin,
@@ -30,10 +28,13 @@ from pytest_kvbench.records import (
     canonical,
     to_json,
 )
+from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_MIGRATIONS = {1: "ALTER TABLE scores ADD COLUMN parts TEXT NOT NULL DEFAULT '{}'"}
+"""What takes a file of a version to the next."""
+
 DATABASE = "kvbench.sqlite"
-_BUSY_S = 60.0
 _CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
 
 
@@ -68,20 +69,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._migrate()
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"{path}: cannot be used as a database: {error}",
-                "move the file away, or restore it from an archive; it is never overwritten",
-            ) from error
+        script = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
+        self._db = Database(path, Schema(SCHEMA_VERSION, script, _MIGRATIONS))
 
     def close(self) -> None:
         """Close the connection; committed rows are already safe."""
@@ -93,49 +82,16 @@ class Store:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _migrate(self) -> None:
-        if self._version() == SCHEMA_VERSION:
-            return
-        self._db.execute("PRAGMA journal_mode=WAL")
-        with self._write():
-            version = self._version()  # another process may have been first
-            if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"{self.path}: has schema version {version}, known here: {SCHEMA_VERSION}",
-                    "install a newer pytest-kvbench",
-                )
-            if version == 0:
-                schema = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
-                for statement in _statements(schema):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _write(self) -> Iterator[None]:
-        """One transaction that takes the write lock at its start, so that it cannot deadlock."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{self.path}: cannot be written: {error}",
-                "free the disk or the lock, then run again: what was answered stays",
-            ) from error
+    def check(self) -> None:
+        """Refuse a file with a damaged page; reads all of it."""
+        self._db.check()
 
     # -- runs ------------------------------------------------------------------------------
 
     def start_run(self, run: RunRow) -> None:
         """Record a run; the second process of the same run changes nothing."""
-        with self._write():
-            self._db.execute(
+        with self._db.write() as db:
+            db.execute(
                 "INSERT INTO experiments VALUES (?,?,?,?,?,?,NULL) ON CONFLICT DO NOTHING",
                 (
                     run.run_id,
@@ -149,12 +105,12 @@ class Store:
 
     def finish_run(self, run_id: str, at: str) -> None:
         """Note when a run ended."""
-        with self._write():
-            self._db.execute("UPDATE experiments SET finished_at=? WHERE run_id=?", (at, run_id))
+        with self._db.write() as db:
+            db.execute("UPDATE experiments SET finished_at=? WHERE run_id=?", (at, run_id))
 
     def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
-        rows = self._db.execute("SELECT * FROM experiments ORDER BY started_at, rowid")
+        rows = self._db.read("SELECT * FROM experiments ORDER BY started_at, rowid")
         return [
             RunRow(
                 **{
@@ -168,16 +124,16 @@ class Store:
 
     def next_replicate(self) -> int:
         """The first replicate number that no request uses."""
-        highest = self._db.execute("SELECT max(replicate) FROM requests").fetchone()[0]
+        highest = self._db.read("SELECT max(replicate) FROM requests")[0][0]
         return 0 if highest is None else int(highest) + 1
 
     # -- manifests -------------------------------------------------------------------------
 
     def save_manifest(self, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
         """Replace the selection of one task. Examples of earlier selections stay."""
-        with self._write():
-            self._db.execute("DELETE FROM datasets WHERE task=?", (manifest.task,))
-            self._db.execute(
+        with self._db.write() as db:
+            db.execute("DELETE FROM datasets WHERE task=?", (manifest.task,))
+            db.execute(
                 "INSERT INTO datasets VALUES (?,?,?,?,?)",
                 (
                     manifest.task,
@@ -187,15 +143,16 @@ class Store:
                     canonical(selection).decode(),
                 ),
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO bins VALUES (?,?,?,?)",
                 [(manifest.task, b.index, b.low, b.high) for b in manifest.bins],
             )
-            self._db.executemany(
-                "INSERT INTO examples VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+            db.executemany(
+                "INSERT INTO examples VALUES (?,?,?,?,?,?)"
+                " ON CONFLICT DO UPDATE SET meta=excluded.meta",  # where a long prompt is cut
                 (_example_row(entry.example) for entry in manifest.entries),
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO manifest_entries VALUES (?,?,?,?,?)",
                 (
                     (manifest.task, position, e.bin, e.example.example_id, e.tokens)
@@ -205,13 +162,12 @@ class Store:
 
     def manifest(self, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         """The stored selection of one task and what it was made with."""
-        head = self._db.execute("SELECT * FROM datasets WHERE task=?", (task,)).fetchone()
-        if head is None:
+        heads = self._db.read("SELECT * FROM datasets WHERE task=?", (task,))
+        if not heads:
             return None
-        bins = self._db.execute(
-            "SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,)
-        )
-        entries = self._db.execute(
+        head = heads[0]
+        bins = self._db.read("SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,))
+        entries = self._db.read(
             "SELECT x.*, m.bin, m.tokens FROM manifest_entries m JOIN examples x USING (example_id)"
             " WHERE m.task=? ORDER BY m.position",
             (task,),
@@ -234,8 +190,8 @@ class Store:
         """Record what will be asked; what is known already stays as it is."""
         requests = list(requests)
         arms = {r.arm.arm_id: r.arm for r in requests}
-        with self._write():
-            self._db.executemany(
+        with self._db.write() as db:
+            db.executemany(
                 "INSERT INTO arms VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 [
                     (
@@ -255,7 +211,7 @@ class Store:
                     for arm in arms.values()
                 ],
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO requests VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 [
                     (r.key, r.arm.arm_id, r.task, r.bin, r.example_id, r.replicate, r.aa)
@@ -265,16 +221,16 @@ class Store:
 
     def save_answers(self, answers: Sequence[Answer], *, origin: str = "engine") -> None:
         """Store answers, all or none; one that is there already stays as it is."""
-        with self._write():
+        with self._db.write() as db:
             for answer in answers:
-                inserted = self._db.execute(
+                inserted = db.execute(
                     "INSERT INTO answers (key, text, finish_reason, origin) VALUES (?,?,?,?)"
                     " ON CONFLICT DO NOTHING",
                     (answer.key, answer.text, answer.finish_reason, origin),
                 ).rowcount
                 if inserted:
                     telemetry = asdict(answer.telemetry)
-                    self._db.execute(
+                    db.execute(
                         f"INSERT INTO telemetry (key, {', '.join(telemetry)})"  # noqa: S608 -- names of our own record's fields
                         f" VALUES (?{',?' * len(telemetry)})",
                         (answer.key, *telemetry.values()),
@@ -282,8 +238,8 @@ class Store:
 
     def save_failures(self, failures: Iterable[Failure]) -> None:
         """Store what failed; a later failure of the same request replaces the earlier."""
-        with self._write():
-            self._db.executemany(
+        with self._db.write() as db:
+            db.executemany(
                 "INSERT INTO failures (key, kind, message, attempts) VALUES (?,?,?,?)"
                 " ON CONFLICT DO UPDATE SET kind=excluded.kind, message=excluded.message,"
                 " attempts=excluded.attempts, created_at=excluded.created_at",
@@ -328,16 +284,21 @@ class Store:
 
     def save_scores(self, scores: Iterable[tuple[str, str, Score]]) -> None:
         """Store `(key, metric, score)` rows, replacing older ones."""
-        with self._write():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?,?,?,?,?)",
-                [(key, metric, s.value, s.em, s.label) for key, metric, s in scores],
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO scores (key, metric, value, em, label, parts)"
+                " VALUES (?,?,?,?,?,?)",
+                [
+                    (key, metric, s.value, s.em, s.label, canonical(dict(s.parts)).decode())
+                    for key, metric, s in scores
+                ],
             )
 
     def outcomes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """By request key: score, label, failure, text and telemetry; absent where nothing came."""
         rows = self._among(
             "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label,"
+            " s.parts,"
             " coalesce(f.kind, '') AS failure, a.text, a.finish_reason, t.latency_s, t.ttft_s,"
             " t.prompt_tokens, t.completion_tokens, t.achieved, t.kept_bytes, t.full_bytes, t.note"
             " FROM requests r LEFT JOIN answers a USING (key) LEFT JOIN telemetry t USING (key)"
@@ -345,7 +306,9 @@ class Store:
             " WHERE (a.key IS NOT NULL OR f.key IS NOT NULL) AND r.key IN ({})",
             keys,
         )
-        return {row["key"]: dict(row) for row in rows}
+        return {
+            row["key"]: {**dict(row), "parts": json.loads(row["parts"] or "{}")} for row in rows
+        }
 
     # -- results ---------------------------------------------------------------------------
 
@@ -363,19 +326,19 @@ class Store:
             return [(*(r.get(c) for c in columns), canonical(r).decode()) for r in records]
 
         named = [{**c, "bin": str(c["bin"])} for c in cells]
-        with self._write():
-            self._db.execute("DELETE FROM bin_stats")
-            self._db.execute("DELETE FROM verdicts")
-            self._db.execute("DELETE FROM transitions")
-            self._db.executemany(
+        with self._db.write() as db:
+            db.execute("DELETE FROM bin_stats")
+            db.execute("DELETE FROM verdicts")
+            db.execute("DELETE FROM transitions")
+            db.executemany(
                 "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?)",
                 rows(bin_stats, ("task", "bin", "variant", "policy", "budget", "n", "acc_mean")),
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)",
                 rows(named, ("task", "bin", "variant", "policy", "budget", "delta", "verdict")),
             )
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO transitions VALUES (?,?,?,?,?,?)",
                 [
                     (t["task"], str(t["bin"]), t["policy"], t["b_safe"], t["b_broken"], payload)
@@ -383,31 +346,25 @@ class Store:
                 ],
             )
 
+    def request_keys(self) -> set[str]:
+        """The keys of everything that was ever to be asked."""
+        return {row[0] for row in self._db.read("SELECT key FROM requests")}
+
     def count(self, table: str) -> int:
         """Rows of one of our tables."""
-        return int(self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 -- called with literals
+        return int(self._db.read(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 -- called with literals
 
     def seconds_per_token(self) -> float | None:
         """Median wall time per prompt token of the answers stored so far, sweeps counted once."""
-        row = self._db.execute(
+        rows = self._db.read(
             "SELECT avg(latency_s / prompt_tokens) FROM telemetry WHERE prompt_tokens > 0"
-        ).fetchone()
-        return None if row[0] is None else float(row[0])
+        )
+        return None if rows[0][0] is None else float(rows[0][0])
 
     def _among(self, query: str, keys: Sequence[str]) -> Iterator[sqlite3.Row]:
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            yield from self._db.execute(query.format(",".join("?" * len(chunk))), chunk)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """A script's statements, one at a time: `executescript` would end the open transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+            yield from self._db.read(query.format(",".join("?" * len(chunk))), chunk)
 
 
 def _example_row(example: Example) -> tuple[str, ...]:

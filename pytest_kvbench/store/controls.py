@@ -1,28 +1,33 @@
 """Shared controls: what the full cache answered, kept beside pytest's cache for every group.
 
-    <root>/<control key>/<task-bin>/control.jsonl    append-only, one answer a line
+    <root>/<control key>/<task-bin>/control.jsonl    one answer a line, see control_file
     <root>/<control key>/<task-bin>/meta.json        what the control is, for people
-    <root>/../control_registry.json                  entries, sizes and sha256
+    <root>/../control_registry.json                  entries, sizes and sha256, see registry
 
 One process at a time holds an entry; the others wait and then read. The lock is the operating
-system's, so a dead owner's claim frees itself. A line is trusted only if it is whole.
+system's, so a dead owner's claim frees itself, and whoever comes next takes it over. Nothing is
+trusted unseen: what is missing or altered is said in one line, and asked again.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import AsyncFileLock, FileLock
 
-from pytest_kvbench.files import replace_json
+from pytest_kvbench.files import replace_json, writing
 from pytest_kvbench.records import Answer, Arm, digest, to_json
+from pytest_kvbench.store.control_file import FILE, Content, ControlFile
+from pytest_kvbench.store.registry import LOCK, META, Registered, Registry, State, model_of
 
-REGISTRY = "control_registry.json"
+__all__ = ["ControlEntry", "SharedControls", "control_key"]
 
 
 def control_key(arm: Arm) -> str:
@@ -33,25 +38,46 @@ def control_key(arm: Arm) -> str:
 class ControlEntry:
     """One held entry: the answers it has, and a place to add more."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file = folder / "control.jsonl"
-        self.answers: Mapping[str, Answer] = _read(self._file)
+    def __init__(self, name: str, registry: Registry) -> None:
+        self._name = name
+        self._registry = registry
+        self._model = model_of(registry.root / name)
+        known = registry.entries().get(name)
+        self._file = ControlFile(registry.root / name / FILE)
+        problem = _problem(known, self._file.content)
+        if problem:
+            warnings.warn(f"shared control {name}: {problem}", stacklevel=2)
+        self._registered = known
+        if known is None or known.state == "pending" or problem:
+            self._register("pending")
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By request key."""
+        return self._file.answers
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Append answers that are not there yet, whole lines, at once."""
-        lines = [
-            json.dumps(to_json(a), ensure_ascii=False, sort_keys=True) + "\n"
-            for a in answers
-            if a.key not in self.answers
-        ]
-        if not lines:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        torn = self._file.exists() and not self._file.read_bytes().endswith(b"\n")
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write("\n" * torn + "".join(lines))
-        self.answers = {**self.answers, **{a.key: a for a in answers}}
+        """Append answers that are not there yet.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        new = {a.key: a for a in answers if a.key not in self.answers}
+        if new:
+            if self._registered is None or self._registered.state == "completed":
+                self._register("pending")
+            self._file.add(new.values())
+
+    def complete(self) -> None:
+        """Say that nobody is adding any more; an entry that did not change is left alone."""
+        if self._registered is None or self._registered.state == "pending":
+            self._register("completed")
+
+    def _register(self, state: State) -> None:
+        file = self._file
+        entry = Registered(state, self._model, len(file.answers), file.bytes, file.sha256)
+        self._registry.put(self._name, entry)
+        self._registered = entry
 
 
 class SharedControls:
@@ -59,52 +85,82 @@ class SharedControls:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._registry = Registry(root)
 
     @asynccontextmanager
     async def hold(self, arm: Arm, task_bin: str) -> AsyncIterator[ControlEntry]:
-        """The entry of a control and a task's bin, held until the block ends."""
+        """The entry of a control and a task's bin, held until the block ends.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
         name = f"{control_key(arm)}/{task_bin}"
-        folder = self.root / name
-        folder.mkdir(parents=True, exist_ok=True)
+        meta = {"arm": to_json(arm), "task_bin": task_bin}
+        self._make(name)
         # The wait may be as long as another process's run: it polls, and can be cancelled.
-        async with AsyncFileLock(folder / "lock", thread_local=False, run_in_executor=False):
-            replace_json(folder / "meta.json", {"arm": to_json(arm), "task_bin": task_bin})
-            self._register(name, folder, "pending")
-            entry = ControlEntry(folder)
+        async with AsyncFileLock(self._lock(name), thread_local=False, run_in_executor=False):
+            entry = self._entry(name, meta)
             yield entry
-            self._register(name, folder, "completed")
+            entry.complete()
+
+    @contextlib.contextmanager
+    def take(self, name: str, meta: Mapping[str, Any]) -> Iterator[ControlEntry]:
+        """`hold` for a program that may block, by the entry's name.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        self._make(name)
+        with FileLock(self._lock(name)):
+            entry = self._entry(name, meta)
+            yield entry
+            entry.complete()
 
     def registry(self) -> dict[str, Any]:
-        """The entries: state, answers, bytes and sha256 by `<control key>/<task-bin>`."""
-        try:
-            registry: dict[str, Any] = json.loads(self._registry.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return registry
+        """`Registered` as JSON by `<control key>/<task-bin>`."""
+        return {name: to_json(entry) for name, entry in self._registry.entries().items()}
 
-    @property
-    def _registry(self) -> Path:
-        return self.root.parent / REGISTRY
+    def _make(self, name: str) -> None:
+        with writing(self.root / name):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+            self._lock(name).touch()
 
-    def _register(self, name: str, folder: Path, state: str) -> None:
-        file = folder / "control.jsonl"
-        content = file.read_bytes() if file.exists() else b""
-        entry = {
-            "state": state,
-            "answers": content.count(b"\n"),
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        with FileLock(self._registry.with_suffix(".lock")):
-            replace_json(self._registry, {**self.registry(), name: entry})
+    def _lock(self, name: str) -> Path:
+        return self.root / name / LOCK
+
+    def _entry(self, name: str, meta: Mapping[str, Any]) -> ControlEntry:
+        path = self.root / name / META
+        if _read_json(path) != meta:
+            replace_json(path, meta)
+        with writing(path):
+            os.utime(path)  # when the control was last used
+        return ControlEntry(name, self._registry)
 
 
-def _read(file: Path) -> dict[str, Answer]:
-    answers = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            answer = Answer.from_json(json.loads(line))
-        except (ValueError, TypeError, KeyError):
-            continue  # torn by a death in mid-write: its request is asked again
-        answers[answer.key] = answer
-    return answers
+def _problem(known: Registered | None, content: Content) -> str:
+    """What is wrong with a file, in one line; empty where it can be trusted.
+
+    A torn last line in an entry that was being made is a death in mid-write and no surprise.
+    """
+    found = len(content.answers)
+    if known is None:
+        what = f"was not in the registry; its {found} sound answers are kept" if found else ""
+        return what or ("its file was damaged" if content.damaged else "")
+    if not content.bytes and known.bytes:
+        return f"its file is gone; {known.answers} answers are made again"
+    altered = content.damaged or (
+        known.state == "completed" and content.sha256 != known.sha256 and known.bytes > 0
+    )
+    if altered:
+        return (
+            f"its file was altered; {found} of {known.answers} answers are sound, "
+            "the others are made again"
+        )
+    return ""
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

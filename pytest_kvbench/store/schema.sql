@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 1; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
+-- Version 2; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
 
 CREATE TABLE experiments (          -- one row per run: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
@@ -116,7 +116,8 @@ CREATE TABLE scores (
     metric TEXT NOT NULL,
     value  REAL NOT NULL CHECK (value BETWEEN 0 AND 1),
     em     REAL NOT NULL CHECK (em BETWEEN 0 AND 1),
-    label  TEXT NOT NULL
+    label  TEXT NOT NULL,
+    parts  TEXT NOT NULL DEFAULT '{}'  -- JSON: what the metric is made of
 ) STRICT, WITHOUT ROWID;
 
 -- What analysis made of the scores, replaced as a whole by every analysis. `payload` is the row's

@@ -17,7 +17,7 @@ PACKAGE = "pytest_kvbench"
 
 LAYERS = {
     "errors": 0,
-    "files": 0,
+    "files": 1,
     "records": 0,
     "settings": 1,
     "score": 2,
@@ -28,8 +28,8 @@ LAYERS = {
     "plan": 4,
     "execute": 5,
     "report": 5,
-    "ops": 6,
-    "stages": 7,
+    "stages": 6,
+    "ops": 7,
     "plugin": 8,
     "cli": 9,
 }

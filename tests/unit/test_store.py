@@ -162,3 +162,23 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         db.execute("PRAGMA user_version=99")
     with pytest.raises(StoreError, match="newer"):
         Store(tmp_path / DATABASE)
+
+
+def test_parts_of_a_score_round_trip(store: Store) -> None:
+    key = request().key
+    store.save_answers([answer(key)])
+    store.save_scores([(key, "credited", Score(0.0, 1.0, parts={"correct": 1.0, "cited": 0.0}))])
+    assert store.outcomes([key])[key]["parts"] == {"correct": 1.0, "cited": 0.0}
+
+
+def test_a_file_of_the_first_schema_is_taken_over(store: Store, tmp_path: Path) -> None:
+    key = request().key
+    store.save_answers([answer(key)])
+    store.save_scores([(key, "any_of", Score(1.0, 1.0))])
+    store.close()
+    with sqlite3.connect(tmp_path / DATABASE) as old:
+        old.execute("ALTER TABLE scores DROP COLUMN parts")
+        old.execute("PRAGMA user_version=1")
+    with Store(tmp_path / DATABASE) as newer:
+        assert newer.outcomes([key])[key]["score"] == 1.0
+        assert newer.outcomes([key])[key]["parts"] == {}

@@ -1,4 +1,8 @@
-"""`kvbench`: the stages without pytest, and the statistics for anybody's scores."""
+"""`kvbench`: the stages without pytest, and the statistics for anybody's scores.
+
+keeping    controls, archive, restore, clean
+groups     compare, save, rejudge, aggregate, catalog, best, effects, insights, export
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ import os
 import shlex
 import sys
 import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from pytest_kvbench.cli import groups, keeping
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
 
@@ -27,10 +33,17 @@ class _Main(click.Group):
     """Errors meant for people end as two lines and an exit code, never as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KvbenchError as error:
-            _fail(error)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _warn(message)
+            try:
+                return super().invoke(ctx)
+            except KvbenchError as error:
+                _fail(error)
+
+
+def _warn(message: Warning | str) -> None:
+    """A warning as a line of its own, without the place in the code."""
+    click.echo(f"kvbench: warning: {message}", err=True)
 
 
 def _fail(error: KvbenchError) -> NoReturn:
@@ -241,6 +254,12 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
         index=index,
     ):
         click.echo(line)
+
+
+for command in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
+    main.add_command(command)
+for command in groups.COMMANDS:
+    main.add_command(command)
 
 
 # -- the stages, as the commands above combine them --------------------------------------------

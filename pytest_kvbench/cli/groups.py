@@ -1,0 +1,130 @@
+"""What concerns results already there: compared, judged again, gathered over all groups."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pytest_kvbench.ops.rejudge import Failures
+
+EXIT_REGRESSION = 1
+
+_reports = click.option(
+    "--dir",
+    "reports",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
+    show_default="$KVBENCH_DIR or reports",
+    help="Where groups are kept.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+_alpha = click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05
+)
+
+
+@click.command()
+@click.argument("base")
+@click.argument("now")
+@_reports
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="A loss that does not matter.",
+)
+@_alpha
+@_json
+def compare(
+    base: str, now: str, reports: Path, margin: float, alpha: float, as_json: bool
+) -> None:
+    """Compare NOW with BASE (groups, baselines, or baseline files); exit 1 on a regression.
+
+    A regression is a row whose score is shown to be lower by more than the margin, or that held and
+    breaks now. Cells are paired by example where both sides have the same.
+    """
+    from pytest_kvbench.ops.baselines import find_side
+    from pytest_kvbench.ops.compare import compare as compared
+    from pytest_kvbench.ops.compare import comparison_lines
+
+    later = find_side(now, reports)
+    result = compared(find_side(base, reports, later.name), later, margin=margin, alpha=alpha)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        _echo_lines(comparison_lines(result))
+    if result.regressions:
+        sys.exit(EXIT_REGRESSION)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
+@_reports
+def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
+    """Save the results of GROUPs as the baseline NAME, a plain JSON file each."""
+    from pytest_kvbench import stages
+    from pytest_kvbench.ops.baselines import save_baseline, side_of
+
+    for group in groups:
+        side = side_of(stages.open_group(reports / group))
+        click.echo(save_baseline(side, reports, name))
+
+
+@click.command()
+@click.argument("group")
+@_reports
+@click.option("--margin", type=float, help="As gate.margin.")
+@click.option("--alpha", type=float, help="As gate.alpha.")
+@click.option("--max-lost", type=float, help="As gate.max_lost.")
+@click.option("--correction", type=click.Choice(["holm", "bh", "none"]), help="Over many cells.")
+@click.option(
+    "--failures",
+    type=click.Choice(["drop", "zero"]),
+    default="drop",
+    show_default=True,
+    help="A request without a reply: drop its pair, or let it score 0.",
+)
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="Write a report there.")
+@_json
+def rejudge(
+    group: str,
+    reports: Path,
+    failures: Failures,
+    folder: Path | None,
+    as_json: bool,
+    **gate: float | str | None,
+) -> None:
+    """Judge a stored GROUP by other rules; asks no model and changes nothing stored."""
+    from pytest_kvbench import stages
+    from pytest_kvbench.ops.rejudge import rejudge as rejudged
+    from pytest_kvbench.report import terminal_lines, write_report
+    from pytest_kvbench.settings import Override
+
+    given = {f"gate.{key}": value for key, value in gate.items() if value is not None}
+    overrides = [Override(key, value, f"--{key[5:]}") for key, value in given.items()]
+    prepared = stages.open_group(reports / group)
+    experiment = stages.find_declared(group, reports, overrides).experiment
+    summary = rejudged(prepared, experiment, failures)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        _echo_lines(terminal_lines(summary))
+    if folder is not None:
+        click.echo(write_report(folder, summary), err=as_json)
+
+
+def _echo_lines(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+COMMANDS: tuple[click.Command, ...] = (compare, save, rejudge)

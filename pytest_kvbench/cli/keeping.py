@@ -1,0 +1,204 @@
+"""What keeps results: shared controls in order, groups in archives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pytest_kvbench.store.upkeep import Finding
+
+EXIT_FOUND = 1
+
+_CACHED = Path(".pytest_cache", "d", "shared_controls")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def age(text: str) -> float:
+    """A time span as seconds: `90s`, `30m`, `12h`, `30d`, `2w`.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no span; valid: 90s, 30m, 12h, 30d, 2w")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def cached_controls(start: Path) -> Path:
+    """Where pytest keeps shared controls for a project: at its root, seen from a folder in it."""
+    for folder in (start, *start.parents):
+        if (folder / _CACHED.parts[0]).is_dir():
+            return folder / _CACHED
+    return start / _CACHED
+
+
+_reports = click.option(
+    "--dir",
+    "reports",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
+    show_default="$KVBENCH_DIR or reports",
+    help="Where groups are kept.",
+)
+_root = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of shared controls (default: that of pytest's cache here).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+# -- controls ------------------------------------------------------------------------------------
+
+
+@click.group()
+def controls() -> None:
+    """Look after shared controls: those of pytest's cache, and of groups run without it."""
+
+
+def _controls(function: Callable[..., None]) -> Callable[..., None]:
+    return _reports(_root(function))
+
+
+@controls.command("list")
+@_controls
+@_json
+def list_controls(reports: Path, root: Path | None, as_json: bool) -> None:
+    """Show every control and the condition it is in."""
+    _show(_examine(_roots(reports, root)), as_json=as_json)
+
+
+@controls.command("verify")
+@_controls
+@_json
+def verify_controls(reports: Path, root: Path | None, as_json: bool) -> None:
+    """Show what is not in order; exit 1 where something was lost or altered."""
+    from pytest_kvbench.store.upkeep import DAMAGED
+
+    found = _examine(_roots(reports, root))
+    wrong = [(where, f) for where, f in found if f.condition not in ("sound", "in use")]
+    _show(wrong, as_json=as_json)
+    if not as_json:
+        click.echo(f"{len(found) - len(wrong)} of {len(found)} in order")
+    if any(finding.condition in DAMAGED for _, finding in wrong):
+        sys.exit(EXIT_FOUND)
+
+
+@controls.command("prune")
+@_controls
+@click.option("--older-than", type=age, help="Also remove what no run used for so long: 30d.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune_controls(reports: Path, root: Path | None, older_than: float | None, yes: bool) -> None:
+    """Put right what verify finds; no sound answer is removed, but for --older-than."""
+    from pytest_kvbench.store.upkeep import repair
+
+    roots = _roots(reports, root)
+    wrong = [
+        (where, f)
+        for where, f in _examine(roots)
+        if f.condition not in ("sound", "in use")
+        or (older_than is not None and f.unused_s >= older_than)
+    ]
+    _show(wrong, as_json=False)
+    if not wrong or not (yes or click.confirm(f"put {len(wrong)} right?")):
+        return
+    for folder in roots:
+        for line in repair(folder, older_than):
+            click.echo(line)
+
+
+def _roots(reports: Path, root: Path | None) -> list[Path]:
+    if root is not None:
+        return [root]
+    return [cached_controls(Path.cwd()), *sorted(reports.glob("*/shared_controls"))]
+
+
+def _examine(roots: Sequence[Path]) -> list[tuple[Path, Finding]]:
+    from pytest_kvbench.store.upkeep import examine
+
+    return [(root, finding) for root in roots for finding in examine(root)]
+
+
+def _show(found: Sequence[tuple[Path, Finding]], *, as_json: bool) -> None:
+    if as_json:
+        rows = [{"root": str(root), **asdict(finding)} for root, finding in found]
+        click.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    root = None
+    for where, f in found:
+        if where != root:
+            click.echo(f"{where}:")
+            root = where
+        line = f"  {f.condition:9} {f.answers:6} answers {f.bytes:10,} B  {f.name}  {f.model}"
+        click.echo(f"{line}  {f.detail}".rstrip())
+    if not found:
+        click.echo("nothing to show")
+
+
+# -- archives ------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("group")
+@_reports
+@_root
+@click.option("--to", "target", type=click.Path(path_type=Path, dir_okay=False), help="A new file.")
+def archive(group: str, reports: Path, root: Path | None, target: Path | None) -> None:
+    """Put a GROUP and the shared controls it used into one file (tar.gz with an index)."""
+    from pytest_kvbench.ops.depot import archive_group
+
+    path, index = archive_group(reports / group, root or cached_controls(Path.cwd()), target)
+    size = sum(member.bytes for member in index.files)
+    click.echo(f"{path}: {len(index.files)} files, {size:,} bytes, verified")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@_reports
+@_root
+def restore(file: Path, reports: Path, root: Path | None) -> None:
+    """Bring a group back from an archive FILE; overwrites nothing."""
+    from pytest_kvbench.ops.depot import restore_group
+
+    done = restore_group(file, reports, root or cached_controls(Path.cwd()))
+    what = "restored" if done.new else "was there already"
+    click.echo(f"{done.folder}: {what}, {done.files} files; {done.controls} shared controls")
+
+
+@click.command()
+@click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
+@_reports
+@click.option("--min-age", type=age, default="30d", show_default=True, help="Since its change.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
+@click.option(
+    "--archives",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the archives are (default: where the groups are).",
+)
+def clean(
+    groups: tuple[str, ...], reports: Path, min_age: float, dry_run: bool, archives: Path | None
+) -> None:
+    """Remove GROUPs that an archive verifiably holds; exit 1 where one must stay for lack of it."""
+    from pytest_kvbench.ops.depot import clean_group
+
+    blocked = False
+    for group in groups:
+        done = clean_group(reports / group, archives or reports, min_age, dry_run=dry_run)
+        blocked |= done.blocked
+        if done.archive is None:
+            click.echo(f"{group}: kept: {done.kept}")
+        else:
+            verb = "would be removed" if dry_run else "removed"
+            click.echo(f"{group}: {verb}, {done.bytes:,} bytes; {done.archive} holds it")
+    if blocked:
+        sys.exit(EXIT_FOUND)

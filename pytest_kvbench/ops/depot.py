@@ -1,0 +1,310 @@
+"""Groups into archives and back; nothing is removed that an archive does not hold."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
+from pytest_kvbench.files import writing
+from pytest_kvbench.store import DATABASE, Store
+from pytest_kvbench.store.archive import (
+    CONTROLS,
+    GROUP,
+    Archive,
+    Index,
+    Member,
+    verify_archive,
+    write_archive,
+)
+from pytest_kvbench.store.control_file import FILE, read_content
+from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.store.database import copy_database
+from pytest_kvbench.store.registry import META, Registry
+
+SUFFIX = ".kvbench.tar.gz"
+PREPARE_LOCK = ".prepare.lock"
+
+_DATABASE_SIDE_FILES = (f"{DATABASE}-wal", f"{DATABASE}-shm")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Where a group came to be, and what was there before: `new` is False if all of it was."""
+
+    folder: Path
+    new: bool
+    files: int
+    controls: int
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What became of a group: `archive` holds all of it, or `kept` says why it stays.
+
+    `blocked` tells a group that stays although it is old enough.
+    """
+
+    group: str
+    archive: Path | None = None
+    bytes: int = 0
+    kept: str = ""
+    blocked: bool = False
+
+
+# -- archive -------------------------------------------------------------------------------------
+
+
+def archive_group(folder: Path, controls: Path, target: Path | None = None) -> tuple[Path, Index]:
+    """Put a group and the shared controls it used into one file.
+
+    Runs may go on meanwhile: the archive holds the group as of one moment.
+
+    Args:
+        folder: the group's folder.
+        controls: the folder of shared controls; may be missing.
+        target: a new file; by default beside the group, named after it and the time.
+
+    Raises:
+        MissingPrerequisiteError: no group is there.
+        UsageError: `target` exists.
+        StoreError: something cannot be read or written.
+    """
+    _need_group(folder)
+    target = target or folder.with_name(f"{folder.name}-{_stamp()}{SUFFIX}")
+    if target.exists():
+        raise UsageError(f"{target}: is there already", "give another: --to FILE")
+    used = {f"{CONTROLS}/{path}": file for path, file in _used(folder, controls).items()}
+    with _snapshot(folder) as files:
+        inside = {f"{GROUP}/{path}": file for path, file in files.items()}
+        return target, write_archive(target, folder.name, inside | used)
+
+
+def _need_group(folder: Path) -> None:
+    if not (folder / DATABASE).is_file():
+        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{DATABASE}"))
+        raise MissingPrerequisiteError(
+            f"{folder}: there is no group", f"groups there: {', '.join(near) or 'none'}"
+        )
+
+
+@contextlib.contextmanager
+def _snapshot(folder: Path) -> Iterator[dict[str, Path]]:
+    """The files of a group by path inside it, the database as a copy that stands still."""
+    with tempfile.TemporaryDirectory(prefix="kvbench-") as room:
+        copy = Path(room) / DATABASE
+        copy_database(folder / DATABASE, copy)
+        yield {**_files(folder), DATABASE: copy}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All that lasts: no locks, no unfinished files, no side files of the database, no links."""
+    return {
+        file.relative_to(folder).as_posix(): file
+        for file in _walk(folder)
+        if file.is_file() and not file.is_symlink() and not _passing(file)
+    }
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
+        yield from (link for name in folders if (link := Path(parent, name)).is_symlink())
+
+
+def _passing(file: Path) -> bool:
+    name = file.name
+    lock = name == "lock" or name.endswith(".lock")
+    return name.startswith(".") or lock or name in _DATABASE_SIDE_FILES
+
+
+def _used(folder: Path, controls: Path) -> dict[str, Path]:
+    """The files of the shared controls that hold an answer to one of the group's requests."""
+    with Store(folder / DATABASE) as store:
+        asked = store.request_keys()
+    names = Registry(controls).folders() if not controls.is_relative_to(folder) else []
+    return {
+        f"{name}/{file}": controls / name / file
+        for name in names
+        if not asked.isdisjoint(read_content(controls / name / FILE).answers)
+        for file in (FILE, META)
+        if (controls / name / file).is_file()
+    }
+
+
+def _stamp() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+# -- restore -------------------------------------------------------------------------------------
+
+
+def restore_group(path: Path, reports: Path, controls: Path) -> Restored:
+    """Bring a group back: all of it or nothing; its controls join those that are there.
+
+    Args:
+        path: an archive, trusted in nothing.
+        reports: the folder in which the group's folder is made.
+        controls: the folder of shared controls.
+
+    Raises:
+        GuardError: a group of that name is there, and is not the archived one.
+        StoreError: the archive is damaged or hostile, or there is no room.
+    """
+    with Archive(path) as archive, _room(reports) as room:
+        index = archive.index
+        folder = reports / index.group
+        there = folder.is_dir() and bool(_files(folder))
+        if there and _lacking(folder, index):
+            raise GuardError(
+                f"{folder}: holds another state of the group than {path.name}; "
+                "it is never overwritten",
+                "restore beside it: --dir DIR, or move it away",
+            )
+        _need_space(path, index, reports)
+        archive.extract(lambda member: room / member.path)
+        merged = _merge(room / CONTROLS, controls)
+        if not there:
+            _move(room / GROUP, folder)
+    return Restored(folder, not there, len(index.below(GROUP)), merged)
+
+
+@contextlib.contextmanager
+def _room(reports: Path) -> Iterator[Path]:
+    """A hidden folder on the same disk, so that the group appears by one rename."""
+    with writing(reports):
+        reports.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(dir=reports, prefix=".restore-"))
+    try:
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _need_space(path: Path, index: Index, reports: Path) -> None:
+    needed = sum(member.bytes for member in index.files)
+    free = shutil.disk_usage(reports).free
+    if needed > free:
+        raise StoreError(
+            f"{path}: declares {needed:,} bytes, {reports} has room for {free:,}",
+            "free the disk, or restore elsewhere: --dir DIR",
+        )
+
+
+def _merge(source: Path, controls: Path) -> int:
+    """Add restored controls to those that are there; how many came."""
+    names = Registry(source).folders()
+    for name in names:
+        meta = _read_meta(source / name / META)
+        with SharedControls(controls).take(name, meta) as entry:
+            entry.add(list(read_content(source / name / FILE).answers.values()))
+    return len(names)
+
+
+def _read_meta(path: Path) -> Mapping[str, Any]:
+    try:
+        meta = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _move(source: Path, folder: Path) -> None:
+    with writing(folder):
+        if folder.is_dir():  # nothing lasting is in it
+            shutil.rmtree(folder)
+        source.rename(folder)
+
+
+# -- clean ---------------------------------------------------------------------------------------
+
+
+def clean_group(folder: Path, archives: Path, min_age_s: float, *, dry_run: bool) -> Cleaned:
+    """Remove a group that is old enough and that an archive verifiably holds.
+
+    Args:
+        folder: the group's folder.
+        archives: where `GROUP-*.kvbench.tar.gz` are looked for.
+        min_age_s: seconds since the last change of any of its files.
+        dry_run: only say what would be done.
+
+    Raises:
+        MissingPrerequisiteError: no group is there.
+        StoreError: the group cannot be read or removed.
+    """
+    _need_group(folder)
+    age_s = time.time() - max(file.stat().st_mtime for file in _lived_in(folder))
+    if age_s < min_age_s:
+        return Cleaned(folder.name, kept=f"changed {age_s / 86400:.1f} days ago")
+    links = [file for file in _walk(folder) if file.is_symlink()]
+    if links:
+        return Cleaned(
+            folder.name, kept=f"{links[0]} is a link, and no archive holds it", blocked=True
+        )
+    with writing(folder), _unused(folder) as unused:
+        if not unused:
+            return Cleaned(folder.name, kept="a run is preparing it now", blocked=True)
+        holder, why = _holder(folder, archives)
+        if holder is None:
+            return Cleaned(folder.name, kept=why, blocked=True)
+        size = sum(file.stat().st_size for file in _walk(folder))
+        if not dry_run:
+            shutil.rmtree(folder)
+        return Cleaned(folder.name, holder, size)
+
+
+def _lived_in(folder: Path) -> list[Path]:
+    """The files whose change tells that a group is in use; our own locks are none of them."""
+    wal = folder / _DATABASE_SIDE_FILES[0]
+    return [*_files(folder).values(), *([wal] if wal.exists() else [])]
+
+
+@contextlib.contextmanager
+def _unused(folder: Path) -> Iterator[bool]:
+    lock = FileLock(folder / PREPARE_LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _holder(folder: Path, archives: Path) -> tuple[Path | None, str]:
+    """An archive whose index and content hold all of the group; else why none does."""
+    why = f"no archive of it in {archives}; make one: kvbench archive {folder.name}"
+    for path in sorted(archives.glob(f"{folder.name}-*{SUFFIX}"), reverse=True):
+        try:
+            index = verify_archive(path)
+        except StoreError as error:
+            why = error.what
+            continue
+        if index.group != folder.name:
+            continue
+        lacking = _lacking(folder, index)
+        if not lacking:
+            return path, ""
+        why = f"{path} does not hold {lacking[0]} as it is now"
+    return None, why
+
+
+def _lacking(folder: Path, index: Index) -> list[str]:
+    """The files of a group that an archive does not hold as they are now."""
+    held = index.below(GROUP)
+    with _snapshot(folder) as files:
+        now = {path: Member.of(f"{GROUP}/{path}", file) for path, file in files.items()}
+    return [path for path, member in now.items() if held.get(path) != member]

@@ -1,0 +1,198 @@
+"""One SQLite file: made whole, opened only if it can be trusted, every trouble said in two lines.
+
+What is there is never overwritten: a file that is empty, damaged, foreign or newer is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.errors import StoreError
+from pytest_kvbench.files import writing
+
+BUSY_S = 60.0
+"""How long one statement waits for another process to finish its own."""
+
+_NOT_OVERWRITTEN = (
+    "move the file away, or restore it from an archive (kvbench restore FILE); "
+    "it is never overwritten"
+)
+_CAUSES = {
+    "SQLITE_BUSY": ("another process holds it", "end that process, then run again"),
+    "SQLITE_FULL": ("the disk is full", "free the disk, then run again: what was answered stays"),
+    "SQLITE_READONLY": (
+        "its folder or file is read-only",
+        "make it writable, or keep groups elsewhere: --kvbench-dir DIR",
+    ),
+    "SQLITE_CANTOPEN": (
+        "its folder cannot be used",
+        "make it writable, or keep groups elsewhere: --kvbench-dir DIR",
+    ),
+    "SQLITE_CORRUPT": ("it is damaged", _NOT_OVERWRITTEN),
+    "SQLITE_NOTADB": ("it cannot be used as a database", _NOT_OVERWRITTEN),
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How a new file is made, and what takes an older file of each version to the next."""
+
+    version: int
+    script: str
+    migrations: Mapping[int, str]
+
+    def empty(self) -> bytes:
+        """A database of this schema without a row."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.executescript(self.script)
+            db.execute(f"PRAGMA user_version={self.version}")
+            return db.serialize()
+
+
+class Database:
+    """An open connection. It may move between threads, but is for one at a time.
+
+    Raises:
+        StoreError: the file cannot be made, opened or trusted.
+    """
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        self.path = path
+        self._schema = schema
+        if not path.exists():
+            self._create()
+        if not path.stat().st_size:
+            raise StoreError(
+                f"{path}: is empty: a database was there, and its content is gone", _NOT_OVERWRITTEN
+            )
+        with self._explained():
+            self._db = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=BUSY_S,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Close the connection; committed rows are already safe."""
+        self._db.close()
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows of a query."""
+        with self._explained():
+            return self._db.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that takes the write lock at its start, so that it cannot deadlock."""
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ends it by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def check(self) -> None:
+        """Read every page once.
+
+        Raises:
+            StoreError: a page is damaged.
+        """
+        found = self.read("PRAGMA quick_check(1)")[0][0]
+        if found != "ok":
+            raise StoreError(f"{self.path}: it is damaged: {found}", _NOT_OVERWRITTEN)
+
+    def _open(self) -> None:
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA foreign_keys=ON")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        if self._version() != self._schema.version:
+            self._migrate()
+        self._db.execute("PRAGMA journal_mode=WAL")
+
+    def _create(self) -> None:
+        """Make the file whole before it gets its name, so that a file without content is damage."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            temporary = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(self._schema.empty())
+                temporary.chmod(0o644)
+                with contextlib.suppress(FileExistsError):  # another process was first
+                    self.path.hardlink_to(temporary)
+            finally:
+                temporary.unlink()
+
+    def _migrate(self) -> None:
+        with self.write() as db:
+            version = self._version()  # another process may have been first
+            if version == 0:
+                raise StoreError(
+                    f"{self.path}: is a database, but none of kvbench", _NOT_OVERWRITTEN
+                )
+            if version > self._schema.version:
+                raise StoreError(
+                    f"{self.path}: has schema version {version}, known here: "
+                    f"{self._schema.version}",
+                    "install a newer pytest-kvbench",
+                )
+            for older in range(version, self._schema.version):
+                db.execute(self._schema.migrations[older])
+            db.execute(f"PRAGMA user_version={self._schema.version}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _explain(self.path, error) from error
+
+
+def copy_database(path: Path, target: Path) -> None:
+    """A consistent copy of a database that others may be writing to.
+
+    The same content gives the same bytes, whatever part of it is still in the WAL.
+
+    Raises:
+        StoreError: it cannot be read, or the copy cannot be written.
+    """
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as source,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
+            source.backup(copy)
+    except sqlite3.Error as error:
+        raise _explain(path, error) from error
+
+
+def _explain(path: Path, error: sqlite3.Error) -> StoreError:
+    name = getattr(error, "sqlite_errorname", "")  # extended: SQLITE_BUSY_SNAPSHOT
+    for code, (cause, hint) in _CAUSES.items():
+        if name.startswith(code):
+            return StoreError(f"{path}: {cause}: {error}", hint)
+    return StoreError(
+        f"{path}: cannot be used: {error}",
+        "free the disk or the lock, then run again: what was answered stays",
+    )

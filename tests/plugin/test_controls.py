@@ -1,0 +1,238 @@
+"""Shared controls under a real run: damage, `--cache-clear`, archives, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Project
+from tests.support.mock_server import MockServer
+from tests.support.summaries_compared import comparable
+
+ITEMS = 2 * 3
+EXAMPLES = 20
+
+
+def cached(project: Project) -> Path:
+    return project.path / ".pytest_cache" / "d"
+
+
+def files(project: Project) -> list[Path]:
+    return sorted((cached(project) / "shared_controls").rglob("control.jsonl"))
+
+
+def kvbench(project: Project, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest_kvbench.cli", *args],
+        cwd=project.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def flip_a_bit(project: Project) -> None:
+    file = files(project)[0]
+    content = bytearray(file.read_bytes())
+    content[content.index(b'"text":"') + 9] ^= 1
+    file.write_bytes(content)
+
+
+def remove_a_file(project: Project) -> None:
+    files(project)[0].unlink()
+
+
+def cut_the_registry(project: Project) -> None:
+    registry = cached(project) / "control_registry.json"
+    registry.write_bytes(registry.read_bytes()[:100])
+
+
+def remove_a_folder(project: Project) -> None:
+    shutil.rmtree(files(project)[0].parent)
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost", "said"),
+    [
+        (flip_a_bit, 1, "*was altered; 9 of 10 answers are sound*"),
+        (remove_a_file, 10, "*its file is gone; 10 answers are made again*"),
+        (remove_a_folder, 10, "*its file is gone; 10 answers are made again*"),
+        (cut_the_registry, 0, "*control_registry.json: is damaged*"),
+    ],
+)
+def test_another_group_asks_only_what_was_damaged(
+    project: Project, mock: MockServer, damage: Callable[[Project], None], lost: int, said: str
+) -> None:
+    project.run()
+    damage(project)
+    other = project.run("--kvbench-set", "group=other", "--kvbench-set", "kv.policies=[knorm]")
+    other.assert_outcomes(passed=ITEMS, warnings=1)
+    other.stdout.fnmatch_lines([said])
+    assert sum(mock.controls) == EXAMPLES + lost
+    assert kvbench(project, "controls", "verify").returncode == 0
+
+
+def test_a_replaced_worker_does_not_clear_the_cache_again(
+    project: Project, mock: MockServer
+) -> None:
+    project.run()
+    canary = cached(project) / "shared_controls" / "canary"
+    project.pytester.makepyfile(
+        test_zz_crash=f"""
+        import os, pathlib, signal
+
+        def test_crash():
+            canary = pathlib.Path({str(canary)!r})
+            canary.parent.mkdir(parents=True, exist_ok=True)
+            canary.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def test_after():
+            assert True
+        """
+    )
+    old = files(project)[0].stat().st_ino
+    result = project.run("-n", "1", "--cache-clear")
+    result.assert_outcomes(passed=ITEMS + 1, failed=1)
+    result.stdout.fnmatch_lines(["*replacing crashed worker*"])
+    assert canary.exists()
+    assert files(project)[0].stat().st_ino != old
+    assert len(files(project)) == 2
+    assert mock.posts == EXAMPLES
+
+
+def test_cli_lists_verifies_and_prunes(project: Project) -> None:
+    project.run()
+    listed = json.loads(kvbench(project, "controls", "list", "--json").stdout)
+    assert [(f["condition"], f["answers"], f["model"]) for f in listed] == [
+        ("sound", 10, "mock")
+    ] * 2
+    assert kvbench(project, "controls", "verify").stdout.endswith("2 of 2 in order\n")
+    flip_a_bit(project)
+    (cached(project) / "shared_controls" / "k" / "orphan").mkdir(parents=True)
+    wrong = kvbench(project, "controls", "verify")
+    assert wrong.returncode == 1
+    assert "altered" in wrong.stdout
+    assert "orphan" in wrong.stdout
+    declined = subprocess.run(
+        [sys.executable, "-m", "pytest_kvbench.cli", "controls", "prune"],
+        cwd=project.path,
+        input="n\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "put 2 right?" in declined.stdout
+    assert kvbench(project, "controls", "verify").returncode == 1
+    assert "9 sound answers kept" in kvbench(project, "controls", "prune", "--yes").stdout
+    assert kvbench(project, "controls", "verify").returncode == 0
+
+
+def moved(project: Project, target: Path) -> Callable[..., Any]:
+    """The project's own files elsewhere, without anything that a run left."""
+    for name in ("words.jsonl", "exp.yaml", "test_exp.py"):
+        shutil.copy(project.path / name, target)
+    project.pytester.chdir()
+    return lambda *args: subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:benchmark", *args],
+        cwd=target,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_archive_goes_on_elsewhere_without_a_request(
+    project: Project, mock: MockServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mock.accuracy = lambda policy, budget: 1.0 if budget >= 0.5 else 0.4
+    project.run()
+    made = kvbench(project, "archive", "g", "--to", "g.tar.gz")
+    assert made.returncode == 0, made.stderr
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    pytest_there = moved(project, elsewhere)
+    there = Project(project.pytester, elsewhere)
+    restored = kvbench(there, "restore", str(project.path / "g.tar.gz"))
+    assert restored.returncode == 0, restored.stderr
+    assert "2 shared controls" in restored.stdout
+    done = pytest_there()
+    assert done.returncode == 0, done.stdout
+    other = pytest_there("--kvbench-set", "group=other", "--kvbench-set", "kv.budgets=[1.0]")
+    assert other.returncode == 0, other.stdout  # its controls came along
+    assert mock.posts == EXAMPLES
+    assert comparable(there.summary()) == comparable(project.summary())
+    assert len(there.summary()["cells"]) == 9
+
+
+def test_clean_removes_a_group_that_an_archive_holds(project: Project) -> None:
+    project.run()
+    refused = kvbench(project, "clean", "g", "--min-age", "0s")
+    assert refused.returncode == 1
+    assert "no archive of it" in refused.stdout
+    assert kvbench(project, "archive", "g").returncode == 0
+    assert "changed 0.0 days ago" in kvbench(project, "clean", "g").stdout
+    assert (
+        "would be removed" in kvbench(project, "clean", "g", "--min-age", "0s", "--dry-run").stdout
+    )
+    assert (project.path / "reports" / "g").exists()
+    assert kvbench(project, "clean", "g", "--min-age", "0s").returncode == 0
+    assert not (project.path / "reports" / "g").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A disk of 600 kB."""
+    folder = tmp_path_factory.mktemp("disk")
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=False
+        ).returncode
+    ):
+        pytest.skip("mounting needs privileges that this machine does not give")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_two_lines_and_the_next_run_completes(
+    project: Project, mock: MockServer, small_disk: Path
+) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * 330_000)
+    result = project.run("--kvbench-dir", str(small_disk))
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*kvbench: *disk is full*", "*what was answered stays*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    filler.unlink()
+    again = project.run("--kvbench-dir", str(small_disk), "-p", "no:cacheprovider")
+    again.assert_outcomes(passed=ITEMS)
+
+
+def test_a_read_only_reports_folder_is_two_lines(project: Project, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    result = project.run("--kvbench-dir", str(small_disk))
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*kvbench: *cannot be written: Read-only file system*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_group_on_a_read_only_disk_is_two_lines(project: Project, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=3m", str(small_disk)], check=True)
+    project.run("--kvbench-dir", str(small_disk)).assert_outcomes(passed=ITEMS)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    result = project.run("--kvbench-dir", str(small_disk))
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*Read-only file system*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    for stage in ("score", "analyse", "report"):
+        done = kvbench(project, stage, "g", "--dir", str(small_disk))
+        assert done.returncode == 10
+        assert done.stderr.count("\n") == 2, done.stderr
