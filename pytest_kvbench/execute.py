@@ -148,8 +148,10 @@ class Pool:
         outcomes = await engine.answer(batch)
         answers = [o for o in outcomes if isinstance(o, Answer)]
         failures = [o for o in outcomes if isinstance(o, Failure)]
-        self._store.save_answers(answers)
-        self._store.save_failures(failures)
+        if answers:
+            self._store.save_answers(answers)
+        if failures:
+            self._store.save_failures(failures)
         if entry is not None:
             controls = {r.key for r in batch if r.arm.is_control}
             entry.add([a for a in answers if a.key in controls])

@@ -211,9 +211,8 @@ def costs(
             lengths = [_middle(experiment, group.bin)] * experiment.bins.per_bins[group.bin]
         tokens = trials * sum(lengths)
         requested = arms * trials * len(lengths)
-        spent.append(
-            Cost(group, len(members), requested, arms * tokens, (1 + experiment.aa) * tokens)
-        )
+        prefills = 1 + experiment.aa if experiment.engine.name == "local" else arms
+        spent.append(Cost(group, len(members), requested, arms * tokens, prefills * tokens))
     return spent
 
 

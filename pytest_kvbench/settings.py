@@ -175,6 +175,10 @@ class EngineSettings(Section):
         "what the server does not tell: {revision: ..., dtype: ...}", default_factory=dict
     )
     concurrency: int = _about("requests in flight per run, at least 1", default=4, ge=1)
+    max_rpm: float | None = _about("requests a minute per run", default=None, gt=0)
+    max_tpm: float | None = _about(
+        "tokens a minute per run, of prompts and replies", default=None, gt=0
+    )
     timeout_s: float = _about("seconds a request may take, retries included", default=600.0, gt=0)
     retries: int = _about(
         "tries after the first, for timeouts, lost connections, 408, 409, 429 and 5xx",
@@ -214,9 +218,12 @@ def _refuse_keys(engine: EngineSettings) -> None:
     """A key in an experiment would reach the database and every report."""
     said = {f"headers.{k}": (k, v) for k, v in engine.headers.items()}
     said |= {f"extra_body.{k}": (k, v) for k, v in engine.extra_body.items()}
+    said |= {"launch.command": (engine.launch.command or "", "")}
     for place, (name, value) in said.items():
         if _KEY_NAME.search(name) or (isinstance(value, str) and _KEY_VALUE.match(value)):
-            raise ValueError(f"{place} looks like a key: set KVBENCH_API_KEY in the environment")
+            raise ValueError(
+                f"{place} looks like it holds a key: set KVBENCH_API_KEY in the environment"
+            )
     if any("@" in urlsplit(e.base_url).netloc for e in engine.addresses.values()):
         raise ValueError("an address holds a password: set KVBENCH_API_KEY in the environment")
 

@@ -90,9 +90,15 @@ class Prepared:
 
     def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
         """The requests of some cells, by default of the whole plan; controls always included."""
-        some = plan.cells(self.experiment) if cells is None else cells
+        return self._all_requests if cells is None else self._requests(cells)
+
+    @cached_property
+    def _all_requests(self) -> list[tuple[Cell, Request]]:
+        return self._requests(plan.cells(self.experiment))
+
+    def _requests(self, cells: Sequence[Cell]) -> list[tuple[Cell, Request]]:
         target = plan.Target(self.fingerprint, self.replicate_offset)
-        return list(plan.requests(self.experiment, some, self.manifests, self.tasks, target))
+        return list(plan.requests(self.experiment, cells, self.manifests, self.tasks, target))
 
 
 def group_folder(experiment: Experiment, reports: Path) -> Path:
@@ -216,7 +222,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
         experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
     )
     _guard_tasks(experiment, store, force=site.force)
-    manifests, selections = {}, {}
+    manifests, selections, made = {}, {}, False
     for name in experiment.tasks:
         task = get_task(name, options=experiment.options_of(name), extra=site.tasks)
         stored = store.manifest(name)
@@ -229,12 +235,15 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
             )
             _warn_if_short(manifest, experiment)
             store.save_manifest(manifest, selection)
+            made = True
             manifests[name] = manifest
         else:
             manifests[name] = stored[0]
         selections[name] = selection
-    meta = {"group": experiment.group, "selection": selections}
-    write_manifest(store.path.parent / MANIFEST, manifests.values(), meta)
+    portable = store.path.parent / MANIFEST
+    if made or not portable.exists():
+        meta = {"group": experiment.group, "selection": selections}
+        write_manifest(portable, manifests.values(), meta)
     return manifests
 
 
@@ -505,7 +514,7 @@ def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis
         max_lost=gate.max_lost,
         drop_threshold=gate.drop_threshold,
         correction=gate.correction,
-        planned_cells=plan.treated_cells(experiment),
+        planned_cells=max(1, plan.treated_cells(experiment)),  # controls alone: nothing to share
         seed=experiment.sampling.seed,
     )
     return analyse_table(pd.DataFrame(list(rows)), rules)

@@ -59,7 +59,4 @@ def engine_source(
         return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, share=share)
     from pytest_kvbench.engines.embedded import EmbeddedSource
 
-    concurrency = max(1, -(-settings.concurrency // share))
-    return EmbeddedSource(
-        settings, run_id=run_id, owner_pid=owner_pid, log=log, concurrency=concurrency
-    )
+    return EmbeddedSource(settings, run_id=run_id, owner_pid=owner_pid, log=log, share=share)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pytest_kvbench.records import Answer, Arm, Failure, Proof, Request, Telemetry
+from pytest_kvbench.records import Answer, Arm, Failure, FailureKind, Proof, Request, Telemetry
 
 BUDGET_TOLERANCE = 0.02
 """How far the achieved budget may be from the nominal one (absolute) and still be that budget.
@@ -101,3 +101,29 @@ def proof_of(arm: Arm, telemetry: Telemetry | None) -> Proof:
     one_token = 1 / telemetry.prompt_tokens if telemetry.prompt_tokens else 0.0
     off = abs(telemetry.achieved - arm.budget)
     return "proven" if off <= max(BUDGET_TOLERANCE, one_token) else "not-applied"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A decoded response, and the wall times of the try that brought it, in seconds.
+
+    `ttft_s`: to the first piece of text, where the reply was streamed.
+    """
+
+    data: dict[str, Any]
+    latency_s: float
+    ttft_s: float | None = None
+
+
+class RequestFailedError(Exception):
+    """One request got no usable reply, after all tries."""
+
+    def __init__(self, kind: FailureKind, message: str, attempts: int = 1) -> None:
+        self.kind: FailureKind = kind
+        self.attempts = attempts
+        super().__init__(message)
+
+
+def bearer(api_key: str | None) -> dict[str, str]:
+    """The header that carries a key, if there is one."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

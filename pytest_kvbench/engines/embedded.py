@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from pytest_kvbench.engines.base import Capabilities, Engine, TokenizerServer
-from pytest_kvbench.engines.client import Http, RequestFailedError
+from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
+from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import Answer, Failure, Request, Telemetry, digest
 from pytest_kvbench.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from pytest_kvbench.engines.client import Http
 
 _PROBE_S = 10.0
 
@@ -28,13 +32,13 @@ class EmbeddedSource:
     """The embedded server of one run, or one that already runs at `settings.base_url`."""
 
     def __init__(
-        self, settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, concurrency: int
+        self, settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, share: int
     ) -> None:
         self._settings = settings
         self._run_id = run_id
         self._owner_pid = owner_pid
         self._log = log
-        self._concurrency = concurrency
+        self._share = share
 
     def check(self) -> None:
         """See `EngineSource.check`."""
@@ -65,6 +69,10 @@ class EmbeddedSource:
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""
+        from pytest_kvbench.engines.client import (
+            Http,  # late: aiohttp, which a resumed run needs not
+        )
+
         base_url = self._settings.base_url or self._serve()
         return EmbeddedEngine(
             Http(
@@ -72,9 +80,15 @@ class EmbeddedSource:
                 concurrency=self._concurrency,
                 timeout_s=self._settings.timeout_s,
                 retries=self._settings.retries,
+                pace=Pace(self._settings.max_rpm, self._settings.max_tpm, self._share),
             ),
             self._settings.model,
+            self._concurrency,
         )
+
+    @property
+    def _concurrency(self) -> int:
+        return max(1, -(-self._settings.concurrency // self._share))
 
     @property
     def _dtype(self) -> str:
@@ -122,15 +136,16 @@ class EmbeddedEngine:
 
     capabilities = Capabilities(arms_per_request=64, reports_kv=True)
 
-    def __init__(self, http: Http, model: str) -> None:
+    def __init__(self, http: Http, model: str, concurrency: int) -> None:
         self._http = http
         self._model = model
+        self._places = asyncio.Semaphore(concurrency)
 
     async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """See `Engine.answer`: one request to the server, one choice per arm, one prefill."""
-        path, body = self._body(requests)
         try:
-            reply = await self._http.post(path, body)
+            async with self._places:  # who waits holds no copy of a prompt
+                reply = await self._http.post(*self._body(requests))
             return _answers(requests, reply.data, reply.latency_s)
         except RequestFailedError as failed:
             return [Failure(r.key, failed.kind, str(failed), failed.attempts) for r in requests]

@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pytest_kvbench.engines.client import Http
 from pytest_kvbench.records import FULL_CACHE
+
+if TYPE_CHECKING:
+    from pytest_kvbench.engines.client import Http
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.engines import facts, levers
-from pytest_kvbench.engines.base import Capabilities, Engine, TokenizerServer
-from pytest_kvbench.engines.client import Http, Reply, RequestFailedError, bearer
+from pytest_kvbench.engines.base import (
+    Capabilities,
+    Engine,
+    Reply,
+    RequestFailedError,
+    TokenizerServer,
+    bearer,
+)
 from pytest_kvbench.engines.fleet import Fleet, Station, Up
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.launch import once
+from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.servers import Running, Servers, Started, at_once, check_declared
 from pytest_kvbench.errors import UsageError
@@ -112,6 +119,11 @@ class OpenAISource:
         return max(1, -(-self._settings.concurrency // self._share))
 
     @cached_property
+    def _pace(self) -> Pace:
+        """One for all arms: a provider counts an account's requests, whatever they are for."""
+        return Pace(self._settings.max_rpm, self._settings.max_tpm, self._share)
+
+    @cached_property
     def _headers(self) -> dict[str, str]:
         return {**self._settings.headers, **bearer(_api_key(self._settings))}
 
@@ -125,6 +137,10 @@ class OpenAISource:
         return Probe(base_url, self._settings, self._headers)
 
     def _bring_up(self, name: str) -> Up:
+        from pytest_kvbench.engines.client import (
+            Http,  # late: aiohttp, which a resumed run needs not
+        )
+
         base_url = self._servers.open(name)
         ours = not self._settings.addresses and self._settings.launch.command is None
         if not ours and self._settings.declared:
@@ -138,6 +154,7 @@ class OpenAISource:
             retries=self._settings.retries,
             api_key=_api_key(self._settings),
             headers=self._settings.headers,
+            pace=self._pace,
         )
         return Up(http, self._measured(base_url))
 
@@ -178,10 +195,11 @@ class OpenAIEngine:
     async def _answer(self, request: Request) -> Answer | Failure:
         arm = request.arm
         server = levers.server_name(self._settings, self._kv, arm.policy, arm.budget)
-        path, body = self._body(request)
         try:
-            # First the server, then the place: who waits for another server must not hold one.
+            # First the server, then the place: who waits for another server must not hold one,
+            # and who waits for either holds no copy of a prompt.
             async with self._fleet.use(server) as station, self._places:
+                path, body = self._body(request)
                 reply = await station.http.post(path, body, stream=self._settings.stream)
             return Answer(request.key, *_text(reply.data), self._telemetry(reply, station))
         except RequestFailedError as failed:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from pytest_kvbench.engines.client import Http, Reply, RequestFailedError
+from pytest_kvbench.engines.base import Reply, RequestFailedError
+from pytest_kvbench.engines.client import Http
 from pytest_kvbench.errors import EngineError
 from tests.support.mock_server import MockServer
 

@@ -113,6 +113,7 @@ def test_a_server_that_is_not_told_the_question_is_not_asked_without_it() -> Non
         {"headers": {"X-Other": "sk-abcdef"}},
         {"extra_body": {"api_key": "abc"}},
         {"base_url": "http://me:abc@host/v1"},
+        {"launch": {"command": "serve --port {port} --api-key abc"}},
     ],
 )
 def test_a_key_in_a_file_is_refused_and_not_repeated(engine: dict[str, Any]) -> None:
@@ -133,3 +134,11 @@ _words = st.text("abc_", min_size=1, max_size=4)
 def test_every_server_finds_its_own_facts(by_server: dict[str, dict[str, str]]) -> None:
     merged = facts.merge(by_server)
     assert {name: facts.of_server(merged, name) for name in by_server} == by_server
+
+
+@pytest.mark.parametrize(("engine", "prefills"), [("local", 1), ("llamacpp", 3)])
+def test_only_the_embedded_server_shares_a_prefill(engine: str, prefills: int) -> None:
+    policies = ["snapkv"] if engine == "local" else ["q8_0", "q4_0"]
+    it = declared(policies, name=engine).experiment
+    (cost,) = plan.costs(it, plan.cells(it), {})
+    assert cost.prefill_tokens * 3 == cost.prompt_tokens * prefills
