@@ -9,8 +9,17 @@ from types import MappingProxyType
 
 from pytest_kvbench.engines import facts, levers
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import FULL_CACHE, Arm, Cell, Request, TaskManifest, digest
-from pytest_kvbench.settings import Declared, Experiment
+from pytest_kvbench.records import (
+    FULL_CACHE,
+    Arm,
+    Cell,
+    Example,
+    Prompt,
+    Request,
+    TaskManifest,
+    digest,
+)
+from pytest_kvbench.settings import Declared, Experiment, Variant
 from pytest_kvbench.tasks import TaskFactory, check_task_name
 from pytest_kvbench.tasks.base import Task
 
@@ -28,6 +37,11 @@ class CellGroup:
         """Readable; the scope by which items stay on one worker."""
         parts = [self.task.replace("/", "-"), f"bin{self.bin}", self.variant]
         return "-".join(part for part in parts if part)
+
+    @property
+    def control_id(self) -> str:
+        """The name of its controls: variants whose full cache answers alike share them."""
+        return CellGroup(self.task, self.bin).group_id
 
     @classmethod
     def of(cls, cell: Cell) -> CellGroup:
@@ -109,7 +123,7 @@ def _check_engine(declared: Declared) -> None:
 
 
 def cells(experiment: Experiment) -> tuple[Cell, ...]:
-    """All cells in order: by task and bin, the control first, budgets falling within a policy.
+    """All cells in order: by task, bin and variant; the control first, then budgets falling.
 
     A listed budget of 1.0 is the control. A ladder without it has no control item, though the
     control runs all the same.
@@ -123,9 +137,10 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
     ]
     control = [(FULL_CACHE, 1.0)] if 1.0 in kv.budgets else []
     return tuple(
-        Cell(task, index, policy, budget)
+        Cell(task, index, policy, budget, variant)
         for task in experiment.tasks
         for index in range(experiment.bins.n)
+        for variant in experiment.ways
         for policy, budget in [*control, *treated]
     )
 
@@ -151,12 +166,28 @@ def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprin
         fingerprint=fingerprint,
         policy=cell.policy,
         budget=cell.budget,
-        sampling=experiment.sampling.of_arm,
-        template_version=template_version,
+        sampling=experiment.sampling_of(cell.variant),
+        template_version=template_version + _wording(experiment.ways[cell.variant]),
         variant=cell.variant,
         # A full cache has nothing to be aware of: one control serves both kinds of treatment.
         question_aware=cell.is_control or experiment.kv.question_aware,
         params=dict(experiment.kv.params.get(cell.policy, {})),
+    )
+
+
+def _wording(way: Variant) -> str:
+    """What a variant's own words add to the version of the task's template."""
+    return f"+{digest([way.before, way.after])[:8]}" if way.before or way.after else ""
+
+
+def prompt_of(experiment: Experiment, task: Task, example: Example, variant: str) -> Prompt:
+    """What an experiment sends for an example."""
+    prompt, way = task.prompt(example), experiment.ways[variant]
+    return dataclasses.replace(
+        prompt,
+        head=way.before + prompt.head,
+        tail=prompt.tail + way.after,
+        max_tokens=experiment.sampling.max_tokens or prompt.max_tokens,
     )
 
 
@@ -176,10 +207,8 @@ def requests(
             for cell in dict.fromkeys([control, *members])
         }
         for entry in manifest.of_bin(group.bin):
-            prompt = task.prompt(entry.example)
-            if experiment.sampling.max_tokens is not None:
-                prompt = dataclasses.replace(prompt, max_tokens=experiment.sampling.max_tokens)
-            for trial in range(experiment.sampling.trials):
+            prompt = prompt_of(experiment, task, entry.example, group.variant)
+            for trial in range(experiment.trials_of(group.variant)):
                 for cell, arm in arms.items():
                     for aa in (False, True) if cell.is_control and experiment.aa else (False,):
                         yield (
@@ -200,9 +229,9 @@ def costs(
     experiment: Experiment, some: Sequence[Cell], manifests: Mapping[str, TaskManifest]
 ) -> list[Cost]:
     """What cells would cost. Without a manifest: from the bins' declared sizes and lengths."""
-    trials = experiment.sampling.trials
     spent = []
     for group, members in groups(some).items():
+        trials = experiment.trials_of(group.variant)
         arms = len({*members, members[0].control}) + experiment.aa
         manifest = manifests.get(group.task)
         if manifest is not None:

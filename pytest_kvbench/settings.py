@@ -239,19 +239,14 @@ class SamplingSettings(Section):
     trials: int = _about("a whole number of at least 1", default=1, ge=1)
     seed: int = _about("a whole number of at least 0", default=0, ge=0)
 
-    @model_validator(mode="after")
-    def _greedy_once(self) -> SamplingSettings:
-        if self.temperature == 0 and self.trials > 1:
-            raise ValueError(
-                f"trials is {self.trials} at temperature 0, where every trial gives the same "
-                "answer; use trials: 1 or a temperature above 0"
-            )
-        return self
 
-    @property
-    def of_arm(self) -> Sampling:
-        """What of this belongs to an arm; greedy decoding draws nothing, so it has no seed."""
-        return Sampling(self.temperature, self.top_p, self.seed if self.temperature > 0 else 0)
+class Variant(Section):
+    """One way of asking: what differs from the experiment's own."""
+
+    temperature: float | None = _about("a number of at least 0; 0 is greedy", default=None, ge=0)
+    top_p: float | None = _about("a number in (0, 1]", default=None, gt=0, le=1)
+    before: str = _about("text in front of every prompt", default="")
+    after: str = _about("text behind every prompt", default="")
 
 
 class Gate(Section):
@@ -293,12 +288,45 @@ class Experiment(Section):
     engine: EngineSettings = EngineSettings()
     sampling: SamplingSettings = SamplingSettings()
     gate: Gate = Gate()
+    variants: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]*$")], Variant] = (
+        _about(
+            "ways of asking by name: {plain: {}, warm: {temperature: 0.7}, terse: {after: ' In one "
+            "word.'}}",
+            default_factory=dict,
+        )
+    )
     tokenizer: str = _about(
         "auto, approximate, tiktoken:NAME or hf:PATH_OR_ID",
         default="auto",
         pattern=r"^(auto|approximate|(tiktoken|hf):.+)$",
     )
     aa: bool = _about("true: run the control twice, as a noise floor", default=False)
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> Experiment:
+        trials = self.sampling.trials
+        if trials > 1 and all(self.sampling_of(name).temperature == 0 for name in self.ways):
+            raise ValueError(
+                f"sampling.trials is {trials} at temperature 0, where every trial gives the same "
+                "answer; use trials: 1 or a temperature above 0"
+            )
+        return self
+
+    @property
+    def ways(self) -> Mapping[str, Variant]:
+        """The variants by name; one without a name where none is declared."""
+        return self.variants or {"": Variant()}
+
+    def sampling_of(self, variant: str) -> Sampling:
+        """How a variant's tokens are drawn; greedy decoding draws nothing, so it has no seed."""
+        way, own = self.ways[variant], self.sampling
+        temperature = own.temperature if way.temperature is None else way.temperature
+        top_p = own.top_p if way.top_p is None else way.top_p
+        return Sampling(temperature, top_p, own.seed if temperature > 0 else 0)
+
+    def trials_of(self, variant: str) -> int:
+        """How often a variant asks each example; greedy decoding has one answer."""
+        return self.sampling.trials if self.sampling_of(variant).temperature > 0 else 1
 
     def options_of(self, task: str) -> Mapping[str, Any]:
         """Options of a task: its family's (`niah`), then its own (`niah/single`)."""

@@ -365,7 +365,7 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ta
         by_group.setdefault(plan.CellGroup.of(cell), []).append(request)
     try:
         futures = [
-            pool.submit(Work(group.group_id, tuple(requests)))
+            pool.submit(Work(group.control_id, tuple(requests)))
             for group, requests in by_group.items()
         ]
         try:

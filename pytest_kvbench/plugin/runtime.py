@@ -64,7 +64,7 @@ class _Experiment:
         if group not in self.started:
             self.requests[group] = self.prepared.requests(self.selected[group])
             asked = tuple(request for _, request in self.requests[group])
-            self.started[group] = self.pool.submit(Work(group.group_id, asked))
+            self.started[group] = self.pool.submit(Work(group.control_id, asked))
         return self.started[group]
 
     @cached_property

@@ -79,7 +79,7 @@ def test_precedence_is_file_marker_command_line(tmp_path: Path) -> None:
         ("bins.per_bin", "x", "bins.per_bin: 'x' is not valid", "one whole number"),
         ("bins.range", "[5, 2]", "range must be two increasing", "range"),
         ("gate.mode", "gat", "gate.mode: 'gat' is not valid", "measure"),
-        ("sampling.trials", "3", "trials is 3 at temperature 0", "temperature"),
+        ("sampling.trials", "3", "use trials: 1 or a temperature above 0", "sampling"),
         ("tokenizer", "foo", "tokenizer: 'foo'", "tiktoken:NAME"),
         ("tasks", "[]", "tasks: [] is not valid", "[niah/single]"),
         ("engine.name", "vlm", "engine.name: 'vlm' is not valid", "local"),
