@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pytest_kvbench import plan
-from pytest_kvbench.engines import EngineSource, engine_source, proof_of
+from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json, writing
-from pytest_kvbench.records import Cell, Request, TaskManifest, Telemetry
+from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, digest
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
 from pytest_kvbench.store import DATABASE, RunRow, Store
@@ -341,13 +342,24 @@ def _warn_if_short(manifest: TaskManifest, experiment: Experiment) -> None:
 
 
 def make_pool(
-    prepared: Prepared, site: Site, on_answers: Callable[[int], None] = lambda _: None
+    prepared: Prepared,
+    site: Site,
+    on_answers: Callable[[int], None] = lambda _: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Pool:
-    """A pool that answers this group's requests; no server starts before one is needed."""
+    """A pool that answers this group's requests; no server starts before one is needed.
+
+    `on_start` is called before the first request, if any is missing.
+    """
     root = site.controls or prepared.folder / "shared_controls"
+
+    def start() -> Engine:
+        on_start()
+        return source_of(prepared.experiment, site).start()
+
     return Pool(
         prepared.database,
-        source_of(prepared.experiment, site).start,
+        start,
         SharedControls(root),
         on_answers=on_answers,
     )
@@ -403,13 +415,22 @@ def score(store: Store, keys: Sequence[str]) -> int:
 def observations(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
 ) -> list[dict[str, Any]]:
-    """One row per planned request that has an answer or a failure, as `analyse` wants them."""
+    """One row per planned request that has an answer or a failure, as `analyse` wants them.
+
+    A treatment is proven only against a control that saw as many tokens: where `planned` has the
+    control's request too, another count leaves it unverified.
+    """
     clusters = {
         entry.example.example_id: entry.example.cluster
         for manifest in prepared.manifests.values()
         for entry in manifest.entries
     }
     outcomes = store.outcomes([request.key for _, request in planned])
+    seen = {
+        _asked(cell, request): outcomes[request.key]["prompt_tokens"]
+        for cell, request in planned
+        if cell.is_control and not request.aa and request.key in outcomes
+    }
     return [
         {
             "task": cell.task,
@@ -421,12 +442,23 @@ def observations(
             "aa": request.aa,
             "example_id": request.example_id,
             "cluster": clusters[request.example_id],
-            "proof": proof_of(request.arm, _achieved(outcome)),
+            "proof": _proof(request, outcome, seen.get(_asked(cell, request))),
             **outcome,
         }
         for cell, request in planned
         if (outcome := outcomes.get(request.key)) is not None
     ]
+
+
+def _asked(cell: Cell, request: Request) -> tuple[object, ...]:
+    """What a control and its treatments have in common."""
+    return cell.task, cell.variant, request.example_id, request.replicate
+
+
+def _proof(request: Request, outcome: Mapping[str, Any], control_tokens: int | None) -> Proof:
+    proof, tokens = proof_of(request.arm, _achieved(outcome)), outcome["prompt_tokens"]
+    differs = None not in (tokens, control_tokens) and tokens != control_tokens
+    return "unverified" if differs and proof == "proven" else proof
 
 
 def _achieved(outcome: Mapping[str, Any]) -> Telemetry | None:
@@ -463,8 +495,17 @@ def missing_cells(
     ]
 
 
-def analyse(prepared: Prepared) -> dict[str, Any]:
+Judge = Callable[[Experiment, Sequence[Mapping[str, Any]]], "Analysis"]
+
+
+def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, Any]:
     """Judge everything stored for the plan; store it, write `summary.json`, return the summary.
+
+    Where nothing changed that it depends on, the summary that is there is returned.
+
+    Args:
+        prepared: the group.
+        judge_with: judges in place of `judge`, which loads pandas.
 
     Raises:
         MissingPrerequisiteError: no answer, or an answer without a score.
@@ -485,7 +526,11 @@ def analyse(prepared: Prepared) -> dict[str, Any]:
                 f"group {group}: {unscored} answers have no score",
                 f"score them: kvbench score {group}",
             )
-        analysis = judge(prepared.experiment, rows)
+        inputs = _inputs(prepared, planned, rows)
+        known = _summary_of(prepared)
+        if known is not None and known["provenance"].get("inputs") == inputs:
+            return known
+        analysis = (judge_with or judge)(prepared.experiment, rows)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         runs = store.runs()
     summary = build_summary(
@@ -496,8 +541,36 @@ def analyse(prepared: Prepared) -> dict[str, Any]:
         missing_cells(planned, rows),
         runs[-1],
     )
+    summary["provenance"]["inputs"] = inputs
     replace_json(prepared.folder / SUMMARY, summary)
     return summary
+
+
+def _inputs(
+    prepared: Prepared,
+    planned: Sequence[tuple[Cell, Request]],
+    rows: Sequence[Mapping[str, Any]],
+) -> str:
+    """Digest of all that an analysis depends on; texts and telemetry come with an answer's key."""
+    told = ("key", "score", "em", "label", "failure", "proof", "cluster", "parts")
+    return digest(
+        [
+            importlib.metadata.version("pytest-kvbench"),
+            prepared.experiment.snapshot(),
+            [request.key for _, request in planned],
+            [[row[name] for name in told] for row in rows],
+        ]
+    )[:16]
+
+
+def _summary_of(prepared: Prepared) -> dict[str, Any] | None:
+    """What `summary.json` holds; None where there is none that can be read."""
+    try:
+        summary = json.loads((prepared.folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(summary, dict) and isinstance(summary.get("provenance"), dict)
+    return summary if whole else None
 
 
 def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
@@ -531,15 +604,20 @@ def report(prepared: Prepared, folder: Path | None = None) -> Path:
     """
     from pytest_kvbench.report import write_report
 
-    source = prepared.folder / SUMMARY
-    try:
-        summary = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    summary = _summary_of(prepared)
+    if summary is None:
         group = prepared.experiment.group
         raise MissingPrerequisiteError(
             f"group {group}: there is no {SUMMARY}", f"make it: kvbench analyse {group}"
-        ) from None
+        )
     return write_report(folder or prepared.folder, summary)
+
+
+def is_reported(prepared: Prepared, folder: Path | None = None) -> bool:
+    """Whether the report that is there is that of the present `summary.json`."""
+    summary, path = _summary_of(prepared), (folder or prepared.folder) / "report.md"
+    inputs = summary and summary["provenance"].get("inputs")
+    return bool(inputs) and path.is_file() and str(inputs) in path.read_text(encoding="utf-8")
 
 
 def now() -> str:

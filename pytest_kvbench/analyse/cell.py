@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
+from pytest_kvbench.analyse.betting import betting_of
 from pytest_kvbench.analyse.binary import BinaryPairs
 from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
@@ -67,6 +68,7 @@ def judge_cell(
     *,
     margin: float,
     alpha: float,
+    anytime: bool = False,
 ) -> CellResult:
     """Judge paired scores.
 
@@ -76,6 +78,7 @@ def judge_cell(
         clusters: shape (n,), integers or strings; equal where examples share a context.
         margin: the loss that is still acceptable.
         alpha: two-sided level of the interval; the verdict uses alpha / 2 in each direction.
+        anytime: the pairs stopped when it pleased: the interval must stay valid for that.
 
     Returns:
         The verdict with all it rests on; `not-measured` for n = 0. Nothing is drawn at random.
@@ -86,9 +89,8 @@ def judge_cell(
     control, treated, codes = checked(control, treated, clusters)
     if not len(control):
         return not_measured("no pair of answers was measured")
-    return summarise(
-        evidence_of(control, treated, codes), control, treated, codes, margin=margin, alpha=alpha
-    )
+    evidence = evidence_of(control, treated, codes, anytime=anytime)
+    return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
 
 
 def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,8 +113,15 @@ def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.n
     return control, treated, np.unique(labels, return_inverse=True)[1]
 
 
-def evidence_of(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> Evidence:
-    """The method that fits: exact-tail score for independent right-or-wrong pairs, else bounded."""
+def evidence_of(
+    control: np.ndarray, treated: np.ndarray, codes: np.ndarray, *, anytime: bool = False
+) -> Evidence:
+    """The method that fits: exact-tail score for independent right-or-wrong pairs, else bounded.
+
+    Where sampling stopped when it pleased: betting.
+    """
+    if anytime:
+        return betting_of(treated - control, codes)
     independent = codes.max() + 1 == len(codes)
     scores = np.concatenate([control, treated])
     if independent and ((scores == 0) | (scores == 1)).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from pytest_kvbench.analyse.families import Bonferroni, adjusted
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.pooled import judge_pooled
 from pytest_kvbench.analyse.rules import Correction, Rules
+from pytest_kvbench.analyse.sequential import Rung, group_verdicts
 from pytest_kvbench.records import VerdictWord
 
 ALL_BINS: Literal["all"] = "all"
@@ -58,7 +60,14 @@ def judge_each(
 ) -> dict[CellKey, CellResult]:
     """Judge every cell; those in `excluded` are not measured, for the reason given there."""
     results = {
-        key: judge_cell(p.control, p.treated, p.clusters, margin=rules.margin, alpha=rules.alpha)
+        key: judge_cell(
+            p.control,
+            p.treated,
+            p.clusters,
+            margin=rules.margin,
+            alpha=rules.alpha,
+            anytime=rules.anytime,
+        )
         for key, p in cells.items()
     }
     return {
@@ -93,6 +102,7 @@ def judge_over_bins(
             [cells[key] for key in members if results[key].verdict != "not-measured"],
             margin=rules.margin,
             alpha=rules.alpha,
+            anytime=rules.anytime,
         )
         for pooled, members in groups.items()
     }
@@ -118,6 +128,37 @@ def corrected_verdicts(
         else Verdict("not-measured", "not-measured")
         for key in results
     }
+
+
+def family_verdicts(
+    results: Mapping[CellKey, CellResult], members: int, rules: Rules
+) -> dict[CellKey, Verdict]:
+    """As `corrected_verdicts`; items that stopped when decided keep the level they stopped at."""
+    verdicts = corrected_verdicts(results, members, rules)
+    if not rules.anytime:
+        return verdicts
+    alpha = rules.alpha / max(members, len(results), 1)
+    for ladder in by_chain(results):
+        p = {Rung(key.policy, key.budget): p_of(results[key]) for key in ladder}
+        found = group_verdicts(p, alpha)
+        for key in ladder:
+            if verdicts[key].item != "not-measured":
+                word, _ = found[Rung(key.policy, key.budget)]
+                verdicts[key] = replace(verdicts[key], item=word)
+    return verdicts
+
+
+def by_chain(keys: Iterable[CellKey]) -> list[list[CellKey]]:
+    """Cells of one ladder together."""
+    ordered = sorted(keys, key=lambda key: (repr(key.chain), key.budget))
+    return [list(ladder) for _, ladder in itertools.groupby(ordered, key=lambda key: key.chain)]
+
+
+def p_of(result: CellResult) -> tuple[float, float]:
+    """A cell's p-values of holds and of breaks; 1 where it was not measured."""
+    if result.p_holds is None or result.p_breaks is None:
+        return 1.0, 1.0
+    return result.p_holds, result.p_breaks
 
 
 def _verdicts(

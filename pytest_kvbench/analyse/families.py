@@ -42,3 +42,22 @@ def adjusted(
     result = np.empty(len(p))
     result[order] = np.minimum(stepped, 1.0)
     return result
+
+
+def fallback(p_values: Sequence[float], alpha: float) -> list[float]:
+    """The two-sided level that each hypothesis of a ladder is tested at, one-sidedly at its half.
+
+    Half of what the hypotheses bring stays with them, half starts with the first; one that is
+    rejected hands all it had to the next (Wiens and Dmitrienko 2005). Their sum is the ladder's
+    error whatever is true, and however the p-values depend on each other.
+
+    Args:
+        p_values: one-sided, in the order of testing.
+        alpha: the two-sided error that each brings.
+    """
+    levels, handed = [], len(p_values) * alpha / 2
+    for p in p_values:
+        level = alpha / 2 + handed
+        levels.append(level)
+        handed = level if p < level / 2 else 0.0
+    return levels

@@ -105,7 +105,7 @@ def noise_floor(table: pd.DataFrame, rules: Rules) -> dict[str, Any] | None:
         Pairs(*(rows[c].to_numpy() for c in ("control", "treated", "cluster")))
         for _, rows in pairs.groupby(["task", "bin", "variant"], sort=True)
     ]
-    result = judge_pooled(strata, margin=rules.margin, alpha=rules.alpha)
+    result = judge_pooled(strata, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime)
     names = ("n", "delta", "ci_low", "ci_high", "losses", "gains", "method")
     kinds = Counter(pairs["task"])
     return {name: getattr(result, name) for name in names} | {"tasks": dict(sorted(kinds.items()))}

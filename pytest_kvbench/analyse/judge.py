@@ -12,7 +12,7 @@ from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import (
     CellKey,
     cell_row,
-    corrected_verdicts,
+    family_verdicts,
     judge_each,
     judge_over_bins,
 )
@@ -110,8 +110,8 @@ def judge_cells(
     results = judge_each(cells, excluded, rules)
     pooled = judge_over_bins(cells, results, rules)
     verdicts = {
-        **corrected_verdicts(results, rules.planned_cells or 0, rules),
-        **corrected_verdicts(pooled, 0, rules),
+        **family_verdicts(results, rules.planned_cells or 0, rules),
+        **family_verdicts(pooled, 0, rules),
     }
     everything = {**results, **pooled}
     return Judged(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pytest_kvbench.analyse.betting import StratifiedBetting, betting_of
 from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.cell import (
     CellResult,
@@ -21,6 +22,7 @@ from pytest_kvbench.analyse.cell import (
     not_measured,
     summarise,
 )
+from pytest_kvbench.analyse.evidence import Evidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,9 @@ class Pairs:
     clusters: np.ndarray
 
 
-def judge_pooled(bins: Sequence[Pairs], *, margin: float, alpha: float) -> CellResult:
+def judge_pooled(
+    bins: Sequence[Pairs], *, margin: float, alpha: float, anytime: bool = False
+) -> CellResult:
     """Judge the equal-weight mean of the bins; empty bins are left out.
 
     One bin is judged exactly as its own cell is. A cluster is one within its bin.
@@ -47,9 +51,9 @@ def judge_pooled(bins: Sequence[Pairs], *, margin: float, alpha: float) -> CellR
     starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
     codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
     if len(strata) == 1:
-        evidence = evidence_of(control, treated, codes)
+        evidence = evidence_of(control, treated, codes, anytime=anytime)
         return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
-    pooled = stratified(strata)
+    pooled = stratified(strata, anytime=anytime)
     result = summarise(pooled, control, treated, codes, margin=margin, alpha=alpha)
     return replace(
         result,
@@ -58,12 +62,17 @@ def judge_pooled(bins: Sequence[Pairs], *, margin: float, alpha: float) -> CellR
     )
 
 
-def stratified(strata: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> BoundedMean:
+def stratified(
+    strata: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], *, anytime: bool = False
+) -> Evidence:
     """The evidence on the mean of two or more strata, each as `checked` gives it.
 
     Where a stratum has one cluster, nothing is known of the variance within it: then deviations are
-    taken from the overall mean, which can only widen the interval.
+    taken from the overall mean, which can only widen the interval. Where sampling stopped when it
+    pleased: betting.
     """
+    if anytime:
+        return StratifiedBetting.of([betting_of(t - c, codes) for c, t, codes in strata])
     deltas, codes = zip(*(differences(*stratum) for stratum in strata), strict=True)
     total = sum(len(d) for d in deltas)
     means = [float(d.mean()) for d in deltas]

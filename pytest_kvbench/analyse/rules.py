@@ -27,6 +27,8 @@ class Rules:
         correction: how the verdicts of many cells are adjusted.
         planned_cells: treated cells of the whole plan (None: those in the data).
         seed: of the resampling behind the interval of a transition's point estimate.
+        anytime: sampling stopped when it pleased (`sampling.strategy: sequential`), so that only
+            evidence that allows this is used.
 
     Raises:
         UsageError: a value outside its range.
@@ -39,6 +41,7 @@ class Rules:
     correction: Correction = "holm"
     planned_cells: int | None = None
     seed: int = 0
+    anytime: bool = False
 
     def __post_init__(self) -> None:
         require("margin", self.margin, 0 <= self.margin < 1, "a number in [0, 1), e.g. 0.10")

@@ -35,7 +35,7 @@ def shape_of(
     """
     if ladder is None:
         return "undetermined"
-    if reversals(ladder, bins, rules.alpha):
+    if reversals(ladder, bins, rules):
         return "non-monotone"
     if all(result.verdict == "holds" for _, result in steps):
         return "flat"
@@ -45,7 +45,7 @@ def shape_of(
     return "cliff" if np.diff(fit).max() >= CLIFF_SHARE * (fit[-1] - fit[0]) else "slope"
 
 
-def reversals(ladder: Ladder, bins: Sequence[Rungs], alpha: float) -> list[tuple[float, float]]:
+def reversals(ladder: Ladder, bins: Sequence[Rungs], rules: Rules) -> list[tuple[float, float]]:
     """The (smaller, larger) budgets where the smaller is better, at alpha / 2 over all pairs."""
     pairs = list(itertools.combinations(range(len(ladder.budgets)), 2))
     suspects = [(i, j) for i, j in pairs if ladder.seen[i] > ladder.seen[j]]
@@ -53,19 +53,21 @@ def reversals(ladder: Ladder, bins: Sequence[Rungs], alpha: float) -> list[tuple
     return [
         (small, large)
         for small, large in named
-        if (evidence := between(bins, small, large))
-        and evidence.p_above(0.0) < alpha / 2 / len(pairs)
+        if (evidence := between(bins, small, large, anytime=rules.anytime))
+        and evidence.p_above(0.0) < rules.alpha / 2 / len(pairs)
     ]
 
 
-def between(bins: Sequence[Rungs], small: float, large: float) -> Evidence | None:
+def between(
+    bins: Sequence[Rungs], small: float, large: float, *, anytime: bool = False
+) -> Evidence | None:
     """The evidence on score at `small` minus score at `large`; None without a common example."""
     ladders = [dict(rungs) for rungs in bins]
     strata = [common(at[small], at[large]) for at in ladders if small in at and large in at]
     strata = [stratum for stratum in strata if len(stratum[0])]
     if len(strata) > 1:
-        return stratified(strata)
-    return evidence_of(*strata[0]) if strata else None
+        return stratified(strata, anytime=anytime)
+    return evidence_of(*strata[0], anytime=anytime) if strata else None
 
 
 def common(small: CellPairs, large: CellPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """`kvbench`: the stages without pytest, and the statistics for anybody's scores.
 
 keeping    controls, archive, restore, clean
-groups     compare, save, rejudge, aggregate, catalog, best, effects, insights, export
+groups     compare, save, rejudge
+knowledge  aggregate, catalog, best, effects, insights, export
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import groups, keeping
+from pytest_kvbench.cli import groups, keeping, knowledge
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
-from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
+from pytest_kvbench.settings import Declared, Experiment, Gate, Override, load_experiment
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
@@ -146,8 +148,9 @@ def score(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
 @main.command()
 @_stage
 def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
-    """Judge the scores; write summary.json."""
-    _analyse(_folder(group_or_yaml, reports, sets))
+    """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json."""
+    experiment = _declared(group_or_yaml, reports, sets).experiment
+    _analyse(reports / experiment.group, experiment.gate)
 
 
 @main.command()
@@ -169,7 +172,7 @@ def all_stages(
     _run(declared, _site(reports, fresh=fresh, force=force))
     folder = reports / declared.experiment.group
     _score(folder)
-    _analyse(folder)
+    _analyse(folder, declared.experiment.gate)
     _report(folder)
 
 
@@ -258,7 +261,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
 
 for command in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
     main.add_command(command)
-for command in groups.COMMANDS:
+for command in (*groups.COMMANDS, *knowledge.COMMANDS):
     main.add_command(command)
 
 
@@ -274,8 +277,8 @@ def _run(declared: Declared, site: Any) -> None:
     prepared = stages.prepare(declared, site)
     total = len(prepared.requests())
     try:
-        with click.progressbar(length=total, label=declared.experiment.group) as bar:
-            tally = stages.run(prepared, site, bar.update)
+        with groups.progress(total) as settled:
+            tally = stages.run(prepared, site, settled)
     finally:
         stop_all(run_folder(site.run_id))
     click.echo(
@@ -301,11 +304,13 @@ def _score(folder: Path) -> None:
     click.echo(f"{folder.name}: {count} answers scored")
 
 
-def _analyse(folder: Path) -> None:
+def _analyse(folder: Path, gate: Gate) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.report import terminal_lines
 
-    summary = stages.analyse(stages.open_group(folder))
+    prepared = stages.open_group(folder)
+    experiment = prepared.experiment.model_copy(update={"gate": gate})
+    summary = stages.analyse(replace(prepared, experiment=experiment))
     for line in terminal_lines(summary, paths=[str(folder / stages.SUMMARY)]):
         click.echo(line)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +46,7 @@ _alpha = click.option(
 )
 @_alpha
 @_json
-def compare(
-    base: str, now: str, reports: Path, margin: float, alpha: float, as_json: bool
-) -> None:
+def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_json: bool) -> None:
     """Compare NOW with BASE (groups, baselines, or baseline files); exit 1 on a regression.
 
     A regression is a row whose score is shown to be lower by more than the margin, or that held and
@@ -53,10 +54,11 @@ def compare(
     """
     from pytest_kvbench.ops.baselines import find_side
     from pytest_kvbench.ops.compare import compare as compared
-    from pytest_kvbench.ops.compare import comparison_lines
+    from pytest_kvbench.ops.listing import comparison_lines
 
     later = find_side(now, reports)
-    result = compared(find_side(base, reports, later.name), later, margin=margin, alpha=alpha)
+    former = find_side(base, reports, later.name)
+    result = compared(former, later, margin=margin, alpha=alpha, names=(base, now))
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
@@ -122,7 +124,31 @@ def rejudge(
         click.echo(write_report(folder, summary), err=as_json)
 
 
-def _echo_lines(lines: list[str]) -> None:
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A line on standard error, redrawn with every answer; nothing where that is no terminal.
+
+    Args:
+        total: answers wanted. The function inside is told how many more have come.
+    """
+    from pytest_kvbench.report.progress import progress_line
+
+    began, done = time.monotonic(), 0
+    width = shutil.get_terminal_size().columns - 1
+
+    def settled(more: int) -> None:
+        nonlocal done
+        done += more
+        if sys.stderr.isatty():
+            line = progress_line(done, total, time.monotonic() - began, {}, width=width)
+            click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
+
+    yield settled
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[2K", nl=False, err=True)
+
+
+def _echo_lines(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line)
 

@@ -5,6 +5,8 @@
     runtime      measures cells: one per process, made by the first cell
     verdict      what a test body holds: a measured cell, its control, their comparison
     controller   at the end: analysis, report, summary, exit status
+    progress     meanwhile: the line that says how far the run is
+    properties   an item's verdict in JUnit XML
     hookspecs    what a conftest may implement
     scheduling   keeps cell groups on one worker
 
@@ -71,13 +73,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is None:
         from pytest_kvbench.plugin.controller import Controller
 
-        config.pluginmanager.register(Controller(config, run_id), "kvbench-controller")
+        config.pluginmanager.register(Controller(config, run_id), Controller.NAME)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: WorkerController) -> None:
-    """Tell a worker which run it belongs to."""
+    """Tell a worker which run it belongs to, and whether anybody looks at verdicts meanwhile."""
+    from pytest_kvbench.plugin.properties import verdicts_wanted
+
     node.workerinput["kvbench_run"] = node.config.stash[RUN_KEY]
+    node.workerinput["kvbench_verdicts"] = verdicts_wanted(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -107,9 +112,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def cell(request: pytest.FixtureRequest) -> MeasuredCell:
     """The cell of this item, measured: what cannot be measured is an error, not a failure."""
+    from pytest_kvbench.plugin.properties import properties_of, verdicts_wanted
     from pytest_kvbench.plugin.runtime import Runtime
 
-    return Runtime.of(request.config).cell(request.node)
+    runtime = Runtime.of(request.config)
+    measured = runtime.cell(request.node)
+    if verdicts_wanted(request.config):
+        request.node.user_properties += properties_of(measured.compare(runtime.controls))
+    return measured
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,41 @@ reads from the groups' databases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_kvbench.files import run_folder
-from pytest_kvbench.plugin.options import ERROR_PREFIX, Options, refuse_swallowed_path
-from pytest_kvbench.plugin.scope import without_scope
+from pytest_kvbench.plugin.options import (
+    ERROR_PREFIX,
+    Options,
+    refuse_swallowed_path,
+    refuse_unknown_baseline,
+)
+from pytest_kvbench.plugin.properties import progress_wanted
+from pytest_kvbench.plugin.scope import scope_of, without_scope
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_kvbench.analyst import Analyst
+    from pytest_kvbench.stages import Prepared
+
 EXIT_INFRASTRUCTURE = 10
+PROGRESS = "kvbench-progress"
 REGISTRY_KEY = "kvbench/control_registry"
+
+
+@dataclass(frozen=True)
+class Against:
+    """What --kvbench-save and --kvbench-compare made of a group."""
+
+    lines: Sequence[str] = ()
+    regressed: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,13 +51,17 @@ class _Result:
     summary: dict[str, Any] | None
     files: tuple[Path, ...] = ()
     problem: str = ""
+    against: Against = field(default_factory=Against)
 
 
 class Controller:
     """Light until a report says that a kvbench item ran."""
 
+    NAME = "kvbench-controller"
+
     def __init__(self, config: pytest.Config, run_id: str) -> None:
         refuse_swallowed_path(config)
+        refuse_unknown_baseline(config)
         self._config = config
         self._run_id = run_id
         self._groups: dict[str, str] = {}
@@ -45,6 +70,49 @@ class Controller:
         self._infrastructure = False
         self._plain_failure = False
         self._results: list[_Result] = []
+
+    @cached_property
+    def analyst(self) -> Analyst:
+        """Who judges at the end."""
+        from pytest_kvbench.analyst import Analyst
+
+        return Analyst()
+
+    # -- what will run ---------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without workers: which kvbench items were selected."""
+        if not self._config.pluginmanager.has_plugin("kvbench-runtime"):
+            return
+        from pytest_kvbench.plugin.collection import declaration_of
+
+        selected: dict[str, list[str]] = {}
+        for item in session.items:
+            declaration = declaration_of(item)
+            if declaration is not None:
+                group = declaration.declared.experiment.group
+                selected.setdefault(group, []).append(item.nodeid)
+        self._expect(selected)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """With workers: the same, from the ids that each of them reports."""
+        selected: dict[str, list[str]] = {}
+        for nodeid in ids:
+            group = scope_of(nodeid).partition("/")[0]
+            if group:
+                selected.setdefault(group, []).append(without_scope(nodeid))
+        self._expect(selected)
+
+    def _expect(self, selected: Mapping[str, Sequence[str]]) -> None:
+        """Kvbench items will run: show how far they are."""
+        manager = self._config.pluginmanager
+        if not selected or manager.has_plugin(PROGRESS) or not progress_wanted(self._config):
+            return
+        from pytest_kvbench.plugin.progress import ProgressLine
+
+        manager.register(ProgressLine(self._config, self._run_id, selected), PROGRESS)
 
     # -- what ran --------------------------------------------------------------------------
 
@@ -106,6 +174,7 @@ class Controller:
             return
         options = Options.of(self._config)
         self._results = [self._finish(group, options, run_id) for group in self._groups]
+        self.analyst.close()
         self._mirror_registry()
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = self._status()
@@ -120,14 +189,41 @@ class Controller:
             with Store(prepared.database) as store:
                 store.finish_run(run_id, stages.now())
                 stages.score(store, [request.key for _, request in prepared.requests()])
-            summary = stages.analyse(prepared)
+            summary = stages.analyse(prepared, self.analyst.judge)
+            against = self._against(prepared, options)
             files = [prepared.folder / stages.SUMMARY]
             if options.report:
                 folder = options.report_folder / group if options.report_folder else None
-                files.insert(0, stages.report(prepared, folder))
+                written = stages.is_reported(prepared, folder)
+                report = (folder or prepared.folder) / "report.md"
+                files.insert(0, report if written else stages.report(prepared, folder))
         except KvbenchError as error:
             return _Result(group, None, problem=str(error))
-        return _Result(group, summary, tuple(files))
+        _step_summary(summary)
+        return _Result(group, summary, tuple(files), against=against)
+
+    def _against(self, prepared: Prepared, options: Options) -> Against:
+        """Compare with a baseline, then save one: both may have the same name."""
+        if not (options.save or options.compare):
+            return Against()
+        from pytest_kvbench.ops.baselines import save_baseline, side_of
+
+        side, lines, regressed = side_of(prepared), [], False
+        if options.compare:
+            from pytest_kvbench.ops.baselines import find_baseline
+            from pytest_kvbench.ops.compare import compare
+            from pytest_kvbench.ops.listing import comparison_lines
+
+            base = find_baseline(options.reports, options.compare, side.name)
+            if base is None:
+                lines += [f"baseline {options.compare} has no group {side.name}: not compared"]
+            else:
+                result = compare(base, side, names=(f"baseline {options.compare}", side.name))
+                regressed = bool(result.regressions)
+                lines += comparison_lines(result)
+        if options.save:
+            lines += [f"saved: {self._shown(save_baseline(side, options.reports, options.save))}"]
+        return Against(lines, regressed)
 
     def _mirror_registry(self) -> None:
         """Show shared controls in `pytest --cache-show`."""
@@ -142,7 +238,8 @@ class Controller:
     def _status(self) -> int:
         if self._usage:
             return pytest.ExitCode.USAGE_ERROR
-        if self._plain_failure or any(map(self._breaks_at_the_end, self._results)):
+        regressed = any(result.against.regressed for result in self._results)
+        if self._plain_failure or regressed or any(map(self._breaks_at_the_end, self._results)):
             return pytest.ExitCode.TESTS_FAILED
         if self._infrastructure:
             return EXIT_INFRASTRUCTURE
@@ -167,6 +264,8 @@ class Controller:
             width = min(100, max(60, terminalreporter._tw.fullwidth))
             for line in terminal_lines(result.summary, width, paths=[*paths, self._next(result)]):
                 terminalreporter.write_line(line)
+            for line in result.against.lines:
+                terminalreporter.write_line(line)
 
     def _shown(self, file: Path) -> str:
         here = self._config.invocation_params.dir
@@ -177,3 +276,10 @@ class Controller:
         if self._config.option.kvbench_report is None:
             return f"report: kvbench report {result.group}"
         return "same again asks only what is missing; anew: --kvbench-fresh"
+
+
+def _step_summary(summary: dict[str, Any]) -> None:
+    """Append the answer to the page of a CI job, where there is one."""
+    from pytest_kvbench.report import append_step_summary
+
+    append_step_summary(summary, os.environ)

@@ -22,6 +22,9 @@ MARK = "kvbench"
 ERROR_PREFIX = "kvbench: "
 """How the controller knows an error of collection that is the user's and has been explained."""
 
+BASELINES = ".baselines"
+"""As in `ops.baselines`, which is too heavy to be imported before anything ran."""
+
 _REPORT_IN_GROUP = ""
 _SHORTCUTS = {"engine": "engine.name", "model": "engine.model", "base_url": "engine.base_url"}
 
@@ -67,6 +70,16 @@ def add_options(parser: pytest.Parser) -> None:
         help="Go on where the stored group was made by a different experiment.",
     )
     group.addoption(
+        "--kvbench-save",
+        metavar="NAME",
+        help="Save the results of this run's groups as a baseline.",
+    )
+    group.addoption(
+        "--kvbench-compare",
+        metavar="NAME",
+        help="Compare this run's groups with a baseline; a regression is exit status 1.",
+    )
+    group.addoption(
         "--kvbench-dir",
         metavar="DIR",
         default=os.environ.get("KVBENCH_DIR", "reports"),
@@ -86,6 +99,8 @@ class Options:
     plan: bool
     fresh: bool
     force: bool
+    save: str | None
+    compare: str | None
     command: str
     tasks: Mapping[str, TaskFactory]
 
@@ -114,6 +129,8 @@ class Options:
             plan=given.kvbench_plan,
             fresh=given.kvbench_fresh,
             force=given.kvbench_force,
+            save=given.kvbench_save,
+            compare=given.kvbench_compare,
             command=_command(config),
             tasks=dict(ChainMap(*config.hook.pytest_kvbench_tasks())),
         )
@@ -130,6 +147,24 @@ def refuse_swallowed_path(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--kvbench-report {folder}: {folder} holds tests and is no place for a report\n"
             f"write: pytest {folder} --kvbench-report"
+        )
+
+
+def refuse_unknown_baseline(config: pytest.Config) -> None:
+    """A run against a baseline that is not there would measure for nothing.
+
+    Raises:
+        pytest.UsageError: nothing was saved under that name.
+    """
+    name = config.option.kvbench_compare
+    if name is None:
+        return
+    folder = _below(config.rootpath, config.option.kvbench_dir) / BASELINES
+    known = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    if name not in known:
+        raise pytest.UsageError(
+            f"--kvbench-compare {name}: there is no such baseline in {folder}\n"
+            f"baselines there: {', '.join(known) or 'none'}; make one: --kvbench-save {name}"
         )
 
 

@@ -18,6 +18,7 @@ from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
+from pytest_kvbench.plugin.controller import Controller
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
@@ -201,8 +202,12 @@ class Runtime:
 
     def _read(self, experiment: _Experiment, cell: Cell) -> MeasuredCell:
         requests = experiment.requests[plan.CellGroup.of(cell)]
-        mine = [(c, r) for c, r in requests if c == cell and not r.aa]
-        rows = stages.observations(experiment.prepared, experiment.store, mine)
+        mine = [(c, r) for c, r in requests if c in (cell, cell.control) and not r.aa]
+        rows = [
+            row
+            for row in stages.observations(experiment.prepared, experiment.store, mine)
+            if (row["policy"], row["budget"]) == (cell.policy, cell.budget)
+        ]
         settings = experiment.prepared.experiment
         return MeasuredCell(
             cell=cell,
@@ -226,11 +231,17 @@ class Runtime:
             prepared = stages.prepare(declared, site)
             self._experiments[key] = _Experiment(
                 prepared,
-                stages.make_pool(prepared, site),
+                stages.make_pool(prepared, site, on_start=self._warm),
                 Store(prepared.database),
                 plan.groups(self._selected[key]),
             )
         return self._experiments[key]
+
+    def _warm(self) -> None:
+        """There will be something to judge. Workers leave that to their controller."""
+        controller = self._config.pluginmanager.get_plugin(Controller.NAME)
+        if controller is not None:
+            controller.analyst.warm()
 
     def _site(self) -> stages.Site:
         options = Options.of(self._config)

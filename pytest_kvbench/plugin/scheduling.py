@@ -18,6 +18,35 @@ class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no typ
     def _split_scope(self, nodeid: str) -> str:
         return scope_of(nodeid) or nodeid
 
+    def schedule(self) -> None:
+        """As xdist, but a replacement, too, hears at once what follows its first unit.
+
+        A worker runs a test only when it knows the next one, or that there is none.
+        """
+        replaced = self.collection is not None
+        super().schedule()
+        for node in self.nodes if replaced else ():
+            self._reschedule(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if node in self.registered_collections:  # a replacement may still be collecting
+            super()._reschedule(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """As xdist, but only what is left goes to others.
+
+        xdist hands on units that are done, which leave a replacement waiting for ever, and the
+        test that crashed the worker, which would crash the next one.
+        """
+        units = self.assigned_work[node]
+        under_way = (t for unit in units.values() for t, done in unit.items() if not done)
+        crashed: str | None = next(under_way, None)
+        if crashed is not None:
+            units[self._split_scope(crashed)][crashed] = True
+        self.assigned_work[node] = {s: u for s, u in units.items() if not all(u.values())}
+        super().remove_node(node)
+        return crashed
+
 
 class ByContentScheduling:
     """xdist's own load scheduling, unless a worker collected kvbench items.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import InfrastructureError
@@ -58,7 +59,7 @@ class MeasuredCell:
         paired = sorted(self.scores.keys() & reference.scores.keys())
         lost = len(self.failed | reference.failed)
         self._refuse_if_lost(lost, len(paired))
-        return Comparison(self, reference, self._judge(reference, paired), lost)
+        return Comparison(self, reference, tuple(paired), lost)
 
     def _refuse_if_lost(self, lost: int, paired: int) -> None:
         if not paired:
@@ -77,7 +78,8 @@ class MeasuredCell:
                 "the server reports other bytes than asked for; see the column `achieved`",
             )
 
-    def _judge(self, reference: MeasuredCell, paired: list[Repetition]) -> CellResult:
+    def judge(self, reference: MeasuredCell, paired: Sequence[Repetition]) -> CellResult:
+        """The verdict on the pairs with a control."""
         import numpy as np
 
         from pytest_kvbench.analyse.cell import judge_cell
@@ -116,8 +118,13 @@ class Comparison:
 
     cell: MeasuredCell
     control: MeasuredCell
-    result: CellResult
+    paired: tuple[Repetition, ...]
     lost: int
+
+    @cached_property
+    def result(self) -> CellResult:
+        """The figures and the verdict."""
+        return self.cell.judge(self.control, self.paired)
 
     @property
     def verdict(self) -> str | None:

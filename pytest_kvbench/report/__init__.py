@@ -9,6 +9,8 @@ terminal, progress    lines for a terminal
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.terminal import terminal_lines
 
-__all__ = ["step_summary", "terminal_lines", "write_report"]
+__all__ = ["append_step_summary", "step_summary", "terminal_lines", "write_report"]
 
 # Imports inside: a session that writes no report loads neither jinja2 nor matplotlib.
 
@@ -50,6 +52,17 @@ def step_summary(summary: dict[str, Any]) -> str:
     from pytest_kvbench.report.markup import to_markdown
 
     return to_markdown(brief(Results(summary)))
+
+
+def append_step_summary(summary: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Append `step_summary` to the file that a CI job names; nothing where none is named.
+
+    A file that cannot be written is the job's trouble, not the measurement's.
+    """
+    page = environment.get("GITHUB_STEP_SUMMARY")
+    if page:
+        with contextlib.suppress(OSError), Path(page).open("a", encoding="utf-8") as file:
+            file.write(step_summary(summary) + "\n")
 
 
 def _draw(results: Results, folder: Path) -> tuple[Image, ...]:

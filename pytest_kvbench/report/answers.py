@@ -25,7 +25,7 @@ def question(results: Results) -> str:
     model = (experiment.get("engine") or {}).get("model")
     subject = f"{name(model)} with a smaller KV cache" if model else "A smaller KV cache"
     examples = sum(row["n"] for row in results.rows("bins"))
-    size = f" on {text.count(examples, 'example')}" if examples else ""
+    size = f" on {text.count(examples, 'example')}{_span(results)}" if examples else ""
     margin = text.score(results.gate["margin"])
     return (
         f"{subject} is compared with the same model and its full cache (the control){size}: "
@@ -34,6 +34,15 @@ def question(results: Results) -> str:
         f"{text.count(results.planned, 'cell')}. A cell holds when it is shown to lose less than "
         f"{margin} of score, and breaks when it is shown to lose more."
     )
+
+
+def _span(results: Results) -> str:
+    """How long the prompts are, where the bins say it."""
+    lows, highs = ([row.get(end) for row in results.rows("bins")] for end in ("low", "high"))
+    known = [high for high in highs if high is not None]
+    if None in highs:
+        return f" of up to {max(known):,} tokens and longer" if known else ""
+    return f" of {min(low or 0 for low in lows):,} to {max(known):,} tokens"
 
 
 def lead(results: Results, series: Series) -> str:
@@ -48,21 +57,27 @@ def lead(results: Results, series: Series) -> str:
 
 def best(results: Results, series: Series) -> str:
     """Which policy holds at the smallest budget."""
-    safe = safest(results, series)
-    if safe is None:
+    safe = _safe(results, series)
+    if not safe:
         return "No policy was shown to hold at any budget measured."
-    return (
-        f"{name(safe['policy'])} goes lowest: it holds down to {text.budget(safe['b_safe'])} "
-        "of the full cache's bytes."
-    )
+    least = min(t["b_safe"] for t in safe)
+    lowest = [name(t["policy"]) for t in safe if t["b_safe"] == least]
+    down = f"down to {text.budget(least)} of the full cache's bytes"
+    if len(lowest) > 1:
+        return f"{text.listing(lowest)} go lowest: they hold {down}."
+    return f"{lowest[0]} goes lowest: it holds {down}."
 
 
 def safest(results: Results, series: Series) -> Row | None:
-    """The headline transition with the smallest safe budget."""
+    """The headline transition with the smallest safe budget, the first of several."""
+    return min(_safe(results, series), key=lambda t: float(t["b_safe"]), default=None)
+
+
+def _safe(results: Results, series: Series) -> list[Row]:
+    """The headline transitions with a safe budget, policies in order."""
     key = results.headline(series)
     found = [results.transition(series, key, p) for p in results.policies]
-    safe = [t for t in found if t is not None and t["b_safe"] is not None]
-    return min(safe, key=lambda t: float(t["b_safe"]), default=None)
+    return [t for t in found if t is not None and t["b_safe"] is not None]
 
 
 def policy(results: Results, series: Series, which: str) -> str:
@@ -74,6 +89,7 @@ def policy(results: Results, series: Series, which: str) -> str:
         return f"{name(which)} was not measured. {_reasons(chain)}"
     row = results.transition(series, key, which) or {"b_safe": None, "b_broken": None}
     parts = [f"{name(which)} {_bracket(row, measured)}.", _deltas(row, measured)]
+    parts += [_unadjusted(row, measured)]
     parts += [_open(row, measured), SHAPES.get(row.get("shape") or "", "")]
     parts += [_lengths(results, series, which)]
     return " ".join(part for part in parts if part)
@@ -104,6 +120,17 @@ def _bracket(row: Row, chain: Sequence[Row]) -> str:
             "quality is lost above it"
         )
     return f"breaks from {text.budget(broken)} down; above, no budget is shown to hold or to break"
+
+
+def _unadjusted(row: Row, chain: Sequence[Row]) -> str:
+    """Where a bracket and the corrected verdict beside it in the table say different things."""
+    safe = next((c for c in chain if c["budget"] == row["b_safe"]), None)
+    if safe is None or final(safe) == "holds":
+        return ""
+    return (
+        f"On its own {text.budget(safe['budget'])} holds; corrected for all headline rows it is "
+        f"{final(safe)}."
+    )
 
 
 def _open(row: Row, chain: Sequence[Row]) -> str:
@@ -221,11 +248,35 @@ def spent(results: Results) -> str:
         f"prompt tokens and {text.whole(data.get('completion_tokens'))} new tokens. "
         "Bytes are those of an answer's prompt right after compression."
     )
+    price = total_price(results)
+    if price is not None:
+        said += f" At the experiment's prices they cost {money(price, results)}."
     if not run.get("started") or not run.get("finished"):
         return said
     began, ended = (datetime.fromisoformat(run[end]) for end in ("started", "finished"))
     took = text.duration((ended - began).total_seconds())
     return f"{said} The last run took {took}; what was stored before it was not asked again."
+
+
+def total_price(results: Results) -> float | None:
+    """What all answers cost at `prices` of the experiment; None without them."""
+    return price_of(results.part("efficiency"), results)
+
+
+def price_of(tokens: Row, results: Results) -> float | None:
+    """The price of some prompt and new tokens; `prices` are per million tokens of each kind."""
+    prices = results.part("experiment").get("prices") or {}
+    made, asked = tokens.get("completion_tokens"), tokens.get("prompt_tokens")
+    if not prices or made is None or asked is None:
+        return None
+    price = asked * (prices.get("prompt") or 0) + made * (prices.get("completion") or 0)
+    return float(price) / 1e6
+
+
+def money(amount: float, results: Results) -> str:
+    """`0.0123 USD`: four significant digits, for a cell may cost next to nothing."""
+    currency = (results.part("experiment").get("prices") or {}).get("currency") or ""
+    return f"{amount:.4g} {currency}".rstrip()
 
 
 def average(rows: Sequence[Row], key: str) -> float | None:

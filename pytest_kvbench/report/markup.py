@@ -26,6 +26,11 @@ _SPECIAL = re.compile(r"[\\*<>~|&$`]|\](?=[(\[:])|_(?![^\W_])|(?<![^\W_])_")
 _LEADING = re.compile(r"^([#+=-]+(?=\s|$)|\[)|^(\d+)([.)])(?=\s|$)")
 _SPANS = re.compile(r"`([^`]+)`")
 
+IMAGE_DPI = 144
+"""As `plots.style` saves them; its import would bring matplotlib."""
+CSS_DPI = 105
+"""A little above CSS's own 96, so that the smallest text of a plot is that of a table."""
+
 
 class Md(str):
     """Text that is Markdown already."""
@@ -107,9 +112,19 @@ def to_html(document: Document, folder: Path) -> str:
     def embed(path: str) -> str:
         return f"data:image/png;base64,{b64encode((folder / path).read_bytes()).decode()}"
 
+    def width(path: str) -> int:
+        return round(png_width(folder / path) * CSS_DPI / IMAGE_DPI)
+
     filters = {"prose": html_prose, "printable": printable}
     environment = _environment(autoescape=True, finalize=None, filters=filters)
-    return environment.get_template("report.html.j2").render(document=document, embed=embed)
+    template = environment.get_template("report.html.j2")
+    return template.render(document=document, embed=embed, width=width)
+
+
+def png_width(path: Path) -> int:
+    """Pixels, from the header's eight bytes at a fixed place."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(24)[16:20], "big")
 
 
 def _environment(*, filters: dict[str, Any], **options: Any) -> Environment:

@@ -65,7 +65,7 @@ def build_summary(
         ],
         "missing": list(missing),
         "flips": list(_flips(manifests, rows)),
-        "provenance": _provenance(run),
+        "provenance": provenance_of(run),
         "partial": bool(missing),
     }
 
@@ -115,7 +115,8 @@ def _flips(
             }
 
 
-def _provenance(run: RunRow) -> dict[str, Any]:
+def provenance_of(run: RunRow) -> dict[str, Any]:
+    """Where results come from: versions, hardware, commit, seeds, the run and its command."""
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     return {
         "kvbench": importlib.metadata.version("pytest-kvbench"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
-from pytest_kvbench.report.answers import average, item
+from pytest_kvbench.report.answers import average, item, money, price_of, total_price
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.results import POOLED, Results, Row, Series, bracket
 from pytest_kvbench.report.text import name
@@ -181,10 +181,26 @@ def efficiency(results: Results) -> Table:
     """Tokens, bytes and times of each arm over all tasks."""
     columns = (
         "Policy|Budget|Achieved|KV kept|KV full|Latency p50|Latency p95|First token p50|Answers|"
-        "Prompt tokens|New tokens"
+        "Prompt tokens|New tokens|New tokens/s"
     )
     arms = results.ordered(results.part("efficiency").get("arms") or ())
-    return _table("", columns, map(_efficiency_row, arms), "1 2 3 4 5 6 7 8 9 10")
+    priced = total_price(results) is not None
+    rows = (_efficiency_row(arm) + (_price(arm, results) if priced else ()) for arm in arms)
+    return _table("", columns + "|Price" * priced, rows, "1 2 3 4 5 6 7 8 9 10 11 12")
+
+
+def _price(arm: Row, results: Results) -> tuple[Value]:
+    price = price_of(arm, results)
+    return (Value(text.NOTHING if price is None else money(price, results), price),)
+
+
+def _throughput(arm: Row) -> Value:
+    """New tokens per second of the median request, the reading of the prompt included."""
+    made, took = arm.get("completion_tokens"), arm.get("latency_p50")
+    if not made or not took or not arm.get("answers"):
+        return Value(text.NOTHING)
+    rate = made / arm["answers"] / took
+    return Value(f"{rate:.1f}", rate)
 
 
 def _efficiency_row(arm: Row) -> tuple[Value, ...]:
@@ -203,6 +219,7 @@ def _efficiency_row(arm: Row) -> tuple[Value, ...]:
         Value(name(Series(arm["policy"], arm.get("variant") or "").label)),
         Value(text.budget(arm["budget"]), arm["budget"]),
         *(Value(show(arm.get(key)), arm.get(key)) for key, show in shown.items()),
+        _throughput(arm),
     )
 
 

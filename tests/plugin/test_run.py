@@ -269,3 +269,22 @@ def test_two_experiments_cannot_share_a_group(project: Project) -> None:
     result.assert_outcomes(passed=12, errors=4)
     assert result.ret == 4
     result.stdout.fnmatch_lines(["*two experiments of this run differ in kv*"])
+
+
+def test_an_arm_that_saw_another_prompt_is_not_proven(project: Project, mock: MockServer) -> None:
+    project.run("-n", "0", "-k", "control")
+    mock.prompt_tokens = lambda prompt: 90
+    project.run("-n", "0")
+    treated = [c for c in project.summary()["cells"] if c["policy"] != "none"]
+    assert {c["proof"] for c in treated} == {"unverified"}
+
+
+def test_nothing_left_to_do_judges_and_draws_nothing_again(project: Project) -> None:
+    project.run("-n", "0", "--kvbench-report=out")
+    summary = project.path / "reports" / "g" / "summary.json"
+    before = summary.stat().st_mtime_ns, (project.path / "out/g/report.md").stat().st_mtime_ns
+    project.run("-n", "0", "--kvbench-report=out").assert_outcomes(passed=6)
+    after = summary.stat().st_mtime_ns, (project.path / "out/g/report.md").stat().st_mtime_ns
+    assert after == before
+    project.run("-n", "0", "--kvbench-report=out", "--kvbench-set", "gate.margin=0.2")
+    assert summary.stat().st_mtime_ns > before[0]

@@ -33,6 +33,7 @@ class MockServer:
     trouble: Trouble = lambda number, body: None
     word_of: Callable[[str], str] = lambda prompt: prompt.rsplit("Say ", 1)[1].split()[0]
     """The right answer to a prompt."""
+    prompt_tokens: Callable[[str], int] = lambda prompt: len(prompt) // 4
     latency_s: float = 0.0
     fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
@@ -90,7 +91,10 @@ class MockServer:
                     self._choice(index, prompt, arm, body.get("seed", 0))
                     for index, arm in enumerate(body["kv"])
                 ],
-                "usage": {"prompt_tokens": len(prompt) // 4, "completion_tokens": 1},
+                "usage": {
+                    "prompt_tokens": self.prompt_tokens(prompt),
+                    "completion_tokens": 1,
+                },
             }
         )
 

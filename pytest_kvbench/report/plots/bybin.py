@@ -142,7 +142,7 @@ def _limits(axes: Sequence[Axes], quantity: Quantity) -> None:
         if quantity is ACCURACY:
             panel.set_ylim(-0.03, 1.03)
         else:
-            panel.set_ylim(0, max(top, 0.05) if quantity.share else top)
+            panel.set_ylim(0, max(top, 0.05) if quantity.share else 1.05 * top)
         if quantity.share:
             panel.yaxis.set_major_formatter(
                 PercentFormatter(1, decimals=0 if panel.get_ylim()[1] > 0.04 else 1)

@@ -1,0 +1,82 @@
+"""Judges in a process of its own, which loads pandas while the answers come in.
+
+pandas and scipy cost a process 90 MB and a second; from here they cost the measuring process
+neither. `python -m pytest_kvbench.analyst` reads pickled questions and writes pickled results until
+its input ends, which it does with the process that asked, however that one ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench import stages
+from pytest_kvbench.errors import KvbenchError
+
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse import Analysis
+    from pytest_kvbench.settings import Experiment
+
+
+class Analyst:
+    """The process, started when it is first needed or `warm`ed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def warm(self) -> None:
+        """Begin to load; judging will be wanted."""
+        if self._process is None:
+            self._process = subprocess.Popen(  # noqa: S603 -- ourselves
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C must not take it before the last judgement
+            )
+
+    def judge(self, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
+        """See `stages.judge`; here, in this process, where the other one has died."""
+        self.warm()
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise RuntimeError("the analyst was started without pipes")
+        try:
+            pickle.dump((experiment, rows), process.stdin)
+            process.stdin.flush()
+            result: Analysis | KvbenchError = pickle.load(process.stdout)  # noqa: S301 -- of our own process
+        except (EOFError, BrokenPipeError):
+            return stages.judge(experiment, rows)
+        if isinstance(result, KvbenchError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
+
+
+def main() -> None:
+    """Answer until the input ends."""
+
+    while True:
+        try:
+            experiment, rows = pickle.load(sys.stdin.buffer)  # noqa: S301 -- of the process that started us
+        except EOFError:
+            return
+        result: Analysis | KvbenchError
+        try:
+            result = stages.judge(experiment, rows)
+        except KvbenchError as error:
+            result = error
+        pickle.dump(result, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""What all groups say together: gathered, listed, exported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pytest_kvbench.ops.aggregate import Aggregated
+
+_alpha = click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05
+)
+
+
+def _gathering(function: Callable[..., None]) -> Callable[..., None]:
+    """What every command over all groups takes: folders of groups, and where the data set is."""
+    for decorate in (
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The data set's folder (default: _aggregate in the first of the folders).",
+        ),
+        click.option(
+            "--dir",
+            "reports",
+            multiple=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            default=lambda: [Path(os.environ.get("KVBENCH_DIR", "reports"))],
+            show_default="$KVBENCH_DIR or reports",
+            help="Where groups and archives are. Repeatable.",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _gathered(reports: Sequence[Path], data: Path | None) -> Aggregated:
+    """The data set, up to date; what cannot be read is named and left out."""
+    from pytest_kvbench.ops.aggregate import FOLDER
+    from pytest_kvbench.ops.aggregate import aggregate as aggregated
+
+    done = aggregated(reports, data or reports[0] / FOLDER)
+    for source, why in done.skipped.items():
+        click.echo(f"kvbench: skipped {source}: {why}", err=True)
+    return done
+
+
+@click.command()
+@_gathering
+def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
+    """Gather all groups and archives into one Parquet data set; reads only what is new."""
+    done = _gathered(reports, data)
+    gone = f", {len(done.gone)} kept of groups that are gone" if done.gone else ""
+    click.echo(
+        f"{done.folder}: {done.rows:,} answers; {len(done.read)} groups read, "
+        f"{done.unchanged} unchanged, {len(done.skipped)} skipped{gone}"
+    )
+
+
+@click.command()
+@_gathering
+@click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
+def catalog(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> None:
+    """List all runs, newest first."""
+    from pytest_kvbench.ops.aggregate import frame
+    from pytest_kvbench.ops.catalog import catalog as catalogue
+    from pytest_kvbench.ops.listing import catalog_lines
+
+    rows = catalogue(frame(_gathered(reports, data).folder, "runs"))
+    _csv(rows, file)
+    _echo_lines(catalog_lines(rows))
+
+
+@click.command()
+@_gathering
+@click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
+def best(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> None:
+    """Per model and task: the smallest budget that holds, its policy, its cost."""
+    from pytest_kvbench.ops.aggregate import frame
+    from pytest_kvbench.ops.catalog import best as found
+    from pytest_kvbench.ops.listing import best_lines
+
+    rows = found(frame(_gathered(reports, data).folder, "cells"))
+    _csv(rows, file)
+    _echo_lines(best_lines(rows))
+
+
+@click.command()
+@_gathering
+@_alpha
+@click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
+def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Path | None) -> None:
+    """Effect of every dial, like for like: the same example with every other dial equal."""
+    from pytest_kvbench.ops.aggregate import frame
+    from pytest_kvbench.ops.effects import effects as found
+    from pytest_kvbench.ops.effects import with_dials
+    from pytest_kvbench.ops.listing import effect_lines
+
+    folder = _gathered(reports, data).folder
+    rows = found(with_dials(frame(folder, "answers"), frame(folder, "runs")), alpha)
+    _csv(rows, file)
+    _echo_lines(effect_lines(rows))
+
+
+@click.command()
+@_gathering
+@_alpha
+@click.option(
+    "--to", "file", type=click.Path(path_type=Path), help="The file (default: DIR/INSIGHTS.md)."
+)
+def insights(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Path | None) -> None:
+    """Write INSIGHTS.md: what moves quality, per model, with intervals."""
+    from pytest_kvbench.files import replace_text
+    from pytest_kvbench.ops.aggregate import frame
+    from pytest_kvbench.ops.insights import insights as document
+    from pytest_kvbench.report.markup import to_markdown
+
+    folder = _gathered(reports, data).folder
+    answers, runs, cells = (frame(folder, table) for table in ("answers", "runs", "cells"))
+    file = file or reports[0] / "INSIGHTS.md"
+    replace_text(file, to_markdown(document(answers, runs, cells, alpha)))
+    click.echo(file)
+
+
+_TABLES = ("answers", "runs", "cells")
+
+
+@click.command()
+@click.argument("groups", nargs=-1, metavar="[GROUP]...")
+@_gathering
+@click.option("--parquet", type=click.Path(path_type=Path), help="The data set, there.")
+@click.option("--csv", "csv", type=click.Path(path_type=Path), help="Its tables as CSV files.")
+@click.option("--inspect", type=click.Path(path_type=Path), help="Logs that Inspect reads.")
+@click.option("--artifacts", type=click.Path(path_type=Path), help="A folder per arm, never twice.")
+def export(
+    groups: tuple[str, ...],
+    reports: tuple[Path, ...],
+    data: Path | None,
+    parquet: Path | None,
+    csv: Path | None,
+    inspect: Path | None,
+    artifacts: Path | None,
+) -> None:
+    """Export for other tools: tables of all groups, logs and artifacts of GROUPs (default: all)."""
+    if not any((parquet, csv, inspect, artifacts)):
+        raise click.UsageError("say what: --parquet, --csv, --inspect or --artifacts DIR")
+    if parquet:
+        click.echo(_gathered(reports, parquet).folder)
+    if csv:
+        from pytest_kvbench.ops.aggregate import frame
+
+        folder = _gathered(reports, data).folder
+        for table in _TABLES:
+            _csv(frame(folder, table), csv / f"{table}.csv")
+    for folder in _folders(groups, reports) if inspect or artifacts else ():
+        _export_group(folder, inspect, artifacts)
+
+
+def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
+    from pytest_kvbench.store import DATABASE
+
+    if groups:
+        return [reports[0] / group for group in groups]
+    return [path.parent for folder in reports for path in sorted(folder.glob(f"*/{DATABASE}"))]
+
+
+def _export_group(folder: Path, inspect: Path | None, artifacts: Path | None) -> None:
+    from pytest_kvbench import stages
+    from pytest_kvbench.ops.artifacts import export_artifacts
+    from pytest_kvbench.ops.inspect_logs import export_inspect
+
+    prepared = stages.open_group(folder)
+    if inspect:
+        click.echo(f"{inspect}: {len(export_inspect(prepared, inspect))} logs of {folder.name}")
+    if artifacts:
+        done = export_artifacts(prepared, artifacts)
+        lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
+        click.echo(
+            f"{artifacts}: {len(done.made)} arms of {folder.name}, "
+            f"{len(done.known)} there already{lacking}"
+        )
+
+
+def _csv(rows: pd.DataFrame, file: Path | None) -> None:
+    from pytest_kvbench.files import replace_text
+
+    if file is not None:
+        replace_text(file, rows.to_csv(index=False))
+        click.echo(file, err=True)
+
+
+def _echo_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+COMMANDS: tuple[click.Command, ...] = (aggregate, catalog, best, effects, insights, export)

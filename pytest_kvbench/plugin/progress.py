@@ -1,0 +1,224 @@
+"""The line shown while cells are measured, in the process that owns the terminal.
+
+The first item of a group can take minutes without a report, so a thread looks into the groups'
+databases. On a terminal the line stands below pytest's own output and is redrawn; elsewhere it is
+written once a minute, and only under -v. Never under -q.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_kvbench import plan, stages
+from pytest_kvbench.errors import KvbenchError
+from pytest_kvbench.plugin.options import Options
+from pytest_kvbench.plugin.properties import verdict_on
+from pytest_kvbench.report.progress import progress_line
+from pytest_kvbench.store import DATABASE, Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REDRAW_S = 1.0
+LINE_S = 60.0
+LABEL = "kvbench: "
+
+
+@dataclass(frozen=True)
+class Count:
+    """Requests with an answer, requests wanted, and requests that failed in this run."""
+
+    done: int
+    total: int
+    failed: int
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.done + other.done, self.total + other.total, self.failed + other.failed)
+
+
+class Watched:
+    """One group's answers, as its database has them."""
+
+    def __init__(self, folder: Path, run_id: str, selected: frozenset[str], options: Options):
+        self._folder = folder
+        self._run_id = run_id
+        self._selected = selected
+        self._options = options
+        self._store: Store | None = None
+        self._missing: set[str] = set()
+        self._failures = 0
+        self.total = 0
+
+    def look(self) -> Count | None:
+        """What is there by now; None before the run is prepared.
+
+        Raises:
+            KvbenchError: the database cannot be read just now.
+        """
+        if self._store is None and not self._open():
+            return None
+        assert self._store is not None  # noqa: S101 -- opened above
+        self._missing -= self._store.answered(sorted(self._missing))
+        failed = max(0, self._store.count("failures") - self._failures)
+        return Count(self.total - len(self._missing), self.total, failed)
+
+    def _open(self) -> bool:
+        if not (self._folder / DATABASE).is_file():
+            return False
+        store = Store(self._folder / DATABASE)
+        if self._run_id not in {run.run_id for run in store.runs()}:
+            store.close()
+            return False
+        prepared = stages.open_group(self._folder, self._options.tasks)
+        known = plan.cells(prepared.experiment)
+        # An id ends with its cell's, unless the test has more parameters: then all are counted.
+        cells = [c for c in known if any(f"[{c.item_id}]" in i for i in self._selected)] or known
+        self._missing = {request.key for _, request in prepared.requests(cells)}
+        self._failures, self.total = store.count("failures"), len(self._missing)
+        self._store = store
+        return True
+
+    def close(self) -> None:
+        """Let the database go."""
+        if self._store is not None:
+            self._store.close()
+
+
+class Screen:
+    """A place for one line on the terminal that pytest writes to."""
+
+    def __init__(self, reporter: Any) -> None:
+        self._writer = reporter._tw
+        self._redraws = reporter.isatty
+        self._drawn = False
+        self._at_start = False
+        self._lock = threading.Lock()
+        # A copy, because file descriptor 1 is a capture file while a test runs.
+        self._stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+
+    @property
+    def width(self) -> int:
+        """Characters that fit."""
+        return int(self._writer.fullwidth) - 1
+
+    def show(self, line: str) -> None:
+        """Write the line; on a terminal below what pytest writes, the cursor back in its place."""
+        with self._lock:
+            column = self._writer.width_of_current_line
+            if self._redraws:
+                back = f"\x1b[{column}C" if column else ""
+                self._stream.write(f"\n\x1b[2K{line}\x1b[1A\r{back}")
+                self._drawn = True
+            else:
+                # Pytest knows nothing of our line's end, and remembers its own column.
+                self._stream.write(("\n" if column and not self._at_start else "") + line + "\n")
+                self._at_start = True
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def pytest_writes(self) -> Iterator[None]:
+        """Inside, the line is gone and stays away."""
+        with self._lock:
+            if self._drawn:
+                self._stream.write("\x1b[J")
+                self._stream.flush()
+                self._drawn = False
+            self._at_start = False
+            yield
+
+    def close(self) -> None:
+        """Give the copied descriptor back."""
+        self._stream.close()
+
+
+class ProgressLine:
+    """Registered once kvbench items are known to be run, and the line is wanted."""
+
+    NAME = "kvbench-progress"
+
+    def __init__(
+        self, config: pytest.Config, run_id: str, selected: Mapping[str, Sequence[str]]
+    ) -> None:
+        options = Options.of(config)
+        reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+        self._screen = Screen(reporter)
+        self._every_s = REDRAW_S if reporter.isatty else LINE_S
+        self._groups = [
+            Watched(options.reports / group, run_id, frozenset(ids), options)
+            for group, ids in selected.items()
+        ]
+        self._verdicts: Counter[str] = Counter()
+        self._first: tuple[float, int] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name=self.NAME)
+
+    # -- hooks: the line makes room whenever pytest writes -----------------------------------
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logstart(self) -> Iterator[None]:
+        """The first item starts the watch."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            self._thread.start()
+        with self._screen.pytest_writes():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Iterator[None]:
+        """Count verdicts; they ride on the reports."""
+        verdict = verdict_on(report) if report.when == "call" else None
+        self._verdicts.update([verdict] if verdict else [])
+        with self._screen.pytest_writes():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logfinish(self) -> Iterator[None]:
+        """Pytest writes the share of items done."""
+        with self._screen.pytest_writes():
+            return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """The line has served."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._screen.pytest_writes():
+            pass
+        self._screen.close()
+
+    # -- the watch ---------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every_s):
+            # A line that cannot be made now is no reason to disturb a run.
+            with contextlib.suppress(KvbenchError, OSError):
+                self._show()
+        for group in self._groups:
+            group.close()
+
+    def _show(self) -> None:
+        seen = [count for group in self._groups if (count := group.look()) is not None]
+        if not seen:
+            return
+        now = sum(seen, Count(0, 0, 0))
+        self._first = self._first or (time.monotonic(), now.done)
+        began, stored = self._first
+        line = progress_line(
+            now.done + now.failed,
+            now.total,
+            time.monotonic() - began,
+            self._verdicts,
+            reused=stored,
+            failed=now.failed,
+            width=self._screen.width - len(LABEL),
+        )
+        self._screen.show(LABEL + line)

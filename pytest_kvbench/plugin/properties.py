@@ -1,0 +1,74 @@
+"""An item's verdict as plain properties: in JUnit XML, and on the reports the controller sees.
+
+Judging imports numpy and scipy: a process does it only where somebody will look.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_kvbench.plugin.verdict import Comparison
+
+PREFIX = "kvbench_"
+VERDICT = f"{PREFIX}verdict"
+
+Property = tuple[str, object]
+
+
+def properties_of(comparison: Comparison) -> list[Property]:
+    """What JUnit XML says of a measured item; a control has a mean and no verdict.
+
+    `kvbench_verdict` is the item's own, at Bonferroni's alpha / m.
+    """
+    cell = comparison.cell
+    facts: dict[str, object] = {
+        "task": cell.cell.task,
+        "bin": cell.cell.bin,
+        "policy": cell.cell.policy,
+        "budget": cell.cell.budget,
+        "proof": cell.proof,
+        "n": len(comparison.paired),
+        "lost": comparison.lost,
+        "score": cell.mean,
+    }
+    if not cell.is_control:
+        result = comparison.result
+        facts |= {
+            "n": result.n,
+            "control_score": result.control_mean,
+            "delta": result.delta,
+            "ci_low": result.ci_low,
+            "ci_high": result.ci_high,
+            "margin": cell.gate.margin,
+            "verdict": result.verdict,
+        }
+    return [(PREFIX + name, value) for name, value in facts.items()]
+
+
+def progress_wanted(config: pytest.Config) -> bool:
+    """Whether anybody can see a progress line: not under -q, nor where there is no reporter."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly or config.option.kvbench_plan:
+        return False
+    verbose: int = config.option.verbose
+    # Under -s tests write to the terminal too, and nobody knows where the cursor is.
+    redraws = reporter.isatty and config.option.capture != "no" and "CI" not in os.environ
+    return verbose >= 0 and (redraws or (verbose > 0 and not reporter.isatty))
+
+
+def verdicts_wanted(config: pytest.Config) -> bool:
+    """Whether items are to say their verdicts; a worker was told by its controller."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is not None:
+        return bool(worker["kvbench_verdicts"])
+    return bool(getattr(config.option, "xmlpath", None)) or progress_wanted(config)
+
+
+def verdict_on(report: pytest.TestReport) -> str | None:
+    """The verdict that a report carries, if it does."""
+    found = dict(report.user_properties).get(VERDICT)
+    return None if found is None else str(found)
