@@ -10,7 +10,12 @@ An eval author writes a YAML file and
     def test_quality(cell, control):
         cell.compare(control).check()
 
-and imports from here only what annotations need. Imports run one way: plugin, cli -> stages ->
+and imports from here only what annotations need. A notebook reads what a run left:
+
+    from pytest_kvbench import load_group
+    load_group("reports/my_group").cells        # pandas frames: answers, cells, transitions
+
+Imports run one way: plugin, cli -> stages ->
 the rooms of the flow -> records, errors.
 """
 
@@ -19,13 +24,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_kvbench.ops.frames import load_group
     from pytest_kvbench.plugin.verdict import Comparison, Controls, MeasuredCell
 
-__all__ = ["Comparison", "Controls", "MeasuredCell"]
+__all__ = ["Comparison", "Controls", "MeasuredCell", "load_group"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that importing the package for its plugin or its records loads nothing else.
+    if name == "load_group":
+        from pytest_kvbench.ops import frames
+
+        return frames.load_group
     if name in __all__:
         from pytest_kvbench.plugin import verdict
 

@@ -3,6 +3,7 @@
 keeping    controls, archive, restore, clean
 groups     compare, save, rejudge
 knowledge  aggregate, catalog, best, effects, insights, export
+power      power
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import groups, keeping, knowledge
+from pytest_kvbench.cli import groups, keeping, knowledge, power
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.settings import Declared, Experiment, Gate, Override, load_experiment
 
@@ -261,7 +262,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
 
 for command in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
     main.add_command(command)
-for command in (*groups.COMMANDS, *knowledge.COMMANDS):
+for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power):
     main.add_command(command)
 
 
@@ -306,11 +307,12 @@ def _score(folder: Path) -> None:
 
 def _analyse(folder: Path, gate: Gate) -> None:
     from pytest_kvbench import stages
-    from pytest_kvbench.report import terminal_lines
+    from pytest_kvbench.report import append_step_summary, terminal_lines
 
     prepared = stages.open_group(folder)
     experiment = prepared.experiment.model_copy(update={"gate": gate})
     summary = stages.analyse(replace(prepared, experiment=experiment))
+    append_step_summary(summary, os.environ)
     for line in terminal_lines(summary, paths=[str(folder / stages.SUMMARY)]):
         click.echo(line)
 

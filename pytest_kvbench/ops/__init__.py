@@ -1,4 +1,11 @@
-"""What concerns whole groups: put into an archive, brought back, cleaned away.
+"""What concerns whole groups, and all of them together.
 
-depot    archive, restore, clean
+depot       archive, restore, clean
+observed    the stored answers of a group's plan; needs no data, no model
+baselines -> compare (unpaired)     what changed between two groups, or since it was saved
+rejudge     stored answers by other rules
+rows -> aggregate                   all groups as one Parquet data set
+     -> catalog, effects -> insights, listing    what it says
+     -> frames                      one group for a notebook
+inspect_logs, artifacts             for other tools
 """

@@ -166,7 +166,7 @@ class ProgressLine:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logstart(self) -> Iterator[None]:
         """The first item starts the watch."""
-        if not self._thread.is_alive() and not self._stop.is_set():
+        if self._thread.ident is None:
             self._thread.start()
         with self._screen.pytest_writes():
             return (yield)

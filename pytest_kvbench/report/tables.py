@@ -16,13 +16,13 @@ Rows = Iterable[tuple[Value, ...]]
 
 
 def verdicts(results: Results, title: str, cells: Iterable[Row]) -> Table:
-    """One row a treated cell, with everything its verdict rests on."""
+    """One row a treated cell: the verdict first, as far as a phone shows, then what it rests on."""
     level = text.percent(1 - results.gate["alpha"])
     columns = (
-        f"Task|Bin|Policy|Budget|Achieved|n|Control|Treated|Delta [{level}]|Lost, gained|Verdict|"
-        "Adjusted|To decide|Flags"
+        f"Task|Bin|Policy|Budget|Adjusted|Verdict|Delta [{level}]|n|Control|Treated|Lost, gained|"
+        "To decide|Achieved|Flags"
     )
-    return _table(title, columns, (_verdict_row(c) for c in cells), "3 4 5 6 7 8 9 12")
+    return _table(title, columns, (_verdict_row(c) for c in cells), "3 6 7 8 9 10 11 12")
 
 
 def _verdict_row(cell: Row) -> tuple[Value, ...]:
@@ -31,15 +31,15 @@ def _verdict_row(cell: Row) -> tuple[Value, ...]:
         _bin(cell),
         Value(name(cell["policy"])),
         Value(text.budget(cell["budget"]), cell["budget"]),
-        Value(text.achieved(cell["achieved"]), cell["achieved"]),
+        _verdict(cell.get("verdict_holm")),
+        _verdict(cell["verdict"]),
+        Value(text.difference(cell), cell["delta"]),
         _number(cell["n"]),
         _score(cell["control_mean"]),
         _score(cell["treated_mean"]),
-        Value(text.difference(cell), cell["delta"]),
         Value(f"{text.whole(cell['losses'])}, {text.whole(cell['gains'])}", cell["losses"]),
-        _verdict(cell["verdict"]),
-        _verdict(cell.get("verdict_holm")),
         Value(f"+{cell['needed']:,}" if cell.get("needed") else "", cell.get("needed")),
+        Value(text.achieved(cell["achieved"]), cell["achieved"]),
         Value(", ".join(flag.partition(":")[0] for flag in cell.get("flags") or ())),
     )
 

@@ -27,6 +27,7 @@ LAYERS = {
     "analyse": 3,
     "plan": 4,
     "execute": 5,
+    "sampling": 5,
     "report": 5,
     "stages": 6,
     "ops": 7,

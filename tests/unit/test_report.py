@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pytest_kvbench.report import step_summary, terminal_lines, write_report
+from pytest_kvbench.report import (
+    append_step_summary,
+    step_summary,
+    terminal_lines,
+    write_report,
+)
 from pytest_kvbench.report.context import build
 from pytest_kvbench.report.markup import md_prose, to_markdown
 from pytest_kvbench.report.progress import progress_line
@@ -87,9 +92,9 @@ def test_every_cells_verdicts_are_in_a_table():
     assert len(treated) == len(rows) == 90
     for cell in treated:
         row = rows[cell["task"], str(cell["bin"]), cell["policy"], f"{cell['budget']:.2f}"]
-        assert row[10:12] == [cell["verdict"], cell["verdict_holm"]]
-        assert row[5] == str(cell["n"])
-        assert row[8].startswith(
+        assert row[4:6] == [cell["verdict_holm"], cell["verdict"]]
+        assert row[7] == str(cell["n"])
+        assert row[6].startswith(
             f"{cell['delta']:+.2f}".replace("+0.00", "0.00").replace("-0.00", "0.00")
         )
 
@@ -345,7 +350,7 @@ def test_efficiency_shows_bytes_times_and_tokens_of_each_arm():
     assert len(rows) == 1 + 1 + 15
     control = next(r for r in rows if r[0] == "none")
     assert control[1:5] == ["1.00", "1.000", "50.6 MiB", "50.6 MiB"]
-    assert control[8:] == ["100", "110,000", "800"]
+    assert control[8:11] == ["100", "110,000", "800"]
     text = markdown(make_summary())
     assert "9,000 answers took 812,345 prompt tokens and 31,415 new tokens" in text
     assert "The last run took 4 min 10 s" in text
@@ -419,3 +424,55 @@ def test_what_a_score_is_made_of_stands_side_by_side():
     (table,) = (t for t in tables(markdown(summary)) if "credited" in t[0])
     assert table[0] == ["Policy", "Budget", "Score", "correct", "credited"]
     assert [row[3:] for row in table[1:]] == [["0.75", "0.50"], ["0.75", "0.25"]]
+
+
+def test_policies_that_go_equally_low_are_named_together():
+    summary = make_summary(policies=("snapkv", "tova", "random"))
+    for row in summary["transitions"]:
+        row["b_safe"] = {"snapkv": 0.4, "tova": 0.4, "random": 0.8}[row["policy"]]
+    assert "`snapkv` and `tova` go lowest: they hold down to 0.40" in markdown(summary)
+
+
+def test_a_bracket_that_the_correction_does_not_confirm_is_said():
+    summary = make_summary(policies=("snapkv",), budgets=(0.5,))
+    for row in summary["transitions"]:
+        row["b_safe"] = 0.5
+    for row in summary["cells"]:
+        row["verdict_holm"] = row["verdict"] and "holds"
+    assert "corrected for all headline rows" not in markdown(summary)
+    for row in summary["cells"]:
+        row["verdict_holm"] = row["verdict"] and "undetermined"
+    said = "On its own 0.50 holds; corrected for all headline rows it is undetermined."
+    assert said in markdown(summary)
+
+
+def test_prices_of_the_experiment_make_costs():
+    summary = make_summary(policies=("snapkv",), budgets=(0.5,))
+    assert "Price" not in markdown(summary)
+    summary["experiment"]["prices"] = {"prompt": 2.0, "completion": 10.0, "currency": "USD"}
+    summary["efficiency"] |= {"prompt_tokens": 3_000_000, "completion_tokens": 100_000}
+    for arm in summary["efficiency"]["arms"]:
+        arm |= {"prompt_tokens": 1_000_000, "completion_tokens": 50_000}
+    said = markdown(summary)
+    assert "they cost 7 USD" in said
+    (table,) = (t for t in tables(said) if t[0][-1] == "Price")
+    assert {row[-1] for row in table[1:]} == {"2.5 USD"}
+
+
+def test_throughput_is_new_tokens_over_the_median_request():
+    summary = make_summary(policies=("snapkv",), budgets=(0.5,))
+    for arm in summary["efficiency"]["arms"]:
+        arm |= {"answers": 10, "completion_tokens": 200, "latency_p50": 4.0}
+    (table,) = (t for t in tables(markdown(summary)) if t[0][-1] == "New tokens/s")
+    assert {row[-1] for row in table[1:]} == {"5.0"}
+
+
+def test_the_page_of_a_ci_job_is_appended_to_where_one_is_named(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n", encoding="utf-8")
+    append_step_summary(make_summary(), {})
+    append_step_summary(make_summary(), {"GITHUB_STEP_SUMMARY": str(page)})
+    append_step_summary(make_summary(), {"GITHUB_STEP_SUMMARY": str(tmp_path)})
+    said = page.read_text(encoding="utf-8")
+    assert said.startswith("before\n")
+    assert said.count("# KV budget report") == 1

@@ -69,6 +69,14 @@ def test_images_are_inside_and_nothing_is_fetched(page):
     assert policy.startswith("default-src 'none'")
 
 
+def test_images_are_no_larger_than_they_were_drawn(page):
+    for image in page.all("img"):
+        png = base64.b64decode(image["src"].partition(",")[2])
+        drawn_inches = int.from_bytes(png[16:20], "big") / 144
+        shown = int(re.match(r"max-width: (\d+)px", image["style"])[1])
+        assert 90 <= shown / drawn_inches <= 110
+
+
 def test_it_says_what_the_markdown_says(page, tmp_path):
     summary = make_summary(bins=2, policies=("snapkv",), missing=1)
     report = write_report(tmp_path, summary, plots=False).read_text(encoding="utf-8")

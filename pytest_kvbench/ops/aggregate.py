@@ -1,0 +1,208 @@
+"""All groups as one Parquet data set: folders `answers`, `runs` and `cells`, a file per group each.
+
+    pandas.read_parquet("reports/_aggregate/cells")
+    SELECT * FROM read_parquet('reports/_aggregate/cells/*.parquet')      -- DuckDB
+
+Incremental: a group whose database is as it was (size and time of its files) is not read again. A
+group that is gone stays in the data set: what was learnt from it is not forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
+from pytest_kvbench.files import replace_bytes, replace_json, writing
+from pytest_kvbench.ops.depot import SUFFIX
+from pytest_kvbench.ops.rows import COLUMNS, Table, read_group
+from pytest_kvbench.store import DATABASE
+from pytest_kvbench.store.archive import GROUP, Archive
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "_aggregate"
+"""Below the reports; no group can have a name that begins with an underscore."""
+
+STATE = "state.json"
+SCHEMA = 1
+WORTH_A_PROCESS = 8
+"""New groups from which on a second core helps: a process takes a second to start."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A group's folder, or an archive of a group that has no folder here."""
+
+    path: Path
+
+    @property
+    def stamp(self) -> list[list[int]]:
+        """Size and time of its files: as long as they stay, so does the content."""
+        wal = Path(f"{self.path / DATABASE}-wal")
+        files = [self.path] if self.path.is_file() else [self.path / DATABASE, wal]
+        found = [file.stat() for file in files if file.exists()]
+        return [[s.st_size, s.st_mtime_ns] for s in found if s.st_size]
+
+    @property
+    def name(self) -> str:
+        """Readable and unique: the group's name and a hash of where it is."""
+        place = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
+        return f"{self.path.name.removesuffix(SUFFIX)}-{place}"
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """What an aggregation did; `skipped` says why by source, `rows` counts all answers."""
+
+    folder: Path
+    read: tuple[str, ...]
+    unchanged: int
+    skipped: Mapping[str, str]
+    gone: tuple[str, ...]
+    rows: int
+
+
+def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
+    """Bring the data set up to date.
+
+    Args:
+        reports: folders that hold groups, archives of groups, or both.
+        target: the data set's folder; made where it is missing.
+
+    Raises:
+        StoreError: the data set cannot be written. A group that cannot be read is only named.
+    """
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+    with FileLock(target / ".lock"):
+        known = _read_state(target / STATE)
+        sources = {str(s.path.resolve()): s for folder in reports for s in _sources(folder)}
+        stamps = {place: source.stamp for place, source in sources.items()}
+        fresh = {p: s for p, s in sources.items() if known.get(p, {}).get("stamp") != stamps[p]}
+        for place, outcome in _gather(fresh, target):
+            known[place] = {"stamp": stamps[place], **outcome}
+        if fresh:
+            replace_json(target / STATE, {"schema": SCHEMA, "sources": known})
+    return Aggregated(
+        target,
+        tuple(str(s.path) for p, s in fresh.items() if not known[p]["problem"]),
+        len(sources) - len(fresh),
+        {str(s.path): known[p]["problem"] for p, s in sources.items() if known[p]["problem"]},
+        tuple(sorted(known.keys() - sources.keys())),
+        sum(entry["rows"] for entry in known.values()),
+    )
+
+
+def frame(target: Path, table: str) -> pd.DataFrame:
+    """One of the data set's tables.
+
+    Raises:
+        MissingPrerequisiteError: nothing was aggregated there.
+    """
+    import pandas as pd
+
+    files = sorted((target / table).glob("*.parquet"))
+    if not files:
+        raise MissingPrerequisiteError(
+            f"{target}: holds no {table}", "run an experiment first: kvbench run FILE.yaml"
+        )
+    return pd.read_parquet(target / table)
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows by column."""
+    return [dict(row) for row in rows.to_dict("records")]  # type: ignore[arg-type]  # names are texts
+
+
+def _sources(folder: Path) -> Iterator[Source]:
+    groups = [path.parent for path in sorted(folder.glob(f"*/{DATABASE}"))]
+    yield from map(Source, groups)
+    # Of several archives of a group the newest, which sorts last.
+    archives = {_archived(path): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
+    here = {group.name for group in groups}
+    yield from (Source(path) for name, path in archives.items() if name not in here)
+
+
+def _archived(path: Path) -> str:
+    """The group in an archive, by the name that `kvbench archive` gives it."""
+    return re.sub(r"-\d{8}T\d{6}Z$", "", path.name.removesuffix(SUFFIX))
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What was read before; a state of another schema, or none, makes everything new."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return dict(data["sources"]) if data["schema"] == SCHEMA else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+# -- one source ----------------------------------------------------------------------------------
+
+
+def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Read and write every source; by place, how many answers or what is wrong with it."""
+    tasks = [(place, source.path, source.name, target) for place, source in sources.items()]
+    if len(tasks) < WORTH_A_PROCESS:
+        return [_take(task) for task in tasks]
+    with ProcessPoolExecutor(min(len(tasks), os.cpu_count() or 1)) as pool:
+        return list(pool.map(_take, tasks, chunksize=4))
+
+
+def _take(task: tuple[str, Path, str, Path]) -> tuple[str, dict[str, Any]]:
+    place, path, name, target = task
+    try:
+        with _unpacked(path) as folder:
+            group = read_group(folder)
+    except StoreError as error:
+        return place, {"problem": error.what, "rows": 0}
+    for table in COLUMNS:
+        replace_bytes(target / table / f"{name}.parquet", _parquet(table, getattr(group, table)))
+    return place, {"problem": "", "rows": len(group.answers.rows)}
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The group's folder, of an archive in a temporary place."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="kvbench-") as room, Archive(path) as archive:
+        archive.extract(lambda member: Path(room) / member.path)
+        yield Path(room) / GROUP
+
+
+def _parquet(name: str, table: Table) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values = dict(zip(table.columns, zip(*table.rows, strict=True), strict=False))
+    types = {column: pa.type_for_alias(kind) for column, kind in COLUMNS[name].items()}
+    arrays = [
+        pa.array(_typed(values.get(column, ()), kind), kind) for column, kind in types.items()
+    ]
+    stream = io.BytesIO()
+    schema = pa.schema(list(types.items()))
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream, compression="zstd")
+    return stream.getvalue()
+
+
+def _typed(values: Sequence[Any], kind: Any) -> Sequence[Any]:
+    """SQLite has no truth values."""
+    if str(kind) != "bool":
+        return values
+    return [None if value is None else bool(value) for value in values]

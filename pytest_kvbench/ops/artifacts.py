@@ -1,0 +1,174 @@
+"""Arms as content-addressed folders, for whatever keeps artifacts.
+
+    arm_<sha>/meta.json       config, versions, code, seed, dimensions, metrics
+    arm_<sha>/answers.jsonl   what was asked and answered, a line each, ordered by task and example
+    arm_<sha>/analysis.json   the arm's cells
+    _catalog.jsonl            a line per folder, only ever appended to
+
+The name is a hash of the config: same config, same folder, and a folder that is there is never
+written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pytest_kvbench import stages
+from pytest_kvbench.files import replace_json, replace_text, writing
+from pytest_kvbench.ops.observed import Observed, observed
+from pytest_kvbench.ops.rows import stored_provenance
+from pytest_kvbench.records import Arm, Cell, Request, digest, to_json
+from pytest_kvbench.report.summary import provenance_of
+from pytest_kvbench.store import RunRow
+
+CATALOG = "_catalog.jsonl"
+SHA_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Folders made, and arms that were there already or lack answers."""
+
+    made: tuple[str, ...]
+    known: tuple[str, ...]
+    incomplete: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    """One arm with all it was asked."""
+
+    arm: Arm
+    prepared: stages.Prepared
+    requests: Sequence[tuple[Cell, Request]]
+    observed: Sequence[Mapping[str, Any]]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that decides the answers: the arm, and what it was asked."""
+        asked = sorted([r.task, r.example_id, r.replicate, r.aa] for _, r in self.requests)
+        return {
+            "arm": {**to_json(self.arm), "variant": ""},
+            "way": self.prepared.experiment.ways[self.arm.variant].model_dump(mode="json"),
+            "max_tokens": self.prepared.experiment.sampling.max_tokens,
+            "asked": digest(asked),
+        }
+
+    @property
+    def name(self) -> str:
+        return f"arm_{digest(self.config)[:SHA_LENGTH]}"
+
+    @property
+    def complete(self) -> bool:
+        return len(self.observed) == len(self.requests)
+
+
+def export_artifacts(prepared: stages.Prepared, target: Path) -> Exported:
+    """Export every arm of a group whose answers are complete.
+
+    Args:
+        prepared: the group, answered and scored.
+        target: where the folders are; shared by any number of groups.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    seen = observed(prepared)
+    cells = stages.judge(prepared.experiment, seen.rows).cells
+    artifacts = list(_artifacts(prepared, seen))
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+    with FileLock(target / ".lock"):
+        new = [a for a in artifacts if a.complete and not (target / a.name).exists()]
+        for artifact in new:
+            _write(artifact, seen.run, cells, target)
+    return Exported(
+        tuple(a.name for a in new),
+        tuple(a.name for a in artifacts if a.complete and a not in new),
+        tuple(f"{a.arm.policy} {a.arm.budget:g}" for a in artifacts if not a.complete),
+    )
+
+
+def _artifacts(prepared: stages.Prepared, seen: Observed) -> Iterator[_Artifact]:
+    by_arm: dict[str, list[tuple[Cell, Request]]] = {}
+    for cell, request in seen.planned:
+        by_arm.setdefault(request.arm.arm_id, []).append((cell, request))
+    by_key = {row["key"]: row for row in seen.rows}
+    for asked in by_arm.values():
+        came = [by_key[r.key] for _, r in asked if r.key in by_key]
+        yield _Artifact(asked[0][1].arm, prepared, asked, came)
+
+
+def _write(
+    artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]], target: Path
+) -> None:
+    """Make the folder whole before it gets its name; then its line in the catalog."""
+    own = [c for c in cells if (c["policy"], c["budget"]) == _arm_key(artifact.arm)]
+    meta = _meta(artifact, run, own)
+    with writing(target):
+        room = Path(tempfile.mkdtemp(dir=target, prefix=".arm-"))
+        try:
+            replace_json(room / "meta.json", meta)
+            replace_json(room / "analysis.json", {"cells": own})
+            replace_text(room / "answers.jsonl", "".join(_lines(artifact)))
+            room.chmod(0o755)
+            room.rename(target / artifact.name)
+        except BaseException:
+            shutil.rmtree(room, ignore_errors=True)
+            raise
+        with (target / CATALOG).open("a", encoding="utf-8") as catalog:
+            catalog.write(json.dumps({"id": artifact.name, **meta}, sort_keys=True) + "\n")
+            catalog.flush()
+            os.fsync(catalog.fileno())
+
+
+def _arm_key(arm: Arm) -> tuple[str, float]:
+    return arm.policy, arm.budget
+
+
+def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    known = stored_provenance(artifact.prepared.folder, run) or provenance_of(run)
+    scores = [row["score"] for row in artifact.observed if row["score"] is not None]
+    arm = artifact.arm
+    return {
+        "config": artifact.config,
+        "group": artifact.prepared.experiment.group,
+        "code": {name: known[name] for name in ("kvbench", "git_commit", "versions")},
+        "fingerprint": known["fingerprint"],
+        "seed": known["seed"],
+        "dimensions": {
+            "engine": arm.engine,
+            "model": arm.model,
+            "policy": arm.policy,
+            "budget": arm.budget,
+            "params": dict(arm.params),
+            "question_aware": arm.question_aware,
+            "tasks": sorted({r.task for _, r in artifact.requests}),
+            "template": arm.template_version,
+        },
+        "metrics": {
+            "answers": len(scores),
+            "failures": len(artifact.observed) - len(scores),
+            "score_mean": sum(scores) / len(scores) if scores else None,
+            "cells": {
+                f"{c['task']} bin {c['bin']}": {k: c[k] for k in ("delta", "verdict_holm")}
+                for c in cells
+            },
+        },
+        "exported_at": stages.now(),
+    }
+
+
+def _lines(artifact: _Artifact) -> Iterator[str]:
+    order = ("task", "bin", "example_id", "replicate", "aa")
+    for row in sorted(artifact.observed, key=lambda r: tuple(r[k] for k in order)):
+        yield json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,120 @@
+"""One row per run, newest first; and per model and task, the smallest budget that holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.records import FULL_CACHE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CATALOG = [
+    "started_at",
+    "group",
+    "engine",
+    "model",
+    "tasks",
+    "policies",
+    "budgets",
+    "answers",
+    "failures",
+    "holds",
+    "breaks",
+    "undetermined",
+    "not_measured",
+    "question_aware",
+    "temperature",
+    "max_tokens",
+    "trials",
+    "seed",
+    "margin",
+    "alpha",
+    "mode",
+    "run_id",
+    "finished_at",
+    "git_commit",
+    "kvbench",
+    "command",
+    "source",
+]
+SETTING = ["engine", "model", "dtype", "task", "variant", "question_aware", "margin"]
+"""What must be equal for budgets to be compared."""
+
+CHOSEN = [
+    "policy",
+    "budget",
+    "delta",
+    "ci_low",
+    "ci_high",
+    "n",
+    "kept_bytes_mean",
+    "full_bytes_mean",
+    "latency_p50",
+    "params",
+    "group",
+    "contradicted",
+]
+"""What is said of the cell that was found."""
+
+
+def catalog(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, newest first. Verdicts are those of a group's last run; none for the others."""
+    return runs.sort_values("started_at", ascending=False)[CATALOG].reset_index(drop=True)
+
+
+def headline(cells: pd.DataFrame) -> pd.DataFrame:
+    """The rows that answer for a whole task: those over all bins, or those of an only bin."""
+    bins = cells.groupby(["group", "task", "variant"])["bin"].transform(
+        lambda own: (own != "all").sum() if own.nunique() > 1 else own.nunique()
+    )
+    only = cells.groupby(["group", "task", "variant"])["bin"].transform("nunique") == 1
+    return cells[(cells["bin"] == "all") | (only & (bins == 1))]
+
+
+def best(cells: pd.DataFrame) -> pd.DataFrame:
+    """Per setting, the smallest budget down to which a policy holds in every step, and its cost.
+
+    A policy that another group shows to break at that budget, in the same setting, is not
+    believed: `contradicted` counts those groups, and what stands uncontradicted comes first.
+
+    Returns:
+        One row per setting: policy, budget, delta and its interval, n, kept and full bytes of an
+        answer's prompt, median latencies in seconds. Policy and budget are None where nothing
+        was shown to hold.
+    """
+    import pandas as pd
+
+    rows = headline(cells)
+    treated = rows[rows["policy"] != FULL_CACHE]
+    control = cells[cells["policy"] == FULL_CACHE]
+    found = [
+        {**dict(zip(SETTING, key, strict=True)), **_smallest(own, control)}
+        for key, own in treated.groupby(SETTING, dropna=False)
+    ]
+    columns = [*SETTING, *CHOSEN, "control_latency_p50", "groups"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _smallest(own: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
+    safe = own[own["budget"] == own["b_safe"]].copy()
+    if safe.empty:
+        return {"policy": None, "budget": None, "groups": own["group"].nunique()}
+    broken = own[own["verdict_holm"] == "breaks"]
+    safe["contradicted"] = [
+        broken.loc[
+            (broken["policy"] == row.policy)
+            & (broken["params"] == row.params)
+            & (broken["budget"] == row.budget),
+            "group",
+        ].nunique()
+        for row in safe.itertuples()
+    ]
+    order = ["contradicted", "budget", "kept_bytes_mean", "started_at"]
+    first = safe.sort_values(order, ascending=[True, True, True, False]).iloc[0]
+    same = control[(control["group"] == first["group"]) & (control["task"] == first["task"])]
+    return {
+        **{name: first[name] for name in CHOSEN},
+        "control_latency_p50": same["latency_p50"].mean(),
+        "groups": own["group"].nunique(),
+    }

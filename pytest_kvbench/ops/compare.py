@@ -1,0 +1,297 @@
+"""What changed between two sides: cell by cell, and over all bins.
+
+Scores of the same arm are compared with each other, not with their control, so that a control that
+got worse is seen too. Where both sides have (nearly) the same examples they are paired, else taken
+as two samples. A cell is `worse` or `better` where the difference is shown at one-sided alpha / 2
+after Holm's correction, single bins and rows over all bins being two families.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from pytest_kvbench.analyse.cell import checked, evidence_of
+from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
+from pytest_kvbench.analyse.families import adjusted
+from pytest_kvbench.analyse.pooled import stratified
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.ops.baselines import Measured, Side, pooled_key
+from pytest_kvbench.ops.unpaired import Sample, two_means
+
+ALL_BINS: Literal["all"] = "all"
+ENOUGH_IN_COMMON = 0.5
+"""Share of the larger side's examples that both must have to be paired."""
+
+
+class Place(NamedTuple):
+    """Which cells belong together; `policy` is the base's name for it."""
+
+    task: str
+    bin: int | Literal["all"]
+    variant: str
+    policy: str
+    budget: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference now - base with its interval; p-values are one-sided."""
+
+    delta: float
+    ci_low: float
+    ci_high: float
+    p_worse: float
+    p_better: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: `change` is corrected; verdicts are each side's own, None for controls."""
+
+    task: str
+    bin: int | Literal["all"]
+    variant: str
+    policy: str
+    policy_now: str
+    budget: float
+    n_base: int
+    n_now: int
+    paired: bool
+    base: float
+    now: float
+    estimate: Estimate
+    verdict_base: str | None
+    verdict_now: str | None
+    change: Literal["worse", "better", ""] = ""
+
+    @property
+    def new_break(self) -> bool:
+        """Whether it breaks now and did not before."""
+        return self.verdict_now == "breaks" != self.verdict_base
+
+    @property
+    def fixed_break(self) -> bool:
+        """Whether it broke before and does not now."""
+        return self.verdict_base == "breaks" != self.verdict_now
+
+    @property
+    def regression(self) -> bool:
+        """Whether a loss is shown, or what held breaks.
+
+        A break that was undetermined before is none by itself: it may only be better known.
+        """
+        lost_hold = self.verdict_base == "holds" and self.verdict_now == "breaks"
+        return self.change == "worse" or lost_hold
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the estimate's fields beside the others."""
+        row = asdict(self)
+        flags = {name: getattr(self, name) for name in ("new_break", "fixed_break", "regression")}
+        return {**row, **row.pop("estimate"), **flags}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that can be said of two sides."""
+
+    base: str
+    now: str
+    margin: float
+    alpha: float
+    changes: tuple[Change, ...]
+    renamed: Mapping[str, str]
+    differs: Mapping[str, tuple[Any, Any]]
+    only_base: tuple[Place, ...]
+    only_now: tuple[Place, ...]
+
+    @property
+    def regressions(self) -> list[Change]:
+        """The rows that make the exit code 1."""
+        return [change for change in self.changes if change.regression]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for programs."""
+        places = {k: [p._asdict() for p in getattr(self, k)] for k in ("only_base", "only_now")}
+        changes = [change.to_json() for change in self.changes]
+        return {**vars(self), **places, "changes": changes, "regressions": len(self.regressions)}
+
+
+def compare(
+    base: Side,
+    now: Side,
+    *,
+    margin: float = 0.0,
+    alpha: float = 0.05,
+    names: tuple[str, str] | None = None,
+) -> Comparison:
+    """Compare two sides.
+
+    Args:
+        base: what was.
+        now: what is.
+        margin: a loss that does not matter, [0, 1).
+        alpha: two-sided level of the intervals, of `worse` and `better` together.
+        names: what to call the sides, by default their groups.
+
+    Raises:
+        UsageError: the sides have no cell in common.
+    """
+    renamed = _renamed(base, now)
+    was = {_place(cell, {}): cell for cell in base.cells}
+    back = {later: former for former, later in renamed.items()}
+    is_ = {_place(cell, back): cell for cell in now.cells}
+    common = [place for place in was if place in is_]
+    if not common:
+        raise UsageError(
+            f"{base.name} and {now.name} have no cell in common",
+            "cells are matched by task, bin, variant, policy and budget",
+        )
+    pairs = {place: (was[place], is_[place]) for place in common}
+    cells = [_change(place, [pair], margin, alpha) for place, pair in pairs.items()]
+    pooled = [
+        replace(
+            _change(place, members, margin, alpha),
+            verdict_base=_pooled_verdict(base, place, place.policy),
+            verdict_now=_pooled_verdict(now, place, renamed.get(place.policy, place.policy)),
+        )
+        for place, members in _over_bins(pairs).items()
+    ]
+    return Comparison(
+        *(names or (base.name, now.name)),
+        margin,
+        alpha,
+        (*_corrected(pooled, alpha), *_corrected(cells, alpha)),
+        {former: later for former, later in renamed.items() if former != later},
+        dict(_differences(base.experiment, now.experiment)),
+        tuple(place for place in was if place not in is_),
+        tuple(place for place in is_ if place not in was),
+    )
+
+
+def _place(cell: Measured, back: Mapping[str, str]) -> Place:
+    return Place(cell.task, cell.bin, cell.variant, back.get(cell.policy, cell.policy), cell.budget)
+
+
+def _renamed(base: Side, now: Side) -> dict[str, str]:
+    """Policies by name; those that only one side has in the order they are listed, if as many."""
+    was, is_ = (list(dict.fromkeys(c.policy for c in side.cells)) for side in (base, now))
+    gone, new = [p for p in was if p not in is_], [p for p in is_ if p not in was]
+    same = {policy: policy for policy in was if policy in is_}
+    return {**same, **(dict(zip(gone, new, strict=True)) if len(gone) == len(new) else {})}
+
+
+def _over_bins(
+    pairs: Mapping[Place, tuple[Measured, Measured]],
+) -> dict[Place, list[tuple[Measured, Measured]]]:
+    """The members of every row over all bins; none where there is one bin alone."""
+    groups: dict[Place, list[tuple[Measured, Measured]]] = defaultdict(list)
+    for place, pair in pairs.items():
+        groups[place._replace(bin=ALL_BINS)].append(pair)
+    return {place: members for place, members in groups.items() if len(members) > 1}
+
+
+def _pooled_verdict(side: Side, place: Place, policy: str) -> str | None:
+    return side.pooled.get(pooled_key(place.task, place.variant, policy, place.budget))
+
+
+# -- one row -------------------------------------------------------------------------------------
+
+
+def _change(
+    place: Place, members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float
+) -> Change:
+    shared = [sorted(was.scores.keys() & is_.scores.keys()) for was, is_ in members]
+    most = sum(max(len(was.scores), len(is_.scores)) for was, is_ in members)
+    paired = all(shared) and sum(map(len, shared)) >= ENOUGH_IN_COMMON * most
+    if paired:
+        members = [
+            (_only(was, kept), _only(is_, kept))
+            for (was, is_), kept in zip(members, shared, strict=True)
+        ]
+    first_was, first_is = members[0]
+    base, now = (_mean([pair[side] for pair in members]) for side in (0, 1))
+    estimate = (_paired if paired else _two_samples)(members, margin, alpha)
+    return Change(
+        *place[:4],
+        policy_now=first_is.policy,
+        budget=place.budget,
+        n_base=sum(len(was.scores) for was, _ in members),
+        n_now=sum(len(is_.scores) for _, is_ in members),
+        paired=paired,
+        base=base,
+        now=now,
+        estimate=replace(estimate, delta=now - base),
+        verdict_base=first_was.verdict,
+        verdict_now=first_is.verdict,
+    )
+
+
+def _only(cell: Measured, examples: Sequence[str]) -> Measured:
+    return replace(cell, scores={example: cell.scores[example] for example in examples})
+
+
+def _mean(cells: Sequence[Measured]) -> float:
+    return float(np.mean([np.mean(list(cell.scores.values())) for cell in cells]))
+
+
+def _paired(members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float) -> Estimate:
+    strata = [
+        checked(
+            [was.scores[e] for e in was.scores],
+            [is_.scores[e] for e in was.scores],
+            [was.clusters[e] for e in was.scores],
+        )
+        for was, is_ in members
+    ]
+    evidence = stratified(strata) if len(strata) > 1 else evidence_of(*strata[0])
+    low, high = interval(evidence, alpha)
+    return Estimate(
+        evidence.estimate, low, high, p_breaks(evidence, margin), p_holds(evidence, 0.0)
+    )
+
+
+def _two_samples(
+    members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float
+) -> Estimate:
+    def sample(cell: Measured) -> Sample:
+        scores = np.array(list(cell.scores.values()))
+        return Sample(scores, np.array([cell.clusters[e] for e in cell.scores]))
+
+    means = two_means([(sample(was), sample(is_)) for was, is_ in members])
+    low, high = means.interval(alpha)
+    return Estimate(means.delta, low, high, means.p_at_least(-margin), means.p_at_most(0.0))
+
+
+def _corrected(family: Sequence[Change], alpha: float) -> list[Change]:
+    """The changes of a family, named where they are shown after Holm's correction."""
+
+    def p_values(of: Callable[[Estimate], float]) -> np.ndarray:
+        return adjusted([of(change.estimate) for change in family], len(family), "holm")
+
+    worse, better = p_values(lambda e: e.p_worse), p_values(lambda e: e.p_better)
+    return [
+        replace(
+            change,
+            change="worse" if w < alpha / 2 else "better" if b < alpha / 2 else "",
+        )
+        for change, w, b in zip(family, worse, better, strict=True)
+    ]
+
+
+def _differences(
+    was: Mapping[str, Any], is_: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The keys in which two experiments differ, dotted, with both values; names aside."""
+    for key in sorted(was.keys() | is_.keys()):
+        old, new = was.get(key), is_.get(key)
+        if old == new or f"{prefix}{key}" in ("group", "description"):
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", (old, new)

@@ -1,0 +1,138 @@
+"""What each dial does to the score, like for like: the same example, every other dial equal."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_kvbench.analyse.cell import checked, evidence_of
+from pytest_kvbench.analyse.evidence import interval
+from pytest_kvbench.records import FULL_CACHE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DIALS = (
+    "policy",
+    "budget",
+    "question_aware",
+    "params",
+    "variant",
+    "model",
+    "engine",
+    "dtype",
+    "sampling",
+    "template",
+)
+ASKED = ("task", "example_id")
+"""With all dials, what names an answer; trials, and the same thing asked twice, are averaged."""
+
+
+def with_dials(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Scored answers with every dial as a column; second runs of a control (A/A) left out."""
+    dtypes = runs[["run_id", "snapshot"]].copy()
+    dtypes["dtype"] = dtypes.pop("snapshot").str.extract(r'"dtype": "?(\w+)', expand=False)
+    scored = answers[answers["score"].notna() & ~answers["aa"]]
+    return scored.merge(dtypes.drop_duplicates("run_id"), on="run_id", how="left").fillna(
+        {"dtype": "null"}
+    )
+
+
+def effects(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """The difference of every two values of every dial.
+
+    Args:
+        scored: as `with_dials` gives them.
+        alpha: two-sided level of the intervals.
+
+    Returns:
+        dial, from, to, n (pairs), clusters, mean_from, mean_to, effect, ci_low, ci_high; budgets
+        in steps from each to the next smaller.
+    """
+    import pandas as pd
+
+    columns = ["dial", "from", "to", "n", "clusters", "mean_from", "mean_to"]
+    rows = [row for dial in DIALS for row in _of_dial(scored, dial, alpha)]
+    return pd.DataFrame(rows, columns=[*columns, "effect", "ci_low", "ci_high"])
+
+
+def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[dict[str, Any]]:
+    if scored[dial].nunique() < 2:
+        return
+    same = [*ASKED, "cluster", *(other for other in DIALS if other != dial)]
+    wide = scored.groupby([*same, dial], dropna=False)["score"].mean().unstack(dial)
+    values = list(wide.columns)
+    for former, later in _steps(dial, values):
+        # by place: pandas would take [False, True] for a mask
+        both = wide.iloc[:, [values.index(former), values.index(later)]].dropna()
+        if len(both):
+            yield {
+                "dial": dial,
+                "from": former,
+                "to": later,
+                **difference(
+                    both.iloc[:, 0].to_numpy(),
+                    both.iloc[:, 1].to_numpy(),
+                    both.index.get_level_values("cluster").to_numpy(),
+                    alpha,
+                ),
+            }
+
+
+def _steps(dial: str, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    if dial == "budget":
+        return itertools.pairwise(sorted(values, reverse=True))
+    return itertools.combinations(sorted(values, key=str), 2)
+
+
+def difference(
+    former: np.ndarray, later: np.ndarray, clusters: np.ndarray, alpha: float
+) -> dict[str, Any]:
+    """The mean of later - former with its interval, clusters kept together; shape (n,) each."""
+    pairs = checked(
+        np.clip(former.round(12), 0, 1), np.clip(later.round(12), 0, 1), clusters.astype(str)
+    )
+    evidence = evidence_of(*pairs)
+    low, high = interval(evidence, alpha)
+    return {
+        "n": len(former),
+        "clusters": int(pairs[2].max()) + 1,
+        "mean_from": float(former.mean()),
+        "mean_to": float(later.mean()),
+        "effect": evidence.estimate,
+        "ci_low": low,
+        "ci_high": high,
+    }
+
+
+def losses(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Treated minus control, per model, policy and budget, over all tasks and lengths measured.
+
+    Returns:
+        model, policy, budget, tasks, and the columns of `difference`.
+    """
+    import pandas as pd
+
+    rest = [d for d in DIALS if d not in ("policy", "budget", "params", "question_aware")]
+    keys = [*ASKED, "cluster", *rest]
+    control = scored[scored["policy"] == FULL_CACHE].groupby(keys, dropna=False)["score"].mean()
+    arms = [*keys, "policy", "budget"]
+    treated = scored[scored["policy"] != FULL_CACHE].groupby(arms, dropna=False)["score"].mean()
+    both = treated.reset_index().merge(control.reset_index(name="control"), on=keys)
+    rows = [
+        {
+            "model": model,
+            "policy": policy,
+            "budget": budget,
+            "tasks": own["task"].nunique(),
+            **difference(
+                own["control"].to_numpy(), own["score"].to_numpy(), own["cluster"].to_numpy(), alpha
+            ),
+        }
+        for (model, policy, budget), own in both.groupby(["model", "policy", "budget"])
+    ]
+    found = pd.DataFrame(rows)
+    return found.sort_values(["model", "policy", "budget"], ascending=[True, True, False])

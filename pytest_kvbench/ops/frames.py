@@ -1,0 +1,48 @@
+"""One group for a notebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_kvbench.ops.rows import COLUMNS, Table, read_group
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class GroupFrames:
+    """pandas frames: a row per answer or failure, per cell (controls too), per transition.
+
+    Columns are those of `pytest_kvbench.ops.rows.COLUMNS` and, of transitions, of summary.json.
+    """
+
+    answers: pd.DataFrame
+    cells: pd.DataFrame
+    transitions: pd.DataFrame
+
+
+def load_group(path: str | Path) -> GroupFrames:
+    """Read a group's folder, as in `load_group("reports/my_group")`. Changes nothing there.
+
+    Raises:
+        StoreError: no readable database is there.
+    """
+    import pandas as pd
+
+    group = read_group(Path(path))
+    return GroupFrames(
+        _frame("answers", group.answers),
+        _frame("cells", group.cells),
+        pd.DataFrame(group.transitions),
+    )
+
+
+def _frame(name: str, table: Table) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame.from_records(table.rows, columns=list(table.columns))
+    # SQLite has no truth values
+    return frame.astype({c: bool for c, kind in COLUMNS[name].items() if kind == "bool"})

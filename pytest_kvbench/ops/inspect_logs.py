@@ -1,0 +1,122 @@
+"""Groups as evaluation logs of Inspect (its JSON format, version 2): one log per arm and task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench import stages
+from pytest_kvbench.files import replace_json
+from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.records import Arm, Cell, Request, format_budget
+from pytest_kvbench.store import RunRow
+
+VERSION = 2
+_STOPS = {"stop": "stop", "length": "max_tokens"}
+
+Answered = Sequence[tuple[Request, Mapping[str, Any]]]
+
+
+def export_inspect(prepared: stages.Prepared, target: Path) -> list[Path]:
+    """Write the logs of a group; older logs of the same arms and answers are replaced.
+
+    Args:
+        prepared: the group, answered and scored.
+        target: the folder of logs, as `inspect view --log-dir` takes it.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered, or an answer has no score.
+    """
+    seen = observed(prepared)
+    rows = {row["key"]: row for row in seen.rows}
+    written = []
+    for (task, arm_id), asked in _by_arm(seen.planned).items():
+        answered = [(request, rows[request.key]) for request in asked if request.key in rows]
+        log = _log(prepared, seen.run, asked[0].arm, task, answered)
+        stamp = re.sub(r"[:.]", "-", seen.run.started_at)
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", log["eval"]["task"]).strip("-")
+        written.append(target / f"{stamp}_{slug}_{arm_id[:16]}.json")
+        replace_json(written[-1], log)
+    return written
+
+
+def _by_arm(
+    planned: Sequence[tuple[Cell, Request]],
+) -> dict[tuple[str, str], list[Request]]:
+    """First runs only: Inspect has no place for a control's second run."""
+    found: dict[tuple[str, str], list[Request]] = {}
+    for _, request in planned:
+        if not request.aa:
+            found.setdefault((request.task, request.arm.arm_id), []).append(request)
+    return found
+
+
+def _log(
+    prepared: stages.Prepared, run: RunRow, arm: Arm, task: str, answered: Answered
+) -> dict[str, Any]:
+    manifest = prepared.manifests[task]
+    examples = {entry.example.example_id: entry.example for entry in manifest.entries}
+    scores = [row["score"] for _, row in answered if row["score"] is not None]
+    name = f"{task} {arm.policy} {format_budget(arm.budget)} {arm.variant}".rstrip()
+    mean = {"name": "mean", "value": sum(scores) / len(scores) if scores else 0.0}
+    return {
+        "version": VERSION,
+        "status": "success",
+        "eval": {
+            "eval_id": arm.arm_id[:22],
+            "run_id": run.run_id,
+            "created": run.started_at,
+            "task": name,
+            "task_id": f"{arm.arm_id[:16]}-{task}",
+            "task_version": 0,
+            "task_args": {"policy": arm.policy, "budget": arm.budget, **arm.params},
+            "dataset": {"name": task, "samples": len(examples)},
+            "model": f"{arm.engine}/{arm.model}",
+            "config": {},
+            "metadata": {"group": prepared.experiment.group, "fingerprint": arm.fingerprint},
+        },
+        "results": {
+            "total_samples": len(answered),
+            "completed_samples": len(scores),
+            "scores": [
+                {"name": manifest.metric, "scorer": manifest.metric, "metrics": {"mean": mean}}
+            ],
+        },
+        "stats": {"started_at": run.started_at, "completed_at": run.finished_at or ""},
+        "samples": list(_samples(answered, examples, manifest.metric, arm.model)),
+    }
+
+
+def _samples(
+    answered: Answered, examples: Mapping[str, Any], metric: str, model: str
+) -> Iterator[dict[str, Any]]:
+    first = min((request.replicate for request, _ in answered), default=0)
+    for request, row in answered:
+        example = examples[request.example_id]
+        sample: dict[str, Any] = {
+            "id": request.example_id,
+            "epoch": 1 + request.replicate - first,
+            "input": "\n\n".join(filter(None, (example.context, example.question))),
+            "target": list(example.answers),
+            "metadata": {
+                "bin": request.bin,
+                **{k: row[k] for k in ("label", "failure", "achieved", "latency_s")},
+            },
+        }
+        if row["score"] is not None:
+            sample["output"] = _output(row, model)
+            sample["scores"] = {metric: {"value": row["score"], "answer": row["text"]}}
+        yield sample
+
+
+def _output(row: Mapping[str, Any], model: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": row["text"], "source": "generate"}
+    stop = _STOPS.get(row["finish_reason"], "unknown")
+    asked, made = row["prompt_tokens"] or 0, row["completion_tokens"] or 0
+    return {
+        "model": model,
+        "choices": [{"message": message, "stop_reason": stop}],
+        "usage": {"input_tokens": asked, "output_tokens": made, "total_tokens": asked + made},
+    }

@@ -1,0 +1,190 @@
+"""Tables over groups as lines for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.ops.aggregate import records
+from pytest_kvbench.ops.compare import ALL_BINS, Change, Comparison, Place
+from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.report import text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+
+MOST_ROWS = 30
+MOST_KEYS = 8
+"""Of a comparison: the rest is in --json."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A heading, the most characters, and how a row fills it; numbers stand on the right."""
+
+    title: str
+    width: int
+    show: Callable[[Row], str]
+    right: bool = False
+
+    def fit(self, said: str) -> str:
+        said = text.fit(text.plain(said), self.width)
+        return said.rjust(self.width) if self.right else said.ljust(self.width)
+
+
+def catalog_lines(rows: pd.DataFrame) -> list[str]:
+    """One line a run."""
+    columns = (
+        _Column("started (UTC)", 16, lambda r: str(r["started_at"])[:16].replace("T", " ")),
+        _Column("group", 24, lambda r: r["group"]),
+        _Column("model", 16, lambda r: r["model"]),
+        _Column("tasks", 14, lambda r: r["tasks"]),
+        _Column("answers", 7, lambda r: text.whole(r["answers"]), right=True),
+        _Column("H/B/?/-", 14, _verdicts),
+    )
+    return [*_lines(columns, rows), "H holds  B breaks  ? undetermined  - not measured"]
+
+
+def _verdicts(row: Row) -> str:
+    if _missing(row["holds"]):
+        return ""
+    names = ("holds", "breaks", "undetermined", "not_measured")
+    return "/".join(f"{row[name]:.0f}" for name in names)
+
+
+def best_lines(rows: pd.DataFrame) -> list[str]:
+    """One line a model and task."""
+    columns = (
+        _Column("model", 16, lambda r: r["model"]),
+        _Column("task", 22, _task),
+        _Column("policy", 16, lambda r: _or(r["policy"], "none shown")),
+        _Column("budget", 6, lambda r: text.budget(_value(r["budget"])), right=True),
+        _Column("delta", 21, lambda r: text.difference(_values(r)) if _value(r["n"]) else ""),
+        _Column("kept", 9, lambda r: text.size(_value(r["kept_bytes_mean"])), right=True),
+    )
+    return _lines(columns, rows)
+
+
+def _task(row: Row) -> str:
+    marks = ["unseen question"] if row["question_aware"] is False else []
+    marks += [row["variant"]] if row["variant"] else []
+    return f"{row['task']} ({', '.join(marks)})" if marks else str(row["task"])
+
+
+def effect_lines(rows: pd.DataFrame) -> list[str]:
+    """One line a step of a dial."""
+    columns = (
+        _Column("dial", 14, lambda r: r["dial"]),
+        _Column("from", 20, lambda r: str(r["from"])),
+        _Column("to", 20, lambda r: str(r["to"])),
+        _Column("pairs", 8, lambda r: text.whole(r["n"]), right=True),
+        _Column("effect", 22, lambda r: text.difference({**r, "delta": r["effect"]})),
+    )
+    if not len(rows):
+        return ["no dial took two values on the same example with all others equal"]
+    return _lines(columns, rows)
+
+
+def _lines(columns: Sequence[_Column], rows: pd.DataFrame) -> list[str]:
+    return [line.rstrip() for line in _all_lines(columns, rows)]
+
+
+def _all_lines(columns: Sequence[_Column], rows: pd.DataFrame) -> Iterator[str]:
+    yield "  ".join(column.fit(column.title) for column in columns)
+    for row in records(rows):
+        yield "  ".join(column.fit(str(column.show(row))) for column in columns)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # NaN, without importing numpy
+
+
+def _value(value: Any) -> Any:
+    return None if _missing(value) else value
+
+
+def _values(row: Row) -> dict[str, Any]:
+    return {key: _value(value) for key, value in row.items()}
+
+
+def _or(value: Any, instead: str) -> str:
+    return instead if _missing(value) else str(value)
+
+
+# -- a comparison ------------------------------------------------------------------------------
+
+
+def comparison_lines(result: Comparison, width: int = 100) -> list[str]:
+    """For a terminal: what was compared, rows over bins and rows that changed, and the outcome."""
+    moved = [c for c in result.changes if c.change or c.new_break or c.fixed_break]
+    still = [c for c in result.changes if c not in moved]
+    pooled = [c for c in still if c.bin == ALL_BINS]
+    shown = [*sorted(moved, key=lambda c: not c.regression), *(pooled or still)]
+    more = len(shown) - MOST_ROWS
+    lines = [
+        f"{result.now} against {result.base}: {text.count(len(result.changes), 'row')} compared, "
+        f"{_pairing(result)}",
+        *_differing(result),
+        f"{'cell':34} {'base':>5} {'now':>5}  {'delta':>5} {'interval':16} verdict",
+        *(_change_row(change) for change in shown[:MOST_ROWS]),
+        *([f"... {more:,} more rows in --json"] if more > 0 else []),
+        *_unmatched("base", result.only_base),
+        *_unmatched("now", result.only_now),
+        _outcome(result),
+    ]
+    return [text.fit(line, width).rstrip() for line in lines]
+
+
+def _pairing(result: Comparison) -> str:
+    paired = sum(change.paired for change in result.changes)
+    if paired == len(result.changes):
+        return "paired by example"
+    return f"{paired} paired by example, {len(result.changes) - paired} as two samples"
+
+
+def _differing(result: Comparison) -> Iterator[str]:
+    for former, later in result.renamed.items():
+        yield f"  policy {former} is compared with {later}"
+    shown = list(result.differs.items())[:MOST_KEYS]
+    yield from (f"  {key}: {old} -> {new}" for key, (old, new) in shown)
+    if len(result.differs) > MOST_KEYS:
+        yield f"  and {len(result.differs) - MOST_KEYS} more keys differ"
+
+
+def _change_row(change: Change) -> str:
+    variant = f" [{change.variant}]" if change.variant else ""
+    arm = "control" if change.policy == FULL_CACHE else f"{change.policy} "
+    budget = "" if change.policy == FULL_CACHE else text.budget(change.budget)
+    cell = f"{change.task}{variant} bin {change.bin} {arm}{budget}"
+    e = change.estimate
+    words = [change.change.upper(), _both_verdicts(change)]
+    return (
+        f"{text.fit(cell, 34):34} {change.base:5.2f} {change.now:5.2f}  {e.delta:+.2f} "
+        f"[{e.ci_low:+.2f}, {e.ci_high:+.2f}]  {'  '.join(w for w in words if w)}"
+    )
+
+
+def _both_verdicts(change: Change) -> str:
+    was, is_ = change.verdict_base, change.verdict_now
+    if was == is_ or was is None or is_ is None:
+        return was or is_ or ""
+    return f"{was} -> {is_}"
+
+
+def _unmatched(side: str, places: Sequence[Place]) -> Iterator[str]:
+    if places:
+        named = dict.fromkeys(f"{p.task} {p.policy} {p.budget:g}" for p in places)
+        shown = ", ".join(list(named)[:3]) + (f" and {len(named) - 3} more" * (len(named) > 3))
+        yield f"only in {side}: {len(places)} cells ({shown})"
+
+
+def _outcome(result: Comparison) -> str:
+    breaks = sum(change.new_break for change in result.changes)
+    fixed = sum(change.fixed_break for change in result.changes)
+    better = sum(change.change == "better" for change in result.changes)
+    said = f"{breaks} new breaks, {fixed} fixed breaks, {better} better"
+    found = len(result.regressions)
+    return f"{said}: {'no regression' if not found else f'{found} REGRESSIONS'}"

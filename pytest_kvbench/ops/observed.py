@@ -1,0 +1,121 @@
+"""The answers of a group's plan as they are stored, complete enough to be judged.
+
+No prompt is made again, so that neither the data nor the code of a task need to be there: an answer
+belongs to the plan by its arm, example and replicate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from pytest_kvbench import plan, stages
+from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
+from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
+from pytest_kvbench.settings import Experiment, Variant
+from pytest_kvbench.store import RunRow, Store
+from pytest_kvbench.tasks.base import Task
+
+# The last row wins: of the same question with other limits on its answer, the latest is meant.
+_KEYS = """
+    SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r
+    LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key
+    ORDER BY coalesce(a.created_at, f.created_at, '')
+"""
+
+
+@dataclass(frozen=True)
+class StoredRequest(Request):
+    """A request known by the key it was stored under, "" where it never was."""
+
+    stored_key: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key in the database."""
+        return self.stored_key
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The plan, a row per outcome of it (`stages.observations`), and the last run."""
+
+    planned: Sequence[tuple[Cell, Request]]
+    rows: Sequence[Mapping[str, Any]]
+    run: RunRow
+
+
+def observed(prepared: stages.Prepared) -> Observed:
+    """What a group holds. Changes nothing, needs no data.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered, or an answer has no score.
+    """
+    group = prepared.experiment.group
+    with Store(prepared.database) as store:
+        planned = stages.drawn(prepared, store, list(_planned(prepared)))
+        rows = stages.observations(prepared, store, planned)
+        run = store.runs()[-1]
+    if not rows:
+        raise MissingPrerequisiteError(
+            f"group {group}: nothing has been answered yet", f"run it: kvbench run {group}"
+        )
+    if any(row["text"] is not None and row["score"] is None for row in rows):
+        raise MissingPrerequisiteError(
+            f"group {group}: some answers have no score", f"score them: kvbench score {group}"
+        )
+    return Observed(planned, rows, run)
+
+
+def _planned(prepared: stages.Prepared) -> Iterator[tuple[Cell, Request]]:
+    experiment = prepared.experiment
+    blank = dict.fromkeys(experiment.tasks, cast("Task", _Blank()))
+    target = plan.Target(prepared.fingerprint, prepared.replicate_offset)
+    keys = _stored_keys(prepared.database)
+    cells = plan.cells(experiment)
+    ids: dict[str, list[str]] = {}
+    for cell, request in plan.requests(experiment, cells, prepared.manifests, blank, target):
+        arm = request.arm
+        if arm.arm_id not in ids:
+            ids[arm.arm_id] = _arm_ids(experiment, arm)
+        asked = (request.task, request.example_id, request.replicate, request.aa)
+        found = (key for i in ids[arm.arm_id] if (key := keys.get((i, *asked))) is not None)
+        yield cell, StoredRequest(**_fields(request), stored_key=next(found, ""))
+
+
+def _arm_ids(experiment: Experiment, arm: Arm) -> list[str]:
+    """The arm's id, then those by which an equal variant may have asked the same first."""
+    ways, own = {"": Variant(), **experiment.ways}, experiment.ways[arm.variant]
+    # Sampling is the arm's own, whatever the variant is called.
+    twins = [n for n, w in ways.items() if (w.before, w.after) == (own.before, own.after)]
+    return [arm.arm_id, *(replace(arm, variant=twin).arm_id for twin in twins)]
+
+
+def _fields(request: Request) -> dict[str, Any]:
+    """The fields of a request, without what it has cached."""
+    return {name: getattr(request, name) for name in Request.__dataclass_fields__}
+
+
+class _Blank:
+    """A task whose prompts say nothing."""
+
+    def prompt(self, example: Example) -> Prompt:
+        return Prompt("", example.question, 1)
+
+
+def _stored_keys(database: Path) -> dict[tuple[str, str, str, int, bool], str]:
+    address = f"{database.absolute().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
+            found = db.execute(_KEYS).fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"{database}: cannot be read: {error}", "restore it from an archive: kvbench restore"
+        ) from error
+    return {
+        (arm, task, ex, replicate, bool(aa)): key for arm, task, ex, replicate, aa, key in found
+    }

@@ -1,0 +1,61 @@
+"""--kvbench-save and --kvbench-compare: baselines of whole runs."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from pytest_kvbench.cli import main
+from tests.conftest import Project
+from tests.support.mock_server import MockServer
+
+
+@pytest.mark.parametrize("n", ["0", "2"])
+def test_the_same_again_is_no_regression(project: Project, n: str) -> None:
+    saved = project.run("-n", n, "--kvbench-save", "main")
+    assert saved.ret == 0
+    saved.stdout.fnmatch_lines(["saved: reports/.baselines/main/g.json"])
+    assert (project.path / "reports/.baselines/main/g.json").is_file()
+    result = project.run("-n", n, "--kvbench-compare", "main")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["g against baseline main: *", "*: no regression"])
+
+
+def test_a_worse_run_fails_with_1_though_every_test_passes(
+    project: Project, mock: MockServer
+) -> None:
+    project.run("--kvbench-save", "main")
+    mock.accuracy = lambda policy, budget: 1.0 if budget == 1 else 0.0
+    result = project.run("--kvbench-fresh", "--kvbench-compare", "main", "--kvbench-save", "new")
+    result.assert_outcomes(passed=6)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*WORSE*", "*REGRESSIONS*", "saved: *new/g.json"])
+
+
+def test_an_unknown_baseline_is_refused_before_anything_runs(
+    project: Project, mock: MockServer
+) -> None:
+    project.run("--kvbench-save", "main", "-k", "bin0")
+    asked = mock.posts
+    result = project.run("--kvbench-compare", "mian", "--kvbench-fresh")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--kvbench-compare mian: there is no such baseline*", "*main*"])
+    assert mock.posts == asked
+
+
+def test_a_group_that_the_baseline_lacks_is_said(project: Project) -> None:
+    project.run("--kvbench-save", "main")
+    result = project.run("--kvbench-compare", "main", "--kvbench-set", "group=other")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["baseline main has no group other: not compared"])
+
+
+def test_analyse_takes_the_gate_that_is_set(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run()
+    monkeypatch.chdir(project.path)
+    done = CliRunner().invoke(main, ["analyse", "g", "--set", "gate.margin=0.95"])
+    assert done.exit_code == 0, done.output
+    assert "margin 0.95" in done.output
+    assert project.summary()["experiment"]["gate"]["margin"] == 0.95

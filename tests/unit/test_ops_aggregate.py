@@ -1,0 +1,147 @@
+"""All groups as one data set: incremental, whatever state a group is in."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from pytest_kvbench import load_group
+from pytest_kvbench.cli import main
+from pytest_kvbench.errors import StoreError
+from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
+from pytest_kvbench.ops.depot import archive_group
+from pytest_kvbench.ops.rows import COLUMNS
+from pytest_kvbench.store import DATABASE
+from tests.support.groups import make_group
+
+
+def gather(reports):
+    return aggregate([reports], reports / FOLDER)
+
+
+def kvbench(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_a_row_per_answer_run_and_cell(tmp_path):
+    make_group(tmp_path, "one", failed=3)
+    make_group(tmp_path, "two", per_bin=5)
+    done = gather(tmp_path)
+    assert done.rows == 120 + 30
+    answers, runs, cells = (frame(tmp_path / FOLDER, t) for t in ("answers", "runs", "cells"))
+    assert len(answers) == done.rows
+    assert list(answers.columns) == list(COLUMNS["answers"])
+    assert answers["score"].isna().sum() == (answers["failure"] == "TIMEOUT").sum() == 3
+    assert not answers.duplicated(["group", "key"]).any()
+    assert list(runs.sort_values("group")["answers"]) == [117, 30]
+    assert list(runs.sort_values("group")["failures"]) == [3, 0]
+    assert len(cells) == 2 * (6 + 2)
+    pooled = cells[(cells["group"] == "one") & (cells["bin"] == "all")]
+    assert set(pooled["kept_bytes_mean"]) == {500.0, 200.0}
+
+
+def test_only_what_is_new_is_read_again(tmp_path):
+    make_group(tmp_path, "one")
+    make_group(tmp_path, "two")
+    assert len(gather(tmp_path).read) == 2
+    again = gather(tmp_path)
+    assert (again.read, again.unchanged) == ((), 2)
+    make_group(tmp_path, "three")
+    with sqlite3.connect(tmp_path / "one" / DATABASE) as db:
+        db.execute("UPDATE scores SET value = 0")
+    db.close()
+    done = gather(tmp_path)
+    assert sorted(os.path.basename(p) for p in done.read) == ["one", "three"]  # noqa: PTH119
+    answers = frame(tmp_path / FOLDER, "answers")
+    assert len(answers) == 360
+    assert answers.loc[answers["group"] == "one", "score"].max() == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000, None])
+def test_a_corrupt_group_is_named_and_the_rest_complete(tmp_path, content):
+    make_group(tmp_path, "good")
+    make_group(tmp_path, "bad")
+    whole = (tmp_path / "bad" / DATABASE).read_bytes()
+    damaged = whole[: len(whole) // 2] if content is None else content
+    (tmp_path / "bad" / DATABASE).write_bytes(damaged)
+    for _ in range(2):
+        done = kvbench("aggregate", "--dir", tmp_path)
+        assert done.exit_code == 0
+        assert f"skipped {tmp_path / 'bad'}" in done.stderr
+        assert "120 answers" in done.stdout
+    (tmp_path / "bad" / DATABASE).write_bytes(whole)
+    assert gather(tmp_path).rows == 240
+
+
+def test_reading_changes_nothing_and_older_schemas_are_understood(tmp_path):
+    make_group(tmp_path, "old")
+    file = tmp_path / "old" / DATABASE
+    with sqlite3.connect(file) as db:
+        db.execute("ALTER TABLE scores DROP COLUMN parts")
+        db.execute("PRAGMA user_version=1")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    before = file.read_bytes()
+    assert gather(tmp_path).rows == 120
+    assert frame(tmp_path / FOLDER, "runs")["schema"].tolist() == [1]
+    assert file.read_bytes() == before
+
+
+def test_archives_count_where_their_group_is_not(tmp_path):
+    prepared = make_group(tmp_path, "kept")
+    archive_group(prepared.folder, tmp_path / "none")
+    assert gather(tmp_path).rows == 120
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for archive in tmp_path.glob("*.tar.gz"):
+        archive.rename(elsewhere / archive.name)
+    assert aggregate([elsewhere], tmp_path / "data").rows == 120
+
+
+def test_a_group_that_is_gone_stays_known(tmp_path):
+    prepared = make_group(tmp_path, "gone")
+    gather(tmp_path)
+    prepared.folder.rename(tmp_path / ".away")
+    done = gather(tmp_path)
+    assert len(done.gone) == 1
+    assert len(frame(tmp_path / FOLDER, "answers")) == 120
+
+
+def test_a_group_that_was_never_analysed_has_no_cells(tmp_path):
+    make_group(tmp_path, "raw")
+    with sqlite3.connect(tmp_path / "raw" / DATABASE) as db:
+        for table in ("verdicts", "bin_stats", "transitions"):
+            db.execute(f"DELETE FROM {table}")
+    db.close()
+    make_group(tmp_path, "whole")
+    gather(tmp_path)
+    assert set(frame(tmp_path / FOLDER, "cells")["group"]) == {"whole"}
+
+
+def test_nothing_new_loads_nothing_heavy(tmp_path):
+    make_group(tmp_path)
+    gather(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from pytest_kvbench.ops.aggregate import aggregate;"
+        f"aggregate([Path({str(tmp_path)!r})], Path({str(tmp_path / FOLDER)!r}));"
+        "print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"pandas", "pyarrow", "numpy"} & set(done.stdout.split())
+
+
+def test_load_group_gives_frames(tmp_path):
+    make_group(tmp_path)
+    group = load_group(tmp_path / "g")
+    assert isinstance(group.answers, pd.DataFrame)
+    assert (len(group.answers), len(group.cells), len(group.transitions)) == (120, 8, 3)
+    assert len(group.answers[~group.answers["aa"]]) == 120
+    assert set(group.cells["verdict"].dropna()) <= {"holds", "breaks", "undetermined"}
+    with pytest.raises(StoreError, match="is not there"):
+        load_group(tmp_path / "nope")

@@ -1,0 +1,207 @@
+"""What the data set says: catalog, best settings, effects, insights, exports."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_kvbench.cli import main
+from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
+from pytest_kvbench.ops.artifacts import export_artifacts
+from pytest_kvbench.ops.catalog import best
+from pytest_kvbench.ops.effects import effects, losses, with_dials
+from pytest_kvbench.ops.insights import rank_correlation
+from tests.support.groups import make_group
+
+LADDER = {"policies": ["snapkv"], "budgets": [1.0, 0.5, 0.2]}
+
+
+def kvbench(*args):
+    done = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def tables(reports):
+    aggregate([reports], reports / FOLDER)
+    return tuple(frame(reports / FOLDER, t) for t in ("answers", "runs", "cells"))
+
+
+def lossless_to(threshold):
+    return lambda cell, i, rng: float(cell.budget >= threshold)
+
+
+def test_best_is_the_smallest_budget_that_holds_over_policies_and_groups(tmp_path):
+    make_group(tmp_path, "a", draw=lossless_to(0.5), per_bin=60)
+    make_group(
+        tmp_path, "b", draw=lossless_to(0.2), per_bin=60, kv={**LADDER, "policies": ["tova"]}
+    )
+    (row,) = best(tables(tmp_path)[2]).to_dict("records")
+    assert (row["policy"], row["budget"], row["group"]) == ("tova", 0.2, "b")
+    assert (row["kept_bytes_mean"], row["full_bytes_mean"]) == (200, 1000)
+    assert row["control_latency_p50"] == 1.0
+    assert row["ci_low"] > -0.1
+
+
+def test_best_says_where_nothing_holds_and_doubts_what_broke_elsewhere(tmp_path):
+    make_group(tmp_path, "a", draw=lossless_to(0.2), per_bin=60)
+    make_group(tmp_path, "b", draw=lossless_to(0.5), per_bin=60, examples="other")
+    (row,) = best(tables(tmp_path)[2]).to_dict("records")
+    assert (row["budget"], row["contradicted"]) == (0.5, 0)
+    nothing = tmp_path / "nothing"
+    make_group(nothing, "c", draw=lossless_to(1.0), per_bin=60)
+    (row,) = best(tables(nothing)[2]).to_dict("records")
+    assert row["policy"] is None
+    assert "none shown" in kvbench("best", "--dir", nothing)
+
+
+def test_effects_compare_like_with_like_only(tmp_path):
+    make_group(tmp_path, "seen", draw=lossless_to(0.2))
+    make_group(tmp_path, "unseen", draw=lossless_to(0.5), kv={**LADDER, "question_aware": False})
+    make_group(
+        tmp_path,
+        "tova",
+        draw=lossless_to(1.0),
+        examples="other",
+        kv={**LADDER, "policies": ["tova"]},
+    )
+    answers, runs, _ = tables(tmp_path)
+    rows = effects(with_dials(answers, runs)).to_dict("records")
+    by = {(r["dial"], r["from"], r["to"]): r for r in rows}
+    aware = by["question_aware", False, True]
+    assert (aware["n"], aware["mean_from"], aware["mean_to"]) == (80, 0.5, 1.0)
+    assert aware["ci_low"] > 0.2
+    # tova was never asked what snapkv was asked, so no effect of the policy can be known
+    assert not [key for key in by if key[0] == "policy"]
+    assert by["budget", 0.5, 0.2]["effect"] == pytest.approx(-1 / 3)
+
+
+def test_losses_are_against_the_own_control(tmp_path):
+    make_group(tmp_path, draw=lossless_to(0.5))
+    answers, runs, _ = tables(tmp_path)
+    rows = losses(with_dials(answers, runs))
+    assert list(rows["budget"]) == [0.5, 0.2]
+    assert list(rows["effect"]) == [0, -1]
+
+
+@given(st.integers(0, 1000))
+def test_rank_correlation_lies_in_its_interval_and_within_one(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.random(40)
+    y = x + rng.random(40) * rng.random()
+    places = np.repeat(np.arange(10), 4)
+    seen, low, high = rank_correlation(
+        x.argsort().argsort() * 1.0, y.argsort().argsort() * 1.0, places, 0.05
+    )
+    assert -1 <= low <= seen <= high <= 1
+    mirrored = rank_correlation(
+        x.argsort().argsort() * 1.0, -y.argsort().argsort() * 1.0, places, 0.05
+    )
+    assert mirrored[0] == pytest.approx(-seen)
+
+
+def test_catalog_newest_first_as_lines_and_csv(tmp_path):
+    make_group(tmp_path, "one")
+    make_group(tmp_path, "two")
+    file = tmp_path / "catalog.csv"
+    lines = kvbench("catalog", "--dir", tmp_path, "--csv", file).splitlines()
+    assert lines[0].startswith("started (UTC)")
+    assert {line.split()[2] for line in lines[1:3]} == {"one", "two"}
+    assert max(map(len, lines)) <= 100
+    rows = list(csv.DictReader(file.open()))
+    assert [row["answers"] for row in rows] == ["120", "120"]
+
+
+def test_insights_have_a_section_a_model_and_every_table(tmp_path):
+    make_group(tmp_path, "one", kv={**LADDER, "policies": ["snapkv", "tova"]})
+    kvbench("insights", "--dir", tmp_path)
+    said = (tmp_path / "INSIGHTS.md").read_text(encoding="utf-8")
+    for heading in (
+        "## Basis",
+        "## Model `smollm2-135m`",
+        "### Smallest budget that holds",
+        "### Treated minus control",
+        "### Effect of each dial, like for like",
+    ):
+        assert heading in said
+    assert "1 group, 1 run, 200 answers and 0 failures" in said
+
+
+def test_effects_and_insights_of_one_control_alone(tmp_path):
+    make_group(tmp_path, kv={"policies": ["snapkv"], "budgets": [1.0, 0.5]}, per_bin=3)
+    assert "no dial took two values" in kvbench("effects", "--dir", tmp_path)
+    kvbench("insights", "--dir", tmp_path)
+
+
+# -- exports -------------------------------------------------------------------------------------
+
+
+def test_artifacts_are_named_by_content_and_never_written_again(tmp_path):
+    prepared = make_group(tmp_path / "reports")
+    target = tmp_path / "out"
+    first = export_artifacts(prepared, target)
+    assert len(first.made) == 3
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in target.rglob("*.json*")}
+    again = export_artifacts(prepared, target)
+    assert (again.made, sorted(again.known)) == ((), sorted(first.made))
+    assert files == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in target.rglob("*.json*")}
+    catalog = [json.loads(line) for line in (target / "_catalog.jsonl").open()]
+    assert [entry["id"] for entry in catalog] == list(first.made)
+    meta = json.loads((target / first.made[0] / "meta.json").read_text())
+    assert {"config", "code", "seed", "dimensions", "metrics"} <= meta.keys()
+    answers = (target / first.made[0] / "answers.jsonl").read_text().splitlines()
+    assert len(answers) == 40
+
+
+def test_the_same_config_of_another_group_is_the_same_artifact(tmp_path):
+    one, two = (make_group(tmp_path, name, per_bin=4) for name in ("one", "two"))
+    other = make_group(tmp_path, "other", examples="other", per_bin=4)
+    made = export_artifacts(one, tmp_path / "out").made
+    assert export_artifacts(two, tmp_path / "out").known == made
+    assert not set(export_artifacts(other, tmp_path / "out").made) & set(made)
+
+
+def test_an_arm_that_lacks_answers_is_left_for_later(tmp_path):
+    prepared = make_group(tmp_path, per_bin=4)
+    import sqlite3
+
+    with sqlite3.connect(prepared.database) as db:
+        key = db.execute(
+            "SELECT key FROM requests JOIN arms USING (arm_id) WHERE budget = 0.2"
+        ).fetchone()[0]
+        for table in ("scores", "telemetry", "answers"):
+            db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+    db.close()
+    done = export_artifacts(prepared, tmp_path / "out")
+    assert done.incomplete == ("snapkv 0.2",)
+    assert len(done.made) == 2
+
+
+def test_csv_parquet_and_inspect(tmp_path):
+    make_group(tmp_path / "r")
+    kvbench(
+        "export", "--dir", tmp_path / "r", "--csv", tmp_path / "csv",
+        "--parquet", tmp_path / "pq", "--inspect", tmp_path / "logs",
+    )  # fmt: skip
+    assert sum(1 for _ in csv.DictReader((tmp_path / "csv" / "answers.csv").open())) == 120
+    assert len(frame(tmp_path / "pq", "answers")) == 120
+    logs = [json.loads(p.read_text()) for p in sorted((tmp_path / "logs").glob("*.json"))]
+    assert len(logs) == 3
+    control = next(log for log in logs if log["eval"]["task_args"]["policy"] == "none")
+    assert control["version"] == 2
+    assert len(control["samples"]) == 40
+    mean = control["results"]["scores"][0]["metrics"]["mean"]["value"]
+    values = [s["scores"]["any_of"]["value"] for s in control["samples"]]
+    assert mean == pytest.approx(sum(values) / 40)
+
+
+def test_an_export_must_say_what(tmp_path):
+    done = CliRunner().invoke(main, ["export", "--dir", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "say what" in done.stderr
