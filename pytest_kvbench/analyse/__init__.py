@@ -5,21 +5,20 @@
                           -> facts, artefacts, twins -> integrity
                  -> bin_stats, efficiency
 
-`judge_cell` needs numpy and scipy.special only, so that a pytest worker stays small; pandas is
-imported when a table is analysed.
+A worker judges a cell by `cell.judge_cell`, which needs numpy and scipy.special only; pandas is
+imported when a table is analysed. Importing this package imports neither.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_kvbench.analyse.cell import CellResult, judge_cell
 from pytest_kvbench.analyse.rules import Analysis, Rules
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Analysis", "CellResult", "Rules", "analyse", "judge_cell"]
+__all__ = ["Analysis", "Rules", "analyse"]
 
 
 def analyse(observations: pd.DataFrame, rules: Rules) -> Analysis:

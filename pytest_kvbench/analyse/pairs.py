@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -47,7 +49,7 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     """
     require_columns(observations, OBSERVATIONS, WHAT)
     table = observations[OBSERVATIONS].copy()
-    parts = observations["parts"] if "parts" in observations else [{} for _ in table.index]
+    parts: Any = observations["parts"] if "parts" in observations else [{} for _ in table.index]
     table["parts"] = pd.Series(list(parts), index=table.index, dtype=object)
     refuse_empty(table, IDENTITY, WHAT)
     for column in TEXTS:

@@ -117,7 +117,6 @@ def _flips(
 
 def provenance_of(run: RunRow) -> dict[str, Any]:
     """Where results come from: versions, hardware, commit, seeds, the run and its command."""
-    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     return {
         "kvbench": importlib.metadata.version("pytest-kvbench"),
         "python": platform.python_version(),
@@ -129,9 +128,16 @@ def provenance_of(run: RunRow) -> dict[str, Any]:
         "replicate_offset": run.replicate_offset,
         "started": run.started_at,
         "finished": run.finished_at,
-        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES if p in installed},
+        "versions": {p: v for p in _PACKAGES if (v := _version(p)) is not None},
         "command": run.command,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

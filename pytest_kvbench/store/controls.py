@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,10 @@ from pytest_kvbench.store.control_file import FILE, Content, ControlFile
 from pytest_kvbench.store.registry import LOCK, META, Registered, Registry, State, model_of
 
 __all__ = ["ControlEntry", "SharedControls", "control_key"]
+
+
+_MOST_WAITING, _LONGEST_S = 32, 1.0
+"""Answers and seconds that an entry may keep to itself; the group's database has them by then."""
 
 
 def control_key(arm: Arm) -> str:
@@ -48,6 +53,8 @@ class ControlEntry:
         if problem:
             warnings.warn(f"shared control {name}: {problem}", stacklevel=2)
         self._registered = known
+        self._waiting: dict[str, Answer] = {}
+        self._written = 0.0
         if known is None or known.state == "pending" or problem:
             self._register("pending")
 
@@ -62,11 +69,23 @@ class ControlEntry:
         Raises:
             StoreError: they cannot be written.
         """
-        new = {a.key: a for a in answers if a.key not in self.answers}
-        if new:
+        known = (self.answers, self._waiting)
+        self._waiting |= {a.key: a for a in answers if not any(a.key in some for some in known)}
+        if len(self._waiting) >= _MOST_WAITING or time.monotonic() > self._written + _LONGEST_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits: a fast server's answers go in together.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if self._waiting:
             if self._registered is None or self._registered.state == "completed":
                 self._register("pending")
-            self._file.add(new.values())
+            self._file.add(self._waiting.values())
+            self._waiting = {}
+        self._written = time.monotonic()
 
     def complete(self) -> None:
         """Say that nobody is adding any more; an entry that did not change is left alone."""
@@ -100,7 +119,10 @@ class SharedControls:
         # The wait may be as long as another process's run: it polls, and can be cancelled.
         async with AsyncFileLock(self._lock(name), thread_local=False, run_in_executor=False):
             entry = self._entry(name, meta)
-            yield entry
+            try:
+                yield entry
+            finally:
+                entry.flush()
             entry.complete()
 
     @contextlib.contextmanager
@@ -113,7 +135,10 @@ class SharedControls:
         self._make(name)
         with FileLock(self._lock(name)):
             entry = self._entry(name, meta)
-            yield entry
+            try:
+                yield entry
+            finally:
+                entry.flush()
             entry.complete()
 
     def registry(self) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import replace_json
-from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest
+from pytest_kvbench.files import replace_bytes
+from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -80,7 +80,8 @@ def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[
             the same experiment gives the same bytes.
     """
     tasks = [asdict(manifest) for manifest in manifests]
-    replace_json(path, {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks})
+    data = {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks}
+    replace_bytes(path, canonical(data) + b"\n")  # not indented: megabytes that people do not read
 
 
 def read_manifest(path: Path) -> ManifestFile:

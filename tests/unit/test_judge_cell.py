@@ -159,7 +159,7 @@ def test_needed_examples_decide_as_often_as_promised():
 
 def test_a_worker_needs_neither_pandas_nor_the_rest_of_scipy():
     code = (
-        "import sys; from pytest_kvbench.analyse import judge_cell;"
+        "import sys; from pytest_kvbench.analyse.cell import judge_cell;"
         "judge_cell([1, 1], [1, 0], [0, 1], margin=0.1, alpha=0.05);"
         "big = {'pandas', 'scipy.stats', 'scipy.optimize', 'torch'}; print(big & set(sys.modules))"
     )
