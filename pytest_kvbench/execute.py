@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_kvbench.engines.base import Engine
@@ -19,13 +19,21 @@ from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
 
+_AHEAD = 256
+"""Requests of a group that may wait for the engine, which bounds itself: more only cost memory."""
+
 
 @dataclass(frozen=True)
 class Work:
-    """What one cell group needs: all its requests, answered or not."""
+    """What one cell group needs: its requests, answered or not.
+
+    Where `wanted` is given, it says which of them are wanted with what is stored so far, and is
+    asked again after they are settled, until it names nothing new.
+    """
 
     task_bin: str
     requests: tuple[Request, ...]
+    wanted: Callable[[Store], Sequence[Request]] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,10 @@ class Tally:
     reused: int = 0
     answered: int = 0
     failed: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        mine, theirs = asdict(self), asdict(other)
+        return Tally(**{name: mine[name] + theirs[name] for name in mine})
 
 
 class Pool:
@@ -104,23 +116,34 @@ class Pool:
         return await task
 
     async def _run(self, work: Work) -> Tally:
-        self._store.save_requests(work.requests)
         controls = [r for r in work.requests if r.arm.is_control]
         if not controls:
-            return await self._complete(work, None)
+            return await self._rounds(work, None)
         async with self._controls.hold(controls[0].arm, work.task_bin) as entry:
-            tally = await self._complete(work, entry)
+            tally = await self._rounds(work, entry)
             kept = self._store.answers([r.key for r in controls])
             entry.add(list(kept.values()))
         return tally
 
-    async def _complete(self, work: Work, entry: ControlEntry | None) -> Tally:
+    async def _rounds(self, work: Work, entry: ControlEntry | None) -> Tally:
+        """All at once; or what is wanted, and what is wanted then. Nothing is asked twice."""
+        if work.wanted is None:
+            return await self._complete(work.requests, entry)
+        tally, settled = Tally(), set[str]()
+        while new := [r for r in work.wanted(self._store) if r.key not in settled]:
+            tally += await self._complete(new, entry)
+            settled |= {r.key for r in new}
+        self._on_answers(len(work.requests) - len(settled))  # the rest is spared
+        return tally
+
+    async def _complete(self, requests: Sequence[Request], entry: ControlEntry | None) -> Tally:
         """Ask what is missing by now: whoever held the entry before may have asked the same."""
-        stored = self._store.answered([r.key for r in work.requests])
-        missing = [r for r in work.requests if r.key not in stored]
+        self._store.save_requests(requests)
+        stored = self._store.answered([r.key for r in requests])
+        missing = [r for r in requests if r.key not in stored]
         reused = self._reuse(missing, entry) if entry is not None else set()
         left = [r for r in missing if r.key not in reused]
-        self._on_answers(len(work.requests) - len(left))
+        self._on_answers(len(requests) - len(left))
         failed = await self._ask(left, entry) if left else 0
         return Tally(len(stored), len(reused), len(left) - failed, failed)
 
@@ -134,12 +157,14 @@ class Pool:
     async def _ask(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
         """Ask the engine; the number of failures."""
         engine = await self._get_engine()
+        batches = iter(_batches(missing, engine.capabilities.arms_per_request))
+
+        async def slot() -> int:
+            return sum([await self._settle(engine, batch, entry) for batch in batches])
+
         async with asyncio.TaskGroup() as group:
-            batches = [
-                group.create_task(self._settle(engine, batch, entry))
-                for batch in _batches(missing, engine.capabilities.arms_per_request)
-            ]
-        return sum(batch.result() for batch in batches)
+            slots = [group.create_task(slot()) for _ in range(min(len(missing), _AHEAD))]
+        return sum(slot.result() for slot in slots)
 
     async def _settle(
         self, engine: Engine, batch: Sequence[Request], entry: ControlEntry | None
@@ -181,11 +206,18 @@ def first_cause(error: BaseException) -> KvbenchError:
 
 
 def _batches(missing: Sequence[Request], most: int) -> list[list[Request]]:
-    """Requests that can share a prefill (same example and repetition), at most `most` together."""
+    """Requests that can share a prefill (same example and repetition), at most `most` together.
+
+    Where none can, an arm follows the other: its server may be the only one that is up.
+    """
     together: dict[tuple[str, str, int, bool], list[Request]] = {}
     for r in missing:
         shared = (r.example_id, r.prompt.content_id, r.replicate, r.aa)
         together.setdefault(shared, []).append(r)
+    if most == 1:
+        by_arm = dict.fromkeys(r.arm.arm_id for r in missing)
+        order = {arm_id: place for place, arm_id in enumerate(by_arm)}
+        return [[r] for r in sorted(missing, key=lambda r: order[r.arm.arm_id])]
     return [
         batch[start : start + most]
         for batch in together.values()

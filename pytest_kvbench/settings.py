@@ -57,12 +57,21 @@ def _about(text: str, **rules: Any) -> Any:
     return Field(description=text, **rules)
 
 
+class PerBin(Section):
+    """How many examples a bin may take, where sampling stops as soon as its cells are decided."""
+
+    min: int = _about("examples before the first look, at least 1", default=12, ge=1)
+    max: int = _about("examples at which to stop, at least min", default=200, ge=1)
+
+
 class Bins(Section):
     """Length classes of prompts, and how many examples each gets."""
 
     n: int = _about("a whole number of bins, at least 1", default=3, ge=1)
-    per_bin: Count | tuple[Count, ...] = _about(
-        "examples per bin: one whole number, or a list with one per bin", default=8
+    per_bin: Count | tuple[Count, ...] | PerBin = _about(
+        "examples per bin: one whole number, or a list with one per bin; {min: 12, max: 200} under "
+        "sampling.strategy: sequential",
+        default=8,
     )
     edges: tuple[int, ...] | None = _about("increasing inner edges; n follows", default=None)
     range: tuple[int, int] = _about(
@@ -88,14 +97,23 @@ class Bins(Section):
             raise ValueError(f"edges must increase, got {list(edges)}")
         if isinstance(per_bin, tuple) and len(per_bin) != self.n:
             raise ValueError(f"per_bin lists {len(per_bin)} numbers for {self.n} bins")
+        if isinstance(per_bin, PerBin) and per_bin.min > per_bin.max:
+            raise ValueError(f"per_bin: min {per_bin.min} is above max {per_bin.max}")
         if not 0 < self.range[0] < self.range[1]:
             raise ValueError(f"range must be two increasing numbers, got {list(self.range)}")
         return self
 
     @property
     def per_bins(self) -> tuple[int, ...]:
-        """Examples wanted in each bin."""
+        """Examples wanted in each bin, at most."""
+        if isinstance(self.per_bin, PerBin):
+            return (self.per_bin.max,) * self.n
         return self.per_bin if isinstance(self.per_bin, tuple) else (self.per_bin,) * self.n
+
+    @property
+    def least(self) -> int:
+        """Examples before the first look, where sampling is sequential."""
+        return self.per_bin.min if isinstance(self.per_bin, PerBin) else min(self.per_bins)
 
 
 class KV(Section):
@@ -238,6 +256,11 @@ class SamplingSettings(Section):
     )
     trials: int = _about("a whole number of at least 1", default=1, ge=1)
     seed: int = _about("a whole number of at least 0", default=0, ge=0)
+    strategy: Literal["fixed", "sequential"] = _about(
+        "fixed (bins.per_bin examples for every cell) or sequential (until a cell is decided, "
+        "between bins.per_bin {min, max})",
+        default="fixed",
+    )
 
 
 class Variant(Section):
@@ -267,6 +290,14 @@ class Gate(Section):
         ge=0,
         lt=1,
     )
+
+
+class Prices(Section):
+    """What a hosted model costs, per million tokens."""
+
+    prompt: float = _about("a number of at least 0", ge=0)
+    completion: float = _about("a number of at least 0", ge=0)
+    currency: str = _about("a name, as in USD", default="USD")
 
 
 class Experiment(Section):
@@ -300,7 +331,25 @@ class Experiment(Section):
         default="auto",
         pattern=r"^(auto|approximate|(tiktoken|hf):.+)$",
     )
+    prices: Prices | None = _about(
+        "per million tokens: {prompt: 0.5, completion: 1.5, currency: USD}", default=None
+    )
     aa: bool = _about("true: run the control twice, as a noise floor", default=False)
+
+    @model_validator(mode="after")
+    def _limits_where_sequential(self) -> Experiment:
+        limited = isinstance(self.bins.per_bin, PerBin)
+        if limited != self.sequential:
+            raise ValueError(
+                "bins.per_bin: {min, max} and sampling.strategy: sequential need each other; got "
+                f"bins.per_bin {self.bins.per_bin!r} and strategy {self.sampling.strategy}"
+            )
+        return self
+
+    @property
+    def sequential(self) -> bool:
+        """Whether sampling stops as soon as cells are decided."""
+        return self.sampling.strategy == "sequential"
 
     @model_validator(mode="after")
     def _greedy_once(self) -> Experiment:

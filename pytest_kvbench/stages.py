@@ -365,6 +365,49 @@ def make_pool(
     )
 
 
+def work_of(
+    prepared: Prepared, group: plan.CellGroup, planned: Sequence[tuple[Cell, Request]]
+) -> Work:
+    """What a group is to ask: all at once, or in rounds where sampling is sequential."""
+    requests = tuple(request for _, request in planned)
+    if not prepared.experiment.sequential:
+        return Work(group.control_id, requests)
+    from pytest_kvbench.sampling import group_draws
+
+    draws = list(group_draws(prepared.experiment, prepared.manifests, planned))
+    keys = [request.key for request in requests]
+
+    def wanted(store: Store) -> list[Request]:
+        score(store, keys)
+        outcomes = store.outcomes(keys)
+        return [r for draw in draws for _, r in draw.wanted(draw.progress(outcomes))]
+
+    return Work(group.control_id, requests, wanted)
+
+
+def drawn(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Sequence[tuple[Cell, Request]]:
+    """What of a plan is wanted by now: all of it, or what sequential sampling came to."""
+    if not prepared.experiment.sequential:
+        return planned
+    from pytest_kvbench import sampling
+
+    outcomes = store.outcomes([request.key for _, request in planned])
+    return sampling.drawn(prepared.experiment, prepared.manifests, planned, outcomes)
+
+
+def levels(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> dict[Cell, float]:
+    """The two-sided level at which each treated cell of sequential groups stopped."""
+    from pytest_kvbench.sampling import group_draws
+
+    outcomes = store.outcomes([request.key for _, request in planned])
+    draws = group_draws(prepared.experiment, prepared.manifests, planned)
+    return {cell: level for draw in draws for cell, level in draw.levels(outcomes).items()}
+
+
 def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Tally:
     """Answer everything the plan lacks, group after group, and wait for it.
 
@@ -372,13 +415,12 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ta
         EngineError: the engine could not be started, or is gone; what was answered is stored.
     """
     pool = make_pool(prepared, site, on_answers)
-    by_group: dict[plan.CellGroup, list[Request]] = {}
+    by_group: dict[plan.CellGroup, list[tuple[Cell, Request]]] = {}
     for cell, request in prepared.requests():
-        by_group.setdefault(plan.CellGroup.of(cell), []).append(request)
+        by_group.setdefault(plan.CellGroup.of(cell), []).append((cell, request))
     try:
         futures = [
-            pool.submit(Work(group.control_id, tuple(requests)))
-            for group, requests in by_group.items()
+            pool.submit(work_of(prepared, group, planned)) for group, planned in by_group.items()
         ]
         try:
             tallies = [future.result() for future in futures]
@@ -513,8 +555,9 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
     from pytest_kvbench.report.summary import build_summary
 
     group = prepared.experiment.group
-    planned = prepared.requests()
+    most = prepared.requests()
     with Store(prepared.database) as store:
+        planned = drawn(prepared, store, most)
         rows = observations(prepared, store, planned)
         if not rows:
             raise MissingPrerequisiteError(
@@ -542,8 +585,18 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         runs[-1],
     )
     summary["provenance"]["inputs"] = inputs
+    if prepared.experiment.sequential:
+        summary["sampling"] = {"wanted": len(planned), "most": len(most)}
+        summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
     replace_json(prepared.folder / SUMMARY, summary)
     return summary
+
+
+def _spared(wanted: int, most: int) -> str:
+    return (
+        f"sequential sampling: {wanted} of at most {most} requests ({wanted / most:.0%}) were "
+        "wanted; intervals are betting confidence sequences, valid however often one looks."
+    )
 
 
 def _inputs(
@@ -589,6 +642,7 @@ def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis
         correction=gate.correction,
         planned_cells=max(1, plan.treated_cells(experiment)),  # controls alone: nothing to share
         seed=experiment.sampling.seed,
+        anytime=experiment.sequential,
     )
     return analyse_table(pd.DataFrame(list(rows)), rules)
 

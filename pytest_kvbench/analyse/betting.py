@@ -23,8 +23,8 @@ import numpy as np
 
 _GRID = 20
 FRACTIONS = (np.arange(_GRID) + 0.5) / _GRID
-WEIGHTS = FRACTIONS**3 * (1 - FRACTIONS) / (FRACTIONS**3 * (1 - FRACTIONS)).sum()
-"""High fractions are the good ones where losses are rare or large: Beta(4, 2)."""
+WEIGHTS = FRACTIONS**4 * (1 - FRACTIONS) / (FRACTIONS**4 * (1 - FRACTIONS)).sum()
+"""Beta(5, 2): high fractions are the good ones where losses are rare, and where they are large."""
 LUCK = 2.0  # standard errors that an undecided cell's luck may still turn by
 HEDGE = 0.1  # of the wealth, where strata are pooled
 STEPS = 400  # of the grid over [-1, 1] on which the mean of strata is bounded
@@ -78,7 +78,8 @@ class Betting:
     def log_wealth_of_fractions(self, deltas: np.ndarray) -> np.ndarray:
         """The same for each fraction, against each of `deltas`: shape (d, fractions)."""
         wins, counts = self._wins(deltas)
-        return wins @ counts
+        sums: np.ndarray = wins @ counts
+        return sums
 
     def log_hope(self, delta: float, growth: float) -> float:
         """The logarithm of the wealth at `growth` >= 1 times as many clusters, with good luck.

@@ -47,17 +47,30 @@ def adjusted(
 def fallback(p_values: Sequence[float], alpha: float) -> list[float]:
     """The two-sided level that each hypothesis of a ladder is tested at, one-sidedly at its half.
 
-    Half of what the hypotheses bring stays with them, half starts with the first; one that is
-    rejected hands all it had to the next (Wiens and Dmitrienko 2005). Their sum is the ladder's
-    error whatever is true, and however the p-values depend on each other.
+    Half of what the hypotheses bring stays with them, half starts with the first. One that is
+    rejected hands all it has to the next that is not, and after the last comes the first again: the
+    extended fallback procedure (Wiens and Dmitrienko 2005), a graph in the sense of Bretz et al.
+    (2009). Whatever is true, the chance of any false rejection is the ladder's error at most.
 
     Args:
         p_values: one-sided, in the order of testing.
         alpha: the two-sided error that each brings.
     """
-    levels, handed = [], len(p_values) * alpha / 2
-    for p in p_values:
-        level = alpha / 2 + handed
-        levels.append(level)
-        handed = level if p < level / 2 else 0.0
+    own = np.full(len(p_values), alpha / 2)
+    own[:1] += alpha / 2 * len(own)
+    levels, rejected = own.copy(), np.zeros(len(own), dtype=bool)
+    while (new := ~rejected & (np.asarray(p_values) < levels / 2)).any():
+        rejected |= new
+        levels = np.where(rejected, levels, _handed_on(own, rejected))
+    return [float(level) for level in levels]
+
+
+def _handed_on(own: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+    """What each has with what the rejected ones in front of it, all round, have handed to it."""
+    levels = own.copy()
+    for place in np.flatnonzero(~rejected):
+        before = place - 1
+        while rejected[before]:
+            levels[place] += own[before]
+            before -= 1
     return levels

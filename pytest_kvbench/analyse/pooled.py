@@ -72,7 +72,7 @@ def stratified(
     pleased: betting.
     """
     if anytime:
-        return StratifiedBetting.of([betting_of(t - c, codes) for c, t, codes in strata])
+        return StratifiedBetting([betting_of(t - c, codes) for c, t, codes in strata])
     deltas, codes = zip(*(differences(*stratum) for stratum in strata), strict=True)
     total = sum(len(d) for d in deltas)
     means = [float(d.mean()) for d in deltas]

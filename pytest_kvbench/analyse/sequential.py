@@ -7,9 +7,9 @@ left. Far from the transition that takes few examples, near it all of them.
 
 A cell's verdict is that of its ladder: of the error alpha / m that each of its k cells brings, half
 stays with the cell and half goes to the first of the ladder, the largest budget for `holds`, the
-smallest for `breaks`. A decided cell hands all it had to its neighbour (the fallback procedure,
-Wiens and Dmitrienko 2005; no assumption on the order is needed). So a cell far from the transition
-is soon tested at nearly k times alpha / m, and the error of the whole plan stays alpha.
+smallest for `breaks`. A decided cell hands all it has to the next (`families.fallback`; no
+assumption on the order is needed). So a cell far from the transition is soon tested at nearly k
+times alpha / m, and the error of the whole plan stays alpha.
 
 Where a group stands is a function of its pairs in their order: nothing else need be stored.
 """
@@ -30,7 +30,7 @@ from pytest_kvbench.analyse.families import fallback
 from pytest_kvbench.records import VerdictWord
 
 FEWEST_PER_ROUND = 4  # a round waits for its last answer
-ROUND_SHARE = 12  # a round adds a twelfth of what was drawn: about 4% beyond what it takes
+ROUND_SHARE = 24  # a round adds a 24th of what was drawn: some 2% beyond what it takes
 
 State = Literal["open", "decided", "out of reach", "all drawn"]
 

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
-from pytest_kvbench.execute import Pool, Tally, Work, first_cause
+from pytest_kvbench.execute import Pool, Tally, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.controller import Controller
 from pytest_kvbench.plugin.options import Options
@@ -59,14 +59,23 @@ class _Experiment:
     selected: dict[plan.CellGroup, tuple[Cell, ...]]
     started: dict[plan.CellGroup, concurrent.futures.Future[Tally]] = field(default_factory=dict)
     requests: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
+    levels: dict[plan.CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
 
     def start(self, group: plan.CellGroup) -> concurrent.futures.Future[Tally]:
         """Hand a group to the pool, once."""
         if group not in self.started:
             self.requests[group] = self.prepared.requests(self.selected[group])
-            asked = tuple(request for _, request in self.requests[group])
-            self.started[group] = self.pool.submit(Work(group.control_id, asked))
+            work = stages.work_of(self.prepared, group, self.requests[group])
+            self.started[group] = self.pool.submit(work)
         return self.started[group]
+
+    def settle(self, group: plan.CellGroup) -> None:
+        """The group is done: score it, and keep of its requests those that were wanted."""
+        requests = self.requests[group]
+        stages.score(self.store, [request.key for _, request in requests])
+        if self.prepared.experiment.sequential and group not in self.levels:
+            self.levels[group] = stages.levels(self.prepared, self.store, requests)
+            self.requests[group] = list(stages.drawn(self.prepared, self.store, requests))
 
     @cached_property
     def clusters(self) -> dict[str, str]:
@@ -197,7 +206,7 @@ class Runtime:
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise first_cause(error) from None
-        stages.score(experiment.store, [r.key for _, r in experiment.requests[group]])
+        experiment.settle(group)
         return self._read(experiment, cell)
 
     def _read(self, experiment: _Experiment, cell: Cell) -> MeasuredCell:
@@ -222,6 +231,7 @@ class Runtime:
             failed=frozenset((r["example_id"], r["replicate"]) for r in rows if r["failure"]),
             clusters=experiment.clusters,
             proof=_weakest([row["proof"] for row in rows if not row["failure"]]),
+            level=experiment.levels.get(plan.CellGroup.of(cell), {}).get(cell),
         )
 
     def _experiment(self, declared: Declared) -> _Experiment:

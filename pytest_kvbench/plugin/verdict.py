@@ -38,6 +38,8 @@ class MeasuredCell:
     failed: frozenset[Repetition]
     clusters: Mapping[str, str]
     proof: Proof
+    level: float | None = None
+    """Two-sided, where sampling stopped as soon as the cell was decided; None: alpha / m."""
 
     @property
     def is_control(self) -> bool:
@@ -57,7 +59,7 @@ class MeasuredCell:
         """
         reference = control.of(self)
         paired = sorted(self.scores.keys() & reference.scores.keys())
-        lost = len(self.failed | reference.failed)
+        lost = len(self.failed | (reference.failed & (self.failed | self.scores.keys())))
         self._refuse_if_lost(lost, len(paired))
         return Comparison(self, reference, tuple(paired), lost)
 
@@ -97,7 +99,8 @@ class MeasuredCell:
             np.array(means(self.scores)),
             np.array([self.clusters[example] for example in examples]),
             margin=self.gate.margin,
-            alpha=self.gate.alpha / max(1, self.planned_cells),
+            alpha=self.level or self.gate.alpha / max(1, self.planned_cells),
+            anytime=self.level is not None,
         )
 
 

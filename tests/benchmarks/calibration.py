@@ -28,6 +28,7 @@ from pytest_kvbench.analyse.judge import judge_pairs
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.power import trinomial
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.analyse.sequential import Drawn, Limits, Rung, advance, start
 from pytest_kvbench.analyse.transitions import bracket
 
 ALPHA = 0.05
@@ -460,6 +461,92 @@ def _word(cells: Sequence[Pairs], margin: float) -> str:
     return verdict_of(p.p_holds, p.p_breaks, ALPHA)
 
 
+# -- sampling until decided ----------------------------------------------------------------------
+
+MOST, LEAST = 200, 12
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One sequential experiment: its answers beside those of a fixed number, and its verdicts."""
+
+    share: float
+    wrong: bool
+    undecided: float
+
+
+def sequential(random: Random, scale: Scale) -> Iterable[Check]:
+    """Answers of sequential sampling, 12 to 200 examples: <= half; false verdicts <= 5%."""
+    print(f"\n## Sequential sampling, {LEAST} to {MOST} examples, margin 0.10, error alpha / m\n")
+    print("| truth | data | cells | answers, of fixed 200 | false verdict | undecided | at 200 |")
+    print("|---|---|---|---|---|---|---|")
+    for planted in PLANTED:
+        yield from _sequential(
+            random, planted, "binary", functools.partial(ladder, losses=planted.losses), scale
+        )
+    at_margin = Planted("loss at margin", (0.10,) * 7)
+    for name, draw in (
+        ("binary", lambda r, n: binary(r, n, 0.10)),
+        ("5% gains", lambda r, n: binary(r, n, 0.15, 0.05)),
+        ("rare, continuous", lambda r, n: jitter(r, n, 0.10 / 0.65)),
+        ("clusters of 5", lambda r, n: clustered(r, n, 0.10, 0.3)),
+    ):
+        cells = functools.partial(_alike, draw=draw)
+        yield from _sequential(random, at_margin, name, cells, scale)
+
+
+def _alike(random: Random, n: int, draw: Callable[[Random, int], Pairs]) -> list[Pairs]:
+    return [draw(random, n) for _ in BUDGETS]
+
+
+def _sequential(
+    random: Random,
+    planted: Planted,
+    name: str,
+    draw: Callable[[Random, int], list[Pairs]],
+    scale: Scale,
+) -> Iterable[Check]:
+    found, at_most = [], []
+    for _ in range(scale.experiments):
+        cells = draw(random, MOST)
+        found.append(_spent(cells, planted))
+        p = [p_values(pairs, 0.10) for pairs in cells]
+        words = [verdict_of(one.p_holds, one.p_breaks, ALPHA / len(p)) for one in p]
+        at_most.append(np.mean([word == "undetermined" for word in words]))
+    share, wrong, undecided = (
+        float(np.mean([getattr(f, what) for f in found]))
+        for what in ("share", "wrong", "undecided")
+    )
+    print(
+        f"| {planted.name} | {name} | {len(BUDGETS)} | {share:.3f} | {wrong:.3f} "
+        f"| {undecided:.3f} | {np.mean(at_most):.3f} |",
+        flush=True,
+    )
+    what = f"sequential, {planted.name}, {name}"
+    yield Check(f"false verdict, {what}", wrong, 0.05, len(found), at_least=False)
+    if planted in PLANTED:
+        yield Check(f"answers, {what}", share, 0.5, 10**9, at_least=False)
+
+
+def _spent(cells: Sequence[Pairs], planted: Planted, margin: float = 0.10) -> Spent:
+    """Sample one group's cells: the control is asked as often as the cell that asks most."""
+    differences = {
+        Rung("p", budget): pairs.treated - pairs.control
+        for budget, pairs in zip(BUDGETS, cells, strict=True)
+    }
+    limits = Limits(margin, ALPHA / len(cells), LEAST, MOST)
+    drawn = Drawn(cells[0].clusters, differences)
+    done = advance(start(list(differences), drawn.clusters, limits), drawn, limits)
+    words = [done.cells[rung].verdict for rung in differences]
+    wrong = [
+        (word == "holds" and loss >= margin) or (word == "breaks" and loss <= margin)
+        for word, loss in zip(words, planted.losses, strict=True)
+    ]
+    asked = sum(s.n for s in done.cells.values()) + done.wanted_of_control
+    undecided = float(np.mean([word == "undetermined" for word in words]))
+    return Spent(asked / MOST / (len(cells) + 1), any(wrong), undecided)
+
+
 # -- scale ---------------------------------------------------------------------------------------
 
 
@@ -508,6 +595,7 @@ SECTIONS = {
     "pooled": pooled,
     "verdicts": verdicts,
     "transitions": transitions,
+    "sequential": sequential,
     "scale": at_scale,
 }
 

@@ -46,10 +46,6 @@ def flip_a_bit(project: Project) -> None:
     file.write_bytes(content)
 
 
-def remove_a_file(project: Project) -> None:
-    files(project)[0].unlink()
-
-
 def cut_the_registry(project: Project) -> None:
     registry = cached(project) / "control_registry.json"
     registry.write_bytes(registry.read_bytes()[:100])
@@ -63,7 +59,6 @@ def remove_a_folder(project: Project) -> None:
     ("damage", "lost", "said"),
     [
         (flip_a_bit, 1, "*was altered; 9 of 10 answers are sound*"),
-        (remove_a_file, 10, "*its file is gone; 10 answers are made again*"),
         (remove_a_folder, 10, "*its file is gone; 10 answers are made again*"),
         (cut_the_registry, 0, "*control_registry.json: is damaged*"),
     ],
@@ -107,6 +102,23 @@ def test_a_replaced_worker_does_not_clear_the_cache_again(
     assert files(project)[0].stat().st_ino != old
     assert len(files(project)) == 2
     assert mock.posts == EXAMPLES
+
+
+@pytest.mark.parametrize("groups", [("g", "g"), ("g", "other")])
+def test_two_runs_at_once_ask_each_control_once(
+    project: Project, mock: MockServer, groups: tuple[str, str]
+) -> None:
+    mock.latency_s = 0.02
+    command = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-n", "2", "--kvbench-set"]
+    runs = [
+        subprocess.Popen([*command, f"group={group}"], cwd=project.path, stdout=subprocess.PIPE)
+        for group in groups
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=120)
+        assert run.returncode == 0, output.decode()
+    assert set(mock.controls) == {1}
+    assert len(mock.controls) == EXAMPLES
 
 
 def test_cli_lists_verifies_and_prunes(project: Project) -> None:
@@ -169,7 +181,7 @@ def test_an_archive_goes_on_elsewhere_without_a_request(
     assert other.returncode == 0, other.stdout  # its controls came along
     assert mock.posts == EXAMPLES
     assert comparable(there.summary()) == comparable(project.summary())
-    assert len(there.summary()["cells"]) == 9
+    assert len(there.summary()["cells"]) == 8
 
 
 def test_clean_removes_a_group_that_an_archive_holds(project: Project) -> None:

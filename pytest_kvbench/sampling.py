@@ -1,0 +1,178 @@
+"""Which of a group's requests are wanted, where sampling stops as soon as cells are decided.
+
+Between the plan and the pool: what is stored goes in as scores, `analyse.sequential` decides, the
+requests of the next round come out. A function of what is stored, so that a run can be resumed and
+the analysis at the end finds what the items found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pytest_kvbench import plan
+from pytest_kvbench.analyse.sequential import (
+    Drawn,
+    Limits,
+    Progress,
+    Rung,
+    advance,
+    drawing_order,
+    start,
+)
+from pytest_kvbench.records import Cell, Request, TaskManifest
+from pytest_kvbench.settings import Experiment
+
+Planned = Sequence[tuple[Cell, Request]]
+Outcomes = Mapping[str, Mapping[str, Any]]
+"""By request key: `score` and `failure`, as `Store.outcomes` gives them."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupDraw:
+    """One cell group that is sampled in rounds.
+
+    Args:
+        planned: all requests that it could make, each with its cell.
+        order: the group's examples in drawing order.
+        clusters: their contexts.
+        limits: when to look and when to stop.
+    """
+
+    planned: Planned
+    order: Sequence[str]
+    clusters: np.ndarray
+    limits: Limits
+
+    def progress(self, outcomes: Outcomes) -> Progress:
+        """How far the group is with what is stored."""
+        differences = {
+            rung: np.array(list(self._differences(cell, outcomes)))
+            for rung, cell in self._cells.items()
+        }
+        begun = start(list(differences), self.clusters, self.limits)
+        return advance(begun, Drawn(self.clusters, differences), self.limits)
+
+    def levels(self, outcomes: Outcomes) -> dict[Cell, float]:
+        """The two-sided level that each treated cell was last tested at."""
+        standing = self.progress(outcomes).cells
+        return {cell: standing[rung].alpha for rung, cell in self._cells.items()}
+
+    def wanted(self, progress: Progress) -> list[tuple[Cell, Request]]:
+        """The requests of all rounds up to now, the control's among them."""
+        place = {example: position for position, example in enumerate(self.order)}
+        return [
+            (cell, request)
+            for cell, request in self.planned
+            if place[request.example_id] < self._wanted_of(cell, progress)
+        ]
+
+    def _wanted_of(self, cell: Cell, progress: Progress) -> int:
+        if cell.is_control:
+            return progress.wanted_of_control
+        return progress.wanted(Rung(cell.policy, cell.budget))
+
+    @cached_property
+    def _cells(self) -> dict[Rung, Cell]:
+        treated = dict.fromkeys(cell for cell, _ in self.planned if not cell.is_control)
+        return {Rung(cell.policy, cell.budget): cell for cell in treated}
+
+    @cached_property
+    def _keys(self) -> dict[tuple[Cell, str], list[tuple[int, str]]]:
+        keys: dict[tuple[Cell, str], list[tuple[int, str]]] = {}
+        for cell, request in self.planned:
+            if not request.aa:
+                mine = keys.setdefault((cell, request.example_id), [])
+                mine.append((request.replicate, request.key))
+        return keys
+
+    def _differences(self, cell: Cell, outcomes: Outcomes) -> Iterator[float]:
+        """Treated minus control, example by example, up to the first that is not settled."""
+        for example in self.order:
+            treated = self._scores(cell, example, outcomes)
+            control = self._scores(cell.control, example, outcomes)
+            if treated is None or control is None:
+                return
+            both = [treated[r] - control[r] for r in treated.keys() & control.keys()]
+            yield math.fsum(both) / len(both) if both else math.nan
+
+    def _scores(self, cell: Cell, example: str, outcomes: Outcomes) -> dict[int, float] | None:
+        """The scores by replicate, without failures; None while one is outstanding."""
+        scores = {}
+        for replicate, key in self._keys[cell, example]:
+            outcome = outcomes.get(key)
+            if outcome is None or (outcome["score"] is None and not outcome["failure"]):
+                return None
+            if outcome["score"] is not None:
+                scores[replicate] = float(outcome["score"])
+        return scores
+
+
+def group_draws(
+    experiment: Experiment, manifests: Mapping[str, TaskManifest], planned: Planned
+) -> Iterator[GroupDraw]:
+    """The groups of an experiment whose `sampling.strategy` is sequential."""
+    grouped: dict[plan.CellGroup, list[tuple[Cell, Request]]] = {}
+    for cell, request in planned:
+        grouped.setdefault(plan.CellGroup.of(cell), []).append((cell, request))
+    for group, members in grouped.items():
+        entries = manifests[group.task].of_bin(group.bin)
+        contexts = [entry.example.cluster for entry in entries]
+        order = drawing_order(contexts)
+        codes = np.unique(contexts, return_inverse=True)[1]
+        yield GroupDraw(
+            members,
+            [entries[position].example.example_id for position in order],
+            codes[order],
+            limits_of(experiment),
+        )
+
+
+def limits_of(experiment: Experiment) -> Limits:
+    """When a group of this experiment stops."""
+    gate, bins = experiment.gate, experiment.bins
+    return Limits(
+        margin=gate.margin,
+        alpha=gate.alpha / max(1, plan.treated_cells(experiment)),
+        least=bins.least,
+        most=max(bins.per_bins),
+    )
+
+
+def drawn(
+    experiment: Experiment,
+    manifests: Mapping[str, TaskManifest],
+    planned: Planned,
+    outcomes: Outcomes,
+) -> list[tuple[Cell, Request]]:
+    """What of a whole plan is wanted by now; cells that nobody has asked are not waited for."""
+    asked = {cell for cell, request in planned if request.key in outcomes}
+    here = [(cell, request) for cell, request in planned if cell in asked]
+    wanted = [
+        pair
+        for draw in group_draws(experiment, manifests, here)
+        for pair in draw.wanted(draw.progress(outcomes))
+    ]
+    return [*wanted, *first_round(experiment, manifests, planned, asked)]
+
+
+def first_round(
+    experiment: Experiment,
+    manifests: Mapping[str, TaskManifest],
+    planned: Planned,
+    asked: Iterable[Cell],
+) -> list[tuple[Cell, Request]]:
+    """Of cells that nobody has asked: the least that they need."""
+    known = set(asked)
+    left = [(cell, request) for cell, request in planned if cell not in known]
+    return [
+        (cell, request)
+        for draw in group_draws(experiment, manifests, left)
+        for cell, request in draw.planned
+        if request.example_id in draw.order[: draw.limits.least]
+    ]

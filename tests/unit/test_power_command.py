@@ -1,0 +1,58 @@
+"""`kvbench power`: n per bin and what it costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pytest_kvbench.cli import main
+
+EXPERIMENT = """\
+group: g
+tasks: [niah/single]
+bins: {n: 3, per_bin: 20}
+kv: {policies: [snapkv, knorm], budgets: [1.0, 0.5, 0.2]}
+gate: {margin: 0.15, alpha: 0.05}
+"""
+
+
+def rows(*args: str) -> dict[str, dict[str, float]]:
+    result = CliRunner().invoke(main, ["power", *args, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return {row["of"]: row for row in json.loads(result.output)["rows"]}
+
+
+def test_lossless_needs_36_pairs_for_ten_points() -> None:
+    (row,) = rows("--margin", "0.1", "--discordance", "0").values()
+    assert (row["n"], row["power"], row["requests"]) == (36, 1.0, 72)
+
+
+def test_an_experiment_brings_its_cells_its_bins_and_its_arms(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(EXPERIMENT)
+    found = rows(str(file), "--discordance", "0")
+    assert found["one cell alone"]["n"] == 23  # 0.85 ** 23 < 0.025
+    assert found["each of 12 cells, at alpha / 12"]["n"] == 38
+    assert found["3 alike bins together"]["n"] == 8
+    declared = found["as declared, each cell"]
+    assert (declared["n"], declared["power"]) == (20, 0.0)
+    assert declared["requests"] == 20 * 3 * (1 + 2 * 2)
+    more = rows(str(file), "--discordance", "0", "--set", "aa=true", "--set", "bins.per_bin=40")
+    assert more["as declared, each cell"]["power"] == 1.0
+    assert more["as declared, each cell"]["requests"] == 40 * 3 * (2 + 2 * 2)
+
+
+def test_a_loss_near_the_margin_has_no_number_and_the_table_says_so() -> None:
+    args = ["power", "--margin", "0.0101", "--loss", "0.01", "--discordance", "0.9"]
+    result = CliRunner().invoke(main, args, catch_exceptions=False)
+    assert "no number up to 100,000" in result.output
+
+
+@pytest.mark.parametrize("wrong", [["--loss", "0.2"], ["--discordance", "0.01", "--loss", "0.05"]])
+def test_what_cannot_be_is_refused_in_two_lines(wrong: list[str]) -> None:
+    result = CliRunner().invoke(main, ["power", "--margin", "0.1", *wrong])
+    assert result.exit_code == 4
+    assert len(result.stderr.strip().splitlines()) == 2
