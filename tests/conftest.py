@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 
 from tests.support.mock_server import MockServer
+
+# Most plugin tests start Python several times: compiling everything each time would double theirs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# No test needs a hub, and one that cannot be reached is tried for 23 seconds.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]
 
@@ -30,7 +36,8 @@ class Project:
     path: Path
 
     def run(self, *args: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess("-p", "no:benchmark", *args)
+        foreign = ("no:benchmark", "no:hypothesispytest", "no:anyio")  # slow to load, not ours
+        return self.pytester.runpytest_subprocess(*(f"-p{name}" for name in foreign), *args)
 
     def summary(self, group: str = "g") -> dict[str, Any]:
         text = (self.path / "reports" / group / "summary.json").read_text(encoding="utf-8")
