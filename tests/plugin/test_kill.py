@@ -1,6 +1,6 @@
 """Runs killed at any moment: what was received is stored, what is missing is asked, figures agree.
 
-Six moments in the suite; `KVBENCH_KILLS=50` gives fifty.
+Three moments in the suite; `KVBENCH_KILLS=50` gives fifty.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.conftest import Project
 from tests.support.mock_server import MockServer
 from tests.support.summaries_compared import comparable
 
-MOMENTS = int(os.environ.get("KVBENCH_KILLS", "6"))
+MOMENTS = int(os.environ.get("KVBENCH_KILLS", "3"))
 EXAMPLES = 20
 ARMS = 3
 IN_FLIGHT = 4  # engine.concurrency
