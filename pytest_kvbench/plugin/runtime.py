@@ -117,7 +117,7 @@ class Runtime:
         """Refuse an engine that can never run, once per session."""
         key = _key(declared)
         if key not in self._checked:
-            stages.source_of(declared.experiment, self._site()).check()
+            stages.source_of(declared.experiment, self._site(declared)).check()
             self._checked.add(key)
 
     # -- hooks -----------------------------------------------------------------------------
@@ -237,7 +237,7 @@ class Runtime:
     def _experiment(self, declared: Declared) -> _Experiment:
         key = _key(declared)
         if key not in self._experiments:
-            site = self._site()
+            site = self._site(declared)
             prepared = stages.prepare(declared, site)
             self._experiments[key] = _Experiment(
                 prepared,
@@ -253,7 +253,9 @@ class Runtime:
         if controller is not None:
             controller.analyst.warm()
 
-    def _site(self) -> stages.Site:
+    def _site(self, declared: Declared) -> stages.Site:
+        """This run. An experiment of few groups keeps few workers busy: they share its places."""
+        groups = len(plan.groups(plan.cells(declared.experiment)))
         options = Options.of(self._config)
         cache = getattr(self._config, "cache", None)  # absent under -p no:cacheprovider
         return stages.Site(
@@ -262,7 +264,7 @@ class Runtime:
             owner_pid=self._owner_pid,
             command=options.command,
             controls=cache.mkdir(CONTROLS) if cache is not None else None,
-            share=self._worker["workercount"] if self._worker else 1,
+            share=min(groups, self._worker["workercount"]) if self._worker else 1,
             fresh=options.fresh,
             force=options.force,
             tasks=options.tasks,

@@ -132,7 +132,11 @@ def write_rows(path: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+AT_MOST = {0: 1.5, 2: 2.0}
+"""Workers to the most that a run may take, in floors: two more Pythons start on two cores."""
+
+
+@pytest.mark.parametrize("workers", AT_MOST)
 def test_a_whole_run_and_the_wire(benchmark: Any, bench: Bench, workers: int) -> None:
     def before() -> None:
         bench.forget()
@@ -157,7 +161,7 @@ def test_a_whole_run_and_the_wire(benchmark: Any, bench: Bench, workers: int) ->
         peak_mb=round(max(r.peak_mb for r in ran)),
     )
     print(benchmark.extra_info)
-    assert wall / bench.floor_s <= 1.5
+    assert wall / bench.floor_s <= AT_MOST[workers]
     assert max(rates) * bench.floor_s / REQUESTS >= 0.8
     assert max(r.peak_mb for r in ran) <= 150
 
