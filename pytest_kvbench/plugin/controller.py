@@ -107,12 +107,14 @@ class Controller:
 
     def _expect(self, selected: Mapping[str, Sequence[str]]) -> None:
         """Kvbench items will run: show how far they are."""
+        if not selected:  # options may be what is wrong, and were refused already
+            return
         reports = Options.of(self._config).reports
         idle = self._config.option.collectonly or self._config.option.kvbench_plan
         if not idle and any(not (reports / group / "summary.json").exists() for group in selected):
             self.analyst.warm()  # a group that was never judged will be
         manager = self._config.pluginmanager
-        if not selected or manager.has_plugin(PROGRESS) or not progress_wanted(self._config):
+        if manager.has_plugin(PROGRESS) or not progress_wanted(self._config):
             return
         from pytest_kvbench.plugin.progress import ProgressLine
 
