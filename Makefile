@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # One process serves the model and takes both cores; workers only wait for it.
 WORKERS ?= 8
 
-.PHONY: install evals sanity test lint bench clean
+.PHONY: install evals sanity test test-all lint bench clean
 
 install: $(STAMP)
 
@@ -29,8 +29,11 @@ sanity: install
 	$(BIN)/pytest evals/test_sanity.py -n 2 --kvbench-report
 
 test: install
-	$(BIN)/pytest tests -m 'not model' --ignore tests/benchmarks -n 2 --dist worksteal
-	$(BIN)/pytest tests -m model --ignore tests/benchmarks -n 0
+	$(BIN)/pytest tests -m 'not model and not slow' --ignore tests/benchmarks -n 2 --dist worksteal
+	$(BIN)/pytest tests -m 'model and not slow' --ignore tests/benchmarks -n 0
+
+test-all: test
+	$(BIN)/pytest tests -m slow --ignore tests/benchmarks -n 0
 
 lint: install
 	$(BIN)/ruff check .

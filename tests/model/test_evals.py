@@ -140,6 +140,7 @@ def test_a_killed_server_is_errors_and_exit_code_10(
     assert answered(tmp_path) >= 2
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_completes(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

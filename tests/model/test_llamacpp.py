@@ -105,6 +105,7 @@ def test_kv_types_are_proven_and_a_repeat_starts_nothing(
     assert {file: file.read_bytes() for file in logs} == logs
 
 
+@pytest.mark.slow
 def test_one_server_at_a_time(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

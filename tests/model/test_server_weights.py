@@ -107,6 +107,7 @@ def test_a_broken_gguf_file_is_an_engine_error_and_leaves_nothing(
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_a_gguf_file_is_converted_once_by_whoever_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

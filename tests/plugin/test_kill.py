@@ -149,6 +149,7 @@ def family_of(run: subprocess.Popen[str], struck: threading.Event) -> list[psuti
     return family
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing_and_ends_as_if_it_had_not_been(
     project: Project, slow: MockServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
