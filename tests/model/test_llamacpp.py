@@ -26,9 +26,9 @@ pytestmark = pytest.mark.model
 EXPERIMENT = """\
 group: kv
 tasks: [niah/single]
-bins: {n: 1, per_bin: 2, range: [96, 160]}
+bins: {n: 1, per_bin: 3, range: [128, 256]}
 kv: {policies: [q8_0, q4_0]}
-sampling: {max_tokens: 6}
+sampling: {max_tokens: 12}
 """
 TEST = """\
 import pytest
