@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
+# What an inner pytest imports it forgets again, but numpy can be loaded only once.
+import pytest_kvbench.analyse.observations
+import pytest_kvbench.report.plots  # noqa: F401 -- for the same reason
+from pytest_kvbench import analyst, stages
 from tests.support.mock_server import MockServer
 
 # Most plugin tests start Python several times: compiling everything each time would double theirs.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # No test needs a hub, and one that cannot be reached is tried for 23 seconds.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A deadline is a timed assertion.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]
 
@@ -36,8 +45,11 @@ class Project:
     path: Path
 
     def run(self, *args: str) -> pytest.RunResult:
+        """Pytest within this process, where all it imports is at hand; its workers are real."""
         foreign = ("no:benchmark", "no:hypothesispytest", "no:anyio")  # slow to load, not ours
-        return self.pytester.runpytest_subprocess(*(f"-p{name}" for name in foreign), *args)
+        imported = "ignore::pytest.PytestAssertRewriteWarning"
+        options = [*(f"-p{name}" for name in foreign), f"-W{imported}"]
+        return self.pytester.runpytest_inprocess(*options, *args)
 
     def summary(self, group: str = "g") -> dict[str, Any]:
         text = (self.path / "reports" / group / "summary.json").read_text(encoding="utf-8")
@@ -45,9 +57,24 @@ class Project:
         return data
 
 
+class AnalystHere:
+    """In place of the analyst's process: pandas is in this one, and each would load it anew."""
+
+    judge = staticmethod(stages.judge)
+
+    def warm(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, mock: MockServer) -> Project:
+def project(
+    pytester: pytest.Pytester, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> Project:
     """An experiment on the mock server."""
+    monkeypatch.setattr(analyst, "Analyst", AnalystHere)
     rows = [
         {
             "question": f"Say {word}",

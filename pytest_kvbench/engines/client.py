@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +17,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import httpx
 import tenacity
 
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
@@ -162,18 +162,23 @@ class Http:
     def _open(self) -> aiohttp.ClientSession:
         """The session, opened inside the event loop that uses it."""
         if self._session is None:
-            secure = self.base_url.startswith("https:")
             self._session = aiohttp.ClientSession(
-                # httpx's certificates: those of SSL_CERT_FILE, or its own on a bare system.
-                connector=aiohttp.TCPConnector(
-                    limit=0, ssl=httpx.create_ssl_context() if secure else True
-                ),
+                connector=aiohttp.TCPConnector(limit=0, ssl=_certificates(self.base_url)),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None),  # `post` has one over all tries
                 proxy=_proxy(self.base_url),  # looked up once: `trust_env` does for every request
                 read_bufsize=_LONGEST_EVENT,
             )
         return self._session
+
+
+def _certificates(url: str) -> ssl.SSLContext | bool:
+    """httpx's certificates: those of SSL_CERT_FILE, or its own on a bare system."""
+    if not url.startswith("https:"):
+        return True
+    import httpx  # 15 MB that a worker beside its own server does not need
+
+    return httpx.create_ssl_context()
 
 
 async def _streamed(response: aiohttp.ClientResponse, started: float) -> Reply:

@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
@@ -235,6 +233,8 @@ def _telemetry(
 
 
 def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
+    import httpx  # brings a command line of its own: 15 MB that no worker needs
+
     url = base_url.rstrip("/") + "/models"
     try:
         response = httpx.get(url, timeout=_PROBE_S).raise_for_status()

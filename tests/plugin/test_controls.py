@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from pytest_kvbench.cli import main
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 from tests.support.summaries_compared import comparable
@@ -29,14 +32,9 @@ def files(project: Project) -> list[Path]:
     return sorted((cached(project) / "shared_controls").rglob("control.jsonl"))
 
 
-def kvbench(project: Project, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest_kvbench.cli", *args],
-        cwd=project.path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def kvbench(project: Project, *args: str, answer: str = "") -> Result:
+    with contextlib.chdir(project.path):
+        return CliRunner().invoke(main, list(args), input=answer, catch_exceptions=False)
 
 
 def flip_a_bit(project: Project) -> None:
@@ -72,7 +70,7 @@ def test_another_group_asks_only_what_was_damaged(
     other.assert_outcomes(passed=ITEMS, warnings=1)
     other.stdout.fnmatch_lines([said])
     assert sum(mock.controls) == EXAMPLES + lost
-    assert kvbench(project, "controls", "verify").returncode == 0
+    assert kvbench(project, "controls", "verify").exit_code == 0
 
 
 def test_a_replaced_worker_does_not_clear_the_cache_again(
@@ -131,54 +129,37 @@ def test_cli_lists_verifies_and_prunes(project: Project) -> None:
     flip_a_bit(project)
     (cached(project) / "shared_controls" / "k" / "orphan").mkdir(parents=True)
     wrong = kvbench(project, "controls", "verify")
-    assert wrong.returncode == 1
+    assert wrong.exit_code == 1
     assert "altered" in wrong.stdout
     assert "orphan" in wrong.stdout
-    declined = subprocess.run(
-        [sys.executable, "-m", "pytest_kvbench.cli", "controls", "prune"],
-        cwd=project.path,
-        input="n\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    declined = kvbench(project, "controls", "prune", answer="n\n")
     assert "put 2 right?" in declined.stdout
-    assert kvbench(project, "controls", "verify").returncode == 1
+    assert kvbench(project, "controls", "verify").exit_code == 1
     assert "9 sound answers kept" in kvbench(project, "controls", "prune", "--yes").stdout
-    assert kvbench(project, "controls", "verify").returncode == 0
-
-
-def moved(project: Project, target: Path) -> Callable[..., Any]:
-    """The project's own files elsewhere, without anything that a run left."""
-    for name in ("words.jsonl", "exp.yaml", "test_exp.py"):
-        shutil.copy(project.path / name, target)
-    project.pytester.chdir()
-    return lambda *args: subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:benchmark", *args],
-        cwd=target,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    assert kvbench(project, "controls", "verify").exit_code == 0
 
 
 def test_an_archive_goes_on_elsewhere_without_a_request(
-    project: Project, mock: MockServer, tmp_path_factory: pytest.TempPathFactory
+    project: Project,
+    mock: MockServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mock.accuracy = lambda policy, budget: 1.0 if budget >= 0.5 else 0.4
     project.run()
     made = kvbench(project, "archive", "g", "--to", "g.tar.gz")
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    pytest_there = moved(project, elsewhere)
+    for name in ("words.jsonl", "exp.yaml", "test_exp.py"):  # nothing that a run left
+        shutil.copy(project.path / name, elsewhere)
     there = Project(project.pytester, elsewhere)
     restored = kvbench(there, "restore", str(project.path / "g.tar.gz"))
-    assert restored.returncode == 0, restored.stderr
+    assert restored.exit_code == 0, restored.stderr
     assert "2 shared controls" in restored.stdout
-    done = pytest_there()
-    assert done.returncode == 0, done.stdout
-    other = pytest_there("--kvbench-set", "group=other", "--kvbench-set", "kv.budgets=[1.0]")
-    assert other.returncode == 0, other.stdout  # its controls came along
+    monkeypatch.chdir(elsewhere)
+    there.run().assert_outcomes(passed=ITEMS)
+    other = there.run("--kvbench-set", "group=other", "--kvbench-set", "kv.budgets=[1.0]")
+    other.assert_outcomes(passed=2)  # its controls came along
     assert mock.posts == EXAMPLES
     assert comparable(there.summary()) == comparable(project.summary())
     assert len(there.summary()["cells"]) == 8
@@ -187,15 +168,15 @@ def test_an_archive_goes_on_elsewhere_without_a_request(
 def test_clean_removes_a_group_that_an_archive_holds(project: Project) -> None:
     project.run()
     refused = kvbench(project, "clean", "g", "--min-age", "0s")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert "no archive of it" in refused.stdout
-    assert kvbench(project, "archive", "g").returncode == 0
+    assert kvbench(project, "archive", "g").exit_code == 0
     assert "changed 0.0 days ago" in kvbench(project, "clean", "g").stdout
     assert (
         "would be removed" in kvbench(project, "clean", "g", "--min-age", "0s", "--dry-run").stdout
     )
     assert (project.path / "reports" / "g").exists()
-    assert kvbench(project, "clean", "g", "--min-age", "0s").returncode == 0
+    assert kvbench(project, "clean", "g", "--min-age", "0s").exit_code == 0
     assert not (project.path / "reports" / "g").exists()
 
 
@@ -246,5 +227,5 @@ def test_a_group_on_a_read_only_disk_is_two_lines(project: Project, small_disk: 
     result.stdout.no_fnmatch_line("*Traceback*")
     for stage in ("score", "analyse", "report"):
         done = kvbench(project, stage, "g", "--dir", str(small_disk))
-        assert done.returncode == 10
+        assert done.exit_code == 10
         assert done.stderr.count("\n") == 2, done.stderr
