@@ -6,6 +6,7 @@
     │   └── MissingPrerequisiteError  a stage asked for before the one it needs
     ├── GuardError               stored data does not fit the experiment: exit code 4
     └── InfrastructureError      what cannot be measured: exit code 10
+        ├── ControlError         a full cache that has nothing to lose
         ├── EngineError          a server that does not start, answer or keep its word
         └── StoreError           a database that cannot be read or written
 
@@ -50,6 +51,10 @@ class GuardError(KvbenchError):
 
 class InfrastructureError(KvbenchError):
     """Something could not be measured."""
+
+
+class ControlError(InfrastructureError):
+    """A control is not worth comparing with: its treatments were not asked."""
 
 
 class EngineError(InfrastructureError):

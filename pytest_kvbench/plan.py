@@ -240,7 +240,7 @@ def costs(
             lengths = [_middle(experiment, group.bin)] * experiment.bins.per_bins[group.bin]
         tokens = trials * sum(lengths)
         requested = arms * trials * len(lengths)
-        prefills = 1 + experiment.aa if experiment.engine.name == "local" else arms
+        prefills = 1 + experiment.aa if experiment.engine.shares_prefill else arms
         spent.append(Cost(group, len(members), requested, arms * tokens, prefills * tokens))
     return spent
 

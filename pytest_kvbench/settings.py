@@ -226,6 +226,11 @@ class EngineSettings(Section):
         return self
 
     @property
+    def shares_prefill(self) -> bool:
+        """Whether all arms of an example come from one prefill of the prompt."""
+        return self.name == "local"
+
+    @property
     def addresses(self) -> dict[str, Endpoint]:
         """Servers that already run, by arm; `base_url` serves the control. Empty: we start them."""
         control = {FULL_CACHE: Endpoint(base_url=self.base_url)} if self.base_url else {}
@@ -284,11 +289,17 @@ class Gate(Section):
     max_lost: float = _about("share of lost pairs, in [0, 1)", default=0.05, ge=0, lt=1)
     drop_threshold: float = _about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
     correction: Literal["holm", "bh", "none"] = _about("holm, bh or none", default="holm")
-    control_floor: float = _about(
-        "in [0, 1): the control's mean in the shortest bin must be above it",
-        default=0.0,
+    control_floor: float | None = _about(
+        "in [0, 1): the control's mean in the shortest bin must be above it; null: chance",
+        default=None,
         ge=0,
         lt=1,
+    )
+    max_sick: float = _about(
+        "share of a control's replies that may be empty, refused or cut off without a score",
+        default=0.5,
+        ge=0,
+        le=1,
     )
 
 

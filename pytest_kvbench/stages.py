@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pytest_kvbench import plan
+from pytest_kvbench import plan, sanity
 from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
-from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
+from pytest_kvbench.errors import ControlError, GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json, writing
 from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, digest
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
 from pytest_kvbench.store import DATABASE, RunRow, Store
-from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.store.controls import SharedControls, control_key
+from pytest_kvbench.store.upkeep import orphans
 from pytest_kvbench.tasks import TaskFactory, get_task
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
@@ -152,6 +153,7 @@ def prepare(declared: Declared, site: Site) -> Prepared:
             started_at=now(),
         )
         store.start_run(run)
+        _warn_of_orphans(_controls_root(site, store.path.parent))
         return _prepared(store, run, site.tasks)
 
 
@@ -163,6 +165,19 @@ def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
     """
     with _opened(declared.experiment, site) as store:
         return _manifests(declared.experiment, site, store)
+
+
+def _controls_root(site: Site, folder: Path) -> Path:
+    return site.controls or folder / "shared_controls"
+
+
+def _warn_of_orphans(root: Path) -> None:
+    if found := orphans(root):
+        warnings.warn(
+            f"{root}: {len(found)} folders belong to no entry of the registry ({found[0]}, ...); "
+            "what is sound in them is used where it fits. kvbench controls prune puts them right",
+            stacklevel=2,
+        )
 
 
 @contextlib.contextmanager
@@ -351,7 +366,6 @@ def make_pool(
 
     `on_start` is called before the first request, if any is missing.
     """
-    root = site.controls or prepared.folder / "shared_controls"
 
     def start() -> Engine:
         on_start()
@@ -360,7 +374,7 @@ def make_pool(
     return Pool(
         prepared.database,
         start,
-        SharedControls(root),
+        SharedControls(_controls_root(site, prepared.folder)),
         on_answers=on_answers,
     )
 
@@ -368,21 +382,59 @@ def make_pool(
 def work_of(
     prepared: Prepared, group: plan.CellGroup, planned: Sequence[tuple[Cell, Request]]
 ) -> Work:
-    """What a group is to ask: all at once, or in rounds where sampling is sequential."""
-    requests = tuple(request for _, request in planned)
-    if not prepared.experiment.sequential:
-        return Work(group.control_id, requests)
-    from pytest_kvbench.sampling import group_draws
+    """What a group is to ask, and when: first what tells whether its control is sane.
 
-    draws = list(group_draws(prepared.experiment, prepared.manifests, planned))
-    keys = [request.key for request in requests]
+    Then the rest at once, or in rounds where sampling is sequential.
+    """
+    experiment = prepared.experiment
+    draws = []
+    if experiment.sequential:
+        from pytest_kvbench.sampling import group_draws
+
+        draws = list(group_draws(experiment, prepared.manifests, planned))
+    keys = [request.key for _, request in planned]
+    shares_prefill = experiment.engine.shares_prefill
 
     def wanted(store: Store) -> list[Request]:
-        score(store, keys)
-        outcomes = store.outcomes(keys)
-        return [r for draw in draws for _, r in draw.wanted(draw.progress(outcomes))]
+        asked = planned
+        if draws:
+            score(store, keys)
+            outcomes = store.outcomes(keys)
+            asked = [pair for draw in draws for pair in draw.wanted(draw.progress(outcomes))]
+        first = sanity.asked_first(asked, shares_prefill=shares_prefill)
+        known = store.settled([request.key for _, request in asked])
+        if any(request.key not in known for _, request in first):
+            return [request for _, request in first]
+        if len(known) < len(asked) and (wrong := sickness(prepared, store, planned)):
+            raise ControlError(
+                f"{planned[0][0].control.item_id}: {wrong}",
+                f"its treatments are not asked; see its prompts: kvbench inspect {group.task}",
+            )
+        return [request for _, request in asked]
 
-    return Work(group.control_id, requests, wanted)
+    return Work(group.control_id, tuple(request for _, request in planned), wanted)
+
+
+def sickness(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]], whole: bool = False
+) -> str:
+    """What is wrong with the control of one group, by the replies that are there; "" if nothing.
+
+    Where not all are asked that will be (`whole`), a low mean of few is not held against it.
+    """
+    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
+    keys = [request.key for _, request in controls]
+    score(store, keys)
+    outcomes = store.outcomes(keys)
+    task, index = controls[0][0].task, controls[0][0].bin
+    manifest = prepared.manifests[task]
+    examples = {e.example.example_id: e.example for e in manifest.of_bin(index)}
+    return sanity.problem(
+        sanity.replies(controls, outcomes, examples, manifest.metric),
+        prepared.experiment.gate,
+        shortest=index == 0,
+        whole=whole or len(outcomes) == len(controls),
+    )
 
 
 def drawn(
@@ -428,9 +480,7 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ta
             raise first_cause(error) from None
     finally:
         pool.close()
-    return Tally(
-        *(sum(getattr(tally, name) for tally in tallies) for name in Tally.__dataclass_fields__)
-    )
+    return sum(tallies, Tally())
 
 
 # -- score ---------------------------------------------------------------------------------------
@@ -585,11 +635,33 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         runs[-1],
     )
     summary["provenance"]["inputs"] = inputs
+    summary["provenance"]["controls"] = _controls_used(planned, rows)
     if prepared.experiment.sequential:
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
     replace_json(prepared.folder / SUMMARY, summary)
     return summary
+
+
+def _controls_used(
+    planned: Sequence[tuple[Cell, Request]], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of every cell group: the shared control of its arms, and whose answers it is made of."""
+    origins = {row["key"]: row["origin"] for row in rows}
+    used: dict[plan.CellGroup, dict[str, Any]] = {}
+    for cell, request in planned:
+        if not cell.is_control or request.aa:
+            continue
+        group = plan.CellGroup.of(cell)
+        name = f"{control_key(request.arm)}/{group.control_id}"
+        counts = used.setdefault(group, {**asdict(group), "control": name} | _NONE_YET)
+        origin = origins.get(request.key)
+        counts["produced"] += origin == "engine"
+        counts["reused"] += origin == "shared-control"
+    return list(used.values())
+
+
+_NONE_YET = {"produced": 0, "reused": 0}
 
 
 def _spared(wanted: int, most: int) -> str:
@@ -667,11 +739,16 @@ def report(prepared: Prepared, folder: Path | None = None) -> Path:
     return write_report(folder or prepared.folder, summary)
 
 
+def judged_on(prepared: Prepared) -> str:
+    """Digest of what the present `summary.json` was made from; empty where there is none."""
+    summary = _summary_of(prepared)
+    return str(summary["provenance"].get("inputs", "")) if summary else ""
+
+
 def is_reported(prepared: Prepared, folder: Path | None = None) -> bool:
     """Whether the report that is there is that of the present `summary.json`."""
-    summary, path = _summary_of(prepared), (folder or prepared.folder) / "report.md"
-    inputs = summary and summary["provenance"].get("inputs")
-    return bool(inputs) and path.is_file() and str(inputs) in path.read_text(encoding="utf-8")
+    path, inputs = (folder or prepared.folder) / "report.md", judged_on(prepared)
+    return bool(inputs) and path.is_file() and inputs in path.read_text(encoding="utf-8")
 
 
 def now() -> str:

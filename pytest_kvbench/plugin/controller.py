@@ -51,6 +51,7 @@ class _Result:
     summary: dict[str, Any] | None
     files: tuple[Path, ...] = ()
     problem: str = ""
+    idle: str = ""
     against: Against = field(default_factory=Against)
 
 
@@ -195,6 +196,8 @@ class Controller:
             with Store(prepared.database) as store:
                 store.finish_run(run_id, stages.now())
                 stages.score(store, [request.key for _, request in prepared.requests()])
+                landed, answers = store.landed(run_id), store.count("answers")
+            before = stages.judged_on(prepared)
             summary = stages.analyse(prepared, self.analyst.judge)
             against = self._against(prepared, options)
             files = [prepared.folder / stages.SUMMARY]
@@ -206,7 +209,9 @@ class Controller:
         except KvbenchError as error:
             return _Result(group, None, problem=str(error))
         _step_summary(summary)
-        return _Result(group, summary, tuple(files), against=against)
+        same = not landed and before == stages.judged_on(prepared)
+        idle = f"nothing was left to do: {answers:,} answers were there" if same else ""
+        return _Result(group, summary, tuple(files), idle=idle, against=against)
 
     def _against(self, prepared: Prepared, options: Options) -> Against:
         """Compare with a baseline, then save one: both may have the same name."""
@@ -267,8 +272,9 @@ class Controller:
                 terminalreporter.write_line(result.problem)
                 continue
             paths = [self._shown(file) for file in result.files]
+            last = [*([result.idle] if result.idle else []), *paths, self._next(result)]
             width = min(100, max(60, terminalreporter._tw.fullwidth))
-            for line in terminal_lines(result.summary, width, paths=[*paths, self._next(result)]):
+            for line in terminal_lines(result.summary, width, paths=last):
                 terminalreporter.write_line(line)
             for line in result.against.lines:
                 terminalreporter.write_line(line)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_kvbench import plan, stages
-from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
+from pytest_kvbench.errors import ControlError, GuardError, KvbenchError, UsageError
 from pytest_kvbench.execute import Pool, Tally, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.controller import Controller
@@ -205,7 +205,9 @@ class Runtime:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise first_cause(error) from None
+            cause = first_cause(error)
+            if not (cell.is_control and isinstance(cause, ControlError)):  # it fails by itself
+                raise cause from None
         experiment.settle(group)
         return self._read(experiment, cell)
 
@@ -232,6 +234,9 @@ class Runtime:
             clusters=experiment.clusters,
             proof=_weakest([row["proof"] for row in rows if not row["failure"]]),
             level=experiment.levels.get(plan.CellGroup.of(cell), {}).get(cell),
+            sickness=stages.sickness(experiment.prepared, experiment.store, mine, whole=True)
+            if cell.is_control
+            else "",
         )
 
     def _experiment(self, declared: Declared) -> _Experiment:

@@ -228,7 +228,10 @@ def _missing(results: Results) -> Section:
 
 
 def _provenance(results: Results) -> Section:
-    data = results.part("provenance")
+    data = dict(results.part("provenance"))
+    if controls := data.get("controls"):
+        produced, reused = (sum(c[key] for c in controls) for key in ("produced", "reused"))
+        data["controls"] = f"{produced:,} answers asked for, {reused:,} taken from shared controls"
     return Section("Provenance", [tables.facts(data)] if data else [])
 
 

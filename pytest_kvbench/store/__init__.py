@@ -260,6 +260,11 @@ class Store:
         """Which of `keys` have an answer."""
         return {row[0] for row in self._among("SELECT key FROM answers WHERE key IN ({})", keys)}
 
+    def settled(self, keys: Sequence[str]) -> set[str]:
+        """Which of `keys` have an answer or a failure."""
+        failed = self._among("SELECT key FROM failures WHERE key IN ({})", keys)
+        return self.answered(keys) | {row[0] for row in failed}
+
     # -- scores ----------------------------------------------------------------------------
 
     def unscored(self, keys: Sequence[str]) -> Iterator[Unscored]:
@@ -297,10 +302,10 @@ class Store:
     def outcomes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """By request key: score, label, failure, text and telemetry; absent where nothing came."""
         rows = self._among(
-            "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label,"
-            " s.parts,"
-            " coalesce(f.kind, '') AS failure, a.text, a.finish_reason, t.latency_s, t.ttft_s,"
-            " t.prompt_tokens, t.completion_tokens, t.achieved, t.kept_bytes, t.full_bytes, t.note"
+            "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label, s.parts,"
+            " coalesce(f.kind, '') AS failure, a.text, a.finish_reason, a.origin,"
+            " t.latency_s, t.ttft_s, t.prompt_tokens, t.completion_tokens, t.achieved,"
+            " t.kept_bytes, t.full_bytes, t.note"
             " FROM requests r LEFT JOIN answers a USING (key) LEFT JOIN telemetry t USING (key)"
             " LEFT JOIN scores s USING (key) LEFT JOIN failures f USING (key)"
             " WHERE (a.key IS NOT NULL OR f.key IS NOT NULL) AND r.key IN ({})",
@@ -353,6 +358,17 @@ class Store:
     def count(self, table: str) -> int:
         """Rows of one of our tables."""
         return int(self._db.read(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 -- called with literals
+
+    def landed(self, run_id: str) -> int:
+        """Answers and failures that came since a run began, from the engine or a shared control."""
+        # Stored with `Z`, begun with `+00:00`: the same up to the milliseconds.
+        rows = self._db.read(
+            "SELECT count(*) FROM (SELECT created_at FROM answers UNION ALL"
+            " SELECT created_at FROM failures) WHERE substr(created_at, 1, 23) >="
+            " (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)",
+            (run_id,),
+        )
+        return int(rows[0][0])
 
     def seconds_per_token(self) -> float | None:
         """Median wall time per prompt token of the answers stored so far, sweeps counted once."""

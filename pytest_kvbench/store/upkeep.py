@@ -63,6 +63,13 @@ def examine(root: Path) -> list[Finding]:
     return findings
 
 
+def orphans(root: Path) -> list[str]:
+    """The folders that no entry knows and no run holds: a run died before it could say so."""
+    registry = Registry(root)
+    known = registry.entries()
+    return [name for name in registry.folders() if name not in known and not _held(root / name)]
+
+
 def repair(root: Path, unused_s: float | None = None) -> list[str]:
     """Put right what `examine` finds; what was done, a line each.
 

@@ -25,7 +25,12 @@ def texts(reply: dict[str, Any]) -> list[str]:
     return [choice["message"]["content"] for choice in reply["choices"]]
 
 
-@pytest.mark.parametrize("index", range(20))
+def some(*quick: int, of: int) -> list[Any]:
+    """All places, those that CI has no time for marked slow."""
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in range(of)]
+
+
+@pytest.mark.parametrize("index", some(0, 3, 5, 8, 10, 14, 16, of=20))
 def test_answers_equal_those_of_kvpress_used_directly(
     server: Server, direct: Direct, index: int
 ) -> None:
@@ -42,7 +47,7 @@ def test_answers_equal_those_of_kvpress_used_directly(
     assert [c["kv"]["kept_bytes"] for c in reply["choices"]] == [kept for _, kept in expected]
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", some(0, 3, of=4))
 def test_a_sweep_equals_its_single_requests(server: Server, index: int) -> None:
     arms = [
         {"policy": "none"},

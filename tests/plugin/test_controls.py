@@ -229,3 +229,28 @@ def test_a_group_on_a_read_only_disk_is_two_lines(project: Project, small_disk: 
         done = kvbench(project, stage, "g", "--dir", str(small_disk))
         assert done.exit_code == 10
         assert done.stderr.count("\n") == 2, done.stderr
+
+
+def test_each_group_says_whose_controls_it_used(project: Project) -> None:
+    project.run("-k", "bin0")
+    project.run("--kvbench-set", "group=other", "--kvbench-report")
+    first, other = (project.summary(name)["provenance"]["controls"] for name in ("g", "other"))
+    assert [(c["produced"], c["reused"]) for c in first] == [(10, 0), (0, 0)]
+    assert [(c["produced"], c["reused"]) for c in other] == [(0, 10), (10, 0)]
+    assert [c["control"] for c in first] == [c["control"] for c in other]
+    known = {
+        f.parent.relative_to(cached(project) / "shared_controls").as_posix() for f in files(project)
+    }
+    assert {c["control"] for c in other} == known
+    report = (project.path / "reports/other/report.md").read_text(encoding="utf-8")
+    assert "10 answers asked for, 10 taken from shared controls" in report
+
+
+def test_a_folder_without_an_entry_is_said_once(project: Project) -> None:
+    project.run("-k", "bin0")
+    (cached(project) / "shared_controls" / "k" / "orphan").mkdir(parents=True)
+    for n in ("0", "2"):
+        result = project.run("-n", n)
+        result.stdout.fnmatch_lines(
+            ["*1 folders belong to no entry of the registry (k/orphan, ...)*"]
+        )

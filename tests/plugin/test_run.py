@@ -8,6 +8,7 @@ import sqlite3
 
 import pytest
 
+from pytest_kvbench import sanity
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -125,12 +126,33 @@ def test_unapplied_budget_is_an_error(project: Project, mock: MockServer, n: str
     result.stdout.fnmatch_lines(["*the budget 0.2 was not applied*"])
 
 
-def test_sick_control_fails(project: Project, mock: MockServer) -> None:
+def test_a_sick_control_fails_and_its_treatments_are_spared(
+    project: Project, mock: MockServer
+) -> None:
     mock.accuracy = lambda policy, budget: 0.0
-    result = project.run("--kvbench-set", "gate.control_floor=0.5")
-    result.assert_outcomes(passed=5, failed=1)
+    result = project.run("--kvbench-set", "gate.control_floor=0.5", "-k", "bin0")
+    result.assert_outcomes(errors=2, failed=1, deselected=3)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*there is nothing to lose*"])
+    result.stdout.fnmatch_lines(["*there is nothing to lose*", "*its treatments are not asked*"])
+    assert mock.posts == sanity.PROBE
+
+
+@pytest.mark.parametrize("n", ["0", "2"])
+def test_a_full_cache_that_says_nothing_stops_every_bin(
+    project: Project, mock: MockServer, n: str
+) -> None:
+    mock.wrong = ""
+    mock.accuracy = lambda policy, budget: float(policy != "none")
+    sick = project.run("-n", n)
+    sick.assert_outcomes(errors=4, failed=2)
+    sick.stdout.fnmatch_lines(["*8 of 8 replies of the full cache are useless (8 EMPTY_OUTPUT)*"])
+    assert mock.posts == 2 * sanity.PROBE
+    again = project.run("-n", n)
+    again.assert_outcomes(errors=4, failed=2)
+    assert mock.posts == 2 * sanity.PROBE
+    allowed = project.run("-n", n, "--kvbench-set", "gate.max_sick=1")
+    allowed.assert_outcomes(errors=2, failed=1, passed=3)  # in bin 1
+    assert mock.posts == sanity.PROBE + 10
 
 
 def test_x_stops_and_starts_nothing_more(project: Project, mock: MockServer) -> None:
@@ -143,11 +165,11 @@ def test_x_stops_and_starts_nothing_more(project: Project, mock: MockServer) -> 
 
 
 def test_last_failed_runs_only_what_failed(project: Project, mock: MockServer) -> None:
-    mock.accuracy = lambda policy, budget: 0.0
-    arguments = ("--kvbench-set", "gate.control_floor=0.5")
+    mock.accuracy = lambda policy, budget: float(budget > 0.2)
+    arguments = ("--kvbench-set", "gate.mode=gate")
     for n in ("2", "0"):
-        project.run("-n", n, *arguments).assert_outcomes(passed=5, failed=1)
-        project.run("-n", n, "--lf", *arguments).assert_outcomes(failed=1)
+        project.run("-n", n, *arguments).assert_outcomes(passed=4, failed=2)
+        project.run("-n", n, "--lf", *arguments).assert_outcomes(failed=2)
 
 
 def test_without_the_cache_plugin(project: Project, mock: MockServer) -> None:
@@ -283,8 +305,11 @@ def test_nothing_left_to_do_judges_and_draws_nothing_again(project: Project) -> 
     project.run("-n", "0", "--kvbench-report=out")
     summary = project.path / "reports" / "g" / "summary.json"
     before = summary.stat().st_mtime_ns, (project.path / "out/g/report.md").stat().st_mtime_ns
-    project.run("-n", "0", "--kvbench-report=out").assert_outcomes(passed=6)
+    again = project.run("-n", "0", "--kvbench-report=out")
+    again.assert_outcomes(passed=6)
+    again.stdout.fnmatch_lines(["nothing was left to do: 60 answers were there"])
     after = summary.stat().st_mtime_ns, (project.path / "out/g/report.md").stat().st_mtime_ns
     assert after == before
-    project.run("-n", "0", "--kvbench-report=out", "--kvbench-set", "gate.margin=0.2")
+    other = project.run("-n", "0", "--kvbench-report=out", "--kvbench-set", "gate.margin=0.2")
+    other.stdout.no_fnmatch_line("nothing was left to do*")
     assert summary.stat().st_mtime_ns > before[0]

@@ -34,6 +34,7 @@ class MockServer:
     word_of: Callable[[str], str] = lambda prompt: prompt.rsplit("Say ", 1)[1].split()[0]
     """The right answer to a prompt."""
     prompt_tokens: Callable[[str], int] = lambda prompt: len(prompt) // 4
+    wrong: str = "no"
     latency_s: float = 0.0
     fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
@@ -109,7 +110,7 @@ class MockServer:
             "index": index,
             "message": {
                 "role": "assistant",
-                "content": word if drawn < self.accuracy(policy, budget) else "no",
+                "content": word if drawn < self.accuracy(policy, budget) else self.wrong,
             },
             "finish_reason": "stop",
             "completion_tokens": 1,

@@ -8,7 +8,7 @@ from typing import Any
 TIMES = {"efficiency"}
 """Made of wall times alone."""
 
-RUN_FACTS = {"command", "started", "finished", "git_commit", "cpu", "platform"}
+RUN_FACTS = {"command", "started", "finished", "git_commit", "cpu", "platform", "controls"}
 """When, where and how a run was started: the only provenance that may differ."""
 
 

@@ -28,6 +28,7 @@ LAYERS = {
     "plan": 4,
     "execute": 5,
     "sampling": 5,
+    "sanity": 2,
     "report": 5,
     "stages": 6,
     "ops": 7,
