@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_kvbench.errors import UsageError
 
@@ -25,6 +25,9 @@ BATCH = 64
 """Texts encoded at once: encodings of long texts take far more memory than the texts."""
 
 SPECS = "auto, tiktoken:NAME, hf:PATH_OR_ID or approximate"
+
+
+T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -298,10 +301,10 @@ def _hub_tokenizer(name: str) -> Tokenizer:
 def _from_bytes(kind: str, data: bytes) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
-    return FastTokenizer(f"{kind}:{_short_hash(data)}", _quietly(Backend.from_str, data.decode()))
+    return FastTokenizer(f"{kind}:{_short_hash(data)}", _quietly(Backend.from_buffer, data))
 
 
-def _quietly(make: Callable[[str], tokenizers.Tokenizer], argument: str) -> tokenizers.Tokenizer:
+def _quietly(make: Callable[[T], tokenizers.Tokenizer], argument: T) -> tokenizers.Tokenizer:
     # Threads of the tokenizers library compete with the model server for cores and make every
     # later fork print a warning. A user's own setting wins.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
