@@ -18,6 +18,7 @@ from pytest_kvbench.records import (
     Request,
     TaskManifest,
     digest,
+    format_budget,
 )
 from pytest_kvbench.settings import Declared, Experiment, Variant
 from pytest_kvbench.tasks import TaskFactory, check_task_name
@@ -126,7 +127,7 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
     """All cells in order: by task, bin and variant; the control first, then budgets falling.
 
     A listed budget of 1.0 is the control. A ladder without it has no control item, though the
-    control runs all the same.
+    control runs all the same. A task that lost all its arms in an earlier stage has no cell.
     """
     kv = experiment.kv
     treated = [
@@ -136,13 +137,24 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
         for budget in levers.budgets(experiment.engine, kv, policy)
     ]
     control = [(FULL_CACHE, 1.0)] if 1.0 in kv.budgets else []
+
+    def asked(task: str) -> list[tuple[str, float]]:
+        dropped = experiment.dropped.get(task, ())
+        left = [arm for arm in treated if arm_name(*arm) not in dropped]
+        return [*control, *left] if left or not treated else []
+
     return tuple(
         Cell(task, index, policy, budget, variant)
         for task in experiment.tasks
         for index in range(experiment.bins.n)
         for variant in experiment.ways
-        for policy, budget in [*control, *treated]
+        for policy, budget in asked(task)
     )
+
+
+def arm_name(policy: str, budget: float) -> str:
+    """As in an item's id and in `dropped`: `snapkv-0.20`."""
+    return f"{policy}-{format_budget(budget)}"
 
 
 def groups(some: Iterable[Cell]) -> dict[CellGroup, tuple[Cell, ...]]:

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn
@@ -34,6 +34,8 @@ _KEY_NAME = re.compile(
 )
 _KEY_VALUE = re.compile(r"(Bearer|Basic) |sk-|hf_", re.IGNORECASE)
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+_STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -176,6 +178,11 @@ class EngineSettings(Section):
         default_factory=dict,
     )
     launch: Launch = Launch()
+    mode: Literal["live", "batch"] = _about(
+        "live (asks and waits) or batch (hands files to a server that runs already, and fetches "
+        "what is done on a later run)",
+        default="live",
+    )
     api: Literal["auto", "chat", "completions"] = _about(
         "auto (as each task's prompt says), chat or completions", default="auto"
     )
@@ -223,7 +230,17 @@ class EngineSettings(Section):
             )
         if self.base_url and FULL_CACHE in self.endpoints:
             raise ValueError(f"base_url and endpoints.{FULL_CACHE} both name the control's server")
+        if self.mode == "batch":
+            self._check_batch()
         return self
+
+    def _check_batch(self) -> None:
+        if not self.addresses:
+            raise ValueError(
+                "mode batch needs a server that outlives the run: name base_url or endpoints"
+            )
+        if self.stream:
+            raise ValueError("stream measures a live reply: not with mode batch")
 
     @property
     def shares_prefill(self) -> bool:
@@ -346,6 +363,14 @@ class Experiment(Section):
         "per million tokens: {prompt: 0.5, completion: 1.5, currency: USD}", default=None
     )
     aa: bool = _about("true: run the control twice, as a noise floor", default=False)
+    after: str | None = _about(
+        "a group that is run first: arms that break there, by task, are not asked here",
+        default=None,
+    )
+    dropped: Mapping[str, tuple[str, ...]] = _about(
+        "arms that are not asked, by task: {niah/single: [snapkv-0.20]}; filled in by `after`",
+        default_factory=dict,
+    )
 
     @model_validator(mode="after")
     def _limits_where_sequential(self) -> Experiment:
@@ -354,6 +379,15 @@ class Experiment(Section):
             raise ValueError(
                 "bins.per_bin: {min, max} and sampling.strategy: sequential need each other; got "
                 f"bins.per_bin {self.bins.per_bin!r} and strategy {self.sampling.strategy}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_live(self) -> Experiment:
+        if self.sequential and self.engine.mode == "batch":
+            raise ValueError(
+                "sampling.strategy: sequential looks at answers before it asks on, and engine.mode: "
+                "batch has them tomorrow; use strategy: fixed or mode: live"
             )
         return self
 
@@ -405,6 +439,9 @@ class Declared:
     experiment: Experiment
     origins: Mapping[str, str]
     files: tuple[Path, ...] = ()
+    stage: str = ""
+    chain: str = ""
+    """The name all stages of one sweep share; empty for an experiment without stages."""
 
     def refuse(self, key: str, problem: str, valid: str) -> NoReturn:
         """Raise the error for a key whose value only a later stage can judge."""
@@ -453,7 +490,7 @@ def load_experiment(
     inline_source: str = "marker",
     env: Mapping[str, str] = os.environ,
 ) -> Declared:
-    """Read, merge and check an experiment.
+    """Read, merge and check an experiment without stages.
 
     Args:
         file: a YAML file; its `extends` names a base relative to itself.
@@ -465,6 +502,32 @@ def load_experiment(
     Raises:
         ExperimentError: with the file, the key, the value and what is valid.
     """
+    declared = load_stages(
+        file, inline=inline, overrides=overrides, inline_source=inline_source, env=env
+    )
+    if len(declared) > 1 or declared[0].stage:
+        raise ExperimentError(
+            f"{file or inline_source}: stages: this command takes one experiment",
+            f"name the group of a stage: {', '.join(d.experiment.group for d in declared)}",
+        )
+    return declared[0]
+
+
+def load_stages(
+    file: Path | None = None,
+    *,
+    inline: Mapping[str, Any] = MappingProxyType({}),
+    overrides: Sequence[Override] = (),
+    inline_source: str = "marker",
+    env: Mapping[str, str] = os.environ,
+) -> tuple[Declared, ...]:
+    """Read, merge and check an experiment: one, or one per stage in order.
+
+    A stage is the experiment with its own keys on top, in the group `GROUP.STAGE`. Each draws its
+    examples with the next seed, and leaves out the arms that broke in the stage before.
+
+    Args and errors: as `load_experiment`.
+    """
     merged = _Merged()
     if file is not None:
         _add_file(merged, file, env, seen=())
@@ -472,11 +535,39 @@ def load_experiment(
         merged.add(_nest(inline, inline_source), inline_source)
     for override in overrides:
         merged.add(_nest({override.key: override.value}, override.source), override.source)
+    stages = merged.values.pop("stages", None)
+    source = str(file or inline_source)
+    if stages is None:
+        return (_checked(merged.values, merged, source),)
+    return tuple(_staged(merged, stages, source))
+
+
+def _checked(values: Mapping[str, Any], merged: _Merged, source: str, at: str = "") -> Declared:
     try:
-        experiment = Experiment(**merged.values)
+        experiment = Experiment(**values)
     except ValidationError as invalid:
-        raise _explain(invalid, merged.origins, str(file or inline_source)) from None
+        raise _explain(invalid, merged.origins, source, at) from None
     return Declared(experiment, merged.origins, tuple(merged.files))
+
+
+def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
+    valid = "valid: {breadth: {bins: {per_bin: 5}}, depth: {bins: {per_bin: 50}}}"
+    where = _origin(merged.origins, "stages", source)
+    if not isinstance(stages, Mapping) or not stages:
+        raise ExperimentError(f"{where}: stages: {stages!r} names no stage", valid)
+    base = _checked(merged.values, merged, source).experiment
+    before = None
+    for position, (name, own) in enumerate(stages.items()):
+        if not isinstance(own, Mapping) or not _STAGE.fullmatch(str(name)):
+            raise ExperimentError(f"{where}: stages.{name}: is no stage with keys", valid)
+        group = f"{base.group}.{name}"
+        seed = base.sampling.seed + position
+        given = {"group": group, "after": before, "sampling": {"seed": seed}}
+        values = _merge(_merge(merged.values, given), own)
+        yield replace(
+            _checked(values, merged, source, f"stages.{name}."), stage=str(name), chain=base.group
+        )
+        before = group
 
 
 def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[Path, ...]) -> None:
@@ -583,9 +674,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _explain(
-    invalid: ValidationError, origins: Mapping[str, str], default_source: str
+    invalid: ValidationError, origins: Mapping[str, str], default_source: str, at: str = ""
 ) -> ExperimentError:
+    """`at` is where in the file the experiment's own keys may be said besides, with a dot."""
     error = invalid.errors(include_url=False)[0]
+    if at:  # the base itself was valid
+        origins = {k.removeprefix(at): v for k, v in origins.items() if k.startswith(at)}
     path = [str(part) for part in error["loc"]]
     field_path, section, info = _field(path)
     # A list adds its index; a union adds the name of its member's type, which says nothing.
@@ -595,14 +689,14 @@ def _explain(
     if error["type"] == "extra_forbidden":
         unknown = ".".join(path)
         return ExperimentError(
-            f"{_origin(origins, unknown, default_source)}: {unknown}: unknown key",
+            f"{_origin(origins, unknown, default_source)}: {at}{unknown}: unknown key",
             _nearest(path[-1], section),
         )
     if error["type"] == "missing":
-        return ExperimentError(f"{source}: {key}: is missing", _valid(info, section))
+        return ExperimentError(f"{source}: {at}{key}: is missing", _valid(info, section))
     message = error["msg"].removeprefix("Value error, ")
     given = "" if isinstance(error["input"], Mapping) else f"{error['input']!r} is not valid: "
-    return ExperimentError(f"{source}: {key}: {given}{message}", _valid(info, section))
+    return ExperimentError(f"{source}: {at}{key}: {given}{message}", _valid(info, section))
 
 
 def _field(path: Sequence[str]) -> tuple[list[str], type[BaseModel], FieldInfo | None]:

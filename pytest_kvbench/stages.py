@@ -27,7 +27,7 @@ from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json, writing
 from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, digest
 from pytest_kvbench.score import score_answer
-from pytest_kvbench.settings import Declared, Experiment, Override, load_experiment
+from pytest_kvbench.settings import Declared, Experiment, Override, load_stages
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.controls import SharedControls, control_key
 from pytest_kvbench.store.upkeep import orphans
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+
+Judge = Callable[[Experiment, Sequence[Mapping[str, Any]]], "Analysis"]
 
 _SHORT_OF = 'the data has fewer examples than asked for in {bins} of "{task}"'
 
@@ -123,8 +125,11 @@ def source_of(experiment: Experiment, site: Site) -> EngineSource:
 # -- prepare -------------------------------------------------------------------------------------
 
 
-def prepare(declared: Declared, site: Site) -> Prepared:
+def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> Prepared:
     """Make or read the manifests, check the guards, record the run. Starts no server.
+
+    Where the experiment comes `after` another, that one is judged (see `analyse`), and what broke
+    there is dropped here.
 
     The processes of one run, and other runs of the same group, take turns; the first does the
     work, the others read it.
@@ -132,8 +137,13 @@ def prepare(declared: Declared, site: Site) -> Prepared:
     Raises:
         GuardError: the group was made by a different experiment.
         UsageError: the model, an extra or the data is not there.
+        MissingPrerequisiteError: the stage before was not run.
     """
     experiment = declared.experiment
+    if experiment.after is not None:
+        before = open_group(site.reports / experiment.after, site.tasks)
+        dropped = broken_arms(before, judge_with)
+        experiment = experiment.model_copy(update={"dropped": {**experiment.dropped, **dropped}})
     with _opened(experiment, site) as store:
         known = [run for run in store.runs() if run.run_id == site.run_id]
         if known:
@@ -304,7 +314,7 @@ def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
 def _guard_one_experiment(experiment: Experiment, run: RunRow) -> None:
     """One run measures one experiment per group: its manifest and analysis are one."""
     ours, theirs = experiment.snapshot(), run.snapshot
-    differ = [key for key in ours if ours[key] != theirs.get(key)]
+    differ = [key for key in ours if ours[key] != theirs.get(key) and key != "dropped"]
     if differ:
         raise GuardError(
             f"group {experiment.group}: two experiments of this run differ in {', '.join(differ)}",
@@ -554,7 +564,7 @@ def _proof(request: Request, outcome: Mapping[str, Any], control_tokens: int | N
 
 
 def _achieved(outcome: Mapping[str, Any]) -> Telemetry | None:
-    if outcome["latency_s"] is None:
+    if outcome["text"] is None:
         return None
     return Telemetry(
         latency_s=outcome["latency_s"],
@@ -585,9 +595,6 @@ def missing_cells(
         for cell, n in lacking.items()
         if n
     ]
-
-
-Judge = Callable[[Experiment, Sequence[Mapping[str, Any]]], "Analysis"]
 
 
 def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, Any]:
@@ -698,6 +705,28 @@ def _summary_of(prepared: Prepared) -> dict[str, Any] | None:
     return summary if whole else None
 
 
+def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, tuple[str, ...]]:
+    """By task: the arms that broke over all bins, in every variant.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered there.
+    """
+    with Store(prepared.database) as store:
+        score(store, [request.key for _, request in prepared.requests()])
+    cells = [cell for cell in analyse(prepared, judge_with)["cells"] if cell["verdict"]]
+    pooled = [cell for cell in cells if cell["bin"] == "all"] or cells
+    verdicts: dict[tuple[str, str], set[str]] = {}
+    for cell in pooled:
+        arm = (cell["task"], plan.arm_name(cell["policy"], cell["budget"]))
+        verdicts.setdefault(arm, set()).add(cell["verdict_holm"])
+    broken = [arm for arm, words in verdicts.items() if words == {"breaks"}]
+    return {
+        task: tuple(name for of, name in broken if of == task)
+        for task in prepared.experiment.tasks
+        if any(of == task for of, _ in broken)
+    }
+
+
 def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
     """The statistics of observations under an experiment's rules."""
     import pandas as pd
@@ -756,15 +785,17 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def find_declared(name: str, reports: Path, overrides: Sequence[Override] = ()) -> Declared:
-    """An experiment by its file, or by the group that was run before.
+def find_declared(
+    name: str, reports: Path, overrides: Sequence[Override] = ()
+) -> tuple[Declared, ...]:
+    """An experiment, or its stages in order, by its file or by the group that was run before.
 
     Raises:
         UsageError: neither exists.
     """
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
-        return load_experiment(path, overrides=overrides)
+        return load_stages(path, overrides=overrides)
     if not (reports / name / DATABASE).is_file():
         groups = sorted(p.parent.name for p in reports.glob(f"*/{DATABASE}"))
         raise UsageError(
@@ -772,4 +803,4 @@ def find_declared(name: str, reports: Path, overrides: Sequence[Override] = ()) 
             f"groups there: {', '.join(groups) or 'none'}",
         )
     snapshot = open_group(reports / name).experiment.snapshot()
-    return load_experiment(None, inline=snapshot, inline_source=name, overrides=overrides)
+    return load_stages(None, inline=snapshot, inline_source=name, overrides=overrides)

@@ -8,13 +8,14 @@ power      power
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import sys
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,7 +24,7 @@ import click
 
 from pytest_kvbench.cli import groups, keeping, knowledge, power
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
-from pytest_kvbench.settings import Declared, Experiment, Gate, Override, load_experiment
+from pytest_kvbench.settings import Declared, Gate, Override, load_experiment, load_stages
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
@@ -90,12 +91,12 @@ def validate(file: Path, sets: tuple[str, ...]) -> None:
     """Check an experiment FILE; say what it would measure."""
     from pytest_kvbench import plan
 
-    declared = _load(file, sets)
-    cells = plan.cells(declared.experiment)
-    click.echo(
-        f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
-        f"{plan.treated_cells(declared.experiment)} of them judged"
-    )
+    for declared in _load(file, sets):
+        cells = plan.cells(declared.experiment)
+        click.echo(
+            f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
+            f"{plan.treated_cells(declared.experiment)} of them judged"
+        )
 
 
 @main.command()
@@ -105,12 +106,12 @@ def resolve(file: Path, sets: tuple[str, ...]) -> None:
     """Print an experiment FILE merged with its bases, environment and overrides."""
     import yaml
 
-    declared = _load(file, sets)
-    click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
-    click.echo(
-        f"# group: {Path(os.environ.get('KVBENCH_DIR', 'reports'), declared.experiment.group)}"
-    )
-    click.echo(yaml.safe_dump(declared.experiment.snapshot(), sort_keys=False), nl=False)
+    reports = os.environ.get("KVBENCH_DIR", "reports")
+    for position, declared in enumerate(_load(file, sets)):
+        click.echo("---\n" * (position > 0), nl=False)
+        click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
+        click.echo(f"# group: {Path(reports, declared.experiment.group)}")
+        click.echo(yaml.safe_dump(declared.experiment.snapshot(), sort_keys=False), nl=False)
 
 
 @main.command()
@@ -120,14 +121,14 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
     """Choose the examples and write the manifest; asks no model."""
     from pytest_kvbench import stages
 
-    declared = _declared(group_or_yaml, reports, sets)
-    manifests = stages.prepare_data(declared, _site(reports, force=force))
-    for manifest in manifests.values():
-        counts = ", ".join(
-            f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
-        )
-        click.echo(f"{manifest.task}: {counts}")
-    click.echo(reports / declared.experiment.group / stages.MANIFEST)
+    for declared in _declared(group_or_yaml, reports, sets):
+        manifests = stages.prepare_data(declared, _site(reports, force=force))
+        for manifest in manifests.values():
+            counts = ", ".join(
+                f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
+            )
+            click.echo(f"{manifest.task}: {counts}")
+        click.echo(reports / declared.experiment.group / stages.MANIFEST)
 
 
 @main.command()
@@ -136,29 +137,34 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
 @_force
 def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
     """Answer what is missing."""
-    _run(_declared(group_or_yaml, reports, sets), _site(reports, fresh=fresh, force=force))
+    site = _site(reports, fresh=fresh, force=force)
+    with _serving(site):
+        for declared in _declared(group_or_yaml, reports, sets):
+            _run(declared, site)
 
 
 @main.command()
 @_stage
 def score(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
     """Score the answers that have no score yet."""
-    _score(_folder(group_or_yaml, reports, sets))
+    for declared in _declared(group_or_yaml, reports, sets):
+        _score(reports / declared.experiment.group)
 
 
 @main.command()
 @_stage
 def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
     """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json."""
-    experiment = _declared(group_or_yaml, reports, sets).experiment
-    _analyse(reports / experiment.group, experiment.gate)
+    for declared in _declared(group_or_yaml, reports, sets):
+        _analyse(reports / declared.experiment.group, declared.experiment.gate)
 
 
 @main.command()
 @_stage
 def report(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
     """Write report.md and plots from the analysis."""
-    _report(_folder(group_or_yaml, reports, sets))
+    for declared in _declared(group_or_yaml, reports, sets):
+        _report(reports / declared.experiment.group)
 
 
 @main.command("all")
@@ -169,12 +175,14 @@ def all_stages(
     group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool
 ) -> None:
     """Prepare, run, score, analyse and report."""
-    declared = _declared(group_or_yaml, reports, sets)
-    _run(declared, _site(reports, fresh=fresh, force=force))
-    folder = reports / declared.experiment.group
-    _score(folder)
-    _analyse(folder, declared.experiment.gate)
-    _report(folder)
+    site = _site(reports, fresh=fresh, force=force)
+    with _serving(site):
+        for declared in _declared(group_or_yaml, reports, sets):
+            _run(declared, site)
+            folder = reports / declared.experiment.group
+            _score(folder)
+            _analyse(folder, declared.experiment.gate)
+            _report(folder)
 
 
 @main.command()
@@ -269,19 +277,26 @@ for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power):
 # -- the stages, as the commands above combine them --------------------------------------------
 
 
-def _run(declared: Declared, site: Any) -> None:
-    from pytest_kvbench import stages
+@contextlib.contextmanager
+def _serving(site: Any) -> Iterator[None]:
+    """The servers that are started inside end with the block."""
     from pytest_kvbench.engines import stop_all
     from pytest_kvbench.files import run_folder
+
+    try:
+        yield
+    finally:
+        stop_all(run_folder(site.run_id))
+
+
+def _run(declared: Declared, site: Any) -> None:
+    from pytest_kvbench import stages
 
     stages.source_of(declared.experiment, site).check()
     prepared = stages.prepare(declared, site)
     total = len(prepared.requests())
-    try:
-        with groups.progress(total) as settled:
-            tally = stages.run(prepared, site, settled)
-    finally:
-        stop_all(run_folder(site.run_id))
+    with groups.progress(total) as settled:
+        tally = stages.run(prepared, site, settled)
     click.echo(
         f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
         f"{tally.stored} stored before, {tally.reused} shared controls reused"
@@ -323,25 +338,23 @@ def _report(folder: Path) -> None:
     click.echo(stages.report(stages.open_group(folder)))
 
 
-def _load(file: Path, sets: tuple[str, ...]) -> Declared:
+def _load(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
+    return _all_checked(load_stages(file, overrides=[Override.parse(text) for text in sets]))
+
+
+def _declared(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
+    from pytest_kvbench import stages
+
+    overrides = [Override.parse(text) for text in sets]
+    return _all_checked(stages.find_declared(name, reports, overrides))
+
+
+def _all_checked(every: tuple[Declared, ...]) -> tuple[Declared, ...]:
     from pytest_kvbench import plan
 
-    declared = load_experiment(file, overrides=[Override.parse(text) for text in sets])
-    plan.check(declared)
-    return declared
-
-
-def _declared(name: str, reports: Path, sets: tuple[str, ...]) -> Declared:
-    from pytest_kvbench import plan, stages
-
-    declared = stages.find_declared(name, reports, [Override.parse(text) for text in sets])
-    plan.check(declared)
-    return declared
-
-
-def _folder(name: str, reports: Path, sets: tuple[str, ...]) -> Path:
-    experiment: Experiment = _declared(name, reports, sets).experiment
-    return reports / experiment.group
+    for declared in every:
+        plan.check(declared)
+    return every
 
 
 def _site(reports: Path, *, fresh: bool = False, force: bool = False) -> Any:

@@ -114,8 +114,8 @@ def rejudge(
     given = {f"gate.{key}": value for key, value in gate.items() if value is not None}
     overrides = [Override(key, value, f"--{key[5:]}") for key, value in given.items()]
     prepared = stages.open_group(reports / group)
-    experiment = stages.find_declared(group, reports, overrides).experiment
-    summary = rejudged(prepared, experiment, failures)
+    (declared,) = stages.find_declared(group, reports, overrides)
+    summary = rejudged(prepared, declared.experiment, failures)
     if as_json:
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
     else:

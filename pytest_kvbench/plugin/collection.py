@@ -12,7 +12,7 @@ from pytest_kvbench import plan
 from pytest_kvbench.errors import ExperimentError, KvbenchError
 from pytest_kvbench.plugin.options import ERROR_PREFIX, Options
 from pytest_kvbench.records import Cell
-from pytest_kvbench.settings import Declared, Experiment, load_experiment
+from pytest_kvbench.settings import Declared, Experiment, load_stages
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,15 @@ class Declaration:
 
     @property
     def scope(self) -> str:
-        """Items of one scope run together, on one worker."""
-        return f"{self.declared.experiment.group}/{plan.CellGroup.of(self.cell).group_id}"
+        """The group, and what runs together on one worker: a cell group, or all stages."""
+        group = self.declared.experiment.group
+        cells = f"{group}-{plan.CellGroup.of(self.cell).group_id}"
+        return f"{group}/{self.declared.chain or cells}"
+
+    @property
+    def item_id(self) -> str:
+        """The cell's, after the name of its stage."""
+        return "-".join(filter(None, [self.declared.stage, self.cell.item_id]))
 
 
 def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
@@ -36,21 +43,20 @@ def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
     """
     try:
         options = Options.of(metafunc.config)
-        declared = _declared(metafunc, mark, options)
-        if declared is None:
+        stages = _declared(metafunc, mark, options)
+        if not stages:
             reason = "no experiment: give --kvbench-experiment FILE"
             skipped = pytest.param(None, marks=pytest.mark.skip(reason=reason))
             metafunc.parametrize("cell", [skipped], indirect=True, ids=["none"])
             return
-        plan.check(declared, options.tasks)
-        if not (metafunc.config.option.collectonly or options.plan):
-            _check_engine(declared, metafunc.config)
-        parameters = [Declaration(declared, cell) for cell in plan.cells(declared.experiment)]
+        for declared in stages:
+            plan.check(declared, options.tasks)
+            if not (metafunc.config.option.collectonly or options.plan):
+                _check_engine(declared, metafunc.config)
+        parameters = [Declaration(d, cell) for d in stages for cell in plan.cells(d.experiment)]
     except KvbenchError as error:
         _refuse(error)
-    metafunc.parametrize(
-        "cell", parameters, indirect=True, ids=[p.cell.item_id for p in parameters]
-    )
+    metafunc.parametrize("cell", parameters, indirect=True, ids=[p.item_id for p in parameters])
 
 
 def declaration_of(item: pytest.Item) -> Declaration | None:
@@ -60,7 +66,9 @@ def declaration_of(item: pytest.Item) -> Declaration | None:
     return parameter if isinstance(parameter, Declaration) else None
 
 
-def _declared(metafunc: pytest.Metafunc, mark: pytest.Mark, options: Options) -> Declared | None:
+def _declared(
+    metafunc: pytest.Metafunc, mark: pytest.Mark, options: Options
+) -> tuple[Declared, ...]:
     where = metafunc.definition.nodeid
     if "cell" not in metafunc.fixturenames:
         raise ExperimentError(
@@ -74,12 +82,10 @@ def _declared(metafunc: pytest.Metafunc, mark: pytest.Mark, options: Options) ->
         )
     if not mark.args and not mark.kwargs:
         if options.experiment is None:
-            return None
-        return load_experiment(options.experiment, overrides=options.overrides)
+            return ()
+        return load_stages(options.experiment, overrides=options.overrides)
     file = _find(mark.args[0], metafunc) if mark.args else None
-    return load_experiment(
-        file, inline=mark.kwargs, overrides=options.overrides, inline_source=where
-    )
+    return load_stages(file, inline=mark.kwargs, overrides=options.overrides, inline_source=where)
 
 
 def _find(name: str, metafunc: pytest.Metafunc) -> Path:

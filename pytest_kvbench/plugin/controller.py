@@ -22,7 +22,7 @@ from pytest_kvbench.plugin.options import (
     refuse_unknown_baseline,
 )
 from pytest_kvbench.plugin.properties import progress_wanted
-from pytest_kvbench.plugin.scope import scope_of, without_scope
+from pytest_kvbench.plugin.scope import group_of, without_scope
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ class Controller:
         """With workers: the same, from the ids that each of them reports."""
         selected: dict[str, list[str]] = {}
         for nodeid in ids:
-            group = scope_of(nodeid).partition("/")[0]
+            group = group_of(nodeid)
             if group:
                 selected.setdefault(group, []).append(without_scope(nodeid))
         self._expect(selected)
@@ -181,10 +181,14 @@ class Controller:
             return
         options = Options.of(self._config)
         self._results = [self._finish(group, options, run_id) for group in self._groups]
-        self.analyst.close()
         self._mirror_registry()
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = self._status()
+
+    def pytest_unconfigure(self) -> None:
+        """However the session ended."""
+        if "analyst" in self.__dict__:
+            self.analyst.close()
 
     def _finish(self, group: str, options: Options, run_id: str) -> _Result:
         from pytest_kvbench import stages

@@ -81,7 +81,7 @@ class Watched:
         prepared = stages.open_group(self._folder, self._options.tasks)
         known = plan.cells(prepared.experiment)
         # An id ends with its cell's, unless the test has more parameters: then all are counted.
-        cells = [c for c in known if any(f"[{c.item_id}]" in i for i in self._selected)] or known
+        cells = [c for c in known if any(_names(i, c.item_id) for i in self._selected)] or known
         self._missing = {request.key for _, request in prepared.requests(cells)}
         self._failures, self.total = store.count("failures"), len(self._missing)
         self._store = store
@@ -91,6 +91,10 @@ class Watched:
         """Let the database go."""
         if self._store is not None:
             self._store.close()
+
+
+def _names(nodeid: str, cell: str) -> bool:
+    return nodeid.endswith((f"[{cell}]", f"-{cell}]"))  # behind the name of a stage
 
 
 class Screen:

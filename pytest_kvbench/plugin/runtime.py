@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_kvbench import plan, stages
+from pytest_kvbench.analyst import Analyst
 from pytest_kvbench.errors import ControlError, GuardError, KvbenchError, UsageError
 from pytest_kvbench.execute import Pool, Tally, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
@@ -53,9 +54,11 @@ class Engines:
 class _Experiment:
     """One experiment of this session, prepared, with its pool and what was started."""
 
+    key: str
     prepared: stages.Prepared
     pool: Pool
     store: Store
+    cells: frozenset[Cell]
     selected: dict[plan.CellGroup, tuple[Cell, ...]]
     started: dict[plan.CellGroup, concurrent.futures.Future[Tally]] = field(default_factory=dict)
     requests: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
@@ -150,6 +153,8 @@ class Runtime:
         """Stop at once; what was answered is stored."""
         for experiment in self._experiments.values():
             experiment.close()
+        if self._worker is not None and "_analyst" in self.__dict__:
+            self._analyst.close()
 
     # -- fixtures --------------------------------------------------------------------------
 
@@ -193,11 +198,13 @@ class Runtime:
     def _measure(self, declaration: Declaration) -> MeasuredCell:
         experiment = self._experiment(declaration.declared)
         cell = declaration.cell
+        if cell not in experiment.cells:
+            pytest.skip(f"broke in {declaration.declared.experiment.after}")
         if not experiment.prepared.manifests[cell.task].of_bin(cell.bin):
             pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin}")
         group = plan.CellGroup.of(cell)
         future = experiment.start(group)
-        if self._worker is None:
+        if self._worker is None or declaration.declared.chain:
             for later in experiment.selected:
                 experiment.start(later)
         try:
@@ -222,7 +229,7 @@ class Runtime:
         settings = experiment.prepared.experiment
         return MeasuredCell(
             cell=cell,
-            experiment=digest(settings.snapshot()),
+            experiment=experiment.key,
             gate=settings.gate,
             planned_cells=plan.treated_cells(settings),
             scores={
@@ -243,20 +250,28 @@ class Runtime:
         key = _key(declared)
         if key not in self._experiments:
             site = self._site(declared)
-            prepared = stages.prepare(declared, site)
+            prepared = stages.prepare(declared, site, self._analyst.judge)
+            cells = frozenset(plan.cells(prepared.experiment))
             self._experiments[key] = _Experiment(
+                key,
                 prepared,
                 stages.make_pool(prepared, site, on_start=self._warm),
                 Store(prepared.database),
-                plan.groups(self._selected[key]),
+                cells,
+                plan.groups(cell for cell in self._selected[key] if cell in cells),
             )
         return self._experiments[key]
 
     def _warm(self) -> None:
         """There will be something to judge. Workers leave that to their controller."""
+        if self._worker is None:
+            self._analyst.warm()
+
+    @cached_property
+    def _analyst(self) -> Analyst:
+        """The controller's where there is one here; a worker has its own, to judge a stage."""
         controller = self._config.pluginmanager.get_plugin(Controller.NAME)
-        if controller is not None:
-            controller.analyst.warm()
+        return Analyst() if controller is None else controller.analyst
 
     def _site(self, declared: Declared) -> stages.Site:
         """This run. An experiment of few groups keeps few workers busy: they share its places."""
@@ -269,7 +284,9 @@ class Runtime:
             owner_pid=self._owner_pid,
             command=options.command,
             controls=cache.mkdir(CONTROLS) if cache is not None else None,
-            share=min(groups, self._worker["workercount"]) if self._worker else 1,
+            share=min(groups, self._worker["workercount"])
+            if self._worker and not declared.chain
+            else 1,
             fresh=options.fresh,
             force=options.force,
             tasks=options.tasks,

@@ -9,14 +9,14 @@ import pytest
 from xdist.scheduler import LoadScheduling, LoadScopeScheduling, Scheduling
 from xdist.workermanage import WorkerController
 
-from pytest_kvbench.plugin.scope import scope_of
+from pytest_kvbench.plugin.scope import scope_of, unit_of
 
 
 class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """One unit of work per cell group; a foreign test is a unit of its own."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return scope_of(nodeid) or nodeid
+        return unit_of(nodeid) or nodeid
 
     def schedule(self) -> None:
         """As xdist, but a replacement, too, hears at once what follows its first unit.

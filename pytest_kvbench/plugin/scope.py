@@ -27,8 +27,18 @@ def without_scope(nodeid: str) -> str:
 
 
 def scope_of(nodeid: str) -> str:
-    """The scope in an id; empty for a foreign item."""
+    """The scope in an id, `GROUP/UNIT`; empty for a foreign item."""
     return nodeid.partition(_SUFFIX)[2]
+
+
+def group_of(nodeid: str) -> str:
+    """The experiment's group; empty for a foreign item."""
+    return scope_of(nodeid).partition("/")[0]
+
+
+def unit_of(nodeid: str) -> str:
+    """Items of one unit run on one worker, in order; empty for a foreign item."""
+    return scope_of(nodeid).partition("/")[2]
 
 
 @contextlib.contextmanager

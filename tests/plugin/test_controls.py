@@ -119,6 +119,42 @@ def test_two_runs_at_once_ask_each_control_once(
     assert len(mock.controls) == EXAMPLES
 
 
+@pytest.mark.slow
+def test_a_large_sweep_on_many_workers_asks_each_control_once(
+    project: Project, mock: MockServer
+) -> None:
+    """4 policies x 3 trials x 5 bins, by 8 workers; then twice at the same moment, anew."""
+    rows = [
+        {"question": f"Say w{n}", "context": f"text{n} " * (20 + 200 * (n % 5)), "answers": ["w0"]}
+        for n in range(50)
+    ]
+    (project.path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wide = [
+        *("kv.policies=[snapkv, knorm, tova, streaming_llm]", "kv.budgets=[1.0, 0.5]"),
+        *("bins={n: 5, per_bin: 4, edges: [150, 350, 550, 750]}",),
+        *("sampling={temperature: 0.7, trials: 3}",),
+    ]
+    command = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-q", "-n"]
+    options = [word for setting in wide for word in ("--kvbench-set", setting)]
+    done = subprocess.run(
+        [*command, "8", *options], cwd=project.path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "25 passed" in done.stdout
+    assert len(mock.controls) == 5 * 4 * 3
+    assert set(mock.controls) == {1}
+    assert len(mock.asked) == 5 * 4 * 3 * 5
+    mock.asked.clear()
+    anew = [*options, "--cache-clear", "--kvbench-set"]
+    runs = [
+        subprocess.Popen([*command, "4", *anew, f"group={name}"], cwd=project.path)
+        for name in ("first", "second")
+    ]
+    assert [run.wait(240) for run in runs] == [0, 0]
+    assert len(mock.controls) == 5 * 4 * 3
+    assert set(mock.controls) == {1}
+
+
 def test_cli_lists_verifies_and_prunes(project: Project) -> None:
     project.run()
     listed = json.loads(kvbench(project, "controls", "list", "--json").stdout)
