@@ -14,6 +14,8 @@ LETTERS = {"holds": "H", "breaks": "B", "undetermined": "?", "not-measured": "-"
 LEGEND = "H holds  B breaks  ? undetermined  - not-measured  .05 delta"
 MOST_FLAGS = 3
 _NAME = 19
+_WITH_DELTA = 7
+"""Columns of this width have room for a delta beside the verdict's letter."""
 _BRACKET = 14
 
 
@@ -48,12 +50,14 @@ def _table(results: Results, width: int, room: int) -> list[str]:
     if not budgets:
         return ["no treated cell was measured"]
     space = width - _NAME - _BRACKET
-    cell = 7 if len(budgets) * 7 <= space else 5
+    longest = 1 + max(len(text.budget(b)) for b in budgets)
+    roomy = max(_WITH_DELTA, longest)
+    cell = roomy if len(budgets) * roomy <= space else max(5, longest)
     shown = _thinned(budgets, max(2, space // cell))
     columns = "".join(text.budget(b).rjust(cell) for b in shown)
     head = "budget".ljust(_NAME) + columns + "  lost in"
     rows = [line for s in results.series for line in _rows(results, s, shown, cell)]
-    return [head, *_clipped(rows, room - 2), LEGEND if cell == 7 else LEGEND[: -len("  .05 delta")]]
+    return [head, *_clipped(rows, room - 2), LEGEND if cell >= _WITH_DELTA else LEGEND[: -len("  .05 delta")]]
 
 
 def _thinned(budgets: Sequence[float], most: int) -> list[float]:
@@ -83,7 +87,7 @@ def _column(cell: Row | None, width: int) -> str:
     if cell is None:
         return " " * width
     letter = LETTERS[final(cell)]
-    return (f"{text.short(cell['delta'])} {letter}" if width == 7 else letter).rjust(width)
+    return (f"{text.short(cell['delta'])} {letter}" if width >= _WITH_DELTA else letter).rjust(width)
 
 
 def _clipped(rows: list[str], room: int) -> list[str]:

@@ -341,6 +341,15 @@ def test_terminal_table_shows_delta_verdict_and_bracket():
     assert any(line.startswith("H holds") for line in lines)
 
 
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_long_budgets_stay_apart(width):
+    budgets = (0.53125, 0.34375, 0.28125, 0.5, 0.0625)
+    head = terminal_lines(make_summary(budgets=budgets), width)[1]
+    shown = head.removesuffix("  lost in").split()[1:]
+    assert {float(word) for word in shown} <= set(budgets)
+    assert len(shown) >= 3
+
+
 def test_terminal_of_an_empty_run_says_so():
     assert "no treated cell was measured" in terminal_lines({"cells": [], "partial": False})
 
