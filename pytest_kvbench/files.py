@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pytest_kvbench.errors import StoreError
 
 
@@ -61,3 +63,18 @@ def replace_json(path: Path, data: Any) -> None:
 def run_folder(run_id: str) -> Path:
     """Where the processes of one run meet. Made when the first server starts."""
     return Path(tempfile.gettempdir()) / f"kvbench-{os.getuid()}-{run_id}"
+
+
+@contextlib.contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Holds a lock inside, if nobody else does; whether it could. Waits for nobody."""
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

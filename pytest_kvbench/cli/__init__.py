@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import groups, keeping, knowledge, power
+from pytest_kvbench.cli import groups, keeping, knowledge, options, power
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.settings import Declared, Gate, Override, load_experiment, load_stages
 
@@ -65,15 +65,8 @@ def main() -> None:
 def _stage(function: Callable[..., None]) -> Callable[..., None]:
     """What every stage takes: a group or a file, the reports folder, overrides."""
     for decorate in (
-        click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key."),
-        click.option(
-            "--dir",
-            "reports",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
-            show_default="$KVBENCH_DIR or reports",
-            help="Where groups are kept.",
-        ),
+        options.sets,
+        options.reports,
         click.argument("group_or_yaml"),
     ):
         function = decorate(function)
@@ -86,7 +79,7 @@ _force = click.option("--force", is_flag=True, help="Go on where the stored grou
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@options.sets
 def validate(file: Path, sets: tuple[str, ...]) -> None:
     """Check an experiment FILE; say what it would measure."""
     from pytest_kvbench import plan
@@ -101,7 +94,7 @@ def validate(file: Path, sets: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@options.sets
 def resolve(file: Path, sets: tuple[str, ...]) -> None:
     """Print an experiment FILE merged with its bases, environment and overrides."""
     import yaml
@@ -190,7 +183,7 @@ def all_stages(
 @click.option("--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.10)
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05)
 @click.option("--correction", type=click.Choice(["holm", "bh", "none"]), default="holm")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@options.as_json
 def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
     """Judge a CSV of paired scores, from any harness.
 

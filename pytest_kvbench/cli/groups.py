@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -14,20 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench.cli import options
+
 if TYPE_CHECKING:
     from pytest_kvbench.ops.rejudge import Failures
 
 EXIT_REGRESSION = 1
 
-_reports = click.option(
-    "--dir",
-    "reports",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
-    show_default="$KVBENCH_DIR or reports",
-    help="Where groups are kept.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 _alpha = click.option(
     "--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05
 )
@@ -36,7 +28,7 @@ _alpha = click.option(
 @click.command()
 @click.argument("base")
 @click.argument("now")
-@_reports
+@options.reports
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, max_open=True),
@@ -45,7 +37,7 @@ _alpha = click.option(
     help="A loss that does not matter.",
 )
 @_alpha
-@_json
+@options.as_json
 def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_json: bool) -> None:
     """Compare NOW with BASE (groups, baselines, or baseline files); exit 1 on a regression.
 
@@ -70,7 +62,7 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
 @click.command()
 @click.argument("name")
 @click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
-@_reports
+@options.reports
 def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
     """Save the results of GROUPs as the baseline NAME, a plain JSON file each."""
     from pytest_kvbench import stages
@@ -83,7 +75,7 @@ def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
 
 @click.command()
 @click.argument("group")
-@_reports
+@options.reports
 @click.option("--margin", type=float, help="As gate.margin.")
 @click.option("--alpha", type=float, help="As gate.alpha.")
 @click.option("--max-lost", type=float, help="As gate.max_lost.")
@@ -96,7 +88,7 @@ def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
     help="A request without a reply: drop its pair, or let it score 0.",
 )
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="Write a report there.")
-@_json
+@options.as_json
 def rejudge(
     group: str,
     reports: Path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from pytest_kvbench.cli import options
 
 if TYPE_CHECKING:
     from pytest_kvbench.store.upkeep import Finding
@@ -42,20 +43,11 @@ def cached_controls(start: Path) -> Path:
     return start / _CACHED
 
 
-_reports = click.option(
-    "--dir",
-    "reports",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
-    show_default="$KVBENCH_DIR or reports",
-    help="Where groups are kept.",
-)
 _root = click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder of shared controls (default: that of pytest's cache here).",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 # -- controls ------------------------------------------------------------------------------------
@@ -67,12 +59,12 @@ def controls() -> None:
 
 
 def _controls(function: Callable[..., None]) -> Callable[..., None]:
-    return _reports(_root(function))
+    return options.reports(_root(function))
 
 
 @controls.command("list")
 @_controls
-@_json
+@options.as_json
 def list_controls(reports: Path, root: Path | None, as_json: bool) -> None:
     """Show every control and the condition it is in."""
     _show(_examine(_roots(reports, root)), as_json=as_json)
@@ -80,7 +72,7 @@ def list_controls(reports: Path, root: Path | None, as_json: bool) -> None:
 
 @controls.command("verify")
 @_controls
-@_json
+@options.as_json
 def verify_controls(reports: Path, root: Path | None, as_json: bool) -> None:
     """Show what is not in order; exit 1 where something was lost or altered."""
     from pytest_kvbench.store.upkeep import DAMAGED
@@ -150,7 +142,7 @@ def _show(found: Sequence[tuple[Path, Finding]], *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("group")
-@_reports
+@options.reports
 @_root
 @click.option("--to", "target", type=click.Path(path_type=Path, dir_okay=False), help="A new file.")
 def archive(group: str, reports: Path, root: Path | None, target: Path | None) -> None:
@@ -164,7 +156,7 @@ def archive(group: str, reports: Path, root: Path | None, target: Path | None) -
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@_reports
+@options.reports
 @_root
 def restore(file: Path, reports: Path, root: Path | None) -> None:
     """Bring a group back from an archive FILE; overwrites nothing."""
@@ -177,7 +169,7 @@ def restore(file: Path, reports: Path, root: Path | None) -> None:
 
 @click.command()
 @click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
-@_reports
+@options.reports
 @click.option("--min-age", type=age, default="30d", show_default=True, help="Since its change.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
 @click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from pytest_kvbench.cli import options
 from pytest_kvbench.settings import Experiment, Gate, Override, load_experiment
 
 
@@ -52,8 +53,8 @@ _share = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @click.option("--power", "chance", type=_share, default=0.8, show_default=True)
 @click.option("--cells", type=click.IntRange(1), help="Treated cells that share the error.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@options.sets
+@options.as_json
 def power(
     file: Path | None,
     margin: float | None,

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
-from pytest_kvbench.files import writing
+from pytest_kvbench.files import try_lock, writing
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import (
     CONTROLS,
@@ -252,7 +250,7 @@ def clean_group(folder: Path, archives: Path, min_age_s: float, *, dry_run: bool
         return Cleaned(
             folder.name, kept=f"{links[0]} is a link, and no archive holds it", blocked=True
         )
-    with writing(folder), _unused(folder) as unused:
+    with writing(folder), try_lock(folder / PREPARE_LOCK) as unused:
         if not unused:
             return Cleaned(folder.name, kept="a run is preparing it now", blocked=True)
         holder, why = _holder(folder, archives)
@@ -268,20 +266,6 @@ def _lived_in(folder: Path) -> list[Path]:
     """The files whose change tells that a group is in use; our own locks are none of them."""
     wal = folder / _DATABASE_SIDE_FILES[0]
     return [*_files(folder).values(), *([wal] if wal.exists() else [])]
-
-
-@contextlib.contextmanager
-def _unused(folder: Path) -> Iterator[bool]:
-    lock = FileLock(folder / PREPARE_LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def _holder(folder: Path, archives: Path) -> tuple[Path | None, str]:

@@ -57,7 +57,8 @@ def _table(results: Results, width: int, room: int) -> list[str]:
     columns = "".join(text.budget(b).rjust(cell) for b in shown)
     head = "budget".ljust(_NAME) + columns + "  lost in"
     rows = [line for s in results.series for line in _rows(results, s, shown, cell)]
-    return [head, *_clipped(rows, room - 2), LEGEND if cell >= _WITH_DELTA else LEGEND[: -len("  .05 delta")]]
+    legend = LEGEND if cell >= _WITH_DELTA else LEGEND[: -len("  .05 delta")]
+    return [head, *_clipped(rows, room - 2), legend]
 
 
 def _thinned(budgets: Sequence[float], most: int) -> list[float]:
@@ -87,7 +88,8 @@ def _column(cell: Row | None, width: int) -> str:
     if cell is None:
         return " " * width
     letter = LETTERS[final(cell)]
-    return (f"{text.short(cell['delta'])} {letter}" if width >= _WITH_DELTA else letter).rjust(width)
+    shown = f"{text.short(cell['delta'])} {letter}" if width >= _WITH_DELTA else letter
+    return shown.rjust(width)
 
 
 def _clipped(rows: list[str], room: int) -> list[str]:

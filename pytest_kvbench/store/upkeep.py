@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
-from pytest_kvbench.files import writing
+from pytest_kvbench.files import try_lock, writing
 from pytest_kvbench.store.control_file import FILE, Content, ControlFile, read_content
 from pytest_kvbench.store.registry import LOCK, META, Registered, Registry, model_of
 
@@ -129,7 +125,7 @@ def _put_right(registry: Registry, finding: Finding, *, remove: bool) -> str:
     if not folder.is_dir():
         registry.drop([finding.name])
         return "entry without a folder dropped"
-    with writing(folder), _taken(folder) as taken:
+    with writing(folder), try_lock(folder / LOCK) as taken:
         if not taken:
             return "left alone, a run holds it now"
         if remove or not finding.answers:
@@ -145,26 +141,11 @@ def _put_right(registry: Registry, finding: Finding, *, remove: bool) -> str:
         return f"put right, {kept} sound answers kept"
 
 
-@contextmanager
-def _taken(folder: Path) -> Iterator[bool]:
-    """Holds a control if nobody else does; whether it could."""
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
 def _held(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         return False
     try:
-        with _taken(folder) as taken:
+        with try_lock(folder / LOCK) as taken:
             return not taken
     except OSError:
         return False  # on a read-only disk nobody holds anything

@@ -1,0 +1,19 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+reports = click.option(
+    "--dir",
+    "reports",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
+    show_default="$KVBENCH_DIR or reports",
+    help="Where groups are kept.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
