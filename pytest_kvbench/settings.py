@@ -136,9 +136,13 @@ class KV(Section):
 
 
 class Endpoint(Section):
-    """A server that already runs, and the budget of the arm it serves."""
+    """A server that already runs, and the budget of the arm it serves.
 
-    base_url: str = _about("an address, as in http://127.0.0.1:8001/v1")
+    A list of addresses, of servers that answer alike, is the first and those that are there `also`.
+    """
+
+    base_url: str = _about("an address, as in http://127.0.0.1:8001/v1, or a list of them")
+    also: tuple[str, ...] = _about("further addresses of the same arm", default=())
     budget: Fraction | None = _about(
         "in (0, 1], where the policy's name does not say it", default=None
     )
@@ -146,7 +150,22 @@ class Endpoint(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_url(cls, data: Any) -> Any:
-        return {"base_url": data} if isinstance(data, str) else data
+        return _first_and_others(data if isinstance(data, Mapping) else {"base_url": data})
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses, without a slash at the end."""
+        return tuple(url.rstrip("/") for url in (self.base_url, *self.also))
+
+
+def _first_and_others(data: Any) -> Any:
+    """A list under `base_url` becomes the first address and `also` the others."""
+    urls = data.get("base_url") if isinstance(data, Mapping) else None
+    if not isinstance(urls, list | tuple):
+        return data
+    if not urls or not all(isinstance(url, str) for url in urls) or len(set(urls)) < len(urls):
+        raise ValueError("base_url: a list must name different addresses")
+    return {**data, "base_url": urls[0], "also": tuple(urls[1:])}
 
 
 class Launch(Section):
@@ -170,8 +189,11 @@ class EngineSettings(Section):
     )
     model: str = _about("a path, a hub id, a served name or smollm2-135m", default="smollm2-135m")
     base_url: str | None = _about(
-        "the address of a server that already runs, as in http://127.0.0.1:8000/v1", default=None
+        "the address of a server that already runs, as in http://127.0.0.1:8000/v1, or a list of "
+        "servers that answer alike",
+        default=None,
     )
+    also: tuple[str, ...] = _about("further addresses beside base_url", default=())
     endpoints: Mapping[str, Endpoint] = _about(
         "servers by arm: {none: URL, q8_0: URL, snapkv@0.5: URL, mine: {base_url: URL, budget: "
         "0.3}}",
@@ -217,6 +239,11 @@ class EngineSettings(Section):
     )
     threads: int | None = _about("threads of a server that we start", default=None, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, data: Any) -> Any:
+        return _first_and_others(data)
+
     @model_validator(mode="after")
     def _consistent(self) -> EngineSettings:
         _refuse_keys(self)
@@ -242,6 +269,10 @@ class EngineSettings(Section):
         if self.stream:
             raise ValueError("stream measures a live reply: not with mode batch")
 
+    def places(self, share: int) -> int:
+        """Requests in flight of one of `share` processes that divide them."""
+        return max(1, -(-self.concurrency // share))
+
     @property
     def shares_prefill(self) -> bool:
         """Whether all arms of an example come from one prefill of the prompt."""
@@ -250,8 +281,9 @@ class EngineSettings(Section):
     @property
     def addresses(self) -> dict[str, Endpoint]:
         """Servers that already run, by arm; `base_url` serves the control. Empty: we start them."""
-        control = {FULL_CACHE: Endpoint(base_url=self.base_url)} if self.base_url else {}
-        return {**control, **self.endpoints}
+        if self.base_url is None:
+            return dict(self.endpoints)
+        return {FULL_CACHE: Endpoint(base_url=self.base_url, also=self.also), **self.endpoints}
 
 
 def _refuse_keys(engine: EngineSettings) -> None:
@@ -264,7 +296,7 @@ def _refuse_keys(engine: EngineSettings) -> None:
             raise ValueError(
                 f"{place} looks like it holds a key: set KVBENCH_API_KEY in the environment"
             )
-    if any("@" in urlsplit(e.base_url).netloc for e in engine.addresses.values()):
+    if any("@" in urlsplit(url).netloc for e in engine.addresses.values() for url in e.urls):
         raise ValueError("an address holds a password: set KVBENCH_API_KEY in the environment")
 
 

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pytest_kvbench.engines.balance import Balanced, Client, alike
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
@@ -19,9 +20,6 @@ from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import Answer, Failure, Request, Telemetry, digest
 from pytest_kvbench.settings import EngineSettings
-
-if TYPE_CHECKING:
-    from pytest_kvbench.engines.client import Http
 
 _PROBE_S = 10.0
 
@@ -52,8 +50,8 @@ class EmbeddedSource:
 
     def fingerprint(self) -> dict[str, str]:
         """See `EngineSource.fingerprint`. A server that already runs is asked."""
-        if self._settings.base_url is not None:
-            return _ask_fingerprint(self._settings.base_url, self._settings.model)
+        if self._urls:
+            return alike(self._urls, self._ask_fingerprint)
         return weights.fingerprint_parts(self._folder, self._dtype, "auto")
 
     def tokenizer_folder(self) -> Path | None:
@@ -67,26 +65,38 @@ class EmbeddedSource:
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""
-        from pytest_kvbench.engines.client import (
-            Http,  # late: aiohttp, which a resumed run needs not
+        if len(self._urls) > 1:
+            known = self.fingerprint()
+            client: Client = Balanced(
+                self._urls, self._connect, lambda url: self._ask_fingerprint(url) == known
+            )
+        else:
+            client = self._connect(self._settings.base_url or self._serve())
+        return EmbeddedEngine(client, self._settings.model, self._settings.places(self._share))
+
+    def _connect(self, base_url: str) -> Client:
+        # Late: aiohttp, which a resumed run does without.
+        from pytest_kvbench.engines.client import Http
+
+        return Http(
+            base_url,
+            concurrency=self._settings.places(self._share),
+            timeout_s=self._settings.timeout_s,
+            retries=self._settings.retries,
+            pace=self._pace,
         )
 
-        base_url = self._settings.base_url or self._serve()
-        return EmbeddedEngine(
-            Http(
-                base_url,
-                concurrency=self._concurrency,
-                timeout_s=self._settings.timeout_s,
-                retries=self._settings.retries,
-                pace=Pace(self._settings.max_rpm, self._settings.max_tpm, self._share),
-            ),
-            self._settings.model,
-            self._concurrency,
-        )
+    def _ask_fingerprint(self, base_url: str) -> dict[str, str]:
+        return _ask_fingerprint(base_url, self._settings.model)
+
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(self._settings.max_rpm, self._settings.max_tpm, self._share)
 
     @property
-    def _concurrency(self) -> int:
-        return max(1, -(-self._settings.concurrency // self._share))
+    def _urls(self) -> tuple[str, ...]:
+        """The servers that already run."""
+        return next((endpoint.urls for endpoint in self._settings.addresses.values()), ())
 
     @property
     def _dtype(self) -> str:
@@ -134,7 +144,7 @@ class EmbeddedEngine:
 
     capabilities = Capabilities(arms_per_request=64, reports_kv=True)
 
-    def __init__(self, http: Http, model: str, concurrency: int) -> None:
+    def __init__(self, http: Client, model: str, concurrency: int) -> None:
         self._http = http
         self._model = model
         self._places = asyncio.Semaphore(concurrency)
@@ -143,7 +153,7 @@ class EmbeddedEngine:
         """See `Engine.answer`: one request to the server, one choice per arm, one prefill."""
         try:
             async with self._places:  # who waits holds no copy of a prompt
-                reply = await self._http.post(*self._body(requests))
+                reply = await self._http.post(*request_body(self._model, requests))
             return _answers(requests, reply.data, reply.latency_s)
         except RequestFailedError as failed:
             return [Failure(r.key, failed.kind, str(failed), failed.attempts) for r in requests]
@@ -152,27 +162,29 @@ class EmbeddedEngine:
         """See `Engine.aclose`."""
         await self._http.aclose()
 
-    def _body(self, requests: Sequence[Request]) -> tuple[str, dict[str, Any]]:
-        first = requests[0]
-        prompt, sampling = first.prompt, first.arm.sampling
-        arms = [_kv(request) for request in requests]
-        body: dict[str, Any] = {
-            "model": self._model,
-            "max_tokens": prompt.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed + first.replicate,
-            "kv": arms,
-        }
-        if prompt.stop:
-            body["stop"] = list(prompt.stop)
-        if prompt.chat:
-            parts = [{"type": "text", "text": text} for text in (prompt.head, prompt.tail)]
-            return "/chat/completions", {**body, "messages": [{"role": "user", "content": parts}]}
-        for arm in arms:
-            if not arm["question_aware"]:
-                arm["context_chars"] = len(prompt.head)
-        return "/completions", {**body, "prompt": prompt.text}
+
+def request_body(model: str, requests: Sequence[Request]) -> tuple[str, dict[str, Any]]:
+    """What asks for all arms of an example: the path below the `/v1`, and the body."""
+    first = requests[0]
+    prompt, sampling = first.prompt, first.arm.sampling
+    arms = [_kv(request) for request in requests]
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": prompt.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed + first.replicate,
+        "kv": arms,
+    }
+    if prompt.stop:
+        body["stop"] = list(prompt.stop)
+    if prompt.chat:
+        parts = [{"type": "text", "text": text} for text in (prompt.head, prompt.tail)]
+        return "/chat/completions", {**body, "messages": [{"role": "user", "content": parts}]}
+    for arm in arms:
+        if not arm["question_aware"]:
+            arm["context_chars"] = len(prompt.head)
+    return "/completions", {**body, "prompt": prompt.text}
 
 
 def _kv(request: Request) -> dict[str, Any]:

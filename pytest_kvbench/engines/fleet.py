@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from pytest_kvbench.records import FULL_CACHE
 
 if TYPE_CHECKING:
-    from pytest_kvbench.engines.client import Http
+    from pytest_kvbench.engines.balance import Client
 
 
 @dataclass(frozen=True)
 class Up:
     """A server that is up: its client, and a token's measured share of its cache, if known."""
 
-    http: Http
+    http: Client
     size: float | None
 
 
@@ -31,7 +31,7 @@ class Up:
 class Station:
     """A server to ask: its client, its measured share a token, and the control's."""
 
-    http: Http
+    http: Client
     size: float | None
     full: float | None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.engines import facts, levers
+from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
     Engine,
@@ -73,7 +74,7 @@ class OpenAISource:
                 f"{self._share} workers",
                 "run it with -n 0, or leave at_once away",
             )
-        key = _api_key(self._settings)
+        key = api_key_of(self._settings)
         if key and key.encode() in canonical(self._settings.model_dump(mode="json")):
             raise UsageError(
                 "engine: the experiment holds the API key itself, which every report would repeat",
@@ -112,11 +113,7 @@ class OpenAISource:
             at_once=self._at_once,
             control_first=self._kind.size is not None,
         )
-        return OpenAIEngine(fleet, self._settings, self._kv, self._concurrency)
-
-    @property
-    def _concurrency(self) -> int:
-        return max(1, -(-self._settings.concurrency // self._share))
+        return OpenAIEngine(fleet, self._settings, self._kv, self._settings.places(self._share))
 
     @cached_property
     def _pace(self) -> Pace:
@@ -125,7 +122,7 @@ class OpenAISource:
 
     @cached_property
     def _headers(self) -> dict[str, str]:
-        return {**self._settings.headers, **bearer(_api_key(self._settings))}
+        return {**self._settings.headers, **bearer(api_key_of(self._settings))}
 
     @property
     def _sent(self) -> dict[str, str]:
@@ -137,26 +134,36 @@ class OpenAISource:
         return Probe(base_url, self._settings, self._headers)
 
     def _bring_up(self, name: str) -> Up:
-        from pytest_kvbench.engines.client import (
-            Http,  # late: aiohttp, which a resumed run needs not
-        )
-
         base_url = self._servers.open(name)
         ours = not self._settings.addresses and self._settings.launch.command is None
         if not ours and self._settings.declared:
             check_declared(self._settings, self._kind.tell(self._probe(base_url)))
         # What we start queues nothing: a request that waits would look slow.
         slots = self._settings.launch.parallel if ours and self._kind.in_bytes else 10**6
-        http = Http(
+        connect = partial(self._connect, places=min(self._settings.places(self._share), slots))
+        urls = self._servers.urls(name)
+        if len(urls) < 2:
+            return Up(connect(base_url), self._measured(base_url))
+        known = self._servers.facts(name)
+
+        def is_well(url: str) -> bool:
+            return self._kind.tell(self._probe(url)) == known
+
+        return Up(Balanced(urls, connect, is_well), self._measured(base_url))
+
+    def _connect(self, base_url: str, places: int) -> Client:
+        # Late: aiohttp, which a resumed run does without.
+        from pytest_kvbench.engines.client import Http
+
+        return Http(
             base_url,
-            concurrency=min(self._concurrency, slots),
+            concurrency=places,
             timeout_s=self._settings.timeout_s,
             retries=self._settings.retries,
-            api_key=_api_key(self._settings),
+            api_key=api_key_of(self._settings),
             headers=self._settings.headers,
             pace=self._pace,
         )
-        return Up(http, self._measured(base_url))
 
     def _measured(self, base_url: str) -> float | None:
         """A token's share of a server's cache, measured once a run."""
@@ -180,7 +187,6 @@ class OpenAIEngine:
         self._fleet = fleet
         self._settings = settings
         self._kv = kv
-        self._extras = {**kind.extras, **settings.extra_body}
         self._in_bytes = kind.in_bytes
         self._places = asyncio.Semaphore(concurrency)
 
@@ -199,32 +205,14 @@ class OpenAIEngine:
             # First the server, then the place: who waits for another server must not hold one,
             # and who waits for either holds no copy of a prompt.
             async with self._fleet.use(server) as station, self._places:
-                path, body = self._body(request)
+                path, body = request_body(self._settings, request)
                 reply = await station.http.post(path, body, stream=self._settings.stream)
-            return Answer(request.key, *_text(reply.data), self._telemetry(reply, station))
+            return Answer(request.key, *text_of(reply.data), self._telemetry(reply, station))
         except RequestFailedError as failed:
             return Failure(request.key, failed.kind, str(failed), failed.attempts)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             message = f"the reply is not a completion: {error!r}"
             return Failure(request.key, "ENGINE_ERROR", message)
-
-    def _body(self, request: Request) -> tuple[str, dict[str, Any]]:
-        prompt, sampling = request.prompt, request.arm.sampling
-        chat = prompt.chat if self._settings.api == "auto" else self._settings.api == "chat"
-        messages = {"messages": [{"role": "user", "content": prompt.text}]}
-        body: dict[str, Any] = {
-            "model": self._settings.model,
-            **(messages if chat else {"prompt": prompt.text}),
-            "max_tokens": prompt.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed + request.replicate,
-            **({"stop": list(prompt.stop)} if prompt.stop else {}),
-            **(_STREAMED if self._settings.stream else {}),
-            **self._extras,
-        }
-        sent = {name: value for name, value in body.items() if value is not None}
-        return "/chat/completions" if chat else "/completions", sent
 
     def _telemetry(self, reply: Reply, station: Station) -> Telemetry:
         usage = reply.data.get("usage") or {}
@@ -250,8 +238,33 @@ class OpenAIEngine:
 _STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def _text(data: Mapping[str, Any]) -> tuple[str, str]:
-    """Text and finish reason of the first choice; a reply without content is an empty one."""
+def request_body(settings: EngineSettings, request: Request) -> tuple[str, dict[str, Any]]:
+    """What asks a request: the path below the `/v1`, and the body."""
+    prompt, sampling = request.prompt, request.arm.sampling
+    chat = prompt.chat if settings.api == "auto" else settings.api == "chat"
+    messages = {"messages": [{"role": "user", "content": prompt.text}]}
+    body: dict[str, Any] = {
+        "model": settings.model,
+        **(messages if chat else {"prompt": prompt.text}),
+        "max_tokens": prompt.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed + request.replicate,
+        **({"stop": list(prompt.stop)} if prompt.stop else {}),
+        **(_STREAMED if settings.stream else {}),
+        **KINDS[settings.name].extras,
+        **settings.extra_body,
+    }
+    sent = {name: value for name, value in body.items() if value is not None}
+    return "/chat/completions" if chat else "/completions", sent
+
+
+def text_of(data: Mapping[str, Any]) -> tuple[str, str]:
+    """Text and finish reason of the first choice; a reply without content is an empty one.
+
+    Raises:
+        KeyError, IndexError, TypeError, AttributeError: it is no completion.
+    """
     choice = data["choices"][0]
     text = choice["message"].get("content") if "message" in choice else choice["text"]
     if not isinstance(text, str | None):
@@ -259,7 +272,7 @@ def _text(data: Mapping[str, Any]) -> tuple[str, str]:
     return text or "", str(choice.get("finish_reason") or "")
 
 
-def _api_key(settings: EngineSettings) -> str | None:
+def api_key_of(settings: EngineSettings) -> str | None:
     """The key of the environment. What we start ourselves gets none, unless one is named.
 
     Raises:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_kvbench.engines import launch, levers
+from pytest_kvbench.engines.balance import alike
 from pytest_kvbench.engines.kinds import KINDS, Kind
 from pytest_kvbench.engines.kinds.base import Types
 from pytest_kvbench.engines.local import weights
@@ -47,6 +48,9 @@ class Servers(Protocol):
             EngineError: it does not come up.
         """
 
+    def urls(self, name: str) -> tuple[str, ...]:
+        """All its base URLs, where several servers are one; those of servers that run already."""
+
     def close(self, name: str) -> None:
         """End it, if it is ours."""
 
@@ -68,13 +72,20 @@ class Running:
 
     def facts(self, name: str) -> dict[str, str]:
         """See `Servers.facts`."""
-        told = KINDS[self.settings.name].tell(self.probe(self.open(name)))
-        check_declared(self.settings, told)
-        return told
+        return alike(self.urls(name), self._told)
 
     def open(self, name: str) -> str:
         """See `Servers.open`."""
-        return levers.endpoints(self.settings)[name].base_url.rstrip("/")
+        return self.urls(name)[0]
+
+    def urls(self, name: str) -> tuple[str, ...]:
+        """See `Servers.urls`."""
+        return levers.endpoints(self.settings)[name].urls
+
+    def _told(self, base_url: str) -> dict[str, str]:
+        told = KINDS[self.settings.name].tell(self.probe(base_url))
+        check_declared(self.settings, told)
+        return told
 
     def close(self, name: str) -> None:
         """See `Servers.close`: not ours."""
@@ -112,6 +123,10 @@ class Started:
         model = Path(self.settings.model)
         known = weights.content_digest(model) if model.exists() else self.settings.model
         return {"command": shlex.join(self._command_of_user(name)), "weights": known}
+
+    def urls(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 -- of none
+        """See `Servers.urls`."""
+        return ()
 
     def open(self, name: str) -> str:
         """See `Servers.open`."""

@@ -1,0 +1,131 @@
+"""Several servers that answer alike, as one: each request goes where the fewest wait.
+
+A server that is gone is left out, its requests go to the others, and it is taken back when it
+answers again with the fingerprint it had. Only when all are gone is the engine gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pytest_kvbench.engines.base import Reply
+from pytest_kvbench.errors import EngineError, KvbenchError, UsageError
+
+CHECK_EVERY_S = 5.0
+
+
+class Client(Protocol):
+    """What `Http` and `Balanced` have in common."""
+
+    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+        """See `Http.post`."""
+
+    async def aclose(self) -> None:
+        """See `Http.aclose`."""
+
+
+@dataclass
+class _Endpoint:
+    """One of the servers; `client` is None while it is left out."""
+
+    base_url: str
+    client: Client | None
+    waiting: int = 0
+
+
+@dataclass
+class Balanced:
+    """A client of several servers.
+
+    Args:
+        base_urls: where they are.
+        connect: makes a client of one.
+        is_well: whether a server answers, and is still the one it was; may raise a KvbenchError
+            instead of saying no. Called off the event loop.
+    """
+
+    base_urls: Sequence[str]
+    connect: Callable[[str], Client]
+    is_well: Callable[[str], bool]
+    _endpoints: list[_Endpoint] = field(init=False)
+    _watch: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._endpoints = [_Endpoint(url, self.connect(url)) for url in self.base_urls]
+
+    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+        """As `Http.post`, on whichever server has the fewest requests.
+
+        Raises:
+            RequestFailedError: this request has no reply.
+            EngineError: all servers are gone.
+        """
+        last: EngineError | None = None
+        while (endpoint := self._least_busy()) is not None:
+            client = endpoint.client
+            assert client is not None  # noqa: S101 -- `_least_busy` picks one that is not left out
+            endpoint.waiting += 1
+            try:
+                return await client.post(path, body, stream=stream)
+            except EngineError as gone:
+                last = gone
+                await self._leave_out(endpoint, client)
+            finally:
+                endpoint.waiting -= 1
+        raise last or EngineError(
+            f"no server is left of {', '.join(self.base_urls)}",
+            "what was answered is kept; start them and run again",
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await asyncio.gather(*(e.client.aclose() for e in self._endpoints if e.client is not None))
+
+    def _least_busy(self) -> _Endpoint | None:
+        able = [endpoint for endpoint in self._endpoints if endpoint.client is not None]
+        return min(able, key=lambda endpoint: endpoint.waiting, default=None)
+
+    async def _leave_out(self, endpoint: _Endpoint, client: Client) -> None:
+        if endpoint.client is client:  # the first of its requests to notice
+            endpoint.client = None
+            await client.aclose()
+            if self._watch is None or self._watch.done():
+                self._watch = asyncio.ensure_future(self._take_back())
+
+    async def _take_back(self) -> None:
+        """Look after those left out, until there are none."""
+        while out := [endpoint for endpoint in self._endpoints if endpoint.client is None]:
+            await asyncio.sleep(CHECK_EVERY_S)
+            for endpoint in out:
+                with contextlib.suppress(KvbenchError):
+                    if await asyncio.to_thread(self.is_well, endpoint.base_url):
+                        endpoint.client = self.connect(endpoint.base_url)
+
+
+def alike(urls: Sequence[str], facts_of: Callable[[str], dict[str, str]]) -> dict[str, str]:
+    """What all of several servers say of themselves.
+
+    Raises:
+        UsageError: they differ; naming in what.
+        EngineError: one does not answer.
+    """
+    first = facts_of(urls[0])
+    for url in urls[1:]:
+        other = facts_of(url)
+        differ = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
+        if differ:
+            name = differ[0]
+            raise UsageError(
+                f"engine.base_url: {urls[0]} and {url} are not the same server: {name} is "
+                f"{first.get(name)!r} and {other.get(name)!r}",
+                "list servers that answer alike; one per arm goes under engine.endpoints",
+            )
+    return first
