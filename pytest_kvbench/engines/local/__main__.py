@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prefill-cache-mib", type=int, default=512, help="memory for prompts to come back to"
     )
+    parser.add_argument(
+        "--batches", type=Path, help="serve /v1/files and /v1/batches, kept in this folder"
+    )
     parser.add_argument("--watch-pid", type=int, help="end when this process does")
     parser.add_argument("--address-file", type=Path, help="written (JSON) when ready")
     return parser
@@ -93,7 +96,7 @@ def _serve(options: argparse.Namespace) -> None:
     worker = Worker(engine, options.threads, shared_rows)
     worker.start()
     names = tuple(dict.fromkeys([options.model, Path(options.model).name.removesuffix(".gguf")]))
-    app = server.build_app(server.Served(loaded, names, fingerprint, worker))
+    app = server.build_app(server.Served(loaded, names, fingerprint, worker), options.batches)
     listener.listen()
     _announce(options.address_file, listener, fingerprint)
     config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)

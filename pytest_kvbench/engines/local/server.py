@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pytest_kvbench.engines.local import intake, replies
+from pytest_kvbench.engines.local.batches import Complete, Shelf
 from pytest_kvbench.engines.local.engine import Done, Event, Job, Piece
 from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import POLICIES
@@ -31,6 +33,7 @@ from pytest_kvbench.engines.local.protocol import (
 )
 from pytest_kvbench.engines.local.replies import Reply
 from pytest_kvbench.engines.local.worker import Worker
+from pytest_kvbench.records import digest
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +48,28 @@ class Served:
     worker: Worker
 
 
-def build_app(served: Served) -> ASGIApp:
-    """The application."""
+def build_app(served: Served, batches: Path | None = None) -> ASGIApp:
+    """The application; with a folder for them, it serves files and batches too.
+
+    Raises:
+        UsageError: another server works on that folder.
+    """
+    shelf = batches and Shelf(batches, _complete(served), digest(dict(served.fingerprint)))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with shelf.working() if shelf else contextlib.nullcontext():
+            yield
+
     app = Starlette(
+        lifespan=lifespan,
         routes=[
-            Route("/v1/chat/completions", _completions(served, ChatRequest), methods=["POST"]),
-            Route("/v1/completions", _completions(served, CompletionRequest), methods=["POST"]),
+            *(Route(url, _completions(served, k), methods=["POST"]) for url, k in _KINDS.items()),
             Route("/v1/models", _models(served)),
             Route("/v1/kv", _policies),
             Route("/tokenize", _tokenize(served.model), methods=["POST"]),
             Route("/health", _health(served.worker)),
+            *(shelf.routes() if shelf else _NO_BATCHES),
         ],
         exception_handlers={
             ApiError: _api_error,
@@ -66,21 +81,68 @@ def build_app(served: Served) -> ASGIApp:
 
 
 Handler = Callable[[Request], Any]
+Kind = type[ChatRequest] | type[CompletionRequest]
+Asked = ChatRequest | CompletionRequest
+
+_KINDS: Mapping[str, Kind] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
 
 
-def _completions(served: Served, kind: type[ChatRequest] | type[CompletionRequest]) -> Handler:
+def _submit(
+    served: Served, kind: Kind, body: bytes
+) -> tuple[Asked, Job, Reply, asyncio.Queue[Event]]:
+    """Hand a request to the model; what comes of it arrives in the queue.
+
+    Raises:
+        ApiError: it cannot be served.
+    """
+    asked = parse(kind, body)
+    _check_model(asked.model, served.names)
+    events: asyncio.Queue[Event] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def emit(event: Event) -> None:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+
+    job = intake.make_job(served.model, asked, emit)
+    reply = Reply(asked.model, chat=kind is ChatRequest, prompt_tokens=len(job.ids))
+    served.worker.submit(job)
+    return asked, job, reply, events
+
+
+def _complete(served: Served) -> Complete:
+    """Answers the lines of batches."""
+
+    async def complete(endpoint: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        job = None
+        try:
+            _, job, reply, events = _submit(served, _KINDS[endpoint], body)
+            await _collect(reply, events)
+            return 200, reply.whole()
+        except ApiError as error:
+            return error.status, error.body
+        finally:
+            if job is not None:
+                job.cancelled = True
+
+    return complete
+
+
+async def _no_batches(_request: Request) -> Response:
+    raise ApiError(404, "Start the server with --batches DIR to serve these.", code="no_batches")
+
+
+_NO_BATCHES = [
+    Route(path, _no_batches, methods=["GET", "POST", "DELETE"])
+    for path in ("/v1/files{rest:path}", "/v1/batches{rest:path}")
+]
+
+
+def _completions(served: Served, kind: Kind) -> Handler:
     async def handle(request: Request) -> Response:
-        asked = parse(kind, await request.body())
-        _check_model(asked.model, served.names)
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def emit(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        job = intake.make_job(served.model, asked, emit)
-        reply = Reply(asked.model, chat=kind is ChatRequest, prompt_tokens=len(job.ids))
-        served.worker.submit(job)
+        asked, job, reply, events = _submit(served, kind, await request.body())
         _describe(request, job)
         if asked.stream:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
