@@ -1,28 +1,146 @@
-"""README's own blocks, run as they stand."""
+"""README's own blocks and commands, run as they stand."""
 
 from __future__ import annotations
 
+import csv
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pytest_kvbench.cli import main
 from tests.conftest import Project
+from tests.support import readme
 from tests.support.mock_server import MockServer
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NOT_RUN = {
+    "make ": "sets everything up: CI runs make lint and make test, and measures by make sanity",
+    "pip install ": "as make install does",
+    "python3 -m venv ": "as make install does",
+    ". .venv/": "a shell's own",
+    "less ": "a pager: that its file is there is checked",
+    "python -m pytest_kvbench.engines.local ": "loads the model: tests/model start it",
+    "curl ": "asks that server",
+}
+"""Beginnings of commands that no test runs, and why."""
+
+NO_MODEL = ("tokenizer=approximate", "engine.base_url=http://127.0.0.1:9/v1")
+"""What counts tokens without unpacking the model."""
+
+STAND_INS = {
+    "-n 8": "-n 0",  # what many workers do is tested elsewhere
+    "inspect niah/single": f"inspect niah/single {' '.join(f'--set {key}' for key in NO_MODEL)}",
+}
+FAILS = {"pytest evals/test_submission.py --kvbench-set gate.mode=gate": 1}
+"""Exit statuses other than 0. Every budget below 1 breaks."""
+
+STARTED = {"engine.log", "engine-*.log"}
+"""Of a group's files: those of servers that were started, which the scripted one was not."""
 
 
-def block(language: str, containing: str) -> str:
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
-    (found,) = (text for text in blocks if containing in text)
-    return str(found)
+def needle(prompt: str) -> str:
+    """The answer to `niah/single`, or to `Say WORD`."""
+    if "Say " in prompt:
+        return prompt.rsplit("Say ", 1)[1].split()[0]
+    (key,) = re.findall(r"What is the secret number of (.+?)\?", prompt)
+    (value,) = re.findall(rf"The secret number of {re.escape(key)} is (\d+)", prompt)
+    return str(value)
+
+
+@pytest.fixture
+def reader(project: Project, mock: MockServer) -> Project:
+    """What somebody who follows README has: `evals/` (of a scripted server) and their own files."""
+    mock.word_of = needle
+    mock.accuracy = lambda policy, budget: float(budget == 1)
+    for mine in ("test_exp.py", "exp.yaml", "words.jsonl"):
+        (project.path / mine).unlink()
+    shutil.copytree(readme.ROOT / "evals", project.path / "evals", ignore=_caches)
+    (project.path / "evals/test_policies.py").unlink()  # the largest, and no command names it
+    experiments = project.path / "evals/experiments"
+    engine = f'{{name: local, model: mock, base_url: "{mock.base_url}"}}'
+    (experiments / "default.yaml").write_text(f"engine: {engine}\ntokenizer: approximate\n")
+    (project.path / "my.yaml").write_text(readme.block("yaml", "group: my_experiment"))
+    for declared in (project.path / "my.yaml", experiments / "submission.yaml"):
+        fewer = declared.read_text().replace("n: 5, per_bin: 5", "n: 2, per_bin: 4")
+        declared.write_text(fewer)  # a third of the time
+    (project.path / "p.jsonl").write_text('{"prediction": "It is 12.", "answers": ["12"]}\n')
+    with (project.path / "pairs.csv").open("w", newline="") as file:
+        header = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
+        rows = [("t", 0, "p", 0.5, f"e{n}", f"c{n}", 1.0, n % 2) for n in range(40)]
+        csv.writer(file).writerows([header, *rows])
+    return project
+
+
+_caches = shutil.ignore_patterns("__pycache__")
+
+
+def run(project: Project, command: str) -> None:
+    """One command, as written but for its stand-ins."""
+    wanted, written = FAILS.get(command, 0), command
+    for words, instead in STAND_INS.items():
+        if written.endswith(words) or f"{words} " in written:
+            written = written.replace(words, instead)
+            break
+    name, *args = shlex.split(written)
+    if name == "pytest":
+        status = int(project.run(*args).ret)
+        assert status == wanted, command
+        return
+    if "ARCHIVE" in args:
+        (archive,) = project.path.glob("reports/*.kvbench.tar.gz")
+        args[args.index("ARCHIVE")] = str(archive)
+    done = CliRunner().invoke(main, args, catch_exceptions=False)
+    assert done.exit_code == wanted, f"{command}\n{done.output}"
+
+
+def test_every_command_runs_and_leaves_what_is_said(reader: Project) -> None:
+    runnable = [c for c in readme.commands() if not c.startswith(tuple(NOT_RUN))]
+    assert len(runnable) > 30
+    assert {c.split()[0] for c in runnable} == {"pytest", "kvbench"}
+    for command in runnable:
+        run(reader, command)
+    for command in readme.commands():
+        if command.startswith("less "):
+            assert (reader.path / command.split()[1]).is_file()
+    found_as_in_the_tree(reader.path)
+    tables_read_as_said(reader.path)
+
+
+def found_as_in_the_tree(project: Path) -> None:
+    """The tree names what is there, and all that is there."""
+    tree = readme.tree()
+    lacking = [path for path in tree if not list(project.glob(path))]
+    assert {path.removeprefix("reports/*/") for path in lacking} == STARTED
+    named = {file for path in tree for file in project.glob(path)}
+    left = [
+        file
+        for file in project.glob("reports/**/*")
+        if file.is_file() and "lock" not in file.name and file.name != "state.json"
+    ]
+    assert not [file for file in left if not named & {file, *file.parents}]
+
+
+def tables_read_as_said(project: Path) -> None:
+    """The data set and a group's frames, by README's lines for Python; SQL by its path alone."""
+    (sql,) = readme.blocks("sql")  # run by hand: a test that needs DuckDB would be its only user
+    (files,) = re.findall(r"read_parquet\('(.+?)'\)", sql)
+    assert list(project.glob(files))
+    gathered = (
+        readme.block("python", "read_parquet").rstrip().replace("pandas.r", "table = pandas.r")
+    )
+    frames: dict[str, object] = {}
+    exec(gathered, frames)
+    assert {"task", "policy", "budget", "delta", "verdict"} <= set(frames["table"])  # type: ignore[call-overload]
+    exec(readme.block("python", "load_group").replace("group.a", "tables = group.a"), frames)
+    assert all(len(table) for table in frames["tables"])  # type: ignore[attr-defined]
 
 
 def test_the_task_of_ones_own(project: Project, mock: MockServer) -> None:
     mock.word_of = lambda prompt: "Rome"
-    (project.path / "conftest.py").write_text(block("python", "pytest_kvbench_tasks"))
+    (project.path / "conftest.py").write_text(readme.block("python", "pytest_kvbench_tasks"))
     file = project.path / "exp.yaml"
     file.write_text(
         file.read_text()
@@ -36,9 +154,9 @@ def test_the_task_of_ones_own(project: Project, mock: MockServer) -> None:
 
 
 def test_the_experiment_and_its_test(pytester: pytest.Pytester) -> None:
-    (pytester.path / "evals").symlink_to(ROOT / "evals")
-    (pytester.path / "my.yaml").write_text(block("yaml", "group: my_experiment"))
-    pytester.makepyfile(test_mine=block("python", '"my.yaml"'))
+    (pytester.path / "evals").symlink_to(readme.ROOT / "evals")
+    (pytester.path / "my.yaml").write_text(readme.block("yaml", "group: my_experiment"))
+    pytester.makepyfile(test_mine=readme.block("python", '"my.yaml"'))
     result = pytester.runpytest_subprocess("--kvbench-plan", "test_mine.py")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*15 cells*"])
