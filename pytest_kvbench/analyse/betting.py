@@ -157,8 +157,8 @@ class StratifiedBetting:
         Between two places of the grid on a straight line, which only rounds further.
         """
         place = (delta + 1) * len(self.strata) * STEPS / 2
-        below = math.floor(place)
-        high, low = self._least[[below, min(below + 1, len(self._least) - 1)]]
+        below, last = math.floor(place), len(self._least) - 1
+        high, low = self._least[[min(below, last), min(below + 1, last)]]
         return math.exp(min(0.0, -float(high + (place - below) * (low - high))))
 
     @cached_property

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_REGRESSION = 1
 
-_alpha = click.option(
-    "--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05
-)
-
 
 @click.command()
 @click.argument("base")
@@ -36,7 +32,7 @@ _alpha = click.option(
     show_default=True,
     help="A loss that does not matter.",
 )
-@_alpha
+@options.alpha
 @options.as_json
 def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_json: bool) -> None:
     """Compare NOW with BASE (groups, baselines, or baseline files); exit 1 on a regression.

@@ -170,7 +170,13 @@ def restore(file: Path, reports: Path, root: Path | None) -> None:
 @click.command()
 @click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
 @options.reports
-@click.option("--min-age", type=age, default="30d", show_default=True, help="Since its change.")
+@click.option(
+    "--min-age",
+    type=age,
+    default="30d",
+    show_default=True,
+    help="Since a group last changed: 12h, 30d.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; remove nothing.")
 @click.option(
     "--archives",

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench.cli import options
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from pytest_kvbench.ops.aggregate import Aggregated
-
-_alpha = click.option(
-    "--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05
-)
 
 
 def _gathering(function: Callable[..., None]) -> Callable[..., None]:
@@ -94,7 +92,7 @@ def best(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> Non
 
 @click.command()
 @_gathering
-@_alpha
+@options.alpha
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
 def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Path | None) -> None:
     """Effect of every dial, like for like: the same example with every other dial equal."""
@@ -111,7 +109,7 @@ def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Pa
 
 @click.command()
 @_gathering
-@_alpha
+@options.alpha
 @click.option(
     "--to", "file", type=click.Path(path_type=Path), help="The file (default: DIR/INSIGHTS.md)."
 )

@@ -16,4 +16,13 @@ reports = click.option(
     help="Where groups are kept.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-sets = click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+sets = click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable."
+)
+alpha = click.option(
+    "--alpha",
+    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Two-sided error: intervals are at 1 - alpha.",
+)

@@ -51,7 +51,9 @@ _share = click.FloatRange(0, 1, min_open=True, max_open=True)
     show_default=True,
     help="Share of examples that one arm gets right and the other wrong.",
 )
-@click.option("--power", "chance", type=_share, default=0.8, show_default=True)
+@click.option(
+    "--power", "chance", type=_share, default=0.8, show_default=True, help="Chance of a verdict."
+)
 @click.option("--cells", type=click.IntRange(1), help="Treated cells that share the error.")
 @options.sets
 @options.as_json

@@ -316,7 +316,7 @@ def p_values(pairs: Pairs, margin: float) -> PValues:
 def verdicts(random: Random, scale: Scale) -> Iterable[Check]:
     """Share of experiments (20 cells) with any false verdict, unadjusted and by Holm: <= 5%."""
     print("\n## Experiments of 20 cells with a false verdict\n")
-    print("| truth | data | margin | n | false verdict | by Holm | unadjusted | one cell |")
+    print("| truth and data | margin | n | false verdict | by Holm | unadjusted | one cell |")
     print("|---|---|---|---|---|---|---|---|")
     for name, margin, word, draw in _truths():
         for n in SIZES:

@@ -76,6 +76,15 @@ def test_a_second_run_asks_nothing(kvbench: Kvbench, mock: MockServer) -> None:
     assert mock.posts == posts
 
 
+def test_what_was_asked_cannot_be_judged_otherwise(kvbench: Kvbench) -> None:
+    kvbench("all", "exp.yaml")
+    refused = kvbench("analyse", "g", "--set", "kv.budgets=[1.0]")
+    assert refused.exit_code == 4
+    assert "valid: gate.margin" in refused.output
+    for stage in ("score", "report"):
+        assert kvbench(stage, "g", "--set", "gate.margin=0.2").exit_code == 2
+
+
 def test_unknown_group_names_the_known(kvbench: Kvbench) -> None:
     kvbench("prepare", "exp.yaml")
     result = kvbench("report", "h")

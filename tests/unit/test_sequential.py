@@ -91,6 +91,18 @@ def test_bins_pool_to_what_no_bin_could_say():
     assert low < pooled.estimate < high
 
 
+@pytest.mark.parametrize("loss", [-1.0, 1.0])
+@pytest.mark.parametrize("bins", [2, 3, 5])
+def test_bins_that_lose_everything_have_an_interval(loss, bins):
+    pooled = StratifiedBetting([evidence(np.full(12, loss))] * bins)
+    low, high = interval(pooled, 0.05)
+    assert -1 <= low < high <= 1
+    assert low <= loss <= high
+    assert pooled.p_above(1.0) == pooled.mirrored().p_above(1.0) == 1.0
+    breaks = p_breaks(pooled, 0.10)
+    assert breaks < 0.01 if loss < 0 else breaks == 1.0
+
+
 @settings(max_examples=10)
 @given(
     st.lists(
