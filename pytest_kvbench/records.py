@@ -255,11 +255,11 @@ class Telemetry:
     """What an answer cost, and the proof that its budget was applied.
 
     Times in seconds; `latency_s` is the wall time of the HTTP request that brought the answer, less
-    the time the server says it queued, shared by `arms_in_request` arms. Bytes are of the
-    prompt's KV tensors right after compression.
+    the time the server says it queued, shared by `arms_in_request` arms; None where nobody waited
+    for it, as in a batch. Bytes are of the prompt's KV tensors right after compression.
     """
 
-    latency_s: float
+    latency_s: float | None
     ttft_s: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

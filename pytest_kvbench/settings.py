@@ -19,6 +19,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -360,6 +361,61 @@ class Prices(Section):
     currency: str = _about("a name, as in USD", default="USD")
 
 
+def _clock(value: Any) -> Any:
+    """What YAML makes of an unquoted 10:00:00 is a number of seconds."""
+    if isinstance(value, int) and value > 0:
+        return f"{value // 3600:02}:{value // 60 % 60:02}:{value % 60:02}"
+    return value
+
+
+class ExecutorSettings(Section):
+    """Where requests are asked from: this machine, or the workers of a Parsl executor.
+
+    Decides no answer, so it is no part of a group's identity: `Experiment.snapshot` leaves it out.
+    """
+
+    name: Literal["local", "parsl"] = _about(
+        "local (this process) or parsl (workers that Parsl starts)", default="local"
+    )
+    preset: Literal["local", "slurm", "kubernetes"] = _about(
+        "local, slurm or kubernetes, where no config is named", default="local"
+    )
+    config: str | None = _about(
+        "a Python file that defines `config`, a parsl.Config; it takes the preset's place",
+        default=None,
+    )
+    workers: int = _about("worker processes on each node, at least 1", default=2, ge=1)
+    nodes: int = _about("nodes of a block, at least 1", default=1, ge=1)
+    blocks: int = _about("blocks (jobs, pods) at most, at least 1", default=1, ge=1)
+    walltime: Annotated[str, BeforeValidator(_clock)] = _about(
+        "how long a Slurm job may last, HH:MM:SS",
+        default="01:00:00",
+        pattern=r"^\d{1,3}:[0-5]\d:[0-5]\d$",
+    )
+    partition: str | None = _about("a Slurm partition", default=None)
+    account: str | None = _about("a Slurm account", default=None)
+    scheduler_options: str = _about(
+        "more #SBATCH lines, as in '#SBATCH --gpus-per-node=1'", default=""
+    )
+    namespace: str = _about("a Kubernetes namespace", default="default")
+    image: str | None = _about("the image of a Kubernetes pod, this package inside", default=None)
+    address: str | None = _about(
+        "where workers reach this machine; unset: the address of its way out", default=None
+    )
+    worker_init: str = _about(
+        "shell lines before a worker starts, as in 'module load cuda'", default=""
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExecutorSettings:
+        pods = self.name == "parsl" and self.config is None and self.preset == "kubernetes"
+        if pods and self.image is None:
+            raise ValueError("preset kubernetes needs an image that has this package")
+        if pods and self.nodes > 1:
+            raise ValueError("a pod is one node: with preset kubernetes say blocks, not nodes")
+        return self
+
+
 class Experiment(Section):
     """One experiment: everything that decides what is asked, of whom, and how it is judged."""
 
@@ -377,6 +433,7 @@ class Experiment(Section):
     bins: Bins = Bins()
     kv: KV = KV()
     engine: EngineSettings = EngineSettings()
+    executor: ExecutorSettings = Field(default=ExecutorSettings(), exclude=True)
     sampling: SamplingSettings = SamplingSettings()
     gate: Gate = Gate()
     variants: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]*$")], Variant] = (
@@ -418,8 +475,8 @@ class Experiment(Section):
     def _rounds_are_live(self) -> Experiment:
         if self.sequential and self.engine.mode == "batch":
             raise ValueError(
-                "sampling.strategy: sequential looks at answers before it asks on, and engine.mode: "
-                "batch has them tomorrow; use strategy: fixed or mode: live"
+                "sampling.strategy: sequential looks at answers before it asks on, and "
+                "engine.mode: batch has them tomorrow; use strategy: fixed or mode: live"
             )
         return self
 
@@ -460,7 +517,7 @@ class Experiment(Section):
         return {**self.task_options.get(family, {}), **self.task_options.get(task, {})}
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain JSON data; `Experiment(**snapshot)` gives the experiment back."""
+        """Plain JSON data; `Experiment(**snapshot)` gives the experiment back, asked from here."""
         return self.model_dump(mode="json")
 
 

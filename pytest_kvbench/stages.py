@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,14 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pytest_kvbench import plan, sanity
+from pytest_kvbench import executors, plan, sanity
 from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
 from pytest_kvbench.errors import ControlError, GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json, writing
 from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, digest
 from pytest_kvbench.score import score_answer
-from pytest_kvbench.settings import Declared, Experiment, Override, load_stages
+from pytest_kvbench.settings import (
+    Declared,
+    ExecutorSettings,
+    Experiment,
+    Override,
+    load_stages,
+)
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.controls import SharedControls, control_key
 from pytest_kvbench.store.upkeep import orphans
@@ -70,7 +76,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A group that can be run or judged: what is asked, of which engine."""
+    """A group that can be run or judged: what is asked, of which engine.
+
+    `executor` says from where, this time: no fact about the group, so it is stored nowhere.
+    """
 
     experiment: Experiment
     folder: Path
@@ -78,6 +87,7 @@ class Prepared:
     fingerprint: Mapping[str, str]
     replicate_offset: int
     extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
 
     @property
     def database(self) -> Path:
@@ -122,6 +132,18 @@ def source_of(experiment: Experiment, site: Site) -> EngineSource:
     )
 
 
+def check_engine(experiment: Experiment, site: Site, *, workers: bool = False) -> None:
+    """Refuse an engine or an executor that can never run.
+
+    `workers`: this is a worker of pytest-xdist.
+
+    Raises:
+        UsageError: naming the command that mends it.
+    """
+    source_of(experiment, site).check()
+    executors.check(experiment.executor, experiment.engine, workers=workers)
+
+
 # -- prepare -------------------------------------------------------------------------------------
 
 
@@ -144,11 +166,12 @@ def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> 
         before = open_group(site.reports / experiment.after, site.tasks)
         dropped = broken_arms(before, judge_with)
         experiment = experiment.model_copy(update={"dropped": {**experiment.dropped, **dropped}})
+    executor = experiment.executor
     with _opened(experiment, site) as store:
         known = [run for run in store.runs() if run.run_id == site.run_id]
         if known:
             _guard_one_experiment(experiment, known[0])
-            return _prepared(store, known[0], site.tasks)
+            return replace(_prepared(store, known[0], site.tasks), executor=executor)
         store.check()
         fingerprint = source_of(experiment, site).fingerprint()
         _manifests(experiment, site, store)
@@ -164,7 +187,7 @@ def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> 
         )
         store.start_run(run)
         _warn_of_orphans(_controls_root(site, store.path.parent))
-        return _prepared(store, run, site.tasks)
+        return replace(_prepared(store, run, site.tasks), executor=executor)
 
 
 def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
@@ -379,7 +402,18 @@ def make_pool(
 
     def start() -> Engine:
         on_start()
-        return source_of(prepared.experiment, site).start()
+        if prepared.executor.name == "local":
+            return source_of(prepared.experiment, site).start()
+        from pytest_kvbench.executors.engine import parsl_engine
+
+        return parsl_engine(
+            prepared.executor,
+            prepared.experiment.engine,
+            prepared.experiment.kv,
+            fingerprint=prepared.fingerprint,
+            run_id=site.run_id,
+            folder=prepared.folder,
+        )
 
     return Pool(
         prepared.database,

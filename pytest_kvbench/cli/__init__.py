@@ -2,6 +2,7 @@
 
 keeping    controls, archive, restore, clean
 groups     compare, save, rejudge
+batch      batch submit, status, fetch, cancel, export, import
 knowledge  aggregate, catalog, best, effects, insights, export
 power      power
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import groups, keeping, knowledge, options, power
+from pytest_kvbench.cli import batch, groups, keeping, knowledge, options, power
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.settings import Declared, Gate, Override, load_experiment, load_stages
 
@@ -62,15 +63,14 @@ def main() -> None:
     """What a smaller KV cache costs in answer quality."""
 
 
+def _group(function: Callable[..., None]) -> Callable[..., None]:
+    """What every stage takes: a group or a file, and the reports folder."""
+    return options.reports(click.argument("group_or_yaml")(function))
+
+
 def _stage(function: Callable[..., None]) -> Callable[..., None]:
-    """What every stage takes: a group or a file, the reports folder, overrides."""
-    for decorate in (
-        options.sets,
-        options.reports,
-        click.argument("group_or_yaml"),
-    ):
-        function = decorate(function)
-    return function
+    """What a stage takes that an experiment's keys decide."""
+    return options.sets(_group(function))
 
 
 _fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
@@ -137,10 +137,10 @@ def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, f
 
 
 @main.command()
-@_stage
-def score(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
+@_group
+def score(group_or_yaml: str, reports: Path) -> None:
     """Score the answers that have no score yet."""
-    for declared in _declared(group_or_yaml, reports, sets):
+    for declared in _declared(group_or_yaml, reports, ()):
         _score(reports / declared.experiment.group)
 
 
@@ -148,15 +148,21 @@ def score(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
 @_stage
 def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
     """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json."""
+    for text in sets:
+        if not text.startswith("gate."):
+            raise UsageError(
+                f"--set {text}: what was asked is settled, only its judgement can change",
+                f"valid: {', '.join(f'gate.{name}' for name in Gate.model_fields)}",
+            )
     for declared in _declared(group_or_yaml, reports, sets):
         _analyse(reports / declared.experiment.group, declared.experiment.gate)
 
 
 @main.command()
-@_stage
-def report(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
-    """Write report.md and plots from the analysis."""
-    for declared in _declared(group_or_yaml, reports, sets):
+@_group
+def report(group_or_yaml: str, reports: Path) -> None:
+    """Write report.md, report.html and plots from the analysis."""
+    for declared in _declared(group_or_yaml, reports, ()):
         _report(reports / declared.experiment.group)
 
 
@@ -180,9 +186,21 @@ def all_stages(
 
 @main.command()
 @click.argument("pairs", type=click.Path(path_type=Path))
-@click.option("--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.10)
-@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True, max_open=True), default=0.05)
-@click.option("--correction", type=click.Choice(["holm", "bh", "none"]), default="holm")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.10,
+    show_default=True,
+    help="The loss one can live with.",
+)
+@options.alpha
+@click.option(
+    "--correction",
+    type=click.Choice(["holm", "bh", "none"]),
+    default="holm",
+    show_default=True,
+    help="Over all cells of the call.",
+)
 @options.as_json
 def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
     """Judge a CSV of paired scores, from any harness.
@@ -263,7 +281,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
 
 for command in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
     main.add_command(command)
-for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power):
+for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch):
     main.add_command(command)
 
 
@@ -287,6 +305,9 @@ def _run(declared: Declared, site: Any) -> None:
 
     stages.source_of(declared.experiment, site).check()
     prepared = stages.prepare(declared, site)
+    if declared.experiment.engine.mode == "batch":
+        batch.pick_up_and_hand_over(prepared)
+        return
     total = len(prepared.requests())
     with groups.progress(total) as settled:
         tally = stages.run(prepared, site, settled)

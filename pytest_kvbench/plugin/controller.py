@@ -192,12 +192,17 @@ class Controller:
 
     def _finish(self, group: str, options: Options, run_id: str) -> _Result:
         from pytest_kvbench import stages
+        from pytest_kvbench.batch.ledger import waiting
         from pytest_kvbench.errors import KvbenchError
         from pytest_kvbench.store import Store
 
+        waits = ""
         try:
+            waits = waiting(options.reports / group)
             prepared = stages.open_group(options.reports / group, options.tasks)
             with Store(prepared.database) as store:
+                if run_id not in {run.run_id for run in store.runs()}:
+                    return _Result(group, None, problem="nothing was run: see the errors above")
                 store.finish_run(run_id, stages.now())
                 stages.score(store, [request.key for _, request in prepared.requests()])
                 landed, answers = store.landed(run_id), store.count("answers")
@@ -211,10 +216,10 @@ class Controller:
                 report = (folder or prepared.folder) / "report.md"
                 files.insert(0, report if written else stages.report(prepared, folder))
         except KvbenchError as error:
-            return _Result(group, None, problem=str(error))
+            return _Result(group, None, problem=waits or str(error))
         _step_summary(summary)
-        same = not landed and before == stages.judged_on(prepared)
-        idle = f"nothing was left to do: {answers:,} answers were there" if same else ""
+        same = not landed and not waits and before == stages.judged_on(prepared)
+        idle = f"nothing was left to do: {answers:,} answers were there" if same else waits
         return _Result(group, summary, tuple(files), idle=idle, against=against)
 
     def _against(self, prepared: Prepared, options: Options) -> Against:

@@ -26,7 +26,12 @@ BASELINES = ".baselines"
 """As in `ops.baselines`, which is too heavy to be imported before anything ran."""
 
 _REPORT_IN_GROUP = ""
-_SHORTCUTS = {"engine": "engine.name", "model": "engine.model", "base_url": "engine.base_url"}
+_SHORTCUTS = {
+    "engine": "engine.name",
+    "model": "engine.model",
+    "base_url": "engine.base_url",
+    "executor": "executor.name",
+}
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -37,7 +42,7 @@ def add_options(parser: pytest.Parser) -> None:
         nargs="?",
         const=_REPORT_IN_GROUP,
         metavar="DIR",
-        help="Write report.md, plots and summary.json (default: into the group's folder).",
+        help="Write report.md, report.html and plots (default: into the group's folder).",
     )
     group.addoption(
         "--kvbench-experiment",
@@ -54,6 +59,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--kvbench-engine", metavar="NAME", help="Override engine.name.")
     group.addoption("--kvbench-model", metavar="MODEL", help="Override engine.model.")
     group.addoption("--kvbench-base-url", metavar="URL", help="Override engine.base_url.")
+    group.addoption("--kvbench-executor", metavar="NAME", help="Override executor.name.")
     group.addoption(
         "--kvbench-plan",
         action="store_true",

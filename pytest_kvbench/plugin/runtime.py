@@ -10,7 +10,7 @@ import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,9 @@ from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.records import Cell, Proof, Request, digest
 from pytest_kvbench.settings import Declared
 from pytest_kvbench.store import Store
+
+if TYPE_CHECKING:
+    from pytest_kvbench.batch.session import Waiting
 
 CONTROLS = "shared_controls"
 REASON = pytest.StashKey[str]()
@@ -60,6 +63,8 @@ class _Experiment:
     store: Store
     cells: frozenset[Cell]
     selected: dict[plan.CellGroup, tuple[Cell, ...]]
+    waiting: Waiting | None = None
+    """Where answers come in batches; None: the pool asks for them."""
     started: dict[plan.CellGroup, concurrent.futures.Future[Tally]] = field(default_factory=dict)
     requests: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
     levels: dict[plan.CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
@@ -71,6 +76,15 @@ class _Experiment:
             work = stages.work_of(self.prepared, group, self.requests[group])
             self.started[group] = self.pool.submit(work)
         return self.started[group]
+
+    def waits(self, group: plan.CellGroup) -> str:
+        """Which batch a group waits for, in words; "" where it is complete."""
+        if self.waiting is None:
+            return ""
+        if group not in self.requests:
+            self.requests[group] = self.prepared.requests(self.selected[group])
+        keys = [request.key for _, request in self.requests[group]]
+        return self.waiting.reason(self.store, keys)
 
     def settle(self, group: plan.CellGroup) -> None:
         """The group is done: score it, and keep of its requests those that were wanted."""
@@ -91,6 +105,8 @@ class _Experiment:
 
     def close(self) -> None:
         """Stop what runs ahead."""
+        if self.waiting is not None:
+            self.waiting.close()
         self.pool.close()
         self.store.close()
 
@@ -108,6 +124,7 @@ class Runtime:
         self._experiments: dict[str, _Experiment] = {}
         self._selected: dict[str, list[Cell]] = {}
         self._checked: set[str] = set()
+        self._unsynced: dict[str, KvbenchError] = {}
 
     @classmethod
     def of(cls, config: pytest.Config) -> Runtime:
@@ -120,7 +137,8 @@ class Runtime:
         """Refuse an engine that can never run, once per session."""
         key = _key(declared)
         if key not in self._checked:
-            stages.source_of(declared.experiment, self._site(declared)).check()
+            site, workers = self._site(declared), self._worker is not None
+            stages.check_engine(declared.experiment, site, workers=workers)
             self._checked.add(key)
 
     # -- hooks -----------------------------------------------------------------------------
@@ -196,6 +214,7 @@ class Runtime:
         return EngineInfo(engine.name, engine.model, prepared.fingerprint)
 
     def _measure(self, declaration: Declaration) -> MeasuredCell:
+        self._await_stage(declaration.declared)
         experiment = self._experiment(declaration.declared)
         cell = declaration.cell
         if cell not in experiment.cells:
@@ -203,6 +222,27 @@ class Runtime:
         if not experiment.prepared.manifests[cell.task].of_bin(cell.bin):
             pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin}")
         group = plan.CellGroup.of(cell)
+        if experiment.waiting is None:
+            self._ask(experiment, declaration, group)
+        elif reason := experiment.waits(group):
+            pytest.skip(reason)
+        experiment.settle(group)
+        return self._read(experiment, cell)
+
+    def _await_stage(self, declared: Declared) -> None:
+        """Batches of the stage before come first: what breaks there is not asked here."""
+        before = declared.experiment.after
+        if before is None or declared.experiment.engine.mode != "batch":
+            return
+        from pytest_kvbench.batch import ledger
+
+        if reason := ledger.waiting(self._site(declared).reports / before):
+            pytest.skip(f"{before}: {reason}")
+
+    def _ask(
+        self, experiment: _Experiment, declaration: Declaration, group: plan.CellGroup
+    ) -> None:
+        """Wait for a group's answers; the pool runs ahead meanwhile."""
         future = experiment.start(group)
         if self._worker is None or declaration.declared.chain:
             for later in experiment.selected:
@@ -213,10 +253,9 @@ class Runtime:
             if isinstance(error, KeyboardInterrupt):
                 raise
             cause = first_cause(error)
-            if not (cell.is_control and isinstance(cause, ControlError)):  # it fails by itself
+            sick = isinstance(cause, ControlError)
+            if not (declaration.cell.is_control and sick):  # it fails by itself
                 raise cause from None
-        experiment.settle(group)
-        return self._read(experiment, cell)
 
     def _read(self, experiment: _Experiment, cell: Cell) -> MeasuredCell:
         requests = experiment.requests[plan.CellGroup.of(cell)]
@@ -252,15 +291,34 @@ class Runtime:
             site = self._site(declared)
             prepared = stages.prepare(declared, site, self._analyst.judge)
             cells = frozenset(plan.cells(prepared.experiment))
+            selected = [cell for cell in self._selected[key] if cell in cells]
+            waiting = None
+            if prepared.experiment.engine.mode == "batch":
+                waiting = self._sync(key, prepared, site, selected)
             self._experiments[key] = _Experiment(
                 key,
                 prepared,
                 stages.make_pool(prepared, site, on_start=self._warm),
                 Store(prepared.database),
                 cells,
-                plan.groups(cell for cell in self._selected[key] if cell in cells),
+                plan.groups(selected),
+                waiting,
             )
         return self._experiments[key]
+
+    def _sync(
+        self, key: str, prepared: stages.Prepared, site: stages.Site, selected: Sequence[Cell]
+    ) -> Waiting:
+        """Fetch and submit batches, once: a server that is down is not tried for every item."""
+        from pytest_kvbench.batch.session import sync  # late: HTTP that live runs need not
+
+        if key in self._unsynced:
+            raise self._unsynced[key]
+        try:
+            return sync(prepared, site.controls, self._run_id, selected)
+        except KvbenchError as error:
+            self._unsynced[key] = error
+            raise
 
     def _warm(self) -> None:
         """There will be something to judge. Workers leave that to their controller."""

@@ -30,9 +30,21 @@ from pytest_kvbench.records import (
 )
 from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 2
-_MIGRATIONS = {1: "ALTER TABLE scores ADD COLUMN parts TEXT NOT NULL DEFAULT '{}'"}
-"""What takes a file of a version to the next."""
+SCHEMA_VERSION = 3
+_MIGRATIONS = {
+    1: ("ALTER TABLE scores ADD COLUMN parts TEXT NOT NULL DEFAULT '{}'",),
+    2: (  # latency_s may be null; SQLite cannot take a NOT NULL away
+        "ALTER TABLE telemetry RENAME TO telemetry_2",
+        "CREATE TABLE telemetry ("
+        "key TEXT PRIMARY KEY REFERENCES answers(key), latency_s REAL, ttft_s REAL,"
+        " prompt_tokens INTEGER, completion_tokens INTEGER, achieved REAL, kept_bytes INTEGER,"
+        " full_bytes INTEGER, kept_tokens REAL, cached_tokens INTEGER,"
+        " arms_in_request INTEGER NOT NULL, note TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        "INSERT INTO telemetry SELECT * FROM telemetry_2",
+        "DROP TABLE telemetry_2",
+    ),
+}
+"""The statements that take a file of a version to the next."""
 
 DATABASE = "kvbench.sqlite"
 _CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
@@ -255,6 +267,10 @@ class Store:
             telemetry = Telemetry(**{name: row[name] for name in Telemetry.__dataclass_fields__})
             found[row["key"]] = Answer(row["key"], row["text"], row["finish_reason"], telemetry)
         return found
+
+    def requested(self, keys: Sequence[str]) -> set[str]:
+        """Which of `keys` were ever to be asked."""
+        return {row[0] for row in self._among("SELECT key FROM requests WHERE key IN ({})", keys)}
 
     def answered(self, keys: Sequence[str]) -> set[str]:
         """Which of `keys` have an answer."""

@@ -46,7 +46,7 @@ class Schema:
 
     version: int
     script: str
-    migrations: Mapping[int, str]
+    migrations: Mapping[int, Sequence[str]]
 
     def empty(self) -> bytes:
         """A database of this schema without a row."""
@@ -155,7 +155,8 @@ class Database:
                     "install a newer pytest-kvbench",
                 )
             for older in range(version, self._schema.version):
-                db.execute(self._schema.migrations[older])
+                for statement in self._schema.migrations[older]:
+                    db.execute(statement)
             db.execute(f"PRAGMA user_version={self._schema.version}")
 
     def _version(self) -> int:

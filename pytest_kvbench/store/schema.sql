@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 2; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
+-- Version 3; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
 
 CREATE TABLE experiments (          -- one row per run: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
@@ -82,7 +82,7 @@ CREATE TABLE answers (
 
 CREATE TABLE telemetry (             -- seconds, tokens and bytes of an answer
     key               TEXT PRIMARY KEY REFERENCES answers(key),
-    latency_s         REAL NOT NULL,
+    latency_s         REAL,           -- null: nobody waited for it
     ttft_s            REAL,
     prompt_tokens     INTEGER,
     completion_tokens INTEGER,

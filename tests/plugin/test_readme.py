@@ -24,6 +24,7 @@ NOT_RUN = {
     "less ": "a pager: that its file is there is checked",
     "python -m pytest_kvbench.engines.local ": "loads the model: tests/model start it",
     "curl ": "asks that server",
+    "kvbench batch ": "needs a server that keeps batches: tests/unit/test_batch.py has one",
 }
 """Beginnings of commands that no test runs, and why."""
 

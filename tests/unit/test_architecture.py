@@ -26,11 +26,13 @@ LAYERS = {
     "engines": 3,
     "analyse": 3,
     "plan": 4,
+    "executors": 4,
     "execute": 5,
     "sampling": 5,
     "sanity": 2,
     "report": 5,
     "stages": 6,
+    "batch": 7,
     "ops": 7,
     "analyst": 8,
     "plugin": 9,
@@ -89,6 +91,8 @@ def test_pytest_and_torch_stay_in_their_rooms(path: Path) -> None:
         assert not names & {"pytest", "_pytest", "xdist"}
     if not where.startswith("engines/local/"):
         assert not names & {"torch", "transformers", "kvpress"}
+    if not where.startswith("executors/"):
+        assert "parsl" not in names
 
 
 def test_every_room_has_a_layer() -> None:
@@ -100,6 +104,7 @@ def test_every_room_has_a_layer() -> None:
     [
         ("pytest_kvbench.plugin", {"torch", "pandas", "matplotlib", "numpy", "pydantic", "httpx"}),
         ("pytest_kvbench.plugin.runtime", {"torch", "transformers", "pandas", "matplotlib"}),
+        ("pytest_kvbench.stages", {"parsl", "torch"}),
         ("pytest_kvbench.analyse.cell", {"torch", "pandas", "matplotlib"}),
         ("pytest_kvbench.cli", {"torch", "pandas", "matplotlib", "numpy", "httpx"}),
     ],

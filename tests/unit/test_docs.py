@@ -21,8 +21,8 @@ from tests.support.readme import README, ROOT
 PACKAGE = ROOT / "pytest_kvbench"
 FOREIGN = {
     *("--cache-clear", "--cache-show", "--junitxml"),  # pytest
-    *("--kv-cache-dtype", "--model", "--port", "--slot-save-path"),  # servers
-    *("--no-deps", "--strict"),  # pip, mypy
+    *("--batches", "--kv-cache-dtype", "--model", "--port", "--slot-save-path"),  # servers
+    *("--no-deps", "--seed", "--strict"),  # pip, calibration.py, mypy
 }
 """Options in README that are not ours."""
 

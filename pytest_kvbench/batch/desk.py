@@ -1,0 +1,393 @@
+"""Where a group's batches are handed over and picked up, by one process at a time.
+
+Every step may be the last one of a killed run: each is noted once it is done, and looked up at the
+server before it is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pytest_kvbench import plan, stages
+from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, chunks, keys_of
+from pytest_kvbench.batch.keys import Keys
+from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id
+from pytest_kvbench.batch.lines import Result, Writer, check_addresses
+from pytest_kvbench.batch.provider import ENDED, Provider
+from pytest_kvbench.batch.results import Taken, results, save_failures, take
+from pytest_kvbench.engines.base import bearer
+from pytest_kvbench.engines.openai import api_key_of
+from pytest_kvbench.errors import GuardError
+from pytest_kvbench.files import writing
+from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
+from pytest_kvbench.store import Store
+from pytest_kvbench.store.controls import ControlEntry, SharedControls, control_key
+
+LOCK = ".batches.lock"
+
+_STATE_OF: dict[str, State] = {"failed": "failed", "cancelled": "cancelled"}
+"""What becomes of a batch by how it ended; of the others: fetched."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a submission came to: new requests, and the batches they are in."""
+
+    requests: int
+    batches: tuple[Batch, ...]
+
+
+@contextlib.contextmanager
+def desk(
+    prepared: stages.Prepared,
+    controls: Path | None = None,
+    *,
+    limits: Limits = OPENAI,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Iterator[Desk]:
+    """A group's desk; who else wants it waits.
+
+    Args:
+        prepared: the group.
+        controls: where controls are shared (None: inside the group).
+        limits: of a file.
+        on_step: told of every step that was taken, before it is noted and after.
+
+    Raises:
+        GuardError: the ledger was altered.
+    """
+    lock = prepared.folder / LOCK
+    with writing(lock):
+        lock.touch()
+    with FileLock(lock), Store(prepared.database) as store:
+        shared = SharedControls(controls or prepared.folder / "shared_controls")
+        open_desk = Desk(prepared, store, shared, limits, on_step)
+        try:
+            yield open_desk
+        finally:
+            open_desk.close()
+
+
+class Desk:
+    """See `desk`."""
+
+    def __init__(
+        self,
+        prepared: stages.Prepared,
+        store: Store,
+        controls: SharedControls,
+        limits: Limits,
+        on_step: Callable[[str], None],
+    ) -> None:
+        self.ledger = Ledger(prepared.folder)
+        self._prepared = prepared
+        self.store = store
+        self.controls = controls
+        self._limits = limits
+        self._on_step = on_step
+        self._providers: dict[str, Provider] = {}
+        self._refused = Keys()
+
+    def close(self) -> None:
+        """Close connections."""
+        self._refused.close()
+        for provider in self._providers.values():
+            provider.close()
+
+    # -- submit ----------------------------------------------------------------------------
+
+    def submit(self, cells: Sequence[Cell] | None = None) -> Submitted:
+        """Hand over what has no answer and is in no open batch, and what a dead run left.
+
+        What failed is asked again, unless this desk has fetched the failure itself.
+
+        Args:
+            cells: of which cells; None: of the whole plan.
+
+        Raises:
+            UsageError: there is no server to hand it to.
+            GuardError: a file was altered.
+            EngineError: the server does not take it.
+        """
+        check_addresses(self._prepared.experiment)
+        share_controls(self._prepared, self.store, self.controls, cells)
+        self.ledger.tidy()
+        with contextlib.closing(self.open_keys()) as taken:
+            requests = self._write(cells, taken)
+        sent = [self._send(b) for b in self.ledger.open if b.state in ("written", "uploaded")]
+        return Submitted(requests, tuple(sent))
+
+    def _write(self, cells: Sequence[Cell] | None, taken: Keys) -> int:
+        def place(_: Lane) -> Path:
+            return self._prepared.folder / FOLDER / f"{new_id()}.jsonl"
+
+        def note(file: Any) -> None:
+            self._on_step("write")
+            self.ledger.note(file, stages.now())
+            self._on_step("written")
+
+        count, writer = 0, Writer(self._prepared.experiment)
+        with Splitter(place, note, self._limits) as files:
+            for request in missing(self._prepared, self.store, taken, cells, self._refused):
+                files.add(*writer.line(request))
+                count += 1
+        return count
+
+    def _send(self, batch: Batch) -> Batch:
+        if batch.state == "written":
+            self._check_file(batch)
+            file_id = self._of(batch).patiently(lambda: self._uploaded(batch))
+            self._on_step("upload")
+            batch = self._move(batch, "uploaded", file_id=file_id)
+        made = self._of(batch).patiently(lambda: self._created(batch))
+        self._on_step("create")
+        return self._told(batch, made)
+
+    def _uploaded(self, batch: Batch) -> str:
+        provider, path = self._of(batch), self.ledger.path_of(batch)
+        found = provider.find_file(batch.file_name, batch.bytes)
+        return found or provider.upload(path, batch.file_name)
+
+    def _created(self, batch: Batch) -> dict[str, Any]:
+        provider = self._of(batch)
+        return provider.find_batch(batch.id) or provider.create(
+            batch.file_id, batch.endpoint, batch.id
+        )
+
+    # -- fetch -----------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Ask how far the open batches are.
+
+        Raises:
+            EngineError: a server does not say.
+        """
+        for batch in self.ledger.open:
+            if batch.state == "created":
+                told = self._of(batch).batch(batch.batch_id)
+                self._on_step("poll")
+                self._told(batch, told)
+
+    def fetch(self) -> Taken:
+        """Store what the batches that have ended brought; what they did not is a failure.
+
+        Raises:
+            EngineError: a server does not give it.
+            GuardError: a file was altered.
+        """
+        self.look()
+        ended = [batch for batch in self.ledger.open if batch.state == "done"]
+        taken = sum([self._fetched(batch) for batch in ended], Taken())
+        if taken.answered:
+            share_controls(self._prepared, self.store, self.controls)
+        return taken
+
+    def _fetched(self, batch: Batch) -> Taken:
+        paths = list(self._downloaded(batch))
+        self._on_step("download")
+        with contextlib.closing(Keys()) as keys:
+            for some in keys_of(self.ledger.path_of(batch), batch.sha256):
+                keys.add(some)
+            taken = take(
+                self.store,
+                results(paths),
+                lambda asked: set(keys.batches(asked)),
+                lambda found: self._met(found, keys),
+            )
+            if batch.status != "cancelled":
+                taken += Taken(failed=self._give_up(batch, keys))
+        self._on_step("import")
+        self._move(batch, _STATE_OF.get(batch.status, "fetched"))
+        for path in (*paths, self.ledger.path_of(batch)):
+            path.unlink(missing_ok=True)  # the database has it all
+        return taken
+
+    def _downloaded(self, batch: Batch) -> Iterator[Path]:
+        for kind in ("output", "error"):
+            file_id = getattr(batch, f"{kind}_file_id")
+            if file_id:
+                path = self.ledger.folder / FOLDER / f"{batch.id}.{kind}.jsonl"
+                self._of(batch).download(file_id, path)
+                yield path
+
+    def _met(self, found: Sequence[Result], keys: Keys) -> None:
+        keys.see(result.key for result in found)
+        self._refused.add(r.key for r in found if isinstance(r.outcome, Failure) and r.tried)
+
+    def _give_up(self, batch: Batch, keys: Keys) -> int:
+        """Failures of all that a batch says nothing of; a batch that never began was refused."""
+        kind: FailureKind = "ENGINE_ERROR" if batch.status == "failed" else "TIMEOUT"
+        count = 0
+        why = f"batch {batch.name} {batch.status} without it" + (
+            f": {batch.message}" if batch.message else ""
+        )
+        for some in keys.unseen():
+            count += save_failures(self.store, [Failure(key, kind, why) for key in some])
+            if batch.status != "expired":
+                self._refused.add(some)
+        return count
+
+    # -- cancel ----------------------------------------------------------------------------
+
+    def cancel(self, *, forget: bool = False) -> Taken:
+        """End the open batches; what they brought until then is kept.
+
+        One that the server is still ending stays open until a later `fetch`. Of one whose file was
+        altered nothing is kept.
+
+        Args:
+            forget: ask no server: what is open is given up as it is.
+
+        Raises:
+            EngineError: a server does not say whether it has the batch.
+        """
+        for batch in self.ledger.open:
+            told = None if forget else self._ended(batch)
+            self._on_step("cancel")
+            if told is None or not self._has_file(batch):
+                self._move(batch, "cancelled")
+            else:
+                self._told(batch, told)
+        self.ledger.tidy()
+        return self.fetch()
+
+    def _ended(self, batch: Batch) -> dict[str, Any] | None:
+        """Cancel a batch at its server; None where it has none."""
+        provider = self._of(batch)
+        if batch.batch_id:
+            return provider.cancel(batch.batch_id)
+        # Of a dead run, which may have come further than it noted.
+        found = provider.patiently(lambda: provider.find_batch(batch.id))
+        return provider.cancel(str(found["id"])) if found else None
+
+    def _has_file(self, batch: Batch) -> bool:
+        try:
+            self._check_file(batch)
+        except GuardError:
+            return False
+        return True
+
+    # -- what is known ---------------------------------------------------------------------
+
+    def open_keys(self) -> Keys:
+        """What is in open batches, by our id of the batch.
+
+        Raises:
+            GuardError: a file was altered.
+        """
+        keys = Keys()
+        try:
+            for batch in self.ledger.open:
+                for some in keys_of(self.ledger.path_of(batch), batch.sha256):
+                    keys.add(some, batch.id)
+        except BaseException:
+            keys.close()
+            raise
+        return keys
+
+    def _check_file(self, batch: Batch) -> None:
+        for _ in keys_of(self.ledger.path_of(batch), batch.sha256):
+            pass
+
+    def _told(self, batch: Batch, said: dict[str, Any]) -> Batch:
+        """Note what a server says of a batch."""
+        counts, status = said.get("request_counts") or {}, str(said.get("status") or "")
+        errors = (said.get("errors") or {}).get("data") or []
+        return self._move(
+            batch,
+            "done" if status in ENDED else "created",
+            batch_id=str(said.get("id") or batch.batch_id),
+            status=status,
+            completed=int(counts.get("completed") or 0),
+            failed=int(counts.get("failed") or 0),
+            output_file_id=str(said.get("output_file_id") or ""),
+            error_file_id=str(said.get("error_file_id") or ""),
+            message="; ".join(str(e.get("message")) for e in errors)[:500],
+        )
+
+    def _move(self, batch: Batch, state: State, **known: Any) -> Batch:
+        moved = self.ledger.move(batch, state, **known)
+        self._on_step(state)
+        return moved
+
+    def _of(self, batch: Batch) -> Provider:
+        engine = self._prepared.experiment.engine
+        key = None if engine.name == "local" else api_key_of(engine)  # as live requests have it
+        if batch.base_url not in self._providers:
+            self._providers[batch.base_url] = Provider(
+                batch.base_url,
+                {**engine.headers, **bearer(key)},
+                retries=engine.retries,
+                timeout_s=engine.timeout_s,
+            )
+        return self._providers[batch.base_url]
+
+
+def planned(
+    prepared: stages.Prepared, cells: Sequence[Cell] | None = None
+) -> Iterator[tuple[Cell, Request]]:
+    """The requests of some cells, by default of the whole plan; one at a time."""
+    some = plan.cells(prepared.experiment) if cells is None else cells
+    target = plan.Target(prepared.fingerprint, prepared.replicate_offset)
+    return plan.requests(prepared.experiment, some, prepared.manifests, prepared.tasks, target)
+
+
+def missing(
+    prepared: stages.Prepared,
+    store: Store,
+    taken: Keys,
+    cells: Sequence[Cell] | None = None,
+    refused: Keys | None = None,
+) -> Iterator[Request]:
+    """The requests without an answer that are in no open batch; each is taken as it is given."""
+    for chunk in chunks(request for _, request in planned(prepared, cells)):
+        store.save_requests(chunk)
+        keys = [request.key for request in chunk]
+        known = store.answered(keys) | set(taken.batches(keys))
+        if refused is not None:
+            known |= set(refused.batches(keys))
+        for request in chunk:
+            if request.key not in known:
+                known.add(request.key)  # variants that ask the same share a key
+                taken.add([request.key])
+                yield request
+
+
+def share_controls(
+    prepared: stages.Prepared,
+    store: Store,
+    shared: SharedControls,
+    cells: Sequence[Cell] | None = None,
+) -> None:
+    """Take over controls that another group has paid for, and give it those that are here."""
+    some = plan.cells(prepared.experiment) if cells is None else cells
+    for group in plan.groups(some):
+        own = chunks(r for c, r in planned(prepared, [_control(group)]) if c.is_control)
+        for first in own:
+            arm = first[0].arm
+            meta = {"arm": to_json(arm), "task_bin": group.control_id}
+            with shared.take(f"{control_key(arm)}/{group.control_id}", meta) as entry:
+                for requests in chain([first], own):
+                    _exchange(store, entry, requests)
+
+
+def _exchange(store: Store, entry: ControlEntry, requests: Sequence[Request]) -> None:
+    store.save_requests(requests)
+    keys = [request.key for request in requests]
+    answered = store.answered(keys)
+    wanted = [r.key for r in requests if r.key not in answered and not r.aa]
+    found = [entry.answers[key] for key in wanted if key in entry.answers]
+    if found:
+        store.save_answers(found, origin="shared-control")
+    entry.add(list(store.answers(keys).values()))
+
+
+def _control(group: plan.CellGroup) -> Cell:
+    return Cell(group.task, group.bin, FULL_CACHE, 1.0, group.variant)

@@ -1,0 +1,55 @@
+"""Sets of request keys, with the batch each is in: on disk, so that a million need no memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+
+from pytest_kvbench.batch.files import CHUNK
+
+
+class Keys:
+    """A set of keys that lives as long as this object.
+
+    SQLite's own temporary file holds it, which is in memory while it is small.
+    """
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=OFF")
+        self._db.execute(
+            "CREATE TABLE keys (key TEXT PRIMARY KEY, batch TEXT NOT NULL, seen INTEGER NOT NULL"
+            " DEFAULT 0) WITHOUT ROWID"
+        )
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM keys").fetchone()[0])
+
+    def add(self, keys: Iterable[str], batch: str = "") -> None:
+        """Add keys; one that is there already stays with its batch."""
+        rows = [(key, batch) for key in keys]
+        self._db.executemany("INSERT OR IGNORE INTO keys (key, batch) VALUES (?,?)", rows)
+
+    def batches(self, keys: Sequence[str]) -> dict[str, str]:
+        """Of those among `keys` that are there: the batch."""
+        found: dict[str, str] = {}
+        for start in range(0, len(keys), CHUNK):
+            some = keys[start : start + CHUNK]
+            places = ",".join("?" * len(some))
+            query = f"SELECT key, batch FROM keys WHERE key IN ({places})"  # noqa: S608 -- marks
+            found.update(self._db.execute(query, some).fetchall())
+        return found
+
+    def see(self, keys: Iterable[str]) -> None:
+        """Note that these were met."""
+        self._db.executemany("UPDATE keys SET seen=1 WHERE key=?", [(key,) for key in keys])
+
+    def unseen(self) -> Iterator[list[str]]:
+        """Those that were not, some at a time."""
+        cursor = self._db.execute("SELECT key FROM keys WHERE seen=0")
+        while rows := cursor.fetchmany(CHUNK):
+            yield [key for (key,) in rows]
+
+    def close(self) -> None:
+        """Forget them."""
+        self._db.close()

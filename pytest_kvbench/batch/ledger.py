@@ -1,0 +1,194 @@
+"""What was handed to whom: `reports/<group>/batches.json`, checksummed, replaced as a whole.
+
+    written -> uploaded -> created -> done -> fetched
+                                          └-> failed, cancelled
+
+A batch is in the ledger from when its file is whole. Its id is ours, drawn once: the file's name
+and the batch's metadata carry it, so that what a server has can be told from what it has not.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pytest_kvbench.batch.files import Written
+from pytest_kvbench.errors import GuardError
+from pytest_kvbench.files import replace_json
+from pytest_kvbench.records import digest, to_json
+
+State = Literal["written", "uploaded", "created", "done", "fetched", "failed", "cancelled"]
+
+LEDGER = "batches.json"
+FOLDER = "batches"
+MARK = "kvbench"
+"""The key in a batch's metadata that holds our id."""
+
+_NAMED = 3  # in a line
+_OPEN = frozenset({"written", "uploaded", "created", "done"})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One file of requests, and how far it has come.
+
+    `status`, `completed` and `failed` are the server's words when it was last asked; `file` is
+    relative to the group's folder.
+    """
+
+    id: str
+    state: State
+    file: str
+    sha256: str
+    bytes: int
+    requests: int
+    server: str
+    base_url: str
+    endpoint: str
+    written_at: str
+    file_id: str = ""
+    batch_id: str = ""
+    status: str = ""
+    completed: int = 0
+    failed: int = 0
+    output_file_id: str = ""
+    error_file_id: str = ""
+    message: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its requests may still be answered."""
+        return self.state in _OPEN
+
+    @property
+    def name(self) -> str:
+        """What people call it: the server's id, once there is one."""
+        return self.batch_id or self.id
+
+    @property
+    def file_name(self) -> str:
+        """What its file is called at the server."""
+        return Path(self.file).name
+
+
+class Ledger:
+    """The ledger of one group. Whoever changes it holds the group's lock: see `desk`.
+
+    Raises:
+        GuardError: the file was altered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / LEDGER
+        data = _read(self.path)
+        self._batches = {b["id"]: Batch(**b) for b in data.get("batches", ())}
+        self.synced: str = data.get("synced", "")
+
+    @property
+    def batches(self) -> tuple[Batch, ...]:
+        """All of them, oldest first."""
+        return tuple(self._batches.values())
+
+    @property
+    def open(self) -> tuple[Batch, ...]:
+        """Those whose requests may still be answered."""
+        return tuple(batch for batch in self.batches if batch.is_open)
+
+    def by_id(self, batch_id: str) -> Batch:
+        """One by our id."""
+        return self._batches[batch_id]
+
+    def path_of(self, batch: Batch) -> Path:
+        """Its file of requests."""
+        return self.folder / batch.file
+
+    def note(self, file: Written, at: str) -> Batch:
+        """Enter a file that is whole."""
+        batch = Batch(
+            id=file.path.stem,
+            state="written",
+            file=f"{FOLDER}/{file.path.name}",
+            sha256=file.sha256,
+            bytes=file.bytes,
+            requests=file.requests,
+            server=file.lane.server,
+            base_url=file.lane.base_url,
+            endpoint=file.lane.url,
+            written_at=at,
+        )
+        return self._put(batch)
+
+    def move(self, batch: Batch, state: State, **known: Any) -> Batch:
+        """Note how far a batch has come."""
+        return self._put(replace(batch, state=state, **known))
+
+    def mark(self, run_id: str) -> None:
+        """Note which run last fetched and submitted: its other processes need not."""
+        self.synced = run_id
+        self._save()
+
+    def tidy(self) -> None:
+        """Take away files of nothing that is open: of a death before the ledger knew them."""
+        keep = {batch.file_name for batch in self.open}
+        for path in (self.folder / FOLDER).glob("*"):
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+
+    def _put(self, batch: Batch) -> Batch:
+        if batch != self._batches.get(batch.id):
+            self._batches[batch.id] = batch
+            self._save()
+        return batch
+
+    def _save(self) -> None:
+        content = {"batches": [to_json(b) for b in self.batches], "synced": self.synced}
+        replace_json(self.path, {**content, "checksum": digest(content)})
+
+
+def new_id() -> str:
+    """An id that no other batch has, anywhere."""
+    return f"{MARK}-{uuid.uuid4().hex[:20]}"
+
+
+def said(batches: Iterable[Batch]) -> str:
+    """What is waited for, in a line: `waiting for batch ID (n of m done)`; "" for none."""
+    some = list(batches)
+    if not some:
+        return ""
+    noun = "batch" if len(some) == 1 else "batches"
+    names = [batch.name for batch in some[:_NAMED]]
+    names += [f"{len(some) - _NAMED} more"] if len(some) > _NAMED else []
+    done, total = sum(b.completed + b.failed for b in some), sum(b.requests for b in some)
+    return f"waiting for {noun} {', '.join(names)} ({done:,} of {total:,} done)"
+
+
+def waiting(folder: Path) -> str:
+    """What a group waits for, in a line; "" for nothing.
+
+    Raises:
+        GuardError: its ledger was altered.
+    """
+    return said(Ledger(folder).open)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+        checksum = data.pop("checksum")
+        names = {field.name for field in fields(Batch)}
+        known = all(set(b) == names and b["state"] in get_args(State) for b in data["batches"])
+        if checksum == digest(data) and known:
+            return dict(data)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise GuardError(
+        f"{path}: was altered: its checksum does not fit what it says",
+        "restore it; without it nobody knows what was submitted, and all may be asked twice",
+    )

@@ -1,0 +1,126 @@
+"""A request as a line of a file, and a line of a result as an answer or a failure.
+
+The format is OpenAI's (Batch API, input and output objects), which vLLM's `run-batch` shares. What
+belongs to what is said by `custom_id`, the request's key; the order of lines never matters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kvbench.batch.files import Lane
+from pytest_kvbench.engines import embedded, levers, openai
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import FULL_CACHE, Answer, Failure, Request, Telemetry
+from pytest_kvbench.settings import Experiment
+
+_UNTRIED = frozenset({"batch_expired", "batch_cancelled"})
+"""Codes of requests that the provider came not to."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request. `tried`: a model was asked, and may say the same again."""
+
+    key: str
+    outcome: Answer | Failure
+    tried: bool = True
+
+
+class Writer:
+    """Writes the lines of one experiment's requests."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._engine = experiment.engine
+        self._kv = experiment.kv
+        self._endpoints = levers.endpoints(experiment.engine)
+        self._encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+        self._lanes: dict[tuple[str, float, str], Lane] = {}
+
+    def line(self, request: Request) -> tuple[Lane, bytes]:
+        """The line that asks a request, with its newline, and where it belongs."""
+        if self._engine.name == "local":
+            path, body = embedded.request_body(self._engine.model, [request])
+        else:
+            path, body = openai.request_body(self._engine, request)
+        url = f"/v1{path}"
+        line = {"custom_id": request.key, "method": "POST", "url": url, "body": body}
+        return self._lane(request, url), self._encoder.encode(line).encode() + b"\n"
+
+    def _lane(self, request: Request, url: str) -> Lane:
+        policy, budget = request.arm.policy, request.arm.budget
+        lane = self._lanes.get((policy, budget, url))
+        if lane is None:
+            server = FULL_CACHE  # the embedded server has all arms
+            if self._engine.name != "local":
+                server = levers.server_name(self._engine, self._kv, policy, budget)
+            endpoint = self._endpoints.get(server)
+            lane = Lane(server, endpoint.base_url.rstrip("/") if endpoint else "", url)
+            self._lanes[policy, budget, url] = lane
+        return lane
+
+
+def read(line: bytes) -> Result:
+    """What a line of an output or error file says.
+
+    Raises:
+        ValueError: it is no such line.
+    """
+    data = json.loads(line)
+    if not isinstance(data, dict) or not isinstance(data.get("custom_id"), str):
+        raise ValueError("no custom_id")
+    key, response = data["custom_id"], data.get("response") or {}
+    error = data.get("error")
+    if not isinstance(response, dict):
+        raise ValueError("response is no object")
+    body, status = response.get("body"), response.get("status_code", 200)
+    if error or status != 200 or not isinstance(body, dict):
+        return _failed(key, status, error or (body or {}))
+    try:
+        return Result(key, Answer(key, *openai.text_of(body), _telemetry(body)))
+    except (KeyError, IndexError, TypeError, AttributeError) as wrong:
+        message = f"the reply is not a completion: {wrong!r}"
+        return Result(key, Failure(key, "ENGINE_ERROR", message))
+
+
+def _failed(key: str, status: object, error: object) -> Result:
+    inner = error.get("error", error) if isinstance(error, Mapping) else error
+    told = inner if isinstance(inner, Mapping) else {"message": inner}
+    code, message = told.get("code"), str(told.get("message") or "no reply")
+    if code in _UNTRIED:
+        return Result(key, Failure(key, "TIMEOUT", f"{code}: {message}"), tried=False)
+    prefix = f"HTTP {status}: " if status != 200 else ""
+    return Result(key, Failure(key, "ENGINE_ERROR", f"{prefix}{message}"[:2000]))
+
+
+def _telemetry(body: Mapping[str, Any]) -> Telemetry:
+    """Tokens, and the cache's bytes where the server is ours. Nobody waited: no latency."""
+    usage, choice = body.get("usage") or {}, body["choices"][0]
+    kv = choice.get("kv") or {}
+    return Telemetry(
+        latency_s=None,
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        achieved=kv.get("achieved"),
+        kept_bytes=kv.get("kept_bytes"),
+        full_bytes=kv.get("full_bytes"),
+        kept_tokens=kv.get("kept_tokens"),
+        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+        note=kv.get("note") or "",
+    )
+
+
+def check_addresses(experiment: Experiment) -> None:
+    """Refuse what no batch can be handed to.
+
+    Raises:
+        UsageError: the experiment names no server that runs already.
+    """
+    if not experiment.engine.addresses:
+        raise UsageError(
+            f"group {experiment.group}: a batch needs a server that outlives the run",
+            "name engine.base_url or engine.endpoints; or write files: kvbench batch export",
+        )

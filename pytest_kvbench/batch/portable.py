@@ -1,0 +1,57 @@
+"""The same files without a provider: written for whoever runs them, read back from whoever did.
+
+`vllm run-batch` takes one file for one server, so each arm's server has files of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_kvbench import stages
+from pytest_kvbench.batch.desk import desk, missing, share_controls
+from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, Written
+from pytest_kvbench.batch.lines import Writer
+from pytest_kvbench.batch.results import Taken, results, take
+from pytest_kvbench.store import Store
+from pytest_kvbench.store.controls import SharedControls
+
+
+def export(prepared: stages.Prepared, folder: Path, limits: Limits = OPENAI) -> list[Written]:
+    """Write what has no answer and is in no open batch; the files.
+
+    Nobody knows what becomes of them, so the ledger does not: exported twice is there twice.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    numbers: Counter[str] = Counter()
+    files: list[Written] = []
+
+    def place(lane: Lane) -> Path:
+        numbers[lane.slug] += 1
+        name = f"{prepared.experiment.group}-{lane.slug}-{numbers[lane.slug]:03}.jsonl"
+        return folder / name
+
+    with desk(prepared) as open_desk, contextlib.closing(open_desk.open_keys()) as taken:
+        share_controls(prepared, open_desk.store, open_desk.controls)
+        with Splitter(place, files.append, limits) as splitter:
+            writer = Writer(prepared.experiment)
+            for request in missing(prepared, open_desk.store, taken):
+                splitter.add(*writer.line(request))
+    return files
+
+
+def take_files(prepared: stages.Prepared, paths: Sequence[Path]) -> Taken:
+    """Store the results in files; what was never asked of the group is counted and left.
+
+    Raises:
+        UsageError: a file is none of results.
+    """
+    shared = SharedControls(prepared.folder / "shared_controls")
+    with Store(prepared.database) as store:
+        taken = take(store, results(paths), store.requested)
+        share_controls(prepared, store, shared)
+    return taken

@@ -1,0 +1,200 @@
+"""The HTTP of OpenAI's files and batches: streamed both ways, and never sent twice unlooked.
+
+What only reads is retried. What makes something is retried by whoever can first look whether the
+last try made it after all: see `desk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import tenacity
+
+from pytest_kvbench.batch.files import part_of
+from pytest_kvbench.batch.ledger import MARK
+from pytest_kvbench.engines.client import RETRIED_STATUS, error_message
+from pytest_kvbench.errors import EngineError
+from pytest_kvbench.files import writing
+
+_PAGE = 100
+_WINDOW = "24h"
+_T = TypeVar("_T")
+
+
+class _TransientError(Exception):
+    """A try that is worth repeating. `refused`: the server says that it did nothing."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        self.refused = refused
+        super().__init__(message)
+
+
+@dataclass
+class Provider:
+    """One server's files and batches.
+
+    Args:
+        base_url: with the `/v1`.
+        headers: sent with everything; may hold a key, which is cut out of errors.
+        retries: tries after the first.
+        timeout_s: of one request, between two pieces of it.
+    """
+
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    retries: int = 3
+    timeout_s: float = 600.0
+
+    def patiently(self, step: Callable[[], _T]) -> _T:
+        """Do a step, again where that may help.
+
+        Raises:
+            EngineError: it does not help.
+        """
+        tries = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.retries + 1),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=30, jitter=0.5),
+            retry=tenacity.retry_if_exception_type(_TransientError),
+            reraise=True,
+        )
+        try:
+            return tries(step)
+        except _TransientError as last:
+            raise self._error(str(last)) from None
+
+    def find_file(self, name: str, size: int) -> str | None:
+        """The id of an uploaded file of that name and size."""
+        for file in self._pages("/files", {"purpose": "batch"}):
+            if (file.get("filename"), file.get("bytes")) == (name, size):
+                return str(file["id"])
+        return None
+
+    def upload(self, path: Path, name: str) -> str:
+        """Send a file; its id."""
+        with path.open("rb") as stream:
+            sent = {"file": (name, stream, "application/jsonl")}
+            made = self._send("POST", "/files", data={"purpose": "batch"}, files=sent)
+        return str(made["id"])
+
+    def find_batch(self, mark: str) -> dict[str, Any] | None:
+        """The batch that carries a mark of ours in its metadata."""
+        for batch in self._pages("/batches", {}):
+            if (batch.get("metadata") or {}).get(MARK) == mark:
+                return batch
+        return None
+
+    def create(self, file_id: str, endpoint: str, mark: str) -> dict[str, Any]:
+        """Begin a batch.
+
+        Raises:
+            EngineError: it was refused, or nobody knows whether it was made. A list may lag behind
+                what it lists, so only a later run looks.
+        """
+        body = {
+            "input_file_id": file_id,
+            "endpoint": endpoint,
+            "completion_window": _WINDOW,
+            "metadata": {MARK: mark},
+        }
+        try:
+            return self._send("POST", "/batches", json=body)
+        except _TransientError as unclear:
+            if unclear.refused:
+                raise
+            raise self._error(f"{unclear}; the next run looks whether the batch was made") from None
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """How far a batch is."""
+        return self.patiently(lambda: self._send("GET", f"/batches/{batch_id}"))
+
+    def cancel(self, batch_id: str) -> dict[str, Any]:
+        """Ask for a batch's end; those that have ended stay as they are."""
+        known = self.batch(batch_id)
+        if known.get("status") in ENDED | {"cancelling"}:
+            return known
+        return self.patiently(lambda: self._send("POST", f"/batches/{batch_id}/cancel"))
+
+    def download(self, file_id: str, path: Path) -> None:
+        """Fetch a file, which gets its name when it is whole."""
+        self.patiently(lambda: self._download(file_id, path))
+
+    def close(self) -> None:
+        """Close connections."""
+        self._client.close()
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # Loading certificates takes 20 ms, which plain HTTP has no use for.
+        secure = self.base_url.startswith("https:")
+        return httpx.Client(headers=dict(self.headers), timeout=self.timeout_s, verify=secure)
+
+    def _download(self, file_id: str, path: Path) -> None:
+        url = f"{self.base_url}/files/{file_id}/content"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._client.stream("GET", url) as response, writing(path):
+                if response.status_code != 200:
+                    response.read()
+                    self._check(response)
+                with part_of(path).open("wb") as file:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+        except httpx.TransportError as error:
+            raise _TransientError(f"GET {url}: {type(error).__name__}: {error}") from None
+        part_of(path).replace(path)
+
+    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Every object of a list, page after page."""
+        after: dict[str, str] = {}
+        while True:
+            params = {**query, "limit": str(_PAGE), **after}
+            page = self._send("GET", path, params=params)
+            found = page.get("data") or []
+            yield from found
+            last = page.get("last_id") or (found[-1].get("id") if found else None)
+            # A server that knows no pages would give the first one for ever.
+            if not page.get("has_more") or not last or after == {"after": last}:
+                return
+            after = {"after": str(last)}
+
+    def _send(self, method: str, path: str, **what: Any) -> dict[str, Any]:
+        url = self.base_url + path
+        try:
+            response = self._client.request(method, url, **what)
+        except httpx.TransportError as error:
+            raise _TransientError(f"{method} {url}: {type(error).__name__}: {error}") from None
+        self._check(response)
+        try:
+            data = response.json()
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            raise self._error(f"{method} {url}: the reply is no JSON object")
+        return data
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        asked = f"{response.request.method} {response.request.url}"
+        told = f"{asked}: HTTP {response.status_code}: {error_message(response.content)}"
+        if response.status_code in RETRIED_STATUS:
+            raise _TransientError(told, refused=response.status_code < 500)
+        raise self._error(told)
+
+    def _error(self, what: str) -> EngineError:
+        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        return EngineError(
+            f"batch: {what.replace(key, '***') if key else what}",
+            "nothing is lost or sent twice: mend it and do the same again, or give up what is "
+            "open: kvbench batch cancel GROUP (--forget where the server is gone)",
+        )
+
+
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+"""What a batch's status is when nothing more will come."""

@@ -1,0 +1,73 @@
+"""A run with `engine.mode: batch`: fetches what is done, hands over what is missing, ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_kvbench import stages
+from pytest_kvbench.batch.desk import desk
+from pytest_kvbench.batch.keys import Keys
+from pytest_kvbench.batch.ledger import Ledger, said
+from pytest_kvbench.errors import EngineError
+from pytest_kvbench.records import Cell
+from pytest_kvbench.store import Store
+
+
+class Waiting:
+    """What a run still waits for."""
+
+    def __init__(self, ledger: Ledger, keys: Keys) -> None:
+        self._ledger = ledger
+        self._keys = keys
+
+    def reason(self, store: Store, keys: Sequence[str]) -> str:
+        """Why some requests are not settled: `waiting for batch ID (n of m done)`; "" if they are.
+
+        Raises:
+            EngineError: nobody is asked for them any more.
+        """
+        answered = store.answered(keys)
+        left = [key for key in keys if key not in answered]
+        batches = self._keys.batches(left)
+        if batches:
+            ids = dict.fromkeys(batches[key] for key in left if key in batches)
+            return said(self._ledger.by_id(batch_id) for batch_id in ids)
+        lost = len(set(left) - store.settled(left))
+        if lost:
+            raise EngineError(
+                f"{lost} requests are in no batch and have no answer",
+                "another process has cancelled or forgotten it; run again",
+            )
+        return ""
+
+    def close(self) -> None:
+        """Forget the keys."""
+        self._keys.close()
+
+
+def sync(
+    prepared: stages.Prepared, controls: Path | None, run_id: str, cells: Sequence[Cell]
+) -> Waiting:
+    """Fetch, then submit what some cells lack; the other processes of the run find it done.
+
+    Args:
+        prepared: the group.
+        controls: where controls are shared (None: inside the group).
+        run_id: the run's.
+        cells: those that were selected.
+
+    Raises:
+        KvbenchError: see `Desk.fetch` and `Desk.submit`.
+    """
+    with desk(prepared, controls) as open_desk, contextlib.ExitStack() as undo:
+        if open_desk.ledger.synced != run_id:
+            open_desk.fetch()
+            open_desk.submit(cells)
+            open_desk.ledger.mark(run_id)
+        keys = open_desk.open_keys()
+        undo.callback(keys.close)
+        waiting = Waiting(open_desk.ledger, keys)
+        undo.pop_all()
+        return waiting

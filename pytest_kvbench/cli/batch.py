@@ -1,0 +1,199 @@
+"""Requests handed over as files: to a provider's batch API, or to whoever takes them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pytest_kvbench.cli import options
+from pytest_kvbench.settings import Declared, Override
+
+if TYPE_CHECKING:
+    from pytest_kvbench.batch.ledger import Batch
+    from pytest_kvbench.batch.results import Taken
+    from pytest_kvbench.stages import Prepared
+
+
+@click.group()
+def batch() -> None:
+    """Hand requests over as files, and pick the answers up later."""
+
+
+def _stored(function: Callable[..., None]) -> Callable[..., None]:
+    return options.reports(click.argument("group_or_yaml")(function))
+
+
+def _declaring(function: Callable[..., None]) -> Callable[..., None]:
+    return options.sets(_stored(function))
+
+
+@batch.command()
+@_declaring
+def submit(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
+    """Hand over what has no answer and is in no open batch."""
+    from pytest_kvbench.batch.desk import desk
+    from pytest_kvbench.batch.lines import check_addresses
+
+    for declared in _declared(group_or_yaml, reports, sets):
+        check_addresses(declared.experiment)
+        if _stage_waits(declared, reports):
+            return
+        prepared = _prepared(declared, reports)
+        with desk(prepared) as open_desk:
+            sent = open_desk.submit()
+            batches = open_desk.ledger.open
+        click.echo(f"{_name(prepared)}: {sent.requests:,} requests submitted")
+        _show(batches)
+
+
+@batch.command()
+@_stored
+def status(group_or_yaml: str, reports: Path) -> None:
+    """Ask how far the open batches are; show all."""
+    from pytest_kvbench.batch.desk import desk
+
+    for prepared in _begun(group_or_yaml, reports):
+        with desk(prepared) as open_desk:
+            open_desk.look()
+            click.echo(f"{_name(prepared)}: {len(open_desk.ledger.open)} batches are open")
+            _show(open_desk.ledger.batches)
+
+
+@batch.command()
+@_stored
+def fetch(group_or_yaml: str, reports: Path) -> None:
+    """Store the answers of the batches that have ended."""
+    from pytest_kvbench.batch.desk import desk
+
+    for prepared in _begun(group_or_yaml, reports):
+        with desk(prepared) as open_desk:
+            taken = open_desk.fetch()
+            batches = open_desk.ledger.open
+        _tell(prepared, taken)
+        _show(batches)
+
+
+@batch.command()
+@_stored
+@click.option("--forget", is_flag=True, help="Ask no server: give up what is open as it is.")
+def cancel(group_or_yaml: str, reports: Path, forget: bool) -> None:
+    """End the open batches, and keep what they brought."""
+    from pytest_kvbench.batch.desk import desk
+
+    for prepared in _begun(group_or_yaml, reports):
+        with desk(prepared) as open_desk:
+            taken = open_desk.cancel(forget=forget)
+            batches = open_desk.ledger.open
+        _tell(prepared, taken)
+        _show(batches)
+
+
+@batch.command()
+@_declaring
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Where the files go.",
+)
+def export(group_or_yaml: str, reports: Path, sets: tuple[str, ...], folder: Path) -> None:
+    """Write what has no answer as files for `vllm run-batch`, or for any provider."""
+    from pytest_kvbench.batch.portable import export as exported
+
+    for declared in _declared(group_or_yaml, reports, sets):
+        if _stage_waits(declared, reports):
+            return
+        for file in exported(_prepared(declared, reports), folder):
+            click.echo(f"{file.path}: {file.requests:,} requests")
+
+
+@batch.command("import")
+@click.argument("group")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.reports
+def import_(group: str, files: tuple[Path, ...], reports: Path) -> None:
+    """Store the answers in result FILEs: output and error files, in any order."""
+    from pytest_kvbench import stages
+    from pytest_kvbench.batch.portable import take_files
+
+    prepared = stages.open_group(reports / group)
+    _tell(prepared, take_files(prepared, files))
+
+
+def pick_up_and_hand_over(prepared: Prepared) -> None:
+    """What a run does with `engine.mode: batch`."""
+    from pytest_kvbench.batch.desk import desk
+
+    with desk(prepared) as open_desk:
+        _tell(prepared, open_desk.fetch())
+        sent = open_desk.submit()
+        batches = open_desk.ledger.open
+    click.echo(f"{_name(prepared)}: {sent.requests:,} requests submitted")
+    _show(batches)
+
+
+def _declared(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
+    from pytest_kvbench import plan, stages
+
+    every = stages.find_declared(name, reports, [Override.parse(text) for text in sets])
+    for declared in every:
+        plan.check(declared)
+    return every
+
+
+def _begun(name: str, reports: Path) -> Iterator[Prepared]:
+    """The groups as their last runs left them; of stages those that have begun."""
+    from pytest_kvbench import stages
+    from pytest_kvbench.store import DATABASE
+
+    every = [reports / d.experiment.group for d in _declared(name, reports, ())]
+    begun = [folder for folder in every if (folder / DATABASE).exists()]
+    for folder in begun or every[:1]:
+        yield stages.open_group(folder)
+
+
+def _stage_waits(declared: Declared, reports: Path) -> bool:
+    """Whether a stage has to wait for the one before, which says so."""
+    from pytest_kvbench.batch.ledger import waiting
+
+    before = declared.experiment.after
+    reason = waiting(reports / before) if before else ""
+    if reason:
+        click.echo(f"{declared.experiment.group}: comes after {before}: {reason}")
+    return bool(reason)
+
+
+def _prepared(declared: Declared, reports: Path) -> Prepared:
+    from pytest_kvbench import stages
+
+    site = stages.Site(
+        reports=reports,
+        run_id=uuid.uuid4().hex[:12],
+        owner_pid=os.getpid(),
+        command=shlex.join(["kvbench", *sys.argv[1:]]),
+    )
+    stages.source_of(declared.experiment, site).check()
+    return stages.prepare(declared, site)
+
+
+def _name(prepared: Prepared) -> str:
+    return prepared.experiment.group
+
+
+def _tell(prepared: Prepared, taken: Taken) -> None:
+    line = f"{_name(prepared)}: {taken.answered:,} answers and {taken.failed:,} failures stored"
+    click.echo(line + (f", {taken.unknown:,} lines of no request here" if taken.unknown else ""))
+
+
+def _show(batches: tuple[Batch, ...]) -> None:
+    for one in batches:
+        done = f"{one.completed + one.failed:,} of {one.requests:,} done"
+        click.echo(f"  {one.name} {one.state} {one.status}".rstrip() + f", {done}")
