@@ -303,7 +303,7 @@ def _serving(site: Any) -> Iterator[None]:
 def _run(declared: Declared, site: Any) -> None:
     from pytest_kvbench import stages
 
-    stages.source_of(declared.experiment, site).check()
+    stages.check_engine(declared.experiment, site)
     prepared = stages.prepare(declared, site)
     if declared.experiment.engine.mode == "batch":
         batch.pick_up_and_hand_over(prepared)

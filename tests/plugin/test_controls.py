@@ -102,7 +102,9 @@ def test_a_replaced_worker_does_not_clear_the_cache_again(
     assert mock.posts == EXAMPLES
 
 
-@pytest.mark.parametrize("groups", [("g", "g"), ("g", "other")])
+@pytest.mark.parametrize(
+    "groups", [("g", "other"), pytest.param(("g", "g"), marks=pytest.mark.slow)]
+)
 def test_two_runs_at_once_ask_each_control_once(
     project: Project, mock: MockServer, groups: tuple[str, str]
 ) -> None:

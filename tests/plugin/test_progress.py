@@ -75,7 +75,15 @@ def screen(received: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-@pytest.mark.parametrize("args", [("-n", "0"), ("-n", "0", "-v"), ("-n", "2")], ids=" ".join)
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-n", "2"),
+        ("-n", "0", "-v"),
+        pytest.param(("-n", "0"), marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
 def test_redrawn_below_on_a_terminal(
     project: Project, mock: MockServer, args: tuple[str, ...]
 ) -> None:
@@ -101,7 +109,7 @@ def test_quiet_under_q_and_without_a_terminal(project: Project, mock: MockServer
     project.run("--kvbench-fresh").stdout.no_fnmatch_line("*/60 answers*")
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_one_line_now_and_then_in_a_verbose_log(project: Project, mock: MockServer, n: str) -> None:
     mock.latency_s = SLOW_S
     project.pytester.makeconftest(

@@ -60,7 +60,7 @@ def stored(project: Project) -> tuple[int, int, Counter[str], Counter[str]]:
     return requests, answers, kinds, labels
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_trouble_is_counted_by_its_kind_and_mended_by_a_healthy_server(
     project: Project, n: str
 ) -> None:

@@ -27,7 +27,7 @@ entries = st.lists(
 manifests = st.builds(TaskManifest, text, text, text, text, bins.map(tuple), entries.map(tuple))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.lists(manifests, max_size=2), meta)
 def test_round_trip(tmp_path, made, about):
     path = tmp_path / "manifest.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kvbench.records import (
@@ -35,6 +35,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(), json_values))
 def test_digest_ignores_the_order_of_keys(data: dict[str, object]) -> None:
     assert digest(data) == digest(dict(reversed(data.items())))
