@@ -10,7 +10,7 @@ from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_same_again_is_no_regression(project: Project, n: str) -> None:
     saved = project.run("-n", n, "--kvbench-save", "main")
     assert saved.ret == 0

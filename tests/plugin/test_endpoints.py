@@ -11,7 +11,7 @@ from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_one_of_two_servers_may_die(project: Project, mock: MockServer, n: str) -> None:
     with MockServer() as other:
         both = f"engine.base_url=['{mock.base_url}', '{other.base_url}']"

@@ -27,7 +27,7 @@ def cliff(policy: str, budget: float) -> float:
     return {0.3: 0.7, 0.1: 0.05}.get(budget, 1.0)
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_far_from_the_transition_few_are_asked(project: Project, mock: MockServer, n: str) -> None:
     mock.accuracy = cliff
     project.run("-n", n, *SEQUENTIAL).assert_outcomes(passed=8)

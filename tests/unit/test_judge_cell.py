@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kvbench.analyse.cell import judge_cell
@@ -24,6 +24,7 @@ def cells(draw):
     return control, treated, clusters if draw(st.booleans()) else np.arange(len(rows))
 
 
+@settings(max_examples=40)
 @given(cells(), st.randoms(use_true_random=False))
 def test_order_of_rows_changes_nothing(cell, random):
     order = list(range(len(cell[0])))
@@ -34,6 +35,7 @@ def test_order_of_rows_changes_nothing(cell, random):
     assert [shuffled.ci_low, shuffled.ci_high] == pytest.approx([whole.ci_low, whole.ci_high])
 
 
+@settings(max_examples=40)
 @given(cells())
 def test_names_of_clusters_change_nothing(cell):
     control, treated, clusters = cell
@@ -43,6 +45,7 @@ def test_names_of_clusters_change_nothing(cell):
         assert [again.ci_low, again.ci_high] == pytest.approx([whole.ci_low, whole.ci_high])
 
 
+@settings(max_examples=40)
 @given(cells())
 def test_swapping_control_and_treated_mirrors_the_interval(cell):
     control, treated, clusters = cell
@@ -54,6 +57,7 @@ def test_swapping_control_and_treated_mirrors_the_interval(cell):
     assert (one.losses, one.gains) == (other.gains, other.losses)
 
 
+@settings(max_examples=40)
 @given(cells())
 def test_no_interval_has_width_zero_and_each_holds_its_estimate(cell):
     result = judge_cell(*cell, **RULES)
@@ -67,6 +71,7 @@ def test_no_interval_has_width_zero_and_each_holds_its_estimate(cell):
     assert result.verdict == expected
 
 
+@settings(max_examples=40)
 @given(cells(), st.floats(0, 0.99), st.sampled_from([0.5, 0.05, 1e-6]))
 def test_any_margin_and_level_gives_a_verdict(cell, margin, alpha):
     result = judge_cell(*cell, margin=margin, alpha=alpha)
