@@ -108,7 +108,10 @@ def test_one_server_and_light_workers(
     assert summary["integrity"]["failures"] == {}
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end",
+    [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_the_server_ends_with_the_run_and_answers_stay(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, end: signal.Signals
 ) -> None:

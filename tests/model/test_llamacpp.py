@@ -119,6 +119,7 @@ def test_one_server_at_a_time(
     assert set(proofs(tmp_path).values()) == {"proven"}
 
 
+@pytest.mark.slow
 def test_a_mislabelled_arm_is_not_measured(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
