@@ -18,6 +18,7 @@ from pytest_kvbench.errors import EngineError, KvbenchError
 from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
+from pytest_kvbench.store.presence import Presence
 
 _AHEAD = 256
 """Requests of a group that may wait for the engine, which bounds itself: more only cost memory."""
@@ -74,6 +75,7 @@ class Pool:
         self._on_answers = on_answers
         self._loop = asyncio.new_event_loop()
         self._store = Store(database)
+        self._presence = Presence(database.parent)
         self._tasks: set[asyncio.Task[Tally]] = set()
         self._engine: asyncio.Task[Engine] | None = None
         self._thread = threading.Thread(target=self._serve, name="kvbench-pool", daemon=True)
@@ -99,6 +101,7 @@ class Pool:
             self._loop.run_forever()
         finally:
             self._store.close()
+            self._presence.close()
             self._loop.close()
 
     async def _wind_down(self) -> None:

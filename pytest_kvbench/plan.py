@@ -220,7 +220,7 @@ def requests(
         }
         for entry in manifest.of_bin(group.bin):
             prompt = prompt_of(experiment, task, entry.example, group.variant)
-            for trial in range(experiment.trials_of(group.variant)):
+            for draw in range(experiment.draws_of(group.variant)):
                 for cell, arm in arms.items():
                     for aa in (False, True) if cell.is_control and experiment.aa else (False,):
                         yield (
@@ -230,7 +230,7 @@ def requests(
                                 task=group.task,
                                 bin=group.bin,
                                 example_id=entry.example.example_id,
-                                replicate=target.replicate_offset + trial,
+                                replicate=target.replicate_offset + draw,
                                 prompt=prompt,
                                 aa=aa,
                             ),
@@ -243,15 +243,15 @@ def costs(
     """What cells would cost. Without a manifest: from the bins' declared sizes and lengths."""
     spent = []
     for group, members in groups(some).items():
-        trials = experiment.trials_of(group.variant)
+        draws = experiment.draws_of(group.variant)
         arms = len({*members, members[0].control}) + experiment.aa
         manifest = manifests.get(group.task)
         if manifest is not None:
             lengths = [entry.tokens for entry in manifest.of_bin(group.bin)]
         else:
             lengths = [_middle(experiment, group.bin)] * experiment.bins.per_bins[group.bin]
-        tokens = trials * sum(lengths)
-        requested = arms * trials * len(lengths)
+        tokens = draws * sum(lengths)
+        requested = arms * draws * len(lengths)
         prefills = 1 + experiment.aa if experiment.engine.shares_prefill else arms
         spent.append(Cost(group, len(members), requested, arms * tokens, prefills * tokens))
     return spent

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -18,6 +18,14 @@ FailureKind = Literal["TIMEOUT", "ENGINE_ERROR", "UNKNOWN_FAILURE"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
 Proof = Literal["proven", "unverified", "not-applied"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
+
+_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
+
+
+def weakest(proofs: Sequence[Proof]) -> Proof:
+    """Many are proven only if each is; of none, nothing is known."""
+    return next((proof for proof in _PROOFS if proof in proofs), "unverified")
+
 
 FULL_CACHE = "none"
 """The policy of a control: nothing is removed."""

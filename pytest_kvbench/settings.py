@@ -310,6 +310,11 @@ class SamplingSettings(Section):
         "new tokens, at least 1; unset: the task's own", default=None, ge=1
     )
     trials: int = _about("a whole number of at least 1", default=1, ge=1)
+    self_consistency: int = _about(
+        "samples that vote on each answer, at least 1: one answer for the price of so many",
+        default=1,
+        ge=1,
+    )
     seed: int = _about("a whole number of at least 0", default=0, ge=0)
     strategy: Literal["fixed", "sequential"] = _about(
         "fixed (bins.per_bin examples for every cell) or sequential (until a cell is decided, "
@@ -487,12 +492,14 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _greedy_once(self) -> Experiment:
-        trials = self.sampling.trials
-        if trials > 1 and all(self.sampling_of(name).temperature == 0 for name in self.ways):
-            raise ValueError(
-                f"sampling.trials is {trials} at temperature 0, where every trial gives the same "
-                "answer; use trials: 1 or a temperature above 0"
-            )
+        drawn = any(self.sampling_of(name).temperature > 0 for name in self.ways)
+        for key, called in (("trials", "trial"), ("self_consistency", "sample")):
+            count = getattr(self.sampling, key)
+            if count > 1 and not drawn:
+                raise ValueError(
+                    f"sampling.{key} is {count} at temperature 0, where every {called} gives the "
+                    f"same answer; use {key}: 1 or a temperature above 0"
+                )
         return self
 
     @property
@@ -507,9 +514,19 @@ class Experiment(Section):
         top_p = own.top_p if way.top_p is None else way.top_p
         return Sampling(temperature, top_p, own.seed if temperature > 0 else 0)
 
-    def trials_of(self, variant: str) -> int:
-        """How often a variant asks each example; greedy decoding has one answer."""
-        return self.sampling.trials if self.sampling_of(variant).temperature > 0 else 1
+    def samples_of(self, variant: str) -> int:
+        """How many samples vote on each of a variant's answers; greedy decoding has but one."""
+        return self.sampling.self_consistency if self.sampling_of(variant).temperature > 0 else 1
+
+    def draws_of(self, variant: str) -> int:
+        """How often a variant asks each example: in every trial as many samples as vote."""
+        greedy = self.sampling_of(variant).temperature == 0
+        return 1 if greedy else self.sampling.trials * self.sampling.self_consistency
+
+    @property
+    def votes(self) -> bool:
+        """Whether any answer is a vote."""
+        return any(self.samples_of(name) > 1 for name in self.ways)
 
     def options_of(self, task: str) -> Mapping[str, Any]:
         """Options of a task: its family's (`niah`), then its own (`niah/single`)."""

@@ -42,6 +42,7 @@ from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
 from pytest_kvbench.tasks.tokenizers import Tokenizer, load_tokenizer
+from pytest_kvbench.votes import votes
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
@@ -177,17 +178,25 @@ def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> 
         _manifests(experiment, site, store)
         previous = store.runs()
         offset = previous[-1].replicate_offset if previous else 0
+        if site.fresh:
+            offset = store.next_replicate()
         run = RunRow(
             run_id=site.run_id,
             snapshot=experiment.snapshot(),
             fingerprint=fingerprint,
-            replicate_offset=store.next_replicate() if site.fresh else offset,
+            replicate_offset=_first_of_vote(offset, experiment),
             command=site.command,
             started_at=now(),
         )
         store.start_run(run)
         _warn_of_orphans(_controls_root(site, store.path.parent))
         return replace(_prepared(store, run, site.tasks), executor=executor)
+
+
+def _first_of_vote(replicate: int, experiment: Experiment) -> int:
+    """The first repetition from `replicate` on that begins a vote: see `votes`."""
+    samples = experiment.sampling.self_consistency
+    return -(-replicate // samples) * samples
 
 
 def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
@@ -443,7 +452,7 @@ def work_of(
         asked = planned
         if draws:
             score(store, keys)
-            outcomes = store.outcomes(keys)
+            outcomes = _outcomes(prepared, store, planned)
             asked = [pair for draw in draws for pair in draw.wanted(draw.progress(outcomes))]
         first = sanity.asked_first(asked, shares_prefill=shares_prefill)
         known = store.settled([request.key for _, request in asked])
@@ -489,7 +498,7 @@ def drawn(
         return planned
     from pytest_kvbench import sampling
 
-    outcomes = store.outcomes([request.key for _, request in planned])
+    outcomes = _outcomes(prepared, store, planned)
     return sampling.drawn(prepared.experiment, prepared.manifests, planned, outcomes)
 
 
@@ -499,9 +508,18 @@ def levels(
     """The two-sided level at which each treated cell of sequential groups stopped."""
     from pytest_kvbench.sampling import group_draws
 
-    outcomes = store.outcomes([request.key for _, request in planned])
+    outcomes = _outcomes(prepared, store, planned)
     draws = group_draws(prepared.experiment, prepared.manifests, planned)
     return {cell: level for draw in draws for cell, level in draw.levels(outcomes).items()}
+
+
+def _outcomes(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Mapping[str, Mapping[str, Any]]:
+    """By request key: what sampling goes by. Of a sample that is its vote's outcome."""
+    if not prepared.experiment.votes:
+        return store.outcomes([request.key for _, request in planned])
+    return {key: vote for vote in voted(prepared, store, planned) for key in vote["keys"]}
 
 
 def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Tally:
@@ -586,6 +604,14 @@ def observations(
     ]
 
 
+def voted(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Sequence[Mapping[str, Any]]:
+    """The observations that are judged: where samples vote, one per vote (see `votes`)."""
+    rows = observations(prepared, store, planned)
+    return votes(rows, prepared.experiment, prepared.manifests)
+
+
 def _asked(cell: Cell, request: Request) -> tuple[object, ...]:
     """What a control and its treatments have in common."""
     return cell.task, cell.variant, request.example_id, request.replicate
@@ -664,14 +690,19 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         known = _summary_of(prepared)
         if known is not None and known["provenance"].get("inputs") == inputs:
             return known
-        analysis = (judge_with or judge)(prepared.experiment, rows)
+        judged = votes(rows, prepared.experiment, prepared.manifests)
+        if not judged:
+            raise MissingPrerequisiteError(
+                f"group {group}: no vote has all its samples yet", f"run it: kvbench run {group}"
+            )
+        analysis = (judge_with or judge)(prepared.experiment, judged)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         runs = store.runs()
     summary = build_summary(
         prepared.experiment.snapshot(),
         prepared.manifests,
         asdict(analysis),
-        rows,
+        judged,
         missing_cells(planned, rows),
         runs[-1],
     )

@@ -107,7 +107,7 @@ def shape_of(experiment: Experiment | None, cells: int | None) -> Shape:
 
     groups = plan.groups(plan.cells(experiment))
     per_example = sum(
-        (len({*members, members[0].control}) + experiment.aa) * experiment.trials_of(group.variant)
+        (len({*members, members[0].control}) + experiment.aa) * experiment.draws_of(group.variant)
         for group, members in groups.items()
     )
     planned = max(1, plan.treated_cells(experiment))

@@ -27,7 +27,7 @@ from filelock import FileLock
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
 from pytest_kvbench.files import replace_bytes, replace_json, writing
 from pytest_kvbench.ops.depot import SUFFIX
-from pytest_kvbench.ops.rows import COLUMNS, Table, read_group
+from pytest_kvbench.ops.rows import ALONE, COLUMNS, Table, read_group
 from pytest_kvbench.store import DATABASE
 from pytest_kvbench.store.archive import GROUP, Archive
 
@@ -115,12 +115,16 @@ def frame(target: Path, table: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    files = sorted((target / table).glob("*.parquet"))
-    if not files:
+    if not any((target / table).glob("*.parquet")):
         raise MissingPrerequisiteError(
             f"{target}: holds no {table}", "run an experiment first: kvbench run FILE.yaml"
         )
-    return pd.read_parquet(target / table)
+    rows = pd.read_parquet(target / table, schema=_schema(table))
+    # Of a group that is gone the file may be older than these columns.
+    older = {"self_consistency": ALONE, "elected": True}
+    return rows.fillna({c: v for c, v in older.items() if c in rows}).astype(
+        {c: type(v) for c, v in older.items() if c in rows}
+    )
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -186,17 +190,22 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield Path(room) / GROUP
 
 
+def _schema(name: str) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(column, pa.type_for_alias(kind)) for column, kind in COLUMNS[name].items()])
+
+
 def _parquet(name: str, table: Table) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     values = dict(zip(table.columns, zip(*table.rows, strict=True), strict=False))
-    types = {column: pa.type_for_alias(kind) for column, kind in COLUMNS[name].items()}
+    schema = _schema(name)
     arrays = [
-        pa.array(_typed(values.get(column, ()), kind), kind) for column, kind in types.items()
+        pa.array(_typed(values.get(field.name, ()), field.type), field.type) for field in schema
     ]
     stream = io.BytesIO()
-    schema = pa.schema(list(types.items()))
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream, compression="zstd")
     return stream.getvalue()
 

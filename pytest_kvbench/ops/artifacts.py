@@ -83,7 +83,7 @@ def export_artifacts(prepared: stages.Prepared, target: Path) -> Exported:
         StoreError: it cannot be written.
     """
     seen = observed(prepared)
-    cells = stages.judge(prepared.experiment, seen.rows).cells
+    cells = stages.judge(prepared.experiment, seen.judged).cells
     artifacts = list(_artifacts(prepared, seen))
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def side_of(prepared: stages.Prepared) -> Side:
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
-    rows = observed(prepared).rows
+    rows = observed(prepared).judged
     judged = stages.judge(prepared.experiment, rows).cells
     words = {_key(row): row["verdict_holm"] for row in judged}
     pooled = {

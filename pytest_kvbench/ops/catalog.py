@@ -27,6 +27,7 @@ CATALOG = [
     "temperature",
     "max_tokens",
     "trials",
+    "self_consistency",
     "seed",
     "margin",
     "alpha",
@@ -38,7 +39,16 @@ CATALOG = [
     "command",
     "source",
 ]
-SETTING = ["engine", "model", "dtype", "task", "variant", "question_aware", "margin"]
+SETTING = [
+    "engine",
+    "model",
+    "dtype",
+    "task",
+    "variant",
+    "question_aware",
+    "self_consistency",
+    "margin",
+]
 """What must be equal for budgets to be compared."""
 
 CHOSEN = [

@@ -25,6 +25,7 @@ DIALS = (
     "engine",
     "dtype",
     "sampling",
+    "self_consistency",
     "template",
 )
 ASKED = ("task", "example_id")
@@ -32,10 +33,13 @@ ASKED = ("task", "example_id")
 
 
 def with_dials(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Scored answers with every dial as a column; second runs of a control (A/A) left out."""
+    """Scored answers with every dial as a column, second runs of a control (A/A) left out.
+
+    Of samples that vote on an answer, the elected one is the answer.
+    """
     dtypes = runs[["run_id", "snapshot"]].copy()
     dtypes["dtype"] = dtypes.pop("snapshot").str.extract(r'"dtype": "?(\w+)', expand=False)
-    scored = answers[answers["score"].notna() & ~answers["aa"]]
+    scored = answers[answers["score"].notna() & ~answers["aa"] & answers["elected"]]
     return scored.merge(dtypes.drop_duplicates("run_id"), on="run_id", how="left").fillna(
         {"dtype": "null"}
     )

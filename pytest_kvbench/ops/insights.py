@@ -113,7 +113,8 @@ def _best_table(rows: pd.DataFrame) -> Table:
 
 def _best_row(row: dict[str, Any]) -> tuple[Value, ...]:
     aware = "" if row["question_aware"] else " (question unseen)"
-    task = Value(f"{name(row['task'])}{aware}")
+    voted = f" ({row['self_consistency']} votes)" if row["self_consistency"] > 1 else ""
+    task = Value(f"{name(row['task'])}{aware}{voted}")
     if _known(row["budget"]) is None:
         nothing = Value(text.NOTHING)
         found = text.count(int(row["groups"]), "group")

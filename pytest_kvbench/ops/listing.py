@@ -71,13 +71,14 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
 def _task(row: Row) -> str:
     marks = ["unseen question"] if row["question_aware"] is False else []
     marks += [row["variant"]] if row["variant"] else []
+    marks += [f"{row['self_consistency']} votes"] if row["self_consistency"] > 1 else []
     return f"{row['task']} ({', '.join(marks)})" if marks else str(row["task"])
 
 
 def effect_lines(rows: pd.DataFrame) -> list[str]:
     """One line a step of a dial."""
     columns = (
-        _Column("dial", 14, lambda r: r["dial"]),
+        _Column("dial", 16, lambda r: r["dial"]),
         _Column("from", 20, lambda r: str(r["from"])),
         _Column("to", 20, lambda r: str(r["to"])),
         _Column("pairs", 8, lambda r: text.whole(r["n"]), right=True),

@@ -19,6 +19,7 @@ from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
 from pytest_kvbench.settings import Experiment, Variant
 from pytest_kvbench.store import RunRow, Store
 from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.votes import votes
 
 # The last row wins: of the same question with other limits on its answer, the latest is meant.
 _KEYS = """
@@ -42,10 +43,14 @@ class StoredRequest(Request):
 
 @dataclass(frozen=True)
 class Observed:
-    """The plan, a row per outcome of it (`stages.observations`), and the last run."""
+    """The plan, a row per outcome of it (`stages.observations`), and the last run.
+
+    `judged` are the rows that are judged: the votes, where samples vote.
+    """
 
     planned: Sequence[tuple[Cell, Request]]
     rows: Sequence[Mapping[str, Any]]
+    judged: Sequence[Mapping[str, Any]]
     run: RunRow
 
 
@@ -68,7 +73,7 @@ def observed(prepared: stages.Prepared) -> Observed:
         raise MissingPrerequisiteError(
             f"group {group}: some answers have no score", f"score them: kvbench score {group}"
         )
-    return Observed(planned, rows, run)
+    return Observed(planned, rows, votes(rows, prepared.experiment, prepared.manifests), run)
 
 
 def _planned(prepared: stages.Prepared) -> Iterator[tuple[Cell, Request]]:

@@ -33,7 +33,7 @@ def rejudge(
     _refuse_other_keys(prepared.experiment, experiment)
     prepared = replace(prepared, experiment=experiment)
     seen = observed(prepared)
-    judged = _as_zero(seen.rows) if failures == "zero" else seen.rows
+    judged = _as_zero(seen.judged) if failures == "zero" else seen.judged
     return build_summary(
         experiment.snapshot(),
         prepared.manifests,

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import StoreError
+from pytest_kvbench.score.vote import ballot
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.database import copy_database
+from pytest_kvbench.votes import spokesman
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "answers": {
@@ -40,13 +42,15 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "achieved": "double",
         **dict.fromkeys(("kept_bytes", "full_bytes"), "int64"),
         "note": "string",
+        "self_consistency": "int64",
+        "elected": "bool",
     },
     "runs": {
         **dict.fromkeys(
             ("group", "source", "run_id", "started_at", "finished_at", "command"), "string"
         ),
         **dict.fromkeys(("engine", "model", "tasks", "policies", "budgets"), "string"),
-        **dict.fromkeys(("bins", "trials", "seed", "max_tokens"), "int64"),
+        **dict.fromkeys(("bins", "trials", "self_consistency", "seed", "max_tokens"), "int64"),
         "question_aware": "bool",
         **dict.fromkeys(("temperature", "margin", "alpha"), "double"),
         "mode": "string",
@@ -65,7 +69,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "question_aware": "bool",
         **dict.fromkeys(("params", "template", "tokenizer", "metric"), "string"),
         "temperature": "double",
-        **dict.fromkeys(("max_tokens", "seed"), "int64"),
+        **dict.fromkeys(("self_consistency", "max_tokens", "seed"), "int64"),
         **dict.fromkeys(("margin", "alpha"), "double"),
         **dict.fromkeys(("n", "clusters"), "int64"),
         **dict.fromkeys(("control_mean", "treated_mean", "delta", "ci_low", "ci_high"), "double"),
@@ -78,7 +82,20 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("prompt_tokens_p50", "completion_tokens_p50"), "double"),
     },
 }
-"""The tables of a data set and the types of their columns, as pyarrow names them."""
+"""The tables of a data set and the types of their columns, as pyarrow names them.
+
+Where samples vote (`self_consistency` above 1) a reply that speaks for its vote is `elected`; any
+other reply speaks for itself.
+"""
+
+ALONE = 1
+"""`self_consistency` where nobody votes, as in all that is older than the key."""
+
+_ONE_VOTE = (
+    *("task", "variant", "policy", "budget", "engine", "model", "fingerprint", "template"),
+    *("question_aware", "params", "sampling", "example_id", "aa"),
+)
+"""What the samples of one vote have in common, their trial aside."""
 
 _STATISTICS = (
     "fail_rate",
@@ -203,7 +220,48 @@ class _Reader:
             (self.group, self._run_at(starts, row[created]), *row)
             for row in map(tuple, found)  # sqlite3.Row cannot be unpacked twice as fast
         ]
-        return Table(("group", "run_id", *names), rows)
+        columns = ("group", "run_id", *names)
+        spoken = self._spoken(columns, rows)
+        return Table(
+            (*columns, "self_consistency", "elected"),
+            [(*row, *said) for row, said in zip(rows, spoken, strict=True)],
+        )
+
+    def _spoken(
+        self, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, bool]]:
+        """Of every reply: how many vote together, and whether it speaks for them."""
+        voting = _Said(self.runs[-1].snapshot).dials["self_consistency"]
+        if voting == ALONE:
+            return iter([(ALONE, True)] * len(rows))
+        replies = [dict(zip(columns, row, strict=True)) for row in rows]
+        together = [voting if _is_drawn(reply) else ALONE for reply in replies]
+        elected = self._elected(replies, together)
+        return (
+            (count, count == ALONE or reply["key"] in elected)
+            for reply, count in zip(replies, together, strict=True)
+        )
+
+    def _elected(self, replies: Sequence[Mapping[str, Any]], together: Sequence[int]) -> set[str]:
+        """The keys of the replies that speak for votes with all their samples."""
+        found = self.db.execute("SELECT example_id, meta FROM examples")
+        metas = {example: json.loads(meta) for example, meta in found}
+        votes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for reply, count in zip(replies, together, strict=True):
+            vote = (*(reply[name] for name in _ONE_VOTE), reply["replicate"] // count, count)
+            votes.setdefault(vote, []).append(reply)
+        whole = [
+            samples
+            for (*_, count), samples in votes.items()
+            if len(samples) == count and not any(r["metric"] is None for r in samples)
+        ]
+        spoken = (
+            spokesman(
+                samples, lambda r: ballot(r["metric"], r["text"], metas.get(r["example_id"], {}))
+            )
+            for samples in whole
+        )
+        return {reply["key"] for reply in spoken if reply is not None}
 
     def _run_at(self, starts: Sequence[str], created: str) -> str:
         """The last run that had started; shared answers may be older than any."""
@@ -326,11 +384,17 @@ class _Said:
             "dtype": self.get("engine.dtype"),
             "question_aware": self.get("kv.question_aware"),
             "temperature": self.get("sampling.temperature"),
+            "self_consistency": self.get("sampling.self_consistency") or ALONE,
             "max_tokens": self.get("sampling.max_tokens"),
             "seed": self.get("sampling.seed"),
             "margin": self.get("gate.margin"),
             "alpha": self.get("gate.alpha"),
         }
+
+
+def _is_drawn(reply: Mapping[str, Any]) -> bool:
+    """Whether it is a sample: greedy decoding draws none."""
+    return bool(json.loads(reply["sampling"])["temperature"] > 0)
 
 
 def _arm(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -23,7 +23,7 @@ from pytest_kvbench.plugin.controller import Controller
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
-from pytest_kvbench.records import Cell, Proof, Request, digest
+from pytest_kvbench.records import Cell, Request, digest, weakest
 from pytest_kvbench.settings import Declared
 from pytest_kvbench.store import Store
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 CONTROLS = "shared_controls"
 REASON = pytest.StashKey[str]()
 """Why an item could not be measured: `infrastructure` or `usage`. Unset where it was."""
-
-_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
 
 
 @dataclass(frozen=True)
@@ -262,7 +260,7 @@ class Runtime:
         mine = [(c, r) for c, r in requests if c in (cell, cell.control) and not r.aa]
         rows = [
             row
-            for row in stages.observations(experiment.prepared, experiment.store, mine)
+            for row in stages.voted(experiment.prepared, experiment.store, mine)
             if (row["policy"], row["budget"]) == (cell.policy, cell.budget)
         ]
         settings = experiment.prepared.experiment
@@ -278,7 +276,7 @@ class Runtime:
             },
             failed=frozenset((r["example_id"], r["replicate"]) for r in rows if r["failure"]),
             clusters=experiment.clusters,
-            proof=_weakest([row["proof"] for row in rows if not row["failure"]]),
+            proof=weakest([row["proof"] for row in rows if not row["failure"]]),
             level=experiment.levels.get(plan.CellGroup.of(cell), {}).get(cell),
             sickness=stages.sickness(experiment.prepared, experiment.store, mine, whole=True)
             if cell.is_control
@@ -353,8 +351,3 @@ class Runtime:
 
 def _key(declared: Declared) -> str:
     return digest(declared.experiment.snapshot())
-
-
-def _weakest(proofs: Sequence[Proof]) -> Proof:
-    """A cell is proven only if every answer is."""
-    return next((proof for proof in _PROOFS if proof in proofs), "unverified")

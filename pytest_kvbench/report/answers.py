@@ -375,6 +375,11 @@ def limitations(results: Results) -> list[str]:
         said.append("The policies did not see the question (`question_aware: false`).")
     if sampling.get("temperature") == 0:
         said.append("Answers are greedy (temperature 0): one reply an example, no sampling noise.")
+    if (samples := sampling.get("self_consistency") or 1) > 1:
+        said.append(
+            f"Each answer is a vote of {samples} samples (self-consistency): tokens and latency "
+            "are those of all of them together."
+        )
     return said + _wordings(results) + _proofs(results)
 
 

@@ -25,17 +25,17 @@ from pytest_kvbench.score.labels import label_of
 from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
 from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
 from pytest_kvbench.score.segment import f1_zh
-from pytest_kvbench.score.text import exact_match, f1
+from pytest_kvbench.score.text import exact_match, f1, first_line
 
 Metric = Callable[[str, Sequence[str], Mapping[str, Any]], float]
 Reader = Callable[[str, Mapping[str, Any]], bool]
 
 
 def on_first_line(metric: Metric) -> Metric:
-    """`metric` of the reply's first line alone (LongBench, eval.py: few-shot tasks)."""
+    """`metric` of the reply's first line alone."""
 
     def measure(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
-        return metric(prediction.lstrip("\n").split("\n")[0], answers, meta)
+        return metric(first_line(prediction), answers, meta)
 
     return measure
 

@@ -19,14 +19,24 @@ def classification(prediction: str, answers: Sequence[str], meta: Mapping[str, A
     Raises:
         UsageError: `all_classes` is missing.
     """
+    found = named_classes(prediction, meta)
+    return max((_one(found, answer) for answer in answers), default=0.0)
+
+
+def named_classes(prediction: str, meta: Mapping[str, Any]) -> list[str]:
+    """The classes of `meta["all_classes"]` whose names are in the reply.
+
+    Raises:
+        UsageError: `all_classes` is missing.
+    """
     classes = meta.get("all_classes")
     if not classes:
         raise UsageError("metric classification needs all_classes", "give each row its classes")
-    return max((_one(prediction, answer, classes) for answer in answers), default=0.0)
+    return [name for name in classes if name in prediction]
 
 
-def _one(prediction: str, answer: str, classes: Sequence[str]) -> float:
-    named = [name for name in classes if name in prediction]
+def _one(found: Sequence[str], answer: str) -> float:
+    named = list(found)
     # Classes whose name is part of the right one's do not count against it. Upstream removes them
     # from the list while iterating over it, and so skips the name after each removed one.
     # Published scores have this in them: the index moves on whether or not a name was removed.

@@ -20,8 +20,8 @@ _PUNCTUATION = re.compile(
 
 def f1_zh(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
     """Best F1 over the answers, of the bags of normalised Chinese words: `qa_f1_zh_score`."""
-    given = _normalised_words(prediction)
-    return max((bag_f1(given, _normalised_words(answer)) for answer in answers), default=0.0)
+    given = normalised_words(prediction)
+    return max((bag_f1(given, normalised_words(answer)) for answer in answers), default=0.0)
 
 
 def words(text: str) -> list[str]:
@@ -34,7 +34,8 @@ def normalise_zh(text: str) -> str:
     return "".join(_PUNCTUATION.sub("", text.lower()).split())
 
 
-def _normalised_words(text: str) -> list[str]:
+def normalised_words(text: str) -> list[str]:
+    """The words of `text` as `f1_zh` counts them."""
     return [word for word in map(normalise_zh, words(text)) if word]
 
 

@@ -16,6 +16,11 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
+def first_line(text: str) -> str:
+    """The reply's first line alone (LongBench, eval.py: few-shot tasks)."""
+    return text.lstrip("\n").split("\n")[0]
+
+
 def normalise(text: str) -> str:
     """`text` as SQuAD compares it."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())

@@ -27,6 +27,7 @@ LAYERS = {
     "analyse": 3,
     "plan": 4,
     "executors": 4,
+    "votes": 3,
     "execute": 5,
     "sampling": 5,
     "sanity": 2,
