@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import uuid
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -174,6 +175,20 @@ def waiting(folder: Path) -> str:
         GuardError: its ledger was altered.
     """
     return said(Ledger(folder).open)
+
+
+def warn_of_open(folder: Path) -> None:
+    """Say to who asks live that some of it may be in open batches already.
+
+    Raises:
+        GuardError: the ledger was altered.
+    """
+    if reason := waiting(folder):
+        warnings.warn(
+            f"group {folder.name}: {reason}: what is asked live meanwhile is asked twice. "
+            f"Before: kvbench batch fetch {folder.name}, or cancel in place of fetch",
+            stacklevel=2,
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

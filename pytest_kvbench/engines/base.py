@@ -18,14 +18,12 @@ A prompt so short that one token is more may be off by one token.
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do, and what it can prove.
+    """What an engine can do.
 
     `arms_per_request`: how many arms of one example fit into one request (1: no sweeps).
-    `reports_kv`: every answer says which part of the cache's bytes was kept.
     """
 
     arms_per_request: int
-    reports_kv: bool
 
 
 @dataclass(frozen=True)

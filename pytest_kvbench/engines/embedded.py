@@ -142,7 +142,7 @@ class EmbeddedSource:
 class EmbeddedEngine:
     """A client of the embedded server."""
 
-    capabilities = Capabilities(arms_per_request=64, reports_kv=True)
+    capabilities = Capabilities(arms_per_request=64)
 
     def __init__(self, http: Client, model: str, concurrency: int) -> None:
         self._http = http

@@ -183,7 +183,7 @@ class OpenAIEngine:
 
     def __init__(self, fleet: Fleet, settings: EngineSettings, kv: KV, concurrency: int) -> None:
         kind = KINDS[settings.name]
-        self.capabilities = Capabilities(1, reports_kv=kind.size is not None)
+        self.capabilities = Capabilities(arms_per_request=1)
         self._fleet = fleet
         self._settings = settings
         self._kv = kv

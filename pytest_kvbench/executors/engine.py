@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kvbench.engines import Capabilities, stop_all
-from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.executors.flow import Flow, ParslFlow
 from pytest_kvbench.executors.worker import VERSION, Outcome, Terms, server_folders
@@ -72,15 +71,10 @@ def parsl_engine(
         folder=str(folder.resolve()),
         share=share,
     )
-    capabilities = Capabilities(CHUNK if engine.shares_prefill else 1, reports_kv=_tells(engine))
+    capabilities = Capabilities(arms_per_request=CHUNK if engine.shares_prefill else 1)
     return HandedOut(
         lambda: ParslFlow.start(config, own), terms, capabilities, places=places, ahead=ahead
     )
-
-
-def _tells(engine: EngineSettings) -> bool:
-    """Whether its answers say what was kept."""
-    return engine.name == "local" or KINDS[engine.name].size is not None
 
 
 @dataclass(eq=False)

@@ -293,6 +293,10 @@ class Runtime:
             waiting = None
             if prepared.experiment.engine.mode == "batch":
                 waiting = self._sync(key, prepared, site, selected)
+            else:
+                from pytest_kvbench.batch.ledger import warn_of_open
+
+                warn_of_open(prepared.folder)
             self._experiments[key] = _Experiment(
                 key,
                 prepared,

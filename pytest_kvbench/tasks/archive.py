@@ -82,24 +82,6 @@ def local_archive(given: str | None, variable: str) -> Archive | None:
     return Archive(path)
 
 
-def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
-    """A file of a data set on the hub, kept in the hub's own cache; resumes, shows its progress.
-
-    Raises:
-        UsageError: it is not cached and cannot be had.
-    """
-    from huggingface_hub import hf_hub_download
-
-    try:
-        path = hf_hub_download(repo, filename, repo_type="dataset", revision=revision)
-    except Exception as error:  # hub, network and disk errors share no base class
-        raise UsageError(
-            f"{filename} of {repo} is not cached and cannot be had ({type(error).__name__})",
-            f"get it elsewhere and set {variable} to its folder or zip",
-        ) from error
-    return Path(path)
-
-
 def cache_folder() -> Path:
     """Where downloads are kept: `KVBENCH_CACHE`, or the user's cache folder."""
     return Path(os.environ.get("KVBENCH_CACHE") or user_cache_path("pytest-kvbench"))

@@ -24,7 +24,6 @@ from pytest_kvbench.tasks.archive import (
     Archive,
     cache_folder,
     fetch_pinned,
-    hub_file,
     local_archive,
     read_config,
 )
@@ -37,6 +36,7 @@ from pytest_kvbench.tasks.base import (
 )
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 FAMILY = "longbench"

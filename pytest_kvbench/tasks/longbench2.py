@@ -19,7 +19,6 @@ from pydantic import Field
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.evidence import LETTERS
-from pytest_kvbench.tasks.archive import hub_file
 from pytest_kvbench.tasks.base import (
     TaskOptions,
     files_digest,
@@ -29,6 +28,7 @@ from pytest_kvbench.tasks.base import (
 )
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.multiple_choice import choice_examples
 from pytest_kvbench.tasks.tokenizers import Tokenizer

@@ -30,8 +30,9 @@ from pytest_kvbench.tasks.base import (
 )
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.hub import hub_rows
 from pytest_kvbench.tasks.jsonl import read_jsonl
-from pytest_kvbench.tasks.parquet import hub_rows, parquet_rows
+from pytest_kvbench.tasks.parquet import parquet_rows
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 FAMILY = "ruler"

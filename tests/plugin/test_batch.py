@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Project
 from tests.support.batch_server import BatchServer
+from tests.support.mock_server import MockServer
 
 ITEMS = 2 * 3  # bins x (control, 0.5, 0.2)
 REQUESTS = 2 * 10 * 3
@@ -35,6 +36,18 @@ def batched(project: Project, server: BatchServer) -> Project:
 def answers(project: Project) -> int:
     with sqlite3.connect(project.path / "reports/g/kvbench.sqlite") as db:
         return int(db.execute("SELECT count(*) FROM answers").fetchone()[0])
+
+
+def test_who_asks_live_beside_an_open_batch_is_warned(
+    batched: Project, server: BatchServer, mock: MockServer
+) -> None:
+    batched.run("-n", "0")
+    file = batched.path / "exp.yaml"
+    text = file.read_text().replace("mode: batch", "name: local")
+    file.write_text(text.replace(server.base_url, mock.base_url))
+    result = batched.run("-n", "0")
+    result.stdout.fnmatch_lines(["*group g: waiting for batch batch_0*is asked twice*"])
+    result.assert_outcomes(passed=ITEMS, warnings=1)
 
 
 @with_and_without_xdist

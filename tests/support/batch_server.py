@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.support.serving import Serving
 
 Line = dict[str, Any]
 
 
 @dataclass
-class BatchServer:
+class BatchServer(Serving):
     """Use as a context manager; `base_url` is up inside.
 
     Every batch is worked off when it is made, and says so from its `lag`-th poll on.
@@ -46,32 +45,17 @@ class BatchServer:
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def __enter__(self) -> BatchServer:
-        app = Starlette(
-            routes=[
-                Route("/v1/models", self._models),
-                Route("/v1/files", self._upload, methods=["POST"]),
-                Route("/v1/files", self._list_files),
-                Route("/v1/files/{id}/content", self._download),
-                Route("/v1/batches", self._create, methods=["POST"]),
-                Route("/v1/batches", self._list_batches),
-                Route("/v1/batches/{id}", self._poll),
-                Route("/v1/batches/{id}/cancel", self._cancel, methods=["POST"]),
-            ]
-        )
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.base_url = f"http://127.0.0.1:{port}/v1"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/models", self._models),
+            Route("/v1/files", self._upload, methods=["POST"]),
+            Route("/v1/files", self._list_files),
+            Route("/v1/files/{id}/content", self._download),
+            Route("/v1/batches", self._create, methods=["POST"]),
+            Route("/v1/batches", self._list_batches),
+            Route("/v1/batches/{id}", self._poll),
+            Route("/v1/batches/{id}/cancel", self._cancel, methods=["POST"]),
+        ]
 
     @property
     def uploads(self) -> int:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.support.serving import Serving
 
 Trouble = Callable[[int, dict[str, Any]], Response | None]
 """Given the number of the request and its body: a response to send instead, or None."""
 
 
 @dataclass
-class MockServer:
+class MockServer(Serving):
     """Use as a context manager; `base_url` is up inside."""
 
     accuracy: Callable[[str, float], float] = lambda policy, budget: 1.0
@@ -41,33 +40,11 @@ class MockServer:
     """How often each (prompt, policy, budget, seed) was asked for."""
     posts: int = 0
 
-    def __enter__(self) -> MockServer:
-        app = Starlette(
-            routes=[
-                Route("/v1/models", self._models),
-                Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            ]
-        )
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.01)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.kill()
-
-    def kill(self) -> None:
-        """Stop listening and drop connections, as a dead server does."""
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+        ]
 
     @property
     def controls(self) -> list[int]:

@@ -7,16 +7,15 @@ keeps what it was sent.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.support.serving import Serving
 
 GGML_BYTES = {"f16": 64, "q8_0": 34, "q4_0": 18}
 METRICS = """\
@@ -28,7 +27,7 @@ vllm:num_requests_running{{engine="0"}} 0.0
 
 
 @dataclass
-class Wire:
+class Wire(Serving):
     """One server of a kind; use as a context manager, `base_url` is up inside.
 
     `kv_type` is what it really serves, in the kind's own words.
@@ -45,21 +44,8 @@ class Wire:
     keys: list[str | None] = field(default_factory=list)
     """The Authorization header of every request, whatever its path."""
 
-    def __enter__(self) -> Wire:
-        app = Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST"])])
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.01)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.base_url = f"http://127.0.0.1:{port}/v1"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
+    def routes(self) -> list[Route]:
+        return [Route("/{path:path}", self._serve, methods=["GET", "POST"])]
 
     async def _serve(self, request: Request) -> Response:
         self.keys.append(request.headers.get("authorization"))

@@ -37,7 +37,7 @@ class FakeEngine:
     """Answers everything with `gold`, as told."""
 
     def __init__(self, arms_per_request: int = 8) -> None:
-        self.capabilities = Capabilities(arms_per_request, reports_kv=True)
+        self.capabilities = Capabilities(arms_per_request)
         self.batches: list[list[Request]] = []
         self.fail: set[str] = set()
         self.gone_after: int | None = None

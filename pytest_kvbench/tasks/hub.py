@@ -1,0 +1,58 @@
+"""Data of the hub, kept in its own cache; downloads resume and show their progress."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.errors import UsageError
+
+
+def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
+    """A file of a data set.
+
+    Args:
+        repo: `owner/name` on the hub.
+        filename: its path there.
+        revision: the pinned commit.
+        variable: the environment variable that names a local copy, for the error's hint.
+
+    Raises:
+        UsageError: it is not cached and cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _had(filename, repo, variable):
+        return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision))
+
+
+def hub_rows(repo: str, config: str, revision: str, variable: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table's `test` split, read through `datasets` (see `parquet`).
+
+    Args:
+        repo: `owner/name` on the hub, or a folder in the same layout.
+        config: which of its tables.
+        revision: the pinned commit.
+        variable: the environment variable that names a local copy, for the error's hint.
+
+    Raises:
+        UsageError: it is not cached and cannot be had.
+    """
+    from datasets import load_dataset
+
+    with _had(config, repo, variable):
+        table = load_dataset(repo, config, split="test", revision=revision)
+    yield from table
+
+
+@contextlib.contextmanager
+def _had(what: str, repo: str, variable: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # hub, network and disk errors share no base class
+        raise UsageError(
+            f"{what} of {repo} is not cached and cannot be had ({type(error).__name__})",
+            f"get it elsewhere and set {variable} to where it is",
+        ) from error
