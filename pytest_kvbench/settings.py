@@ -402,6 +402,11 @@ class ExecutorSettings(Section):
     scheduler_options: str = _about(
         "more #SBATCH lines, as in '#SBATCH --gpus-per-node=1'", default=""
     )
+    memory_gb: int | None = _about(
+        "GB of a Slurm node or a Kubernetes pod; unset: the cluster's own, 8 for a pod",
+        default=None,
+        ge=1,
+    )
     namespace: str = _about("a Kubernetes namespace", default="default")
     image: str | None = _about("the image of a Kubernetes pod, this package inside", default=None)
     address: str | None = _about(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _HTEX = "parsl.executors.high_throughput"
 _LABEL = "kvbench"
+_POD_GB = 8  # Parsl's own 500 MiB hold no engine
 _MOST_PLACES = 1024
 
 _BEAT_HERE_S, _LOST_HERE_S = 2, 10
@@ -127,6 +128,7 @@ def _slurm(settings: ExecutorSettings, folder: Path) -> Config:
         account=settings.account,
         nodes_per_block=settings.nodes,
         max_blocks=settings.blocks,
+        mem_per_node=settings.memory_gb,
         walltime=settings.walltime,
         scheduler_options=settings.scheduler_options,
         worker_init=settings.worker_init,
@@ -145,6 +147,7 @@ def _kubernetes(settings: ExecutorSettings, folder: Path) -> Config:
     from kubernetes.config import ConfigException
     from parsl.providers import KubernetesProvider
 
+    memory = f"{settings.memory_gb or _POD_GB}Gi"
     try:
         provider = KubernetesProvider(
             image=settings.image or "",
@@ -152,6 +155,8 @@ def _kubernetes(settings: ExecutorSettings, folder: Path) -> Config:
             init_blocks=1,
             max_blocks=settings.blocks,
             max_cpu=float(settings.workers),
+            init_mem=memory,
+            max_mem=memory,
             worker_init=settings.worker_init,
         )
     except ConfigException as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from pytest_kvbench.cli import main
@@ -104,6 +105,8 @@ def test_validate_and_resolve(kvbench: Kvbench) -> None:
     resolved = kvbench("resolve", "exp.yaml", "--set", "gate.margin=0.2").output
     assert "margin: 0.2" in resolved
     assert "# files: exp.yaml" in resolved
+    again = kvbench("resolve", "exp.yaml", "--set", "executor.name=parsl").output
+    assert yaml.safe_load(again)["executor"]["name"] == "parsl"
     wrong = kvbench("validate", "exp.yaml", "--set", "kv.policies=[snapvk]")
     assert wrong.exit_code == 4
     assert "unknown policy 'snapvk'" in wrong.output

@@ -353,6 +353,7 @@ def test_the_preset_of_slurm(tmp_path: Path) -> None:
         nodes=3,
         blocks=5,
         walltime="08:00:00",
+        memory_gb=64,
         partition="gpu",
         account="lab",
         scheduler_options="#SBATCH --gpus-per-node=1",
@@ -365,7 +366,7 @@ def test_the_preset_of_slurm(tmp_path: Path) -> None:
     assert type(provider).__name__ == "SlurmProvider"
     assert (provider.partition, provider.account) == ("gpu", "lab")
     assert (provider.nodes_per_block, provider.max_blocks, provider.min_blocks) == (3, 5, 0)
-    assert provider.walltime == "08:00:00"
+    assert (provider.walltime, provider.mem_per_node) == ("08:00:00", 64)
     assert "#SBATCH --gpus-per-node=1" in provider.scheduler_options
     assert provider.worker_init.startswith("module load cuda")
     assert executor.address == "10.0.0.1"
@@ -394,6 +395,7 @@ def test_the_preset_of_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     config = presets.config_of(section, tmp_path)
     (executor,) = config.executors
     assert (executor.provider.image, executor.provider.namespace) == ("kvbench:1", "lab")
+    assert executor.provider.max_mem == "8Gi"
     assert executor.provider.max_blocks == 8
     assert not executor.encrypted
     assert presets.places(config) == 16
