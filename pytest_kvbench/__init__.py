@@ -16,8 +16,8 @@ and imports from here only what annotations need. A notebook reads what a run le
     load_group("reports/my_group").cells        # pandas frames: answers, cells, transitions
 
 Imports run one way: plugin, cli -> analyst (judging in a process of its own) -> ops, batch (across
-groups; provider batches) -> stages -> sampling, sanity (what a group asks next) -> the rooms of the
-flow -> records, errors.
+groups; provider batches) -> stages -> sampling, sanity, votes (what a group asks next, what its
+samples agree on) -> the rooms of the flow -> records, errors.
 """
 
 from __future__ import annotations
