@@ -5,6 +5,7 @@ groups     compare, save, rejudge
 batch      batch submit, status, fetch, cancel, export, import
 knowledge  aggregate, catalog, best, effects, insights, export
 power      power
+waiting    wait
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import batch, groups, keeping, knowledge, options, power
+from pytest_kvbench.cli import batch, groups, keeping, knowledge, options, power, waiting
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.settings import Declared, Gate, Override, load_experiment, load_stages
 
@@ -104,7 +105,9 @@ def resolve(file: Path, sets: tuple[str, ...]) -> None:
         click.echo("---\n" * (position > 0), nl=False)
         click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
         click.echo(f"# group: {Path(reports, declared.experiment.group)}")
-        click.echo(yaml.safe_dump(declared.experiment.snapshot(), sort_keys=False), nl=False)
+        executor = declared.experiment.executor.model_dump(mode="json")  # of this run, not stored
+        merged = {**declared.experiment.snapshot(), "executor": executor}
+        click.echo(yaml.safe_dump(merged, sort_keys=False), nl=False)
 
 
 @main.command()
@@ -131,9 +134,9 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
 def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
     """Answer what is missing."""
     site = _site(reports, fresh=fresh, force=force)
-    with _serving(site):
+    with _serving(site) as present:
         for declared in _declared(group_or_yaml, reports, sets):
-            _run(declared, site)
+            _run(declared, site, present)
 
 
 @main.command()
@@ -175,9 +178,9 @@ def all_stages(
 ) -> None:
     """Prepare, run, score, analyse and report."""
     site = _site(reports, fresh=fresh, force=force)
-    with _serving(site):
+    with _serving(site) as present:
         for declared in _declared(group_or_yaml, reports, sets):
-            _run(declared, site)
+            _run(declared, site, present)
             folder = reports / declared.experiment.group
             _score(folder)
             _analyse(folder, declared.experiment.gate)
@@ -281,7 +284,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
 
 for command in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
     main.add_command(command)
-for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch):
+for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch, waiting.wait):
     main.add_command(command)
 
 
@@ -289,25 +292,30 @@ for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch)
 
 
 @contextlib.contextmanager
-def _serving(site: Any) -> Iterator[None]:
-    """The servers that are started inside end with the block."""
+def _serving(site: Any) -> Iterator[contextlib.ExitStack]:
+    """The servers that are started inside end with the block, as does what is put on its stack."""
     from pytest_kvbench.engines import stop_all
     from pytest_kvbench.files import run_folder
 
     try:
-        yield
+        with contextlib.ExitStack() as present:
+            yield present
     finally:
         stop_all(run_folder(site.run_id))
 
 
-def _run(declared: Declared, site: Any) -> None:
+def _run(declared: Declared, site: Any, present: contextlib.ExitStack) -> None:
     from pytest_kvbench import stages
+    from pytest_kvbench.batch.ledger import warn_of_open
+    from pytest_kvbench.store.presence import Presence
 
     stages.check_engine(declared.experiment, site)
     prepared = stages.prepare(declared, site)
+    present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
     if declared.experiment.engine.mode == "batch":
         batch.pick_up_and_hand_over(prepared)
         return
+    warn_of_open(prepared.folder)
     total = len(prepared.requests())
     with groups.progress(total) as settled:
         tally = stages.run(prepared, site, settled)

@@ -41,9 +41,9 @@ class Outstanding:
     def __init__(self, keys: Iterable[str]) -> None:
         self._db = sqlite3.connect("", timeout=BUSY_S, isolation_level=None, uri=True)
         self._db.execute("PRAGMA main.journal_mode=OFF")
-        self._db.execute("CREATE TABLE left (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        self._db.executemany("INSERT OR IGNORE INTO left VALUES (?)", ((key,) for key in keys))
-        (self._planned,) = self._db.execute("SELECT count(*) FROM left").fetchone()
+        self._db.execute("CREATE TABLE remaining (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._db.executemany("INSERT OR IGNORE INTO remaining VALUES (?)", ((key,) for key in keys))
+        (self._planned,) = self._db.execute("SELECT count(*) FROM remaining").fetchone()
 
     def look(self, database: Path, began: str) -> Count:
         """What a group's database has of them by now. Only reads there, and holds nothing.
@@ -58,14 +58,14 @@ class Outstanding:
         with self._beside(database) as db:
             # An answer stays for ever: each look has less to look for.
             db.execute(
-                "DELETE FROM main.left WHERE EXISTS"
-                " (SELECT 1 FROM theirs.answers a WHERE a.key = left.key)"
+                "DELETE FROM main.remaining WHERE EXISTS"
+                " (SELECT 1 FROM theirs.answers a WHERE a.key = remaining.key)"
             )
-            (left,) = db.execute("SELECT count(*) FROM main.left").fetchone()
+            (left,) = db.execute("SELECT count(*) FROM main.remaining").fetchone()
             # Stored with `Z`, begun with `+00:00`: the same up to the milliseconds.
             failed, old = db.execute(
                 "SELECT count(*), count(*) FILTER (WHERE substr(f.created_at, 1, 23) < ?)"
-                " FROM main.left JOIN theirs.failures f USING (key)",
+                " FROM main.remaining JOIN theirs.failures f USING (key)",
                 (began[:23],),
             ).fetchone()
         return Count(self._planned, self._planned - left, failed, old)
@@ -78,9 +78,7 @@ class Outstanding:
     def _beside(self, database: Path) -> Iterator[sqlite3.Connection]:
         try:
             # Writable, so that the last to leave takes the WAL along; nothing is written.
-            self._db.execute(
-                "ATTACH ? AS theirs", (f"{database.absolute().as_uri()}?mode=rw",)
-            )
+            self._db.execute("ATTACH ? AS theirs", (f"{database.absolute().as_uri()}?mode=rw",))
             try:
                 yield self._db
             finally:

@@ -36,6 +36,7 @@ LAYERS = {
     "batch": 7,
     "ops": 7,
     "analyst": 8,
+    "awaited": 8,
     "plugin": 9,
     "cli": 10,
 }

@@ -1,0 +1,411 @@
+"""What one can wait for: a group's answers, a batch, a process.
+
+A target is looked at now and then; it is done, or somebody is at work on it, or nobody is. Nobody
+has to be at work at every moment (a run is only starting, the next group's turn comes later), so
+the wait ends without an answer only where several looks in a row found nobody at work on anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from pytest_kvbench import stages
+from pytest_kvbench.batch.desk import LOCK, desk, planned
+from pytest_kvbench.batch.ledger import Batch, Ledger, said
+from pytest_kvbench.engines.watch import is_alive
+from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
+from pytest_kvbench.files import try_lock
+from pytest_kvbench.store import DATABASE, RunRow, Store
+from pytest_kvbench.store.outstanding import Count, Outstanding
+from pytest_kvbench.store.presence import at_work
+
+LOOKS = 5
+"""So many looks in a row that found nobody at work end the wait. A run takes seconds to start."""
+
+REFUSALS = 10
+"""So often a provider may fail to say how far a batch is before nobody is thought to be there."""
+
+PID = "pid:"
+_IDLE = "nobody is at work on it"
+_WAIT = "it is being worked on: wait again, or longer"
+_MOVING = frozenset({"created", "done"})
+"""States of batches that go on by themselves and by being fetched: others need a submission."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long between two looks, between two questions to a provider, and altogether."""
+
+    every_s: float = 2.0
+    ask_s: float = 30.0
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look found.
+
+    `done`: nothing more will come. `active`: somebody is at work on it. `told` says how far it is;
+    `problem` what it lacks (of one that is done: for good), and `hint` what brings it.
+    """
+
+    done: bool = False
+    active: bool = False
+    told: str = ""
+    problem: str = ""
+    hint: str = ""
+    count: Count | None = None
+
+
+class Target(Protocol):
+    """Something that is waited for."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def folder(self) -> Path | None:
+        """That of its group, if it has one."""
+
+    def look(self) -> Look:
+        """How far it is.
+
+        Raises:
+            KvbenchError: that cannot be said.
+        """
+
+
+class Process:
+    """A process, as it is when the wait begins: another one that gets its number is not waited for.
+
+    Args:
+        pid: its number.
+    """
+
+    folder = None
+
+    def __init__(self, pid: int) -> None:
+        self.name = f"pid {pid}"
+        self._process: psutil.Process | None = None
+        with contextlib.suppress(psutil.NoSuchProcess, OverflowError):
+            self._process = psutil.Process(pid)
+
+    def look(self) -> Look:
+        """Whether it runs."""
+        if self._process is None:
+            return Look(done=True, told="there is no such process: it had ended before")
+        if is_alive(self._process):
+            return Look(
+                active=True, told="runs", problem="still runs", hint="wait again, or longer"
+            )
+        return Look(done=True, told="ended")
+
+
+class Batches:
+    """A group's batches: asked after and fetched from time to time, whoever waits for them.
+
+    Args:
+        folder: the group's.
+        every_s: between two times.
+    """
+
+    def __init__(self, folder: Path, every_s: float) -> None:
+        self.folder = folder
+        self._every_s = every_s
+        self._next = 0.0
+        self._refused = 0
+        self.trouble: KvbenchError | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether there is no use in asking again."""
+        return self._refused >= REFUSALS
+
+    def look(self) -> tuple[Batch, ...]:
+        """All of them, and their answers stored if it is time.
+
+        Raises:
+            GuardError: the ledger was altered.
+        """
+        batches = Ledger(self.folder).batches
+        if time.monotonic() < self._next or not any(map(moves, batches)):
+            return batches
+        self._next = time.monotonic() + self._every_s
+        self._fetch()
+        return Ledger(self.folder).batches
+
+    def _fetch(self) -> None:
+        with try_lock(self.folder / LOCK) as free:
+            if not free:
+                return  # who is at the desk fetches by itself, or we do next time
+        try:
+            with desk(stages.open_group(self.folder)) as open_desk:
+                open_desk.fetch()
+        except KvbenchError as error:
+            # A night's wait outlives a provider's bad minutes; an altered file stays altered.
+            self._refused += 1 if isinstance(error, InfrastructureError) else REFUSALS
+            self.trouble = error
+        else:
+            self._refused, self.trouble = 0, None
+
+
+def moves(batch: Batch) -> bool:
+    """Whether a batch goes on: its provider has it, or it is to be fetched."""
+    return batch.state in _MOVING
+
+
+class OneBatch:
+    """A batch: until it has ended and its answers are stored.
+
+    One that failed, expired or was cancelled is done too; what it leaves unanswered is a problem.
+    """
+
+    def __init__(self, batches: Batches, batch: Batch) -> None:
+        self.name = batch.name
+        self.folder = batches.folder
+        self._batches = batches
+        self._id = batch.id
+
+    def look(self) -> Look:
+        """How far the server says it is."""
+        batch = {b.id: b for b in self._batches.look()}.get(self._id)
+        if batch is None:
+            gone = f"is not in {self.folder} any more"
+            return Look(told=gone, problem=gone, hint=f"kvbench batch status {self.folder.name}")
+        told = f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
+        if not batch.is_open:
+            return self._ended(batch, told)
+        trouble = self._batches.trouble
+        return Look(
+            active=(moves(batch) and not self._batches.given_up) or at_work(self.folder),
+            told=told + (f" ({trouble.what})" if trouble else ""),
+            problem=trouble.what if trouble else _unfinished(batch),
+            hint=trouble.hint if trouble else _WAIT if moves(batch) else _submit(self.folder),
+        )
+
+    def _ended(self, batch: Batch, told: str) -> Look:
+        # Not every server counts: of a whole batch only its failures are certain to be lacking.
+        lost = batch.failed if batch.status == "completed" else batch.requests - batch.completed
+        if not lost:
+            return Look(done=True, told=told)
+        why = f": {batch.message}" if batch.message else ""
+        return Look(
+            done=True,
+            told=told,
+            problem=f"{batch.status or batch.state} without {lost:,} of {batch.requests:,} "
+            f"answers{why}",
+            hint=f"the rest is asked by: {_submit(self.folder)}",
+        )
+
+
+class Group:
+    """A group: until every request of its plan has an answer, or a failure of the last run.
+
+    An older failure is none while somebody is at work, who will ask again.
+
+    Args:
+        batches: the group's.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.name = batches.folder.name
+        self.folder = batches.folder
+        self._batches = batches
+        self._database = batches.folder / DATABASE
+        self._run: RunRow | None = None
+        self._sequential = False
+        self._round: Count | None = None
+        self._keys: Outstanding | None = None
+
+    def look(self) -> Look:
+        """How far it is; what has ended at a provider is stored on the way."""
+        run = self._last_run()
+        busy = at_work(self.folder)  # before counting: who ended has stored everything
+        if run is None:
+            return self._unbegun(busy)
+        batches = tuple(batch for batch in self._batches.look() if batch.is_open)
+        moving = any(map(moves, batches))
+        count = self._count(run)
+        left = count.missing + (count.old if busy else 0)
+        if not left and not moving:
+            return Look(done=True, told="complete", count=count)
+        trouble = self._batches.trouble
+        why = f": {trouble.what}" if trouble else ""
+        lacking = f"{left:,} of {count.planned:,} requests have no answer"
+        if busy or (moving and not self._batches.given_up):
+            told = said(batches) + why
+            return Look(active=True, told=told, problem=lacking + why, hint=_WAIT, count=count)
+        hint = trouble.hint if trouble else self._next(run, batches)
+        return Look(
+            told=_IDLE + why, problem=f"{lacking}, and {_IDLE}{why}", hint=hint, count=count
+        )
+
+    def _unbegun(self, busy: bool) -> Look:
+        return Look(
+            active=busy,
+            told="has not begun",
+            problem="has not begun" + ("" if busy else f", and {_IDLE}"),
+            hint=_WAIT if busy else "begin it: pytest evals, or kvbench run FILE.yaml",
+        )
+
+    def _next(self, run: RunRow, batches: Sequence[Batch]) -> str:
+        if batches:
+            return f"{len(batches)} batches were never handed over: {_submit(self.folder)}"
+        return f"go on with what began it ({run.command}), or with kvbench run {self.name}"
+
+    def _last_run(self) -> RunRow | None:
+        if not self._database.is_file():
+            return None
+        with Store(self._database) as store:
+            runs = store.runs()
+        return runs[-1] if runs else None
+
+    def _count(self, run: RunRow) -> Count:
+        if self._run is None or run.run_id != self._run.run_id:
+            self._plan(run)
+        count = self._counted(run)
+        if self._sequential and not count.missing and count != self._round:
+            self._plan(run)  # a round is settled: is another wanted?
+            count = self._round = self._counted(run)
+        return count
+
+    def _counted(self, run: RunRow) -> Count:
+        assert self._keys is not None  # noqa: S101 -- planned before
+        return self._keys.look(self._database, run.started_at)
+
+    def _plan(self, run: RunRow) -> None:
+        """Note what is planned; the plan itself, with its prompts, is not kept."""
+        if self._keys is not None:
+            self._keys.close()
+        prepared = stages.open_group(self.folder)
+        self._sequential = prepared.experiment.sequential
+        self._keys = Outstanding(_wanted(prepared))
+        self._run = run
+
+
+def _wanted(prepared: stages.Prepared) -> Iterator[str]:
+    """The keys of the plan: of all of it, or of what sequential sampling wants by now."""
+    if not prepared.experiment.sequential:
+        yield from (request.key for _, request in planned(prepared))
+        return
+    with Store(prepared.database) as store:
+        most = prepared.requests()
+        # As the run does after a round; unscored, its answers would look outstanding.
+        stages.score(store, [request.key for _, request in most])
+        yield from (request.key for _, request in stages.drawn(prepared, store, most))
+
+
+def _done(batch: Batch) -> int:
+    return batch.completed + batch.failed
+
+
+def _unfinished(batch: Batch) -> str:
+    if moves(batch):
+        return f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
+    return f"was never handed over, and {_IDLE}"
+
+
+def _submit(folder: Path) -> str:
+    return f"kvbench batch submit {folder.name}"
+
+
+# -- which, and until when -----------------------------------------------------------------------
+
+
+def find(names: Sequence[str], reports: Path, pace: Pace) -> tuple[Target, ...]:
+    """The targets of those names, each once.
+
+    A name is that of a group in `reports` or an experiment file (a sweep is all its stages), a
+    batch's, or a process's number: `pid:1234`, or bare where no group is called so.
+
+    Raises:
+        UsageError: a name is none of these, naming what is known.
+        ExperimentError: a file is no experiment.
+    """
+    desks: dict[Path, Batches] = {}
+    found: dict[str, Target] = {}
+    for name in names:
+        for target in _named(name, reports, pace, desks):
+            found.setdefault(target.name, target)
+    return tuple(found.values())
+
+
+def _named(name: str, reports: Path, pace: Pace, desks: dict[Path, Batches]) -> Iterator[Target]:
+    def batches(folder: Path) -> Batches:
+        return desks.setdefault(folder, Batches(folder, pace.ask_s))
+
+    number = name.removeprefix(PID)
+    if (reports / name / DATABASE).is_file():
+        yield Group(batches(reports / name))
+    elif Path(name).suffix in {".yaml", ".yml"}:
+        for declared in stages.find_declared(name, reports):
+            yield Group(batches(stages.group_folder(declared.experiment, reports)))
+    elif number.isdecimal() and number.isascii():
+        yield Process(int(number))
+    else:
+        folder, batch = _batch(name, reports)
+        yield OneBatch(batches(folder), batch)
+
+
+def _batch(name: str, reports: Path) -> tuple[Path, Batch]:
+    """The batch of that name, ours or its provider's, and its group's folder."""
+    folders = sorted(path.parent for path in reports.glob(f"*/{DATABASE}"))
+    known = []
+    for folder in folders:
+        with contextlib.suppress(GuardError):  # of a group that nobody has named
+            known += [(folder, batch) for batch in Ledger(folder).batches]
+    for folder, batch in known:
+        if name in (batch.id, batch.batch_id):
+            return folder, batch
+    open_batches = [batch.name for _, batch in known if batch.is_open]
+    raise UsageError(
+        f"{name!r} is no group and no batch in {reports}, no experiment file (.yaml), no process",
+        f"groups there: {', '.join(folder.name for folder in folders) or 'none'}; "
+        f"open batches: {', '.join(open_batches) or 'none'}; a process: {PID}1234",
+    )
+
+
+def wait(
+    targets: Sequence[Target], pace: Pace, on_looks: Callable[[Mapping[str, Look]], None]
+) -> dict[str, Look]:
+    """Look until everything is done, nobody is at work on what is not, or time is over.
+
+    Args:
+        targets: what is waited for.
+        pace: how often, and how long at most.
+        on_looks: told what the last looks found, by target's name, whenever one has looked.
+
+    Returns:
+        What the last looks found, by target's name.
+    """
+    end = None if pace.timeout_s is None else time.monotonic() + pace.timeout_s
+    folders = {target.folder for target in targets if target.folder is not None}
+    idle = 0
+    while True:
+        # What was complete may be no more: another run has begun, and plans more.
+        found = {target.name: _looked(target) for target in targets}
+        on_looks(found)
+        pending = [look for look in found.values() if not look.done]
+        # Who is done with one group may come to the next.
+        busy = any(look.active for look in pending) or any(at_work(f) for f in folders)
+        idle = 0 if busy else idle + 1
+        left = pace.every_s if end is None else end - time.monotonic()
+        if not pending or idle >= LOOKS or left <= 0:
+            return found
+        time.sleep(min(pace.every_s, left))
+
+
+def _looked(target: Target) -> Look:
+    """A look; where it fails nobody knows whether somebody is at work."""
+    try:
+        return target.look()
+    except KvbenchError as error:
+        return Look(told=error.what, problem=error.what, hint=error.hint)

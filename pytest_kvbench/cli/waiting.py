@@ -1,0 +1,197 @@
+"""`kvbench wait`: until the answers are there; then what is to be done with them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pytest_kvbench.cli import knowledge, options
+from pytest_kvbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_kvbench.awaited import Look, Target
+
+EXIT_NOT_THERE = 10
+"""As an error of infrastructure: what was waited for will not come by itself."""
+
+_LOG_S = 60.0  # between two lines where nothing can be redrawn
+_AGGREGATE = "aggregate"
+_NEEDS: Mapping[str, Sequence[str]] = {
+    "score": (),
+    "analyse": ("score",),
+    "report": ("score", "analyse"),
+    _AGGREGATE: ("score", "analyse"),  # it gathers what they store
+}
+"""The stages that may follow, each with those it needs."""
+
+
+def _stages(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    """The stages that were named, in order."""
+    names = [name.strip() for text in given for name in text.split(",")]
+    return tuple(click.Choice(list(_NEEDS)).convert(name, param, ctx) for name in names)
+
+
+_seconds = click.FloatRange(min=0, min_open=True)
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@options.reports
+@click.option(
+    "--then",
+    "then",
+    multiple=True,
+    callback=_stages,
+    metavar="STAGE[,STAGE]",
+    help=f"Do afterwards, with what it needs: {', '.join(_NEEDS)}. Repeatable.",
+)
+@click.option(
+    "--every",
+    type=_seconds,
+    metavar="SECONDS",
+    help="Between two looks (default: 2, and 30 between two questions to a provider).",
+)
+@click.option(
+    "--timeout", type=_seconds, metavar="SECONDS", help="Wait no longer, and say what is missing."
+)
+@click.pass_context
+def wait(
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    reports: Path,
+    then: tuple[str, ...],
+    every: float | None,
+    timeout: float | None,
+) -> None:
+    """Wait for groups, batches and processes; fetch what batches bring.
+
+    A TARGET is a group or an experiment FILE.yaml (of a sweep: every stage), a batch, or a process:
+    pid:1234, or 1234 where no group is called so.
+
+    A group is complete when each request of its plan has an answer, or a failure of its last run. A
+    batch is waited for until it ended and is stored; one that failed, expired or was cancelled is
+    told with what it leaves unanswered. What nobody is at work on is not waited for.
+
+    Exit status 10 where answers will not come or the time was over; --then is done for the others.
+    """
+    from pytest_kvbench import awaited
+
+    pace = awaited.Pace(timeout_s=timeout)
+    if every is not None:
+        pace = awaited.Pace(every, every, timeout)
+    found = awaited.find(targets, reports, pace)
+    of_groups = [stage for stage in then if stage != _AGGREGATE]
+    if of_groups and all(target.folder is None for target in found):
+        raise UsageError(
+            f"--then {of_groups[0]}: no group is waited for, only processes",
+            f"name a group or a batch too, or do what needs none: --then {_AGGREGATE}",
+        )
+    with _progress([target.name for target in found]) as show:
+        looks = awaited.wait(found, pace, show)
+    there = [target for target in found if _tell(target, looks[target.name])]
+    if there:
+        _do(ctx, then, there, reports)
+    if len(there) < len(found):
+        sys.exit(EXIT_NOT_THERE)
+
+
+def _tell(target: Target, look: Look) -> bool:
+    """Say how the wait for a target ended; whether all of it is there."""
+    if look.problem:
+        click.echo(f"kvbench: {target.name}: {look.problem}", err=True)
+        click.echo(look.hint, err=True, nl=bool(look.hint))
+        return False
+    failed = f", {look.count.failed:,} failed" if look.count and look.count.failed else ""
+    answers = f", {look.count.answered:,} answers{failed}" if look.count else ""
+    click.echo(f"{target.name}: {look.told}{answers}")
+    return True
+
+
+def _do(ctx: click.Context, then: Sequence[str], there: Sequence[Target], reports: Path) -> None:
+    """The stages and what they need before them, each once, as the commands of their names do."""
+    commands = ctx.find_root().command
+    assert isinstance(commands, click.Group)  # noqa: S101 -- `kvbench` itself
+    groups = dict.fromkeys(target.folder.name for target in there if target.folder)
+    for stage in dict.fromkeys(one for last in then for one in (*_NEEDS[last], last)):
+        if stage == _AGGREGATE:
+            ctx.invoke(knowledge.aggregate, reports=(reports,))
+            continue
+        for group in groups:
+            ctx.invoke(commands.commands[stage], group_or_yaml=group, reports=reports)
+
+
+# -- how far it is -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(names: Sequence[str]) -> Iterator[Callable[[Mapping[str, Look]], None]]:
+    """A line on standard error: redrawn on a terminal, elsewhere written where something changed.
+
+    Args:
+        names: of all that is waited for.
+    """
+    redrawn, began = sys.stderr.isatty(), time.monotonic()
+    first: dict[str, Look] = {}
+    due = began
+
+    # Of click's bar the line alone: it is redrawn, and written elsewhere when it is another one.
+    with click.progressbar(
+        length=1,
+        label=f"waiting for {', '.join(names)}",
+        bar_template="%(label)s",
+        file=sys.stderr,
+    ) as bar:
+
+        def show(looks: Mapping[str, Look]) -> None:
+            nonlocal due
+            now = time.monotonic()
+            for name, look in looks.items():
+                first.setdefault(name, look)
+            if redrawn:
+                width = shutil.get_terminal_size().columns - 1
+                bar.label = _line(looks, width, first, now - began)
+            elif now >= due:
+                bar.label, due = _line(looks), now + _LOG_S
+            bar.render_progress()
+
+        yield show
+
+
+def _line(
+    looks: Mapping[str, Look],
+    width: int = 500,
+    first: Mapping[str, Look] | None = None,
+    seconds: float = 0.0,
+) -> str:
+    """What is waited for, and how far it is; without `first` nothing that time alone changes."""
+    from pytest_kvbench.report.text import fit
+
+    pending = {name: look for name, look in looks.items() if not look.done}
+    parts = [f"{len(looks) - len(pending)} of {len(looks)} done"] if len(looks) > 1 else []
+    for name, look in pending.items():
+        before = first[name] if first else look
+        parts.append(f"{name}: {_words(look, before, seconds)}")
+    return fit("; ".join(parts) or "done", width)
+
+
+def _words(look: Look, before: Look, seconds: float) -> str:
+    from pytest_kvbench.report.progress import progress_line
+
+    if look.count is None:
+        return look.told
+    count = progress_line(
+        look.count.settled,
+        look.count.planned,
+        seconds,
+        {},
+        reused=before.count.settled if before.count else 0,
+        failed=look.count.failed,
+    )
+    return f"{count}, {look.told}" if look.told else count
