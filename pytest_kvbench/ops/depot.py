@@ -29,6 +29,7 @@ from pytest_kvbench.store.archive import (
 from pytest_kvbench.store.control_file import FILE, read_content
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.database import copy_database
+from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.store.registry import META, Registry
 
 SUFFIX = ".kvbench.tar.gz"
@@ -250,9 +251,10 @@ def clean_group(folder: Path, archives: Path, min_age_s: float, *, dry_run: bool
         return Cleaned(
             folder.name, kept=f"{links[0]} is a link, and no archive holds it", blocked=True
         )
+    busy = at_work(folder)
     with writing(folder), try_lock(folder / PREPARE_LOCK) as unused:
-        if not unused:
-            return Cleaned(folder.name, kept="a run is preparing it now", blocked=True)
+        if busy or not unused:
+            return Cleaned(folder.name, kept="a run is at work on it", blocked=True)
         holder, why = _holder(folder, archives)
         if holder is None:
             return Cleaned(folder.name, kept=why, blocked=True)

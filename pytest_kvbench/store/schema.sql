@@ -138,5 +138,3 @@ CREATE TABLE transitions (
     task TEXT NOT NULL, bin TEXT NOT NULL, policy TEXT NOT NULL,
     b_safe REAL, b_broken REAL, payload TEXT NOT NULL
 ) STRICT;
-
-CREATE INDEX requests_by_cell ON requests (task, bin, arm_id);

@@ -21,6 +21,7 @@ from pytest_kvbench.ops.depot import SUFFIX, archive_group, clean_group, restore
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import Index, verify_archive
 from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.store.presence import Presence
 from pytest_kvbench.store.registry import Registry
 from tests.unit.test_store import MANIFEST, answer, request
 
@@ -278,6 +279,15 @@ def test_a_young_group_stays(reports: Path, controls: Path) -> None:
     archive_group(reports / "g", controls)
     done = clean(reports)
     assert (done.blocked, "days ago" in done.kept) == (False, True)
+
+
+def test_a_group_that_somebody_asks_for_stays(reports: Path, controls: Path) -> None:
+    archive_group(reports / "g", controls)
+    asking = Presence(reports / "g")
+    age(reports / "g", 40)
+    assert (clean(reports).kept, clean(reports).blocked) == ("a run is at work on it", True)
+    asking.close()
+    assert clean(reports).archive
 
 
 def change_a_file(folder: Path) -> None:
