@@ -21,7 +21,7 @@ from pytest_kvbench.store.controls import ControlEntry, SharedControls
 from pytest_kvbench.store.presence import Presence
 
 _AHEAD = 256
-"""Requests of a group that may wait for the engine, which bounds itself: more only cost memory."""
+"""Requests of a group that may wait for an engine of fewer places: more only cost memory."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ class Pool:
             return sum([await self._settle(engine, batch, entry) for batch in batches])
 
         async with asyncio.TaskGroup() as group:
-            slots = [group.create_task(slot()) for _ in range(min(len(missing), _AHEAD))]
+            most = min(len(missing), max(_AHEAD, engine.capabilities.places))
+            slots = [group.create_task(slot()) for _ in range(most)]
         return sum(slot.result() for slot in slots)
 
     async def _settle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -13,6 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pytest_kvbench.errors import StoreError
+
+OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @contextlib.contextmanager
@@ -25,9 +28,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        mend = "free the disk or make the folder writable"
+        if error.errno in OUT_OF_FILES:
+            mend = "raise the limit (ulimit -n) or lower engine.concurrency"
         raise StoreError(
             f"{path}: cannot be written: {error.strerror or error}",
-            "free the disk or make the folder writable, then run again: what was answered stays",
+            f"{mend}, then run again: what was answered stays",
         ) from error
 
 

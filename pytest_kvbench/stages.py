@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+_TOGETHER = 5_000  # answers whose texts and scores are held at once
 
 Judge = Callable[[Experiment, Sequence[Mapping[str, Any]]], "Analysis"]
 
@@ -550,17 +551,20 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ta
 
 def score(store: Store, keys: Sequence[str]) -> int:
     """Score the answers among `keys` that have no score yet; how many there were."""
-    rows = [
-        (
-            u.key,
-            u.metric,
-            score_answer(u.metric, u.text, u.finish_reason, u.answers, u.meta, u.context),
-        )
-        for u in store.unscored(keys)
-    ]
-    if rows:
-        store.save_scores(rows)
-    return len(rows)
+    count = 0
+    for start in range(0, len(keys), _TOGETHER):
+        rows = [
+            (
+                u.key,
+                u.metric,
+                score_answer(u.metric, u.text, u.finish_reason, u.answers, u.meta, u.context),
+            )
+            for u in store.unscored(keys[start : start + _TOGETHER])
+        ]
+        if rows:
+            store.save_scores(rows)
+        count += len(rows)
+    return count
 
 
 # -- analyse -------------------------------------------------------------------------------------

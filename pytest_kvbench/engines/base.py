@@ -21,9 +21,11 @@ class Capabilities:
     """What an engine can do.
 
     `arms_per_request`: how many arms of one example fit into one request (1: no sweeps).
+    `places`: requests in flight at most; who asks for more waits.
     """
 
     arms_per_request: int
+    places: int
 
 
 @dataclass(frozen=True)

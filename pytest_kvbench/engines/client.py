@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import ssl
+import sys
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,9 +25,12 @@ from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.files import OUT_OF_FILES
 from pytest_kvbench.records import FailureKind
 
 RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
+_OTHER_FILES = 64
+_ENOUGH_FILES = 2**16
 _LONGEST_WAIT_S = 30.0
 _LONGEST_EVENT = 2**20  # bytes of one event of a stream
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=_LONGEST_WAIT_S, jitter=0.5)
@@ -62,6 +67,9 @@ class Http:
         api_key: sent as a bearer token; never stored or logged, and cut out of errors.
         headers: sent as well.
         pace: what requests wait for, where the server allows so many a minute.
+
+    Raises:
+        EngineError: this process may not have as many connections.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Http:
         self._api_key = api_key
         self._headers = {**headers, **bearer(api_key)}
         self._pace = pace
+        allow_open_files(concurrency)
         self._places = asyncio.Semaphore(concurrency)
         self._session: aiohttp.ClientSession | None = None
         self._gone: str | None = None
@@ -152,7 +161,8 @@ class Http:
             raise _TransientError(
                 "ENGINE_ERROR",
                 f"{type(error).__name__}: {error}".rstrip(": "),
-                unreachable=isinstance(error, aiohttp.ClientConnectorError),
+                unreachable=isinstance(error, aiohttp.ClientConnectorError)
+                and error.errno not in OUT_OF_FILES,  # which says nothing of the server
             ) from error
         except BrokenStreamError as error:
             raise _TransientError("ENGINE_ERROR", str(error)) from error
@@ -170,6 +180,28 @@ class Http:
                 read_bufsize=_LONGEST_EVENT,
             )
         return self._session
+
+
+def allow_open_files(connections: int) -> None:
+    """Let this process have so many connections beside its other files.
+
+    The soft limit, often 1,024 or 256, is only a habit of systems; the hard one stays.
+
+    Raises:
+        EngineError: more than the hard limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    wanted = connections + _OTHER_FILES
+    if wanted > most:
+        raise EngineError(
+            f"engine.concurrency {connections}: each request in flight is an open file, and a "
+            f"process may have {hard} of them here",
+            f"lower it to {max(1, hard - _OTHER_FILES)}, or raise the limit: ulimit -Hn",
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # More than this client needs: others may have connections too.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(wanted, _ENOUGH_FILES)), hard))
 
 
 def _certificates(url: str) -> ssl.SSLContext | bool:

@@ -142,9 +142,8 @@ class EmbeddedSource:
 class EmbeddedEngine:
     """A client of the embedded server."""
 
-    capabilities = Capabilities(arms_per_request=64)
-
     def __init__(self, http: Client, model: str, concurrency: int) -> None:
+        self.capabilities = Capabilities(arms_per_request=64, places=concurrency)
         self._http = http
         self._model = model
         self._places = asyncio.Semaphore(concurrency)

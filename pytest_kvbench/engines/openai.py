@@ -183,7 +183,7 @@ class OpenAIEngine:
 
     def __init__(self, fleet: Fleet, settings: EngineSettings, kv: KV, concurrency: int) -> None:
         kind = KINDS[settings.name]
-        self.capabilities = Capabilities(arms_per_request=1)
+        self.capabilities = Capabilities(arms_per_request=1, places=concurrency)
         self._fleet = fleet
         self._settings = settings
         self._kv = kv

@@ -71,7 +71,7 @@ def parsl_engine(
         folder=str(folder.resolve()),
         share=share,
     )
-    capabilities = Capabilities(arms_per_request=CHUNK if engine.shares_prefill else 1)
+    capabilities = Capabilities(CHUNK if engine.shares_prefill else 1, places=ahead * CHUNK)
     return HandedOut(
         lambda: ParslFlow.start(config, own), terms, capabilities, places=places, ahead=ahead
     )

@@ -370,7 +370,7 @@ def variations(world: World) -> dict[str, World]:
     many = of(world, 200)
     return {
         "a link of 100 Mbit/s": replace(many, network=replace(world.network, bytes_s=12.5e6)),
-        "one cell group, 256 in flight": replace(many, controller=Controller(places=256)),
+        "256 in flight (engine.concurrency)": replace(many, controller=Controller(places=256)),
         "nothing fails or straggles": replace(
             many, endpoints=replace(many.endpoints, stragglers=0, failing=0, lives_s=math.inf)
         ),

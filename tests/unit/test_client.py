@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -87,3 +89,37 @@ def test_a_server_that_is_gone_ends_every_later_request_at_once(mock: MockServer
         await http.aclose()
 
     asyncio.run(twice())
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """A soft limit just above what is open; its hard one stays."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = psutil.Process().num_fds() + 16
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_soft_limit_on_open_files_is_no_limit_on_requests(
+    mock: MockServer, few_files: int
+) -> None:
+    mock.latency_s = 0.5
+
+    async def together() -> list[Reply]:
+        http = Http(mock.base_url, concurrency=200, timeout_s=20, retries=0)
+        try:
+            posts = (http.post("/chat/completions", BODY) for _ in range(200))
+            return await asyncio.gather(*posts)
+        finally:
+            await http.aclose()
+
+    assert len(asyncio.run(together())) == 200
+
+
+def test_more_requests_in_flight_than_files_are_two_lines(few_files: int) -> None:
+    if few_files == resource.RLIM_INFINITY:
+        pytest.skip("this system has no hard limit")
+    with pytest.raises(EngineError, match=f"engine.concurrency {few_files}") as caught:
+        Http("http://127.0.0.1:1/v1", concurrency=few_files, timeout_s=1, retries=0)
+    assert "ulimit" in caught.value.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -36,8 +37,8 @@ TREATED = dataclasses.replace(CONTROL, policy="knorm", budget=0.2)
 class FakeEngine:
     """Answers everything with `gold`, as told."""
 
-    def __init__(self, arms_per_request: int = 8) -> None:
-        self.capabilities = Capabilities(arms_per_request)
+    def __init__(self, arms_per_request: int = 8, places: int = 4) -> None:
+        self.capabilities = Capabilities(arms_per_request, places)
         self.batches: list[list[Request]] = []
         self.fail: set[str] = set()
         self.gone_after: int | None = None
@@ -236,3 +237,33 @@ def test_a_short_prompt_may_be_off_by_one_token() -> None:
     short = Telemetry(0.1, achieved=9 / 20, prompt_tokens=20)
     assert proof_of(dataclasses.replace(TREATED, budget=0.49), short) == "proven"
     assert proof_of(dataclasses.replace(TREATED, budget=0.55), short) == "not-applied"
+
+
+class Crowd(FakeEngine):
+    """Answers nobody before `places` requests have come."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(1, places)
+        self.come = 0
+        self.full = asyncio.Event()
+
+    async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
+        self.come += 1
+        if self.come >= self.capabilities.places:
+            self.full.set()
+        await asyncio.wait_for(self.full.wait(), 30)
+        return await super().answer(requests)
+
+
+def test_one_group_fills_all_places_of_its_engine(database: Path, tmp_path: Path) -> None:
+    engine = Crowd(places=600)
+    asked = tuple(
+        dataclasses.replace(request, replicate=n)
+        for n in range(150)
+        for request in requests(TREATED)
+    )
+    pool = Pool(database, lambda: engine, SharedControls(tmp_path / "controls"))
+    try:
+        assert pool.submit(Work("task-bin0", asked)).result().answered == 600
+    finally:
+        pool.close()

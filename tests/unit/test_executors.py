@@ -98,7 +98,7 @@ class FakeFlow:
 
 
 def engine(flow: FakeFlow, places: int = 2, ahead: int = 4) -> HandedOut:
-    return HandedOut(lambda: flow, TERMS, Capabilities(CHUNK), places=places, ahead=ahead)
+    return HandedOut(lambda: flow, TERMS, Capabilities(CHUNK, CHUNK), places=places, ahead=ahead)
 
 
 async def ask(of: HandedOut, calls: Sequence[Sequence[Request]]) -> list[object]:
