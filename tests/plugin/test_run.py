@@ -86,6 +86,7 @@ def test_a_dead_server_is_an_error_with_exit_code_10(
             mock._server.should_exit = mock._server.force_exit = True
 
     mock.trouble = die
+    mock.latency_s = 0.05  # it takes a tenth of a second to die
     result = project.run("-n", n, "--kvbench-set", "engine.concurrency=1")
     outcomes = result.parseoutcomes()
     assert result.ret == 10
