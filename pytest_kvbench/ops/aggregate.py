@@ -39,6 +39,12 @@ FOLDER = "_aggregate"
 
 STATE = "state.json"
 SCHEMA = 1
+_OLDER: Mapping[str, tuple[Any, int | bool]] = {
+    "self_consistency": ("Int64", ALONE),
+    "elected": ("boolean", True),
+}
+"""Columns that the file of a gone group may lack: their type with gaps, and what fills them."""
+
 WORTH_A_PROCESS = 8
 """New groups from which on a second core helps: a process takes a second to start."""
 
@@ -120,11 +126,10 @@ def frame(target: Path, table: str) -> pd.DataFrame:
             f"{target}: holds no {table}", "run an experiment first: kvbench run FILE.yaml"
         )
     rows = pd.read_parquet(target / table, schema=_schema(table))
-    # Of a group that is gone the file may be older than these columns.
-    older = {"self_consistency": ALONE, "elected": True}
-    return rows.fillna({c: v for c, v in older.items() if c in rows}).astype(
-        {c: type(v) for c, v in older.items() if c in rows}
-    )
+    for column, (nullable, value) in _OLDER.items():
+        if column in rows:
+            rows[column] = rows[column].astype(nullable).fillna(value).astype(type(value))
+    return rows
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:

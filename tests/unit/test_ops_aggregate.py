@@ -145,3 +145,16 @@ def test_load_group_gives_frames(tmp_path):
     assert set(group.cells["verdict"].dropna()) <= {"holds", "breaks", "undetermined"}
     with pytest.raises(StoreError, match="is not there"):
         load_group(tmp_path / "nope")
+
+
+def test_files_from_before_votes_are_read_as_answers_that_speak_for_themselves(tmp_path):
+    make_group(tmp_path, "new")
+    make_group(tmp_path, "old")
+    gather(tmp_path)
+    for file in sorted((tmp_path / FOLDER).glob("*/old-*.parquet")):
+        rows = pd.read_parquet(file)
+        rows.drop(columns=["self_consistency", "elected"], errors="ignore").to_parquet(file)
+    answers, cells = (frame(tmp_path / FOLDER, table) for table in ("answers", "cells"))
+    assert set(answers["group"]) == {"new", "old"}
+    assert (answers["elected"].dtype, answers["elected"].all()) == (bool, True)
+    assert set(answers["self_consistency"]) == set(cells["self_consistency"]) == {1}
