@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import warnings
@@ -25,7 +26,7 @@ from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
 from pytest_kvbench.errors import ControlError, GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json, writing
-from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, digest
+from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, canonical
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.settings import (
     Declared,
@@ -583,11 +584,10 @@ def observations(
         for manifest in prepared.manifests.values()
         for entry in manifest.entries
     }
-    outcomes = store.outcomes([request.key for _, request in planned])
+    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
     seen = {
-        _asked(cell, request): outcomes[request.key]["prompt_tokens"]
-        for cell, request in planned
-        if cell.is_control and not request.aa and request.key in outcomes
+        _asked(cell, request): outcome["prompt_tokens"]
+        for cell, request, outcome in _with_outcomes(store, controls)
     }
     return [
         {
@@ -603,9 +603,20 @@ def observations(
             "proof": _proof(request, outcome, seen.get(_asked(cell, request))),
             **outcome,
         }
-        for cell, request in planned
-        if (outcome := outcomes.get(request.key)) is not None
+        for cell, request, outcome in _with_outcomes(store, planned)
     ]
+
+
+def _with_outcomes(
+    store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Iterator[tuple[Cell, Request, Mapping[str, Any]]]:
+    """The planned requests that have an outcome, each with it."""
+    for start in range(0, len(planned), _TOGETHER):
+        some = planned[start : start + _TOGETHER]
+        outcomes = store.outcomes([request.key for _, request in some])
+        for cell, request in some:
+            if (outcome := outcomes.get(request.key)) is not None:
+                yield cell, request, outcome
 
 
 def voted(
@@ -754,14 +765,13 @@ def _inputs(
 ) -> str:
     """Digest of all that an analysis depends on; texts and telemetry come with an answer's key."""
     told = ("key", "score", "em", "label", "failure", "proof", "cluster", "parts")
-    return digest(
-        [
-            importlib.metadata.version("pytest-kvbench"),
-            prepared.experiment.snapshot(),
-            [request.key for _, request in planned],
-            [[row[name] for name in told] for row in rows],
-        ]
-    )[:16]
+    version = importlib.metadata.version("pytest-kvbench")
+    whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot()]))
+    for _, request in planned:
+        whole.update(request.key.encode())
+    for row in rows:
+        whole.update(canonical([row[name] for name in told]))
+    return whole.hexdigest()[:16]
 
 
 def _summary_of(prepared: Prepared) -> dict[str, Any] | None:
