@@ -307,6 +307,7 @@ def _serving(site: Any) -> Iterator[contextlib.ExitStack]:
 def _run(declared: Declared, site: Any, present: contextlib.ExitStack) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.batch.ledger import warn_of_open
+    from pytest_kvbench.store import Store
     from pytest_kvbench.store.presence import Presence
 
     stages.check_engine(declared.experiment, site)
@@ -319,6 +320,8 @@ def _run(declared: Declared, site: Any, present: contextlib.ExitStack) -> None:
     total = len(prepared.requests())
     with groups.progress(total) as settled:
         tally = stages.run(prepared, site, settled)
+    with Store(prepared.database) as store:
+        store.finish_run(site.run_id, stages.now())
     click.echo(
         f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
         f"{tally.stored} stored before, {tally.reused} shared controls reused"

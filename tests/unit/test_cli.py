@@ -48,6 +48,7 @@ def test_all_stages_in_one(kvbench: Kvbench, mock: MockServer) -> None:
     summary = json.loads(Path("reports/g/summary.json").read_text())
     (pooled,) = (t for t in summary["transitions"] if t["bin"] == "all")
     assert (pooled["b_safe"], pooled["b_broken"]) == (0.5, 0.2)
+    assert summary["provenance"]["started"] < summary["provenance"]["finished"]
     assert Path("reports/g/report.md").exists()
 
 
