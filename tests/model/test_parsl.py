@@ -182,7 +182,6 @@ def run(tmp_path: Path) -> Iterator[Run]:
         process.kill()
 
 
-@pytest.mark.slow
 @pytest.mark.model
 def test_the_same_figures_on_the_real_model(run: Run, expected: dict[str, Any]) -> None:
     run.start()
