@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pandas.core.arrays.arrow.extension_types  # noqa: F401 -- pyarrow takes them only once
 import pytest
 
 # What an inner pytest imports it forgets again, but numpy can be loaded only once.
