@@ -19,16 +19,10 @@ Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
 Proof = Literal["proven", "unverified", "not-applied"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
-_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
-
-
-def weakest(proofs: Sequence[Proof]) -> Proof:
-    """Many are proven only if each is; of none, nothing is known."""
-    return next((proof for proof in _PROOFS if proof in proofs), "unverified")
-
-
 FULL_CACHE = "none"
 """The policy of a control: nothing is removed."""
+
+_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
 
 
 def canonical(value: Any) -> bytes:
@@ -47,6 +41,11 @@ def to_json(record: Any) -> dict[str, Any]:
     """A record as plain JSON data (tuples become lists, nested records become dicts)."""
     data: dict[str, Any] = json.loads(canonical(dataclasses.asdict(record)))
     return data
+
+
+def weakest(proofs: Sequence[Proof]) -> Proof:
+    """Many are proven only if each is; of none, nothing is known."""
+    return next((proof for proof in _PROOFS if proof in proofs), "unverified")
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_kvbench.batch.files import Lane
 from pytest_kvbench.engines import embedded, levers, openai
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import FULL_CACHE, Answer, Failure, Request, Telemetry
+from pytest_kvbench.records import FULL_CACHE, Answer, Failure, Request
 from pytest_kvbench.settings import Experiment
 
 _UNTRIED = frozenset({"batch_expired", "batch_cancelled"})
@@ -80,7 +79,8 @@ def read(line: bytes) -> Result:
     if error or status != 200 or not isinstance(body, dict):
         return _failed(key, status, error or (body or {}))
     try:
-        return Result(key, Answer(key, *openai.text_of(body), _telemetry(body)))
+        telemetry = embedded.telemetry_of(body["choices"][0], body, latency_s=None)
+        return Result(key, Answer(key, *openai.text_of(body), telemetry))
     except (KeyError, IndexError, TypeError, AttributeError) as wrong:
         message = f"the reply is not a completion: {wrong!r}"
         return Result(key, Failure(key, "ENGINE_ERROR", message))
@@ -94,23 +94,6 @@ def _failed(key: str, status: object, error: object) -> Result:
         return Result(key, Failure(key, "TIMEOUT", f"{code}: {message}"), tried=False)
     prefix = f"HTTP {status}: " if status != 200 else ""
     return Result(key, Failure(key, "ENGINE_ERROR", f"{prefix}{message}"[:2000]))
-
-
-def _telemetry(body: Mapping[str, Any]) -> Telemetry:
-    """Tokens, and the cache's bytes where the server is ours. Nobody waited: no latency."""
-    usage, choice = body.get("usage") or {}, body["choices"][0]
-    kv = choice.get("kv") or {}
-    return Telemetry(
-        latency_s=None,
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        achieved=kv.get("achieved"),
-        kept_bytes=kv.get("kept_bytes"),
-        full_bytes=kv.get("full_bytes"),
-        kept_tokens=kv.get("kept_tokens"),
-        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
-        note=kv.get("note") or "",
-    )
 
 
 def check_addresses(experiment: Experiment) -> None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sys
-import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,12 +22,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import batch, groups, keeping, knowledge, options, power, waiting
+from pytest_kvbench.cli import batch, given, groups, keeping, knowledge, options, power, waiting
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
-from pytest_kvbench.settings import Declared, Gate, Override, load_experiment, load_stages
+from pytest_kvbench.settings import Declared, Gate, Override, load_experiment
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
+    from pytest_kvbench.stages import Site
 
 EXIT_USAGE = 4
 EXIT_INFRASTRUCTURE = 10
@@ -64,16 +63,6 @@ def main() -> None:
     """What a smaller KV cache costs in answer quality."""
 
 
-def _group(function: Callable[..., None]) -> Callable[..., None]:
-    """What every stage takes: a group or a file, and the reports folder."""
-    return options.reports(click.argument("group_or_yaml")(function))
-
-
-def _stage(function: Callable[..., None]) -> Callable[..., None]:
-    """What a stage takes that an experiment's keys decide."""
-    return options.sets(_group(function))
-
-
 _fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
 _force = click.option("--force", is_flag=True, help="Go on where the stored group differs.")
 
@@ -85,7 +74,7 @@ def validate(file: Path, sets: tuple[str, ...]) -> None:
     """Check an experiment FILE; say what it would measure."""
     from pytest_kvbench import plan
 
-    for declared in _load(file, sets):
+    for declared in given.loaded(file, sets):
         cells = plan.cells(declared.experiment)
         click.echo(
             f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
@@ -101,7 +90,7 @@ def resolve(file: Path, sets: tuple[str, ...]) -> None:
     import yaml
 
     reports = os.environ.get("KVBENCH_DIR", "reports")
-    for position, declared in enumerate(_load(file, sets)):
+    for position, declared in enumerate(given.loaded(file, sets)):
         click.echo("---\n" * (position > 0), nl=False)
         click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
         click.echo(f"# group: {Path(reports, declared.experiment.group)}")
@@ -111,14 +100,14 @@ def resolve(file: Path, sets: tuple[str, ...]) -> None:
 
 
 @main.command()
-@_stage
+@options.experiment
 @_force
 def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: bool) -> None:
     """Choose the examples and write the manifest; asks no model."""
     from pytest_kvbench import stages
 
-    for declared in _declared(group_or_yaml, reports, sets):
-        manifests = stages.prepare_data(declared, _site(reports, force=force))
+    for declared in given.declared(group_or_yaml, reports, sets):
+        manifests = stages.prepare_data(declared, given.site(reports, force=force))
         for manifest in manifests.values():
             counts = ", ".join(
                 f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
@@ -128,27 +117,27 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
 
 
 @main.command()
-@_stage
+@options.experiment
 @_fresh
 @_force
 def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
     """Answer what is missing."""
-    site = _site(reports, fresh=fresh, force=force)
+    site = given.site(reports, fresh=fresh, force=force)
     with _serving(site) as present:
-        for declared in _declared(group_or_yaml, reports, sets):
+        for declared in given.declared(group_or_yaml, reports, sets):
             _run(declared, site, present)
 
 
 @main.command()
-@_group
+@options.group
 def score(group_or_yaml: str, reports: Path) -> None:
     """Score the answers that have no score yet."""
-    for declared in _declared(group_or_yaml, reports, ()):
+    for declared in given.declared(group_or_yaml, reports, ()):
         _score(reports / declared.experiment.group)
 
 
 @main.command()
-@_stage
+@options.experiment
 def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
     """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json."""
     for text in sets:
@@ -157,29 +146,29 @@ def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
                 f"--set {text}: what was asked is settled, only its judgement can change",
                 f"valid: {', '.join(f'gate.{name}' for name in Gate.model_fields)}",
             )
-    for declared in _declared(group_or_yaml, reports, sets):
+    for declared in given.declared(group_or_yaml, reports, sets):
         _analyse(reports / declared.experiment.group, declared.experiment.gate)
 
 
 @main.command()
-@_group
+@options.group
 def report(group_or_yaml: str, reports: Path) -> None:
     """Write report.md, report.html and plots from the analysis."""
-    for declared in _declared(group_or_yaml, reports, ()):
+    for declared in given.declared(group_or_yaml, reports, ()):
         _report(reports / declared.experiment.group)
 
 
 @main.command("all")
-@_stage
+@options.experiment
 @_fresh
 @_force
 def all_stages(
     group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool
 ) -> None:
     """Prepare, run, score, analyse and report."""
-    site = _site(reports, fresh=fresh, force=force)
+    site = given.site(reports, fresh=fresh, force=force)
     with _serving(site) as present:
-        for declared in _declared(group_or_yaml, reports, sets):
+        for declared in given.declared(group_or_yaml, reports, sets):
             _run(declared, site, present)
             folder = reports / declared.experiment.group
             _score(folder)
@@ -268,7 +257,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     )
     plan.check(declared)
     experiment = declared.experiment
-    source = stages.source_of(experiment, _site(Path()))
+    source = stages.source_of(experiment, given.site(Path()))
     tokenizer = load_tokenizer(
         experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
     )
@@ -292,7 +281,7 @@ for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch,
 
 
 @contextlib.contextmanager
-def _serving(site: Any) -> Iterator[contextlib.ExitStack]:
+def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
     """The servers that are started inside end with the block, as does what is put on its stack."""
     from pytest_kvbench.engines import stop_all
     from pytest_kvbench.files import run_folder
@@ -304,7 +293,7 @@ def _serving(site: Any) -> Iterator[contextlib.ExitStack]:
         stop_all(run_folder(site.run_id))
 
 
-def _run(declared: Declared, site: Any, present: contextlib.ExitStack) -> None:
+def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.batch.ledger import warn_of_open
     from pytest_kvbench.store import Store
@@ -361,35 +350,3 @@ def _report(folder: Path) -> None:
     from pytest_kvbench import stages
 
     click.echo(stages.report(stages.open_group(folder)))
-
-
-def _load(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
-    return _all_checked(load_stages(file, overrides=[Override.parse(text) for text in sets]))
-
-
-def _declared(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
-    from pytest_kvbench import stages
-
-    overrides = [Override.parse(text) for text in sets]
-    return _all_checked(stages.find_declared(name, reports, overrides))
-
-
-def _all_checked(every: tuple[Declared, ...]) -> tuple[Declared, ...]:
-    from pytest_kvbench import plan
-
-    for declared in every:
-        plan.check(declared)
-    return every
-
-
-def _site(reports: Path, *, fresh: bool = False, force: bool = False) -> Any:
-    from pytest_kvbench.stages import Site
-
-    return Site(
-        reports=reports,
-        run_id=uuid.uuid4().hex[:12],
-        owner_pid=os.getpid(),
-        command=shlex.join(["kvbench", *sys.argv[1:]]),
-        fresh=fresh,
-        force=force,
-    )

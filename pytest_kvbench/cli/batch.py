@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pytest_kvbench.cli import options
-from pytest_kvbench.settings import Declared, Override
+from pytest_kvbench.cli import given, options
+from pytest_kvbench.settings import Declared
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.ledger import Batch
@@ -26,22 +22,14 @@ def batch() -> None:
     """Hand requests over as files, and pick the answers up later."""
 
 
-def _stored(function: Callable[..., None]) -> Callable[..., None]:
-    return options.reports(click.argument("group_or_yaml")(function))
-
-
-def _declaring(function: Callable[..., None]) -> Callable[..., None]:
-    return options.sets(_stored(function))
-
-
 @batch.command()
-@_declaring
+@options.experiment
 def submit(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
     """Hand over what has no answer and is in no open batch."""
     from pytest_kvbench.batch.desk import desk
     from pytest_kvbench.batch.lines import check_addresses
 
-    for declared in _declared(group_or_yaml, reports, sets):
+    for declared in given.declared(group_or_yaml, reports, sets):
         check_addresses(declared.experiment)
         if _stage_waits(declared, reports):
             return
@@ -54,7 +42,7 @@ def submit(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
 
 
 @batch.command()
-@_stored
+@options.group
 def status(group_or_yaml: str, reports: Path) -> None:
     """Ask how far the open batches are; show all."""
     from pytest_kvbench.batch.desk import desk
@@ -67,7 +55,7 @@ def status(group_or_yaml: str, reports: Path) -> None:
 
 
 @batch.command()
-@_stored
+@options.group
 def fetch(group_or_yaml: str, reports: Path) -> None:
     """Store the answers of the batches that have ended."""
     from pytest_kvbench.batch.desk import desk
@@ -81,7 +69,7 @@ def fetch(group_or_yaml: str, reports: Path) -> None:
 
 
 @batch.command()
-@_stored
+@options.group
 @click.option("--forget", is_flag=True, help="Ask no server: give up what is open as it is.")
 def cancel(group_or_yaml: str, reports: Path, forget: bool) -> None:
     """End the open batches, and keep what they brought."""
@@ -96,7 +84,7 @@ def cancel(group_or_yaml: str, reports: Path, forget: bool) -> None:
 
 
 @batch.command()
-@_declaring
+@options.experiment
 @click.option(
     "--to",
     "folder",
@@ -108,7 +96,7 @@ def export(group_or_yaml: str, reports: Path, sets: tuple[str, ...], folder: Pat
     """Write what has no answer as files for `vllm run-batch`, or for any provider."""
     from pytest_kvbench.batch.portable import export as exported
 
-    for declared in _declared(group_or_yaml, reports, sets):
+    for declared in given.declared(group_or_yaml, reports, sets):
         if _stage_waits(declared, reports):
             return
         for file in exported(_prepared(declared, reports), folder):
@@ -140,21 +128,12 @@ def pick_up_and_hand_over(prepared: Prepared) -> None:
     _show(batches)
 
 
-def _declared(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
-    from pytest_kvbench import plan, stages
-
-    every = stages.find_declared(name, reports, [Override.parse(text) for text in sets])
-    for declared in every:
-        plan.check(declared)
-    return every
-
-
 def _begun(name: str, reports: Path) -> Iterator[Prepared]:
     """The groups as their last runs left them; of stages those that have begun."""
     from pytest_kvbench import stages
     from pytest_kvbench.store import DATABASE
 
-    every = [reports / d.experiment.group for d in _declared(name, reports, ())]
+    every = [reports / d.experiment.group for d in given.declared(name, reports, ())]
     begun = [folder for folder in every if (folder / DATABASE).exists()]
     for folder in begun or every[:1]:
         yield stages.open_group(folder)
@@ -174,12 +153,7 @@ def _stage_waits(declared: Declared, reports: Path) -> bool:
 def _prepared(declared: Declared, reports: Path) -> Prepared:
     from pytest_kvbench import stages
 
-    site = stages.Site(
-        reports=reports,
-        run_id=uuid.uuid4().hex[:12],
-        owner_pid=os.getpid(),
-        command=shlex.join(["kvbench", *sys.argv[1:]]),
-    )
+    site = given.site(reports)
     stages.source_of(declared.experiment, site).check()
     return stages.prepare(declared, site)
 

@@ -1,8 +1,9 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -26,3 +27,13 @@ alpha = click.option(
     show_default=True,
     help="Two-sided error: intervals are at 1 - alpha.",
 )
+
+
+def group(function: Callable[..., None]) -> Callable[..., None]:
+    """What says a group: its name or its file, and the reports folder."""
+    return reports(click.argument("group_or_yaml")(function))
+
+
+def experiment(function: Callable[..., None]) -> Callable[..., None]:
+    """What says a group that an experiment's keys decide."""
+    return sets(group(function))

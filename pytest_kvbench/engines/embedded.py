@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ def _answers(
                 request.key,
                 _text(choice),
                 choice["finish_reason"],
-                _telemetry(choice, data, latency_s, len(requests)),
+                telemetry_of(choice, data, latency_s, len(requests)),
             )
             for request, choice in zip(requests, choices, strict=True)
         ]
@@ -222,17 +222,25 @@ def _text(choice: dict[str, Any]) -> str:
     return text
 
 
-def _telemetry(
-    choice: dict[str, Any], data: dict[str, Any], latency_s: float, arms: int
+def telemetry_of(
+    choice: Mapping[str, Any], data: Mapping[str, Any], latency_s: float | None, arms: int = 1
 ) -> Telemetry:
+    """Tokens, and the cache's bytes where the server says them, of one choice of a reply.
+
+    Args:
+        choice: the arm's.
+        data: the whole reply.
+        latency_s: how long one waited for it; None where nobody did, as in a batch.
+        arms: how many share the reply; of one, the usage is its own.
+    """
     usage, kv = data.get("usage") or {}, choice.get("kv") or {}
     # Waiting behind our own other requests says nothing about an answer.
     queued_s = (data.get("timings") or {}).get("queue_s", 0.0)
     details = usage.get("prompt_tokens_details") or {}
     return Telemetry(
-        latency_s=max(0.0, latency_s - queued_s),
+        latency_s=None if latency_s is None else max(0.0, latency_s - queued_s),
         prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=choice.get("completion_tokens"),
+        completion_tokens=(usage if arms == 1 else choice).get("completion_tokens"),
         achieved=kv.get("achieved"),
         kept_bytes=kv.get("kept_bytes"),
         full_bytes=kv.get("full_bytes"),

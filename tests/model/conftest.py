@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,3 @@ def direct() -> Direct:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert model.config._attn_implementation == "sdpa"
     return Direct(model.eval(), AutoTokenizer.from_pretrained(folder))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether `condition` came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.support.patience import answered, wait_for
+
 ROOT = Path(__file__).parents[2]
+DATABASE = "reports/sanity/kvbench.sqlite"
 WORKER_BYTES = 150 * 2**20
 
 pytestmark = pytest.mark.model
@@ -43,15 +45,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
                 child.kill()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen in time")
-
-
 def servers(owner: int) -> list[psutil.Process]:
     """Embedded servers that watch this controller."""
     wanted = ["--watch-pid", str(owner)]
@@ -61,19 +54,6 @@ def servers(owner: int) -> list[psutil.Process]:
 
 def _has(line: list[str], wanted: list[str]) -> bool:
     return any(line[n : n + 2] == wanted for n in range(len(line)))
-
-
-def answered(tmp_path: Path) -> int:
-    import sqlite3
-
-    path = tmp_path / "reports/sanity/kvbench.sqlite"
-    if not path.exists():
-        return 0
-    with sqlite3.connect(path) as db:
-        try:
-            return int(db.execute("select count(*) from answers").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0  # being made
 
 
 def test_one_server_and_light_workers(
@@ -116,23 +96,23 @@ def test_the_server_ends_with_the_run_and_answers_stay(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, end: signal.Signals
 ) -> None:
     process = start("-n", "0" if end is signal.SIGTERM else "2")
-    wait_for(lambda: answered(tmp_path) >= 2)
+    wait_for(lambda: answered(tmp_path / DATABASE) >= 2)
     process.send_signal(end)
     process.wait(60)
     wait_for(lambda: not servers(process.pid), 15)
-    kept = answered(tmp_path)
+    kept = answered(tmp_path / DATABASE)
     assert 2 <= kept < 20
     if end is signal.SIGINT:
         again = start("-n", "0")
         assert again.wait(180) == 0, (tmp_path / "out").read_text()
-        assert answered(tmp_path) == 20
+        assert answered(tmp_path / DATABASE) == 20
 
 
 def test_a_killed_server_is_errors_and_exit_code_10(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     process = start("-n", "2")
-    wait_for(lambda: answered(tmp_path) >= 2)
+    wait_for(lambda: answered(tmp_path / DATABASE) >= 2)
     (server,) = servers(process.pid)
     server.kill()
     assert process.wait(120) == 10
@@ -140,7 +120,7 @@ def test_a_killed_server_is_errors_and_exit_code_10(
     assert "is gone" in out
     assert "Traceback" not in out
     assert " failed" not in out.splitlines()[-1]
-    assert answered(tmp_path) >= 2
+    assert answered(tmp_path / DATABASE) >= 2
 
 
 @pytest.mark.slow
@@ -148,7 +128,7 @@ def test_a_killed_worker_is_replaced_and_the_run_completes(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     process = start("-n", "2")
-    wait_for(lambda: answered(tmp_path) >= 2)
+    wait_for(lambda: answered(tmp_path / DATABASE) >= 2)
     worker = next(
         child
         for child in psutil.Process(process.pid).children()
@@ -156,5 +136,5 @@ def test_a_killed_worker_is_replaced_and_the_run_completes(
     )
     worker.kill()
     assert process.wait(240) == 10
-    assert answered(tmp_path) == 20
+    assert answered(tmp_path / DATABASE) == 20
     assert not servers(process.pid)

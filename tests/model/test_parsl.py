@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
+from tests.support.patience import answered, wait_for
 from tests.support.summaries_compared import comparable
 
 OVER = ("--kvbench-executor", "parsl")
@@ -51,15 +50,6 @@ def marked(mark: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen in time")
 
 
 def elsewhere(folder: str) -> tuple[str, ...]:
@@ -135,14 +125,7 @@ class Run:
         return data
 
     def answered(self) -> int:
-        path = self.folder / "reports/small/kvbench.sqlite"
-        if not path.exists():
-            return 0
-        with sqlite3.connect(path) as db:
-            try:
-                return int(db.execute("select count(*) from answers").fetchone()[0])
-            except sqlite3.OperationalError:
-                return 0  # being made
+        return answered(self.folder / "reports/small/kvbench.sqlite")
 
     def family(self) -> list[psutil.Process]:
         return marked(str(self.folder))

@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.model.conftest import MODEL, launch, wait_for
+from tests.model.conftest import MODEL, launch
+from tests.support.patience import wait_for
 
 pytestmark = pytest.mark.model
 
@@ -33,7 +34,7 @@ def test_sigterm_ends_it_in_the_middle_of_a_prefill(tmp_path: Path) -> None:
     asking.start()
     time.sleep(1.5)  # 7,000 tokens take well over 10 s
     process.send_signal(signal.SIGTERM)
-    assert wait_for(lambda: process.poll() is not None, 2)
+    wait_for(lambda: process.poll() is not None, 2)
     asking.join()
     assert process.returncode == -signal.SIGTERM
     assert failures
@@ -43,7 +44,7 @@ def test_it_ends_with_the_process_it_watches(tmp_path: Path) -> None:
     watched = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     process, _ = launch(tmp_path, "--watch-pid", str(watched.pid))
     watched.kill()  # not waited for: a zombie counts as gone
-    assert wait_for(lambda: process.poll() is not None, 5)
+    wait_for(lambda: process.poll() is not None, 5)
     watched.wait()
 
 
@@ -52,7 +53,7 @@ def test_a_watched_process_may_go_while_the_model_loads(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest_kvbench.engines.local", "--model", MODEL]
     process = subprocess.Popen([*command, "--watch-pid", str(watched.pid)])
     watched.wait()
-    assert wait_for(lambda: process.poll() is not None, 10)
+    wait_for(lambda: process.poll() is not None, 10)
     assert process.returncode == 0
 
 
