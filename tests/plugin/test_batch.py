@@ -7,7 +7,9 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 
+from pytest_kvbench.cli import main
 from tests.conftest import Project
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
@@ -48,6 +50,7 @@ def test_who_asks_live_beside_an_open_batch_is_warned(
     result = batched.run("-n", "0")
     result.stdout.fnmatch_lines(["*group g: waiting for batch batch_0*is asked twice*"])
     result.assert_outcomes(passed=ITEMS, warnings=1)
+    assert "is asked twice" in CliRunner().invoke(main, ["run", "exp.yaml"]).stderr
 
 
 @with_and_without_xdist

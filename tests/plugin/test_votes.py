@@ -92,6 +92,18 @@ def test_a_failed_sample_fails_its_vote(project: Project, mock: MockServer) -> N
     assert [s["fail_rate"] for s in failed] == pytest.approx([0.1] * 3), "one answer of ten"
 
 
+def test_votes_that_lack_samples_are_not_judged(project: Project, mock: MockServer) -> None:
+    project.run("-n", "0", *WARM)
+
+    def die(number: int, body: dict[str, Any]) -> None:
+        mock._server.should_exit = mock._server.force_exit = True
+
+    mock.trouble, mock.latency_s = die, 1.0  # it takes a tenth of a second to die
+    result = project.run("-n", "0", *FIVE)
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*no vote has all its samples yet*", "*kvbench run g*"])
+
+
 def test_sequential_sampling_goes_by_votes(project: Project, mock: MockServer) -> None:
     mock.accuracy = lambda policy, budget: {0.2: 0.0}.get(budget, 0.9)
     sequential = ("sampling.strategy=sequential", "bins.per_bin={min: 8, max: 50}")
