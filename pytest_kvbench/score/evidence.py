@@ -154,10 +154,18 @@ def _without_card(reply: Reply, meta: Mapping[str, Any]) -> tuple[Sequence[str],
     if not meta.get("cards"):
         return reply.quotes, None
     cards = [_flat(card) for card in meta["cards"]]
-    first = _flat(reply.quotes[0]) if reply.quotes else ""
-    # A card repeats the option, so citing one proves nothing about the text.
-    quotes = [quote for quote in reply.quotes if _flat(quote) not in cards]
-    return quotes, first == cards[LETTERS.index(reply.choice)]
+    first, rest = _flat(reply.quotes[0]) if reply.quotes else "", reply.quotes[1:]
+    # A card repeats the option, so citing one proves nothing about the text; nor does repeating one
+    # that is only the beginning of what it stands for. Where the card is the very sentence of the
+    # text, quoting that sentence after it is proof.
+    short = {card for card, whole in zip(cards, _supports(meta), strict=True) if _begins(card, whole)}
+    quotes = rest if first in cards else reply.quotes
+    proofs = [quote for quote in quotes if _flat(quote) not in short]
+    return proofs, first == cards[LETTERS.index(reply.choice)]
+
+
+def _begins(card: str, whole: str) -> bool:
+    return card != _flat(whole) and _flat(whole).startswith(card)
 
 
 def _found(quotes: Sequence[str], context: str) -> list[str]:
@@ -167,9 +175,14 @@ def _found(quotes: Sequence[str], context: str) -> list[str]:
 
 def _coverages(quotes: Sequence[str], meta: Mapping[str, Any]) -> dict[str, float]:
     said = set().union(*map(_words, quotes)) if quotes else set()
-    supports = map(_words, meta.get("support") or _needed(meta, "options"))
+    supports = map(_words, _supports(meta))
     shares = (len(said & words) / len(words) if words else 0.0 for words in supports)
     return dict(zip(LETTERS, shares, strict=True))
+
+
+def _supports(meta: Mapping[str, Any]) -> Sequence[str]:
+    supports: Sequence[str] = meta.get("support") or _needed(meta, "options")
+    return supports
 
 
 def _witness(covered: Mapping[str, float]) -> str | None:

@@ -106,6 +106,37 @@ def test_the_card_must_come_first_and_counts_for_nothing_else(quotes, card_cited
     assert (scores.card_cited, scores.credited) == (card_cited, credited)
 
 
+SENTENCES = [line + "." for line in ("The barge left Bremen", "Two cats slept", "It rained", "湖水平静")]
+
+
+@given(
+    st.permutations(SENTENCES),
+    st.sampled_from("ABCD"),
+    st.sampled_from(["support", "options"]),
+    st.sampled_from([" ", "\n", "  \n "]),
+    st.booleans(),
+)
+def test_the_sentence_quoted_after_a_card_of_the_same_words_is_proof(
+    cards, choice, proof, gap, with_all
+):
+    """Cards that are sentences of the text, as a data set's own support often is."""
+    card = cards["ABCD".index(choice)]
+    meta = {"context": gap.join(sorted(SENTENCES)), "options": ["u", "v", "w", "x"], "cards": cards}
+    meta |= {proof: cards}
+    scores = evidence_scores(reply(choice, card, card.replace(" ", gap)), [choice], meta)
+    assert scores.credited
+    assert (scores.coverage, scores.card_cited, scores.witness) == (1.0, True, choice)
+    alone = evidence_scores(reply(choice, card), [choice], meta)
+    assert (alone.correct, alone.card_cited, alone.credited) == (True, True, False)
+    others = [other for other in cards if other != card]
+    wrong = others if with_all else others[:1]  # the proof of another option is none of this one
+    assert not evidence_scores(reply(choice, card, *wrong), [choice], meta).credited
+
+
+def test_a_card_cut_short_proves_nothing_however_often_it_is_cited():
+    assert not judged("A", "The red barge left", "The red barge left", **CARDS).credited
+
+
 @pytest.mark.parametrize(
     ("text", "choice"),
     [
