@@ -217,8 +217,10 @@ class Runtime:
         cell = declaration.cell
         if cell not in experiment.cells:
             pytest.skip(f"broke in {declaration.declared.experiment.after}")
-        if not experiment.prepared.manifests[cell.task].of_bin(cell.bin):
-            pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin}")
+        manifest = experiment.prepared.manifests[cell.task]
+        if not manifest.of_bin(cell.bin):
+            label = manifest.bins[cell.bin].label
+            pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin} ({label})")
         group = plan.CellGroup.of(cell)
         if experiment.waiting is None:
             self._ask(experiment, declaration, group)

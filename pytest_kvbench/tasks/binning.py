@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -97,13 +98,36 @@ class BinSpec:
 def quantile_edges(sizes: Sequence[int], n: int) -> tuple[int, ...]:
     """`n - 1` inner edges that split `sizes` into bins of near-equal count.
 
-    An edge is the size of the first example of the upper bin. Many equal sizes make equal edges,
-    and so empty bins: they are reported, never merged in silence.
+    An edge is the size of the first example of the upper bin. Equal sizes cannot be split: edges
+    that would fall together move apart, so that no bin is empty while there are `n` different
+    sizes. Where there are fewer the first bins are empty: see `why_empty`.
     """
-    ordered = sorted(sizes)
+    ordered, distinct = sorted(sizes), sorted(set(sizes))
     if not ordered:
         return tuple(range(1, n))
-    return tuple(ordered[min(len(ordered) * i // n, len(ordered) - 1)] for i in range(1, n))
+    if len(distinct) < n:
+        return (distinct[0],) * (n - len(distinct)) + tuple(distinct[1:])
+    edges, place = [], 0
+    for i in range(1, n):
+        wanted = bisect_left(distinct, ordered[len(ordered) * i // n])
+        place = min(max(wanted, place + 1), len(distinct) - (n - i))
+        edges.append(distinct[place])
+    return tuple(edges)
+
+
+def why_empty(sizes: Sequence[int], n: int) -> str:
+    """Why bins at quantiles of `sizes` must be empty, and what to do; "" where none is."""
+    common = Counter(sizes).most_common()
+    empty = n - len(common)
+    if not sizes or empty <= 0:
+        return ""
+    which = "bin 0 is" if empty == 1 else f"bins 0 to {empty - 1} are"
+    lengths = f"only {len(common)} different length" + "s" * (len(common) > 1)
+    size, times = common[0]
+    return (
+        f"{which} empty: {len(sizes):,} examples have {lengths} ({times:,} are {size:,} long), and "
+        f"{n} bins were asked for. Use bins.n: {len(common)}, bins.edges, or more varied data"
+    )
 
 
 def bin_of(bins: Sequence[Bin], size: int) -> int | None:

@@ -16,7 +16,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_bytes
 from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
 from pytest_kvbench.tasks.base import Task
-from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of
+from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of, why_empty
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 SCHEMA = 1
@@ -41,7 +41,7 @@ def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: i
     examples = _distinct(task.examples(spec, tokenizer, seed))
     tokens = tokenizer.count([task.prompt(example).text for example in examples])
     sizes = [size_of(e, t, spec.by) for e, t in zip(examples, tokens, strict=True)]
-    bins = spec.generated_bins() if task.generated else spec.data_bins(sizes)
+    bins = spec.generated_bins() if task.generated else _data_bins(task.name, spec, sizes)
     candidates = _assign(examples, tokens, sizes, bins)
     return TaskManifest(
         task=task.name,
@@ -51,6 +51,12 @@ def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: i
         bins=bins,
         entries=tuple(select(candidates, spec, seed)),
     )
+
+
+def _data_bins(task: str, spec: BinSpec, sizes: Sequence[int]) -> tuple[Bin, ...]:
+    if spec.edges is None and (why := why_empty(sizes, spec.n)):
+        warnings.warn(f"{task}: {why}", stacklevel=3)
+    return spec.data_bins(sizes)
 
 
 def _distinct(examples: Sequence[Example]) -> list[Example]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Bin, Example, ManifestEntry
-from pytest_kvbench.tasks.binning import BinSpec, bin_of, quantile_edges, select, size_of
+from pytest_kvbench.tasks.binning import BinSpec, bin_of, quantile_edges, select, size_of, why_empty
 
 sizes = st.lists(st.integers(0, 500), max_size=60)
 
@@ -37,6 +37,29 @@ def test_quantile_bins_of_distinct_sizes_are_near_equal(values, n):
     bins = BinSpec(n, (1,)).data_bins(values)
     counts = [sum(bin_of(bins, v) == b.index for v in values) for b in bins]
     assert max(counts) - min(counts) <= 1
+
+
+@given(st.lists(st.integers(0, 12), max_size=60), st.integers(1, 8))
+def test_a_bin_is_empty_only_where_lengths_are_too_few_and_that_is_said(values, n):
+    bins = BinSpec(n, (1,)).data_bins(values)
+    empty = [b.index for b in bins if b.index not in {bin_of(bins, v) for v in values}]
+    different = len(set(values))
+    assert len(empty) == (max(0, n - different) if values else n)
+    assert bool(empty and values) == bool(why_empty(values, n))
+    assert empty == list(range(len(empty)))  # as the words say
+
+
+def test_why_bins_are_empty():
+    assert why_empty([512] * 30 + [700] * 10, 4) == (
+        "bins 0 to 1 are empty: 40 examples have only 2 different lengths (30 are 512 long), and "
+        "4 bins were asked for. Use bins.n: 2, bins.edges, or more varied data"
+    )
+
+
+def test_ties_at_a_quantile_move_the_edges_apart():
+    assert quantile_edges([7] * 8 + [8, 9], 3) == (8, 9)
+    assert quantile_edges([5, 6] + [7] * 8, 3) == (6, 7)
+    assert quantile_edges([1, 7, 7, 7, 7, 7, 7, 7, 8], 3) == (7, 8)
 
 
 def test_equal_sizes_make_empty_bins_not_errors():

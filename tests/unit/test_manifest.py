@@ -93,6 +93,16 @@ def test_fewer_examples_than_asked_and_empty_bins(tmp_path, monkeypatch):
     assert (len(empty.bins), empty.entries) == (2, ())
 
 
+def test_bins_that_equal_lengths_leave_empty_are_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"question {i}?", "answers": ["a"]} for i in range(10, 30)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = get_task("jsonl:data.jsonl")
+    with pytest.warns(UserWarning, match="bins 0 to 1 are empty: 20 examples have only 1 diff"):
+        made = build_task_manifest(task, BinSpec(3, (5,)), Approximate(), 0)
+    assert [len(made.of_bin(b.index)) for b in made.bins] == [0, 0, 5]
+
+
 def test_repeated_rows_are_left_out_with_a_warning(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.jsonl").write_text('{"question": "q?", "answers": ["a"]}\n' * 3)
