@@ -158,7 +158,8 @@ def _without_card(reply: Reply, meta: Mapping[str, Any]) -> tuple[Sequence[str],
     # A card repeats the option, so citing one proves nothing about the text; nor does repeating one
     # that is only the beginning of what it stands for. Where the card is the very sentence of the
     # text, quoting that sentence after it is proof.
-    short = {card for card, whole in zip(cards, _supports(meta), strict=True) if _begins(card, whole)}
+    pairs = zip(cards, _supports(meta), strict=True)
+    short = {card for card, whole in pairs if _begins(card, whole)}
     quotes = rest if first in cards else reply.quotes
     proofs = [quote for quote in quotes if _flat(quote) not in short]
     return proofs, first == cards[LETTERS.index(reply.choice)]

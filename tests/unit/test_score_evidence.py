@@ -106,7 +106,7 @@ def test_the_card_must_come_first_and_counts_for_nothing_else(quotes, card_cited
     assert (scores.card_cited, scores.credited) == (card_cited, credited)
 
 
-SENTENCES = [line + "." for line in ("The barge left Bremen", "Two cats slept", "It rained", "湖水平静")]
+SENTENCES = ["The barge left Bremen.", "Two cats slept.", "It rained.", "湖水平静."]
 
 
 @given(
