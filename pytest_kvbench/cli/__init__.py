@@ -229,9 +229,10 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
 @click.argument("predictions", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def score_file(task: str, predictions: Path, as_json: bool) -> None:
-    """Score anybody's PREDICTIONS (JSON lines) with a TASK's metric.
+    """Score anybody's PREDICTIONS (JSON lines or CSV) with a TASK's metric.
 
-    A line holds prediction and answers, and all_classes where the metric needs them.
+    A line holds prediction and answers, and all_classes where the metric needs them. Files of
+    LongBench, LongBench v2, RULER, kvpress and lm-eval (samples) are read as they are.
     """
     from pytest_kvbench.tasks.predictions import score_file as scored
 

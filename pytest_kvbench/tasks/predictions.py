@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.tasks import TaskFactory, get_task
-from pytest_kvbench.tasks.jsonl import read_jsonl
+from pytest_kvbench.tasks.longbench2 import choice_rows
+from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
 
-FIELDS = (
-    "prediction (text), answers (a list of texts), and what the metric needs (all_classes, ...)"
-)
+_NAMED = ("longbench", "ruler")
+"""Families of which a row may say its own task: one file of kvpress holds several."""
+_MOST = 2**31 - 1  # characters of a CSV's cell: whole contexts, where csv expects 131,072
 
 
 def score_file(
@@ -26,9 +29,11 @@ def score_file(
     """Score a file of predictions. The task's data are not needed.
 
     Args:
-        task: name of the task whose metric is taken.
-        path: JSON lines, `{"prediction", "answers", "all_classes"?, ...}`; also read, where given:
-            `finish_reason`, `context`, and whatever else the metric needs.
+        task: name of the task whose metric is taken; a row of kvpress that names another one of
+            the same family is scored by that one's.
+        path: JSON lines, a JSON array or a CSV, its rows in one of `prediction_formats.FORMATS`.
+            Of our own, `{"prediction", "answers", "all_classes"?, ...}`, are also read, where
+            given: `finish_reason`, `context`, and whatever else the metric needs.
         options: the task's own.
         extra: tasks of a conftest.
 
@@ -36,21 +41,51 @@ def score_file(
         `{"score", "label"}` for every line, in order.
 
     Raises:
-        UsageError: an unknown task, or a line without the needed fields.
+        UsageError: an unknown task, or a row without the needed columns.
     """
-    metric = get_task(task, options=options, extra=extra).metric
-    for number, row in enumerate(read_jsonl(path), start=1):
+
+    @cache
+    def metric_of(name: str) -> str:
+        return get_task(name, options=options, extra=extra).metric
+
+    metric_of(task)
+    for number, row in enumerate(_rows(path), start=1):
         try:
-            yield _scored(metric, row)
-        except (KeyError, TypeError) as error:
-            raise UsageError(f"{path}: row {number}: {error}", f"needed: {FIELDS}") from error
+            yield _scored(row, task, metric_of)
+        except ValueError as error:
+            known = "; ".join(map(str, FORMATS))
+            raise UsageError(f"{path}: row {number}: {error}", f"known are {known}") from error
+        except UsageError as error:
+            raise UsageError(f"{path}: row {number}: {error.what}", error.hint) from error
 
 
-def _scored(metric: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    prediction, answers = row["prediction"], row["answers"]
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(prediction, str) or not all(isinstance(a, str) for a in answers):
-        raise TypeError("prediction or answers are not texts")
-    reason = row.get("finish_reason", "stop")
-    score = score_answer(metric, prediction, reason, answers, row, row.get("context"))
+def _scored(row: Mapping[str, Any], task: str, metric_of: Callable[[str], str]) -> dict[str, Any]:
+    form, said = read_prediction(row)
+    family = task.partition("/")[0]
+    metric = metric_of(_named(said.task, family) if said.task and family in _NAMED else task)
+    text = form.clean(said.text, family, metric) if form.clean else said.text
+    score = score_answer(metric, text, said.finish_reason, said.answers, said.meta, said.context)
     return {"score": score.value, "label": score.label}
+
+
+def _named(task: str, family: str) -> str:
+    """A task as we write it: kvpress says `qasper-e` where LongBench's file is `qasper_e`."""
+    return f"{family}/{task.removesuffix('-e')}{'_e' * task.endswith('-e')}"
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    return _csv_rows(path) if path.suffix.lower() == ".csv" else choice_rows(path)
+
+
+def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(_MOST)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                if None in row or None in row.values():
+                    raise csv.Error("a row has more or fewer cells than the header")
+                yield row
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: is no CSV: {error}", "needed: a header, rows as wide") from error

@@ -1,0 +1,222 @@
+"""The prediction files of other programs, a row at a time: what was said, and what is right.
+
+A row's format is told by its columns. What a benchmark's own scorer does to a reply before it
+looks at it is done here too, so that the same row gets the same score.
+
+    kvbench      prediction, answers                    any harness
+    LongBench    pred, answers                          pred.py
+    LongBench 2  pred, answer                           pred.py: `pred` is a letter or null
+    RULER        pred, outputs (the references)         call_api.py
+    kvpress      predicted_answer, answer or answers    evaluate.py, a CSV
+    lm-eval      doc, filtered_resps or resps, target   --log_samples
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kvbench.score.choice import stated_choice
+
+Row = Mapping[str, Any]
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_ITEM = re.compile(
+    r"""[\s,]*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?=[\s,\]]))""", re.DOTALL
+)
+_QUOTED_LIST = re.compile(r"""\[\s*['"]""")
+_NO_LETTER = "a reply in which its own program read no letter"
+_REFERENCES = ("answers", "outputs", "answer")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One reply and its references; `meta` is what else a metric may need.
+
+    `task` is the row's own word for its task within the family, "" where it has none.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    meta: Row
+    finish_reason: str = "stop"
+    task: str = ""
+
+    @property
+    def context(self) -> str | None:
+        """The text that was asked about, where the row has it."""
+        context = self.meta.get("context")
+        return context if isinstance(context, str) else None
+
+
+@dataclass(frozen=True)
+class Format:
+    """What tells a format, and how its rows are read.
+
+    Args:
+        name: whose it is.
+        needs: columns it must have; of a tuple inside, one.
+        read: gives the prediction; raises ValueError for a value that cannot be read.
+        clean: what its scorer makes of a reply first; told the task's family and metric.
+    """
+
+    name: str
+    needs: tuple[str | tuple[str, ...], ...]
+    read: Callable[[Row], Prediction]
+    clean: Callable[[str, str, str], str] | None = None
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row has the columns."""
+        return all(
+            any(one in row for one in ((need,) if isinstance(need, str) else need))
+            for need in self.needs
+        )
+
+    def __str__(self) -> str:
+        words = [need if isinstance(need, str) else " or ".join(need) for need in self.needs]
+        return f"{self.name}: {', '.join(words)}"
+
+
+def read_prediction(row: Row) -> tuple[Format, Prediction]:
+    """The format of a row, and what it says.
+
+    Raises:
+        ValueError: no format has such columns, or a value cannot be read.
+    """
+    fitting = next((one for one in FORMATS if one.fits(row)), None)
+    if fitting is None:
+        raise ValueError(f"its columns are {', '.join(map(str, row)) or 'none'}")
+    return fitting, fitting.read(row)
+
+
+def listed(cell: object) -> object:
+    """The list that a table's cell shows, by Python or by numpy; else the cell itself.
+
+    numpy puts no commas between texts, so that Python would read two of them as one.
+
+    Raises:
+        ValueError: it begins as a list of texts and does not end as one.
+    """
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return cell
+    text, at, items = cell.strip(), 1, []
+    while found := _ITEM.match(text, at):
+        items.append(str(ast.literal_eval(found[1])))
+        at = found.end()
+    if re.fullmatch(r"[\s,]*\]", text[at:]):
+        return items
+    if _QUOTED_LIST.match(text):
+        raise ValueError(f"{text[:60]!r} is no whole list of texts")
+    return cell
+
+
+def references(value: object) -> tuple[str, ...]:
+    """Accepted answers, from a text, a number, a list of them, or SQuAD's `{"text": [...]}`.
+
+    Raises:
+        ValueError: there is none, or an empty one, which is found in every reply.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
+        raise ValueError("answers are not texts")
+    texts = tuple(map(str, values))
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError("an answer is empty" if texts else "there is no answer")
+    return texts
+
+
+# -- the formats ---------------------------------------------------------------------------------
+
+
+def _own(row: Row) -> Prediction:
+    meta = {**row, "all_classes": listed(row.get("all_classes"))}
+    reason = row.get("finish_reason") or "stop"
+    answers = references(listed(row["answers"]))
+    return Prediction(_text(row["prediction"], "prediction"), answers, meta, str(reason))
+
+
+def _longbench(row: Row) -> Prediction:
+    meta = {**row, "all_classes": listed(row.get("all_classes"))}
+    return Prediction(_text(row["pred"], "pred"), references(listed(row["answers"])), meta)
+
+
+def _longbench2(row: Row) -> Prediction:
+    """`pred` is the letter that was read in `response`: what upstream counts."""
+    letter, said = row["pred"] or None, row.get("response") or ""
+    if letter is not None and not re.fullmatch(r"[A-D]", str(letter)):
+        raise ValueError(f"pred is {letter!r}; valid: A, B, C, D or null")
+    text = str(said)
+    if stated_choice(text) != letter:
+        text = f"The correct answer is ({letter})" if letter else _NO_LETTER
+    return Prediction(text, references(row["answer"]), row)
+
+
+def _ruler(row: Row) -> Prediction:
+    found = row["outputs"] if "outputs" in row else row["output"]
+    return Prediction(_text(row["pred"], "pred"), references(listed(found)), row)
+
+
+def _kvpress(row: Row) -> Prediction:
+    found = row["answers"] if "answers" in row else row["answer"]
+    meta = {**row, "all_classes": listed(row.get("all_classes"))}
+    text = _text(row["predicted_answer"], "predicted_answer")
+    return Prediction(text, references(listed(found)), meta, task=str(row.get("task") or ""))
+
+
+def _lm_eval(row: Row) -> Prediction:
+    """The reply as the filter left it; its document has all references, `target` often the first.
+
+    Of several repeats lm-eval takes the first too.
+    """
+    doc = row["doc"] if isinstance(row["doc"], Mapping) else {}
+    said = row.get("filtered_resps") or row.get("resps")
+    while isinstance(said, Sequence) and said and not isinstance(said, str):
+        if len(said) == 2 and isinstance(said[1], bool | str) and _is_number(said[0]):
+            raise ValueError("resps are log-likelihoods, not replies")
+        said = said[0]
+    found = next((doc[key] for key in _REFERENCES if key in doc), row.get("target"))
+    meta = {**doc, "all_classes": listed(doc.get("all_classes"))}
+    return Prediction(_text(said, "resps"), references(listed(found)), meta)
+
+
+def _text(value: object, column: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{column} is not a text")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+# -- what their scorers do first -----------------------------------------------------------------
+
+
+def _clean_ruler(text: str, family: str, metric: str) -> str:  # noqa: ARG001  # as `Format.clean`
+    return _CONTROL.sub("\n", text.strip()).strip()
+
+
+def _clean_kvpress(text: str, family: str, metric: str) -> str:
+    if family == "ruler":
+        return _CONTROL.sub("", text.strip()).strip()
+    return text.lstrip() if metric.endswith("_first_line") else text
+
+
+FORMATS: Sequence[Format] = (
+    Format("kvbench", ("prediction", "answers"), _own),
+    Format("lm-eval", ("doc", ("filtered_resps", "resps")), _lm_eval),
+    Format("kvpress", ("predicted_answer", ("answers", "answer")), _kvpress, _clean_kvpress),
+    Format("RULER", ("pred", ("outputs", "output")), _ruler, _clean_ruler),
+    Format("LongBench", ("pred", "answers"), _longbench),
+    Format("LongBench v2", ("pred", "answer"), _longbench2),
+)
+"""In the order in which they are tried."""
