@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from pytest_kvbench import sound
+
 FailureKind = Literal["TIMEOUT", "ENGINE_ERROR", "UNKNOWN_FAILURE"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
 Proof = Literal["proven", "unverified", "not-applied"]
@@ -21,6 +23,9 @@ VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
 FULL_CACHE = "none"
 """The policy of a control: nothing is removed."""
+
+_REASON = 100
+"""Characters of a finish reason."""
 
 _PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
 
@@ -263,7 +268,8 @@ class Telemetry:
 
     Times in seconds; `latency_s` is the wall time of the HTTP request that brought the answer, less
     the time the server says it queued, shared by `arms_in_request` arms; None where nobody waited
-    for it, as in a batch. Bytes are of the prompt's KV tensors right after compression.
+    for it, as in a batch. Bytes are of the prompt's KV tensors right after compression. A server
+    may say anything: what is no sound number is None.
     """
 
     latency_s: float | None
@@ -278,15 +284,30 @@ class Telemetry:
     arms_in_request: int = 1
     note: str = ""
 
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            object.__setattr__(self, name, sound.count(getattr(self, name)))
+        for name in _NUMBERS:
+            object.__setattr__(self, name, sound.number(getattr(self, name)))
+        object.__setattr__(self, "note", sound.said(self.note))
+
+
+_COUNTS = ("prompt_tokens", "completion_tokens", "kept_bytes", "full_bytes", "cached_tokens")
+_NUMBERS = ("latency_s", "ttft_s", "achieved", "kept_tokens")
+
 
 @dataclass(frozen=True)
 class Answer:
-    """One arm's reply to one example."""
+    """One arm's reply to one example. Can be stored, whatever it was made of."""
 
     key: str
     text: str
     finish_reason: str
     telemetry: Telemetry
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", sound.text(self.text))
+        object.__setattr__(self, "finish_reason", sound.said(self.finish_reason, _REASON))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
@@ -296,12 +317,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request without a reply. It has no score; its pair is dropped and counted."""
+    """A request without a reply. It has no score; its pair is dropped and counted.
+
+    `message` is one line, cut in length: a server's own words may be anything.
+    """
 
     key: str
     kind: FailureKind
     message: str
     attempts: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", sound.said(self.message))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from pytest_kvbench.bounded import MIB, REPLY
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.records import FULL_CACHE, Sampling
 
@@ -233,6 +234,12 @@ class EngineSettings(Section):
         default=3,
         ge=0,
     )
+    max_reply_mb: float = _about(
+        "MB of a reply that are read (of 2**20 bytes, unpacked); a larger one is a failure",
+        default=REPLY / MIB,
+        gt=0,
+        le=4096,
+    )
     start_timeout_s: float = _about("seconds a server may take to start", default=300.0, gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = _about(
         "float32, bfloat16 or float16; unset: float32 for local, else the server's own",
@@ -273,6 +280,11 @@ class EngineSettings(Section):
     def places(self, share: int) -> int:
         """Requests in flight of one of `share` processes that divide them."""
         return max(1, -(-self.concurrency // share))
+
+    @property
+    def max_reply_bytes(self) -> int:
+        """`max_reply_mb` in bytes."""
+        return max(1, int(self.max_reply_mb * MIB))
 
     @property
     def shares_prefill(self) -> bool:

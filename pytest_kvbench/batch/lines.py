@@ -10,8 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_kvbench import sound
 from pytest_kvbench.batch.files import Lane
-from pytest_kvbench.engines import embedded, levers, openai
+from pytest_kvbench.engines import completion, embedded, levers, openai
+from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import FULL_CACHE, Answer, Failure, Request
 from pytest_kvbench.settings import Experiment
@@ -68,10 +70,10 @@ def read(line: bytes) -> Result:
     Raises:
         ValueError: it is no such line.
     """
-    data = json.loads(line)
+    data = sound.decoded(line)
     if not isinstance(data, dict) or not isinstance(data.get("custom_id"), str):
         raise ValueError("no custom_id")
-    key, response = data["custom_id"], data.get("response") or {}
+    key, response = sound.text(data["custom_id"]), data.get("response") or {}
     error = data.get("error")
     if not isinstance(response, dict):
         raise ValueError("response is no object")
@@ -79,21 +81,20 @@ def read(line: bytes) -> Result:
     if error or status != 200 or not isinstance(body, dict):
         return _failed(key, status, error or (body or {}))
     try:
-        telemetry = embedded.telemetry_of(body["choices"][0], body, latency_s=None)
-        return Result(key, Answer(key, *openai.text_of(body), telemetry))
-    except (KeyError, IndexError, TypeError, AttributeError) as wrong:
-        message = f"the reply is not a completion: {wrong!r}"
-        return Result(key, Failure(key, "ENGINE_ERROR", message))
+        return Result(key, completion.read(body, latency_s=None).answer(key))
+    except NotACompletionError as wrong:
+        told = completion.error_of(body) or str(wrong)
+        return Result(key, Failure(key, "ENGINE_ERROR", told))
 
 
 def _failed(key: str, status: object, error: object) -> Result:
     inner = error.get("error", error) if isinstance(error, Mapping) else error
     told = inner if isinstance(inner, Mapping) else {"message": inner}
-    code, message = told.get("code"), str(told.get("message") or "no reply")
-    if code in _UNTRIED:
+    code, message = told.get("code"), sound.said(told.get("message") or "no reply")
+    if isinstance(code, str) and code in _UNTRIED:
         return Result(key, Failure(key, "TIMEOUT", f"{code}: {message}"), tried=False)
-    prefix = f"HTTP {status}: " if status != 200 else ""
-    return Result(key, Failure(key, "ENGINE_ERROR", f"{prefix}{message}"[:2000]))
+    prefix = f"HTTP {sound.said(status, 20)}: " if status != 200 else ""
+    return Result(key, Failure(key, "ENGINE_ERROR", f"{prefix}{message}"))
 
 
 def check_addresses(experiment: Experiment) -> None:

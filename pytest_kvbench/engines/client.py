@@ -7,7 +7,6 @@ request in flight), and at 32 in flight and 20 ms that client was the bottleneck
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
 import ssl
 import sys
@@ -21,7 +20,10 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import tenacity
 
+from pytest_kvbench import bounded, sound
+from pytest_kvbench.bounded import TooLargeError
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
+from pytest_kvbench.engines.completion import error_of
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.errors import EngineError
@@ -32,7 +34,7 @@ RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 _OTHER_FILES = 64
 _ENOUGH_FILES = 2**16
 _LONGEST_WAIT_S = 30.0
-_LONGEST_EVENT = 2**20  # bytes of one event of a stream
+_AT_ONCE = 2**20  # bytes of a reply that wait to be read
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=_LONGEST_WAIT_S, jitter=0.5)
 
 
@@ -67,6 +69,7 @@ class Http:
         api_key: sent as a bearer token; never stored or logged, and cut out of errors.
         headers: sent as well.
         pace: what requests wait for, where the server allows so many a minute.
+        max_bytes: of a reply; a larger one is not read any further, nor asked for again.
 
     Raises:
         EngineError: this process may not have as many connections.
@@ -82,6 +85,7 @@ class Http:
         api_key: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         pace: Pace | None = None,
+        max_bytes: int = bounded.REPLY,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
@@ -89,6 +93,7 @@ class Http:
         self._api_key = api_key
         self._headers = {**headers, **bearer(api_key)}
         self._pace = pace
+        self._max_bytes = max_bytes
         allow_open_files(concurrency)
         self._places = asyncio.Semaphore(concurrency)
         self._session: aiohttp.ClientSession | None = None
@@ -155,8 +160,8 @@ class Http:
             async with self._open.post(self.base_url + path, json=body) as response:
                 # A server that does not stream after all is taken at its word.
                 if stream and response.content_type == "text/event-stream":
-                    return await _streamed(response, started)
-                content = await response.read()
+                    return await _streamed(response, started, self._max_bytes)
+                content = await bounded.content(response, self._max_bytes)
         except (aiohttp.ClientError, OSError) as error:
             raise _TransientError(
                 "ENGINE_ERROR",
@@ -166,6 +171,8 @@ class Http:
             ) from error
         except BrokenStreamError as error:
             raise _TransientError("ENGINE_ERROR", str(error)) from error
+        except TooLargeError as error:
+            raise RequestFailedError("ENGINE_ERROR", str(error)) from error
         return Reply(_decoded(response, content), time.perf_counter() - started)
 
     @property
@@ -177,7 +184,7 @@ class Http:
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None),  # `post` has one over all tries
                 proxy=_proxy(self.base_url),  # looked up once: `trust_env` does for every request
-                read_bufsize=_LONGEST_EVENT,
+                read_bufsize=_AT_ONCE,
             )
         return self._session
 
@@ -213,11 +220,11 @@ def _certificates(url: str) -> ssl.SSLContext | bool:
     return httpx.create_ssl_context()
 
 
-async def _streamed(response: aiohttp.ClientResponse, started: float) -> Reply:
+async def _streamed(response: aiohttp.ClientResponse, started: float, limit: int) -> Reply:
     """The rest of one streamed try."""
     ttft_s, assembly = None, Assembly()
-    async for line in response.content:
-        assembly.feed(line.decode(errors="replace"))
+    async for piece in bounded.pieces(response, limit):
+        assembly.feed(piece)
         if assembly.started and ttft_s is None:
             ttft_s = time.perf_counter() - started
     return Reply(assembly.reply(), time.perf_counter() - started, ttft_s)
@@ -242,24 +249,23 @@ def _decoded(response: aiohttp.ClientResponse, content: bytes) -> dict[str, Any]
     if status >= 400:
         raise RequestFailedError("ENGINE_ERROR", f"HTTP {status}: {error_message(content)}")
     try:
-        data = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        data = sound.decoded(content)
+    except ValueError:
         raise _TransientError("ENGINE_ERROR", "the reply is not JSON") from None
     if not isinstance(data, dict):
         raise _TransientError("ENGINE_ERROR", f"the reply is a JSON {type(data).__name__}")
+    if not data.get("choices") and (told := error_of(data)):
+        raise RequestFailedError("ENGINE_ERROR", f"HTTP {status}: {told}")
     return data
 
 
 def error_message(content: bytes) -> str:
     """The message of an OpenAI-style error body, or the body's beginning."""
     try:
-        error = json.loads(content)["error"]
-        message = str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        return content[:200].decode(errors="replace")
-    if error.get("type") == "exceed_context_size_error":
-        return f"{message}: raise engine.launch.context, or the server's --ctx-size"
-    return message
+        told = error_of(sound.decoded(content))
+    except ValueError:
+        told = ""
+    return told or sound.said(content.decode(errors="replace"), bounded.ERROR)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench import bounded, sound
+from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.balance import Balanced, Client, alike
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
+from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import run_folder
-from pytest_kvbench.records import Answer, Failure, Request, Telemetry, digest
+from pytest_kvbench.records import Answer, Failure, Request, digest
 from pytest_kvbench.settings import EngineSettings
 
 _PROBE_S = 10.0
@@ -84,6 +86,7 @@ class EmbeddedSource:
             timeout_s=self._settings.timeout_s,
             retries=self._settings.retries,
             pace=self._pace,
+            max_bytes=self._settings.max_reply_bytes,
         )
 
     def _ask_fingerprint(self, base_url: str) -> dict[str, str]:
@@ -153,9 +156,11 @@ class EmbeddedEngine:
         try:
             async with self._places:  # who waits holds no copy of a prompt
                 reply = await self._http.post(*request_body(self._model, requests))
-            return _answers(requests, reply.data, reply.latency_s)
+            return completion.read_arms([r.key for r in requests], reply.data, reply.latency_s)
         except RequestFailedError as failed:
             return [Failure(r.key, failed.kind, str(failed), failed.attempts) for r in requests]
+        except NotACompletionError as refused:
+            return [Failure(r.key, "ENGINE_ERROR", str(refused)) for r in requests]
 
     async def aclose(self) -> None:
         """See `Engine.aclose`."""
@@ -196,83 +201,31 @@ def _kv(request: Request) -> dict[str, Any]:
     }
 
 
-def _answers(
-    requests: Sequence[Request], data: dict[str, Any], latency_s: float
-) -> list[Answer | Failure]:
-    try:
-        choices = sorted(data["choices"], key=lambda choice: choice["index"])
-        return [
-            Answer(
-                request.key,
-                _text(choice),
-                choice["finish_reason"],
-                telemetry_of(choice, data, latency_s, len(requests)),
-            )
-            for request, choice in zip(requests, choices, strict=True)
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"the reply is not a completion for {len(requests)} arms: {error!r}"
-        return [Failure(r.key, "ENGINE_ERROR", message) for r in requests]
-
-
-def _text(choice: dict[str, Any]) -> str:
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    if not isinstance(text, str):
-        raise TypeError(f"content is {type(text).__name__}")
-    return text
-
-
-def telemetry_of(
-    choice: Mapping[str, Any], data: Mapping[str, Any], latency_s: float | None, arms: int = 1
-) -> Telemetry:
-    """Tokens, and the cache's bytes where the server says them, of one choice of a reply.
-
-    Args:
-        choice: the arm's.
-        data: the whole reply.
-        latency_s: how long one waited for it; None where nobody did, as in a batch.
-        arms: how many share the reply; of one, the usage is its own.
-    """
-    usage, kv = data.get("usage") or {}, choice.get("kv") or {}
-    # Waiting behind our own other requests says nothing about an answer.
-    queued_s = (data.get("timings") or {}).get("queue_s", 0.0)
-    details = usage.get("prompt_tokens_details") or {}
-    return Telemetry(
-        latency_s=None if latency_s is None else max(0.0, latency_s - queued_s),
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=(usage if arms == 1 else choice).get("completion_tokens"),
-        achieved=kv.get("achieved"),
-        kept_bytes=kv.get("kept_bytes"),
-        full_bytes=kv.get("full_bytes"),
-        kept_tokens=kv.get("kept_tokens"),
-        cached_tokens=details.get("cached_tokens"),
-        arms_in_request=arms,
-        note=kv.get("note") or "",
-    )
-
-
 def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
     import httpx  # brings a command line of its own: 15 MB that no worker needs
 
     url = base_url.rstrip("/") + "/models"
     try:
-        response = httpx.get(url, timeout=_PROBE_S).raise_for_status()
-        served = {
-            name: entry
-            for entry in response.json()["data"]
-            for name in (entry["id"], *entry.get("aliases", ()))
-        }
-    except (httpx.HTTPError, json.JSONDecodeError, KeyError, TypeError) as error:
+        with httpx.Client(timeout=_PROBE_S) as client:
+            response = bounded.fetch(client, "GET", url).raise_for_status()
+        entries = sound.objects(sound.fields(sound.data(response.content)).get("data"))
+    except (httpx.HTTPError, bounded.TooLargeError, ValueError) as error:
         raise EngineError(
-            f"engine.base_url: no server answers at {url}: {error}",
+            f"engine.base_url: no server answers at {url}: {sound.said(str(error))}",
             "start it: python -m pytest_kvbench.engines.local --port 8000",
         ) from None
+    served = {str(n): e for e in entries for n in (e.get("id"), *_list(e.get("aliases")))}
     if model not in served:
         raise EngineError(
             f"engine.model: {model!r} is not served at {base_url}",
             f"served there: {', '.join(sorted(served))}",
         )
-    return dict(served[model]["fingerprint"])
+    told = sound.fields(served[model].get("fingerprint"))
+    return {name: str(value) for name, value in told.items()}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _installed(module: str) -> bool:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.engines import facts, levers
+from pytest_kvbench.engines import completion, facts, levers
 from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
     Engine,
-    Reply,
     RequestFailedError,
     TokenizerServer,
     bearer,
 )
+from pytest_kvbench.engines.completion import Completion, NotACompletionError
 from pytest_kvbench.engines.fleet import Fleet, Station, Up
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.launch import once
@@ -163,6 +164,7 @@ class OpenAISource:
             api_key=api_key_of(self._settings),
             headers=self._settings.headers,
             pace=self._pace,
+            max_bytes=self._settings.max_reply_bytes,
         )
 
     def _measured(self, base_url: str) -> float | None:
@@ -207,26 +209,21 @@ class OpenAIEngine:
             async with self._fleet.use(server) as station, self._places:
                 path, body = request_body(self._settings, request)
                 reply = await station.http.post(path, body, stream=self._settings.stream)
-            return Answer(request.key, *text_of(reply.data), self._telemetry(reply, station))
+            found = completion.read(reply.data, reply.latency_s, reply.ttft_s)
+            return replace(found, telemetry=self._telemetry(found, station)).answer(request.key)
         except RequestFailedError as failed:
             return Failure(request.key, failed.kind, str(failed), failed.attempts)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            message = f"the reply is not a completion: {error!r}"
-            return Failure(request.key, "ENGINE_ERROR", message)
+        except NotACompletionError as refused:
+            return Failure(request.key, "ENGINE_ERROR", str(refused))
 
-    def _telemetry(self, reply: Reply, station: Station) -> Telemetry:
-        usage = reply.data.get("usage") or {}
-        tokens = usage.get("prompt_tokens")
+    def _telemetry(self, found: Completion, station: Station) -> Telemetry:
+        tokens = found.telemetry.prompt_tokens
         achieved = station.size / station.full if station.size and station.full else None
-        return Telemetry(
-            latency_s=reply.latency_s,
-            ttft_s=reply.ttft_s,
-            prompt_tokens=tokens,
-            completion_tokens=usage.get("completion_tokens"),
+        return replace(
+            found.telemetry,
             achieved=achieved,
             kept_bytes=self._bytes(station.size, tokens),
             full_bytes=self._bytes(station.full, tokens),
-            cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
         )
 
     def _bytes(self, size: float | None, tokens: int | None) -> int | None:
@@ -257,19 +254,6 @@ def request_body(settings: EngineSettings, request: Request) -> tuple[str, dict[
     }
     sent = {name: value for name, value in body.items() if value is not None}
     return "/chat/completions" if chat else "/completions", sent
-
-
-def text_of(data: Mapping[str, Any]) -> tuple[str, str]:
-    """Text and finish reason of the first choice; a reply without content is an empty one.
-
-    Raises:
-        KeyError, IndexError, TypeError, AttributeError: it is no completion.
-    """
-    choice = data["choices"][0]
-    text = choice["message"].get("content") if "message" in choice else choice["text"]
-    if not isinstance(text, str | None):
-        raise TypeError(f"content is {type(text).__name__}")
-    return text or "", str(choice.get("finish_reason") or "")
 
 
 def api_key_of(settings: EngineSettings) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from pytest_kvbench import bounded, sound
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.settings import EngineSettings
 
@@ -58,7 +59,7 @@ class Probe:
         Raises:
             EngineError: naming what it serves.
         """
-        model, served = self.settings.model, self.json("/v1/models").get("data") or []
+        model, served = self.settings.model, sound.objects(self.json("/v1/models").get("data"))
         names = [str(entry.get("id")) for entry in served]
         if model not in names:
             raise EngineError(
@@ -69,13 +70,18 @@ class Probe:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         url = self.root + path
         try:
-            return httpx.request(
-                method, url, json=body, headers=dict(self.headers), timeout=_PROBE_S
-            ).raise_for_status()
+            with httpx.Client(headers=dict(self.headers), timeout=_PROBE_S) as client:
+                limit = self.settings.max_reply_bytes
+                response = bounded.fetch(client, method, url, limit=limit, json=body)
+            return response.raise_for_status()
         except httpx.HTTPStatusError as error:
             raise EngineError(
                 f"engine {self.settings.name}: HTTP {error.response.status_code} from {url}",
                 "is it a server of that kind, and is the key right?",
+            ) from None
+        except bounded.TooLargeError as error:
+            raise EngineError(
+                f"engine {self.settings.name}: {url}: {error}", "is it a server of that kind?"
             ) from None
         except httpx.HTTPError as error:
             raise EngineError(
@@ -85,7 +91,7 @@ class Probe:
 
     def _object(self, response: Any) -> dict[str, Any]:
         try:
-            data = response.json()
+            data = sound.data(response.content)
         except ValueError:
             data = None
         if not isinstance(data, dict):

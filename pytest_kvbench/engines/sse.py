@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from typing import Any
+
+from pytest_kvbench import bounded, sound
+from pytest_kvbench.engines.completion import NotACompletionError, error_of, said_by
+
+_BOM = "\ufeff"
 
 
 class BrokenStreamError(Exception):
     """A stream that ended early, or holds what is not a completion."""
+
+
+class Lines:
+    """The lines of a stream that comes in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []
+
+    def feed(self, piece: bytes) -> Iterator[str]:
+        """Take a piece; the lines that it ends."""
+        first, *others = piece.split(b"\n")
+        self._begun.append(first)
+        for line in others:
+            yield self._line()
+            self._begun = [line]
+
+    def end(self) -> str:
+        """What is left when nothing more comes."""
+        line, self._begun = self._line(), []
+        return line
+
+    def _line(self) -> str:
+        return b"".join(self._begun).decode(errors="replace")
 
 
 class Assembly:
@@ -18,51 +46,67 @@ class Assembly:
 
     def __init__(self) -> None:
         self.started = False
+        self._lines = Lines()
+        self._first = True
         self._chat = False
         self._pieces: list[str] = []
-        self._finish_reason: str | None = None
+        self._refusal: list[str] = []
+        self._finish_reason: object = None
         self._last: dict[str, Any] = {}
 
-    def feed(self, line: str) -> None:
-        """Take one line of the stream.
+    def feed(self, piece: bytes) -> None:
+        """Take a piece of the stream.
 
         Raises:
             BrokenStreamError: it is not an event of a completion, or it reports an error.
         """
-        name, _, value = line.partition(":")
-        if name == "error":  # llama.cpp names it so
-            raise BrokenStreamError(f"in mid-stream: {value.strip()[:200]}")
-        if name == "data" and value.strip() not in ("", "[DONE]"):
-            self._take(value)
+        for line in self._lines.feed(piece):
+            self._read(line)
 
     def reply(self) -> dict[str, Any]:
-        """The completion as an unstreamed reply would have it.
+        """The completion as an unstreamed reply would have it, once nothing more comes.
 
         Raises:
             BrokenStreamError: the stream ended before the answer did.
         """
+        self._read(self._lines.end())
         if self._finish_reason is None:
             raise BrokenStreamError("the stream ended before the answer did")
-        text = "".join(self._pieces)
+        text = "".join(self._pieces or self._refusal)
         content = {"message": {"content": text}} if self._chat else {"text": text}
         choice = {"index": 0, "finish_reason": self._finish_reason, **content}
         return {**self._last, "choices": [choice]}
 
+    def _read(self, line: str) -> None:
+        if self._first:
+            line, self._first = line.removeprefix(_BOM), False
+        for event in line.split("\r"):  # ends lines too, alone or before the newline
+            name, _, value = event.partition(":")
+            if name == "error":  # llama.cpp names it so
+                raise BrokenStreamError(f"in mid-stream: {value.strip()}")
+            if name == "data" and value.strip() not in ("", "[DONE]"):
+                self._take(value)
+
     def _take(self, value: str) -> None:
         try:
-            data = json.loads(value)
-            if "error" in data:
-                raise BrokenStreamError(f"in mid-stream: {str(data['error'])[:200]}")
+            data = sound.decoded(value)
+            if told := error_of(data):
+                raise BrokenStreamError(f"in mid-stream: {told}")
             for choice in data.get("choices") or ():
                 self._add(choice)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BrokenStreamError(f"not an event of a completion: {value[:80]!r}") from error
+        except (ValueError, TypeError, AttributeError, NotACompletionError) as error:
+            raise BrokenStreamError(
+                f"not an event of a completion: {sound.said(value, bounded.ERROR)}"
+            ) from error
         self._last.update({k: data[k] for k in ("usage", "timings") if data.get(k)})
 
     def _add(self, choice: dict[str, Any]) -> None:
-        self._chat = "delta" in choice
-        piece = choice["delta"].get("content") if self._chat else choice.get("text")
-        if piece:
-            self.started = True
-            self._pieces.append(piece)
-        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        chat = "delta" in choice
+        delta = choice["delta"] if chat else {"content": choice.get("text")}
+        self._chat |= chat
+        for found, told in ((self._pieces, "content"), (self._refusal, "refusal")):
+            if piece := said_by((delta or {}).get(told)):
+                self.started = True
+                found.append(piece)
+        reason = choice.get("finish_reason")
+        self._finish_reason = self._finish_reason if reason is None else reason

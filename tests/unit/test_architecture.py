@@ -16,6 +16,8 @@ ROOT = Path(pytest_kvbench.__file__).parent
 PACKAGE = "pytest_kvbench"
 
 LAYERS = {
+    "sound": -1,
+    "bounded": -1,
     "errors": 0,
     "files": 1,
     "records": 0,

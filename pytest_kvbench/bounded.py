@@ -1,0 +1,108 @@
+"""Bodies of replies, read up to a limit: of bytes as they are, compressed or not.
+
+An endless body, or one that a few kilobytes unpack to, costs its reader the limit and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    import aiohttp
+    import httpx
+
+MIB = 2**20
+REPLY = 16 * MIB
+"""Bytes that a reply may have, by default."""
+ERROR = 64 * 1024
+"""Bytes of an error's body that are read: its message is at its beginning."""
+
+_PLAIN = {"Accept-Encoding": "identity"}
+
+
+class TooLargeError(Exception):
+    """A body beyond its limit, in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        told = f"{limit / MIB:,.4g} MB"
+        super().__init__(f"the reply is larger than {told}: see engine.max_reply_mb")
+
+
+async def pieces(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
+    """An unread body, piece by piece.
+
+    Raises:
+        TooLargeError: after `limit` bytes, where there are more; the connection is closed.
+    """
+    left = limit
+    async for piece in response.content.iter_any():
+        yield piece[:left]
+        if len(piece) > left:
+            response.close()
+            raise TooLargeError(limit)
+        left -= len(piece)
+
+
+async def content(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """An unread body; of an error's no more than the beginning.
+
+    Raises:
+        TooLargeError: as `pieces`.
+    """
+    if response.status < 400:
+        return b"".join([piece async for piece in pieces(response, limit)])
+    found = bytearray()
+    with contextlib.suppress(TooLargeError):
+        async for piece in pieces(response, ERROR):
+            found += piece
+    return bytes(found)
+
+
+def fetch(
+    client: httpx.Client, method: str, url: str, *, limit: int = REPLY, **what: Any
+) -> httpx.Response:
+    """As `client.request`; of an error's body no more than the beginning is read.
+
+    Raises:
+        TooLargeError: the body has more than `limit` bytes; the connection is closed.
+        httpx.HTTPError: as `client.request`.
+    """
+    import httpx  # brings a command line of its own: 15 MB that no worker needs
+
+    headers = {**what.pop("headers", {}), **_PLAIN}
+    with client.stream(method, url, headers=headers, **what) as response:
+        refused = response.is_error
+        body = _beginning(plain(response), ERROR if refused else limit)
+        if len(body) > limit and not refused:
+            raise TooLargeError(limit)
+    told = {k: v for k, v in response.headers.items() if k in ("content-type", "retry-after")}
+    return httpx.Response(
+        response.status_code, headers=told, content=body, request=response.request
+    )
+
+
+def plain(response: httpx.Response) -> Iterator[bytes]:
+    """The pieces of a body that was asked for uncompressed.
+
+    Raises:
+        httpx.DecodingError: it is compressed all the same: nobody knows how large a piece becomes.
+    """
+    import httpx
+
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() not in ("", "identity"):
+        raise httpx.DecodingError(f"the reply is compressed ({encoding}) without being asked to")
+    return response.iter_raw()
+
+
+def _beginning(some: Iterator[bytes], limit: int) -> bytes:
+    """At least `limit` bytes and one more, where there are."""
+    found = bytearray()
+    for piece in some:
+        found += piece
+        if len(found) > limit:
+            break
+    return bytes(found)

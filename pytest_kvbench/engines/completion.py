@@ -1,0 +1,183 @@
+"""A completion, read: any JSON data into text, finish reason and telemetry, or one refusal.
+
+Chat or plain, whole or put together from a stream, live or a batch's: all are read here. A field
+that is not sound is missing; a reply whose text cannot be found is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kvbench import bounded, sound
+from pytest_kvbench.records import Answer, Failure, Telemetry
+
+_SPOKEN = {"text": "text", "output_text": "text", "refusal": "refusal"}
+"""Types of a content's parts that are said to the user, and the field that holds it."""
+
+
+class NotACompletionError(Exception):
+    """A reply that holds no answer; the message says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the reply is not a completion: {why}")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one choice of a reply says."""
+
+    text: str
+    finish_reason: str
+    telemetry: Telemetry
+
+    def answer(self, key: str) -> Answer:
+        """As the answer to a request."""
+        return Answer(key, self.text, self.finish_reason, self.telemetry)
+
+
+def read(data: object, latency_s: float | None, ttft_s: float | None = None) -> Completion:
+    """The first choice of a reply.
+
+    Args:
+        data: the reply.
+        latency_s: how long one waited for it; None where nobody did, as in a batch.
+        ttft_s: how long for its first piece, where it was streamed.
+
+    Raises:
+        NotACompletionError: there is none.
+    """
+    return _completion(_choices(data)[0], sound.fields(data), latency_s, ttft_s, arms=1)
+
+
+def read_arms(keys: Sequence[str], data: object, latency_s: float) -> list[Answer | Failure]:
+    """A reply with a choice for each of several arms, as their answers, in order.
+
+    Raises:
+        NotACompletionError: it has not as many choices, or does not say which is whose.
+    """
+    by_index = {sound.count(sound.fields(c).get("index")): c for c in _choices(data)}
+    if len(by_index) != len(_choices(data)) or set(by_index) != set(range(len(keys))):
+        raise NotACompletionError(f"its choices are not those of {len(keys)} arms")
+
+    def arm(key: str, choice: object) -> Answer | Failure:
+        try:
+            found = _completion(choice, sound.fields(data), latency_s, None, arms=len(keys))
+        except NotACompletionError as refused:
+            return Failure(key, "ENGINE_ERROR", str(refused))
+        return found.answer(key)
+
+    return [arm(key, by_index[index]) for index, key in enumerate(keys)]
+
+
+def said_by(content: object) -> str:
+    """The text of a message's content: a string, or parts of which thoughts are none.
+
+    Raises:
+        NotACompletionError: it is something else.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(map(_part, content))
+    raise NotACompletionError(f"content is {_kind(content)}")
+
+
+def spoken(message: Mapping[str, Any]) -> str:
+    """What a message or a delta says: its content, or that it refuses.
+
+    Raises:
+        NotACompletionError: as `said_by`.
+    """
+    return said_by(message.get("content")) or said_by(message.get("refusal"))
+
+
+def error_of(data: object) -> str:
+    """The message of an OpenAI-style error; empty where there is none.
+
+    llama.cpp's context that is too short names the setting that mends it.
+    """
+    error = sound.fields(data).get("error")
+    told = sound.fields(error)
+    # Not yet cut to what is kept: a key that it repeats is taken out first.
+    message = sound.said(told.get("message") or error or None, bounded.ERROR)
+    if told.get("type") == "exceed_context_size_error":
+        return f"{message}: raise engine.launch.context, or the server's --ctx-size"
+    return message
+
+
+def _choices(data: object) -> list[Any]:
+    choices = sound.fields(data).get("choices")
+    if isinstance(choices, list) and choices:
+        return choices
+    raise NotACompletionError("it holds no choices")
+
+
+def _completion(
+    choice: object,
+    reply: Mapping[str, Any],
+    latency_s: float | None,
+    ttft_s: float | None,
+    *,
+    arms: int,
+) -> Completion:
+    known = sound.fields(choice)
+    reason = known.get("finish_reason")
+    return Completion(
+        _text(known),
+        reason if isinstance(reason, str) else "",
+        _telemetry(known, reply, latency_s, ttft_s, arms),
+    )
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    if isinstance(choice.get("message"), Mapping):
+        return spoken(choice["message"])
+    if "text" in choice:
+        return said_by(choice["text"])
+    raise NotACompletionError("a choice holds neither a message nor a text")
+
+
+def _part(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise NotACompletionError(f"a part of the content is {_kind(part)}")
+    kind = part.get("type", "text")
+    spoken_in = _SPOKEN.get(kind) if isinstance(kind, str) else None
+    text = part.get(spoken_in) if spoken_in else ""
+    if not isinstance(text, str):
+        raise NotACompletionError(f"the text of a part of the content is {_kind(text)}")
+    return text
+
+
+def _telemetry(
+    choice: Mapping[str, Any],
+    reply: Mapping[str, Any],
+    latency_s: float | None,
+    ttft_s: float | None,
+    arms: int,
+) -> Telemetry:
+    """Tokens, and the cache's bytes where the server says them. Of one arm the usage is its own."""
+    usage, kv = sound.fields(reply.get("usage")), sound.fields(choice.get("kv"))
+    # Waiting behind our own other requests says nothing about an answer.
+    queued_s = sound.number(sound.fields(reply.get("timings")).get("queue_s")) or 0.0
+    details = sound.fields(usage.get("prompt_tokens_details"))
+    return Telemetry(
+        latency_s=None if latency_s is None else max(0.0, latency_s - queued_s),
+        ttft_s=ttft_s,
+        prompt_tokens=sound.count(usage.get("prompt_tokens")),
+        completion_tokens=sound.count((usage if arms == 1 else choice).get("completion_tokens")),
+        achieved=sound.number(kv.get("achieved")),
+        kept_bytes=sound.count(kv.get("kept_bytes")),
+        full_bytes=sound.count(kv.get("full_bytes")),
+        kept_tokens=sound.number(kv.get("kept_tokens")),
+        cached_tokens=sound.count(details.get("cached_tokens")),
+        arms_in_request=arms,
+        note=sound.said(kv.get("note")),
+    )
+
+
+def _kind(value: object) -> str:
+    return f"a JSON {type(value).__name__}"
