@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench import stages
+from pytest_kvbench.engines.keys import without_secrets
 from pytest_kvbench.errors import KvbenchError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Analyst:
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                env=without_secrets(),
                 start_new_session=True,  # Ctrl-C must not take it before the last judgement
             )
 

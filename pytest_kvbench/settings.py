@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from pytest_kvbench.addresses import problem_of
 from pytest_kvbench.bounded import MIB, REPLY
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.records import FULL_CACHE, Sampling
@@ -59,6 +60,15 @@ class Section(BaseModel):
 def _about(text: str, **rules: Any) -> Any:
     """A field whose description says in words what is valid; errors print it."""
     return Field(description=text, **rules)
+
+
+def _formed(url: str) -> str:
+    if problem := problem_of(url):
+        raise ValueError(problem)
+    return url
+
+
+Address = Annotated[str, AfterValidator(_formed)]
 
 
 class PerBin(Section):
@@ -143,8 +153,10 @@ class Endpoint(Section):
     A list of addresses, of servers that answer alike, is the first and those that are there `also`.
     """
 
-    base_url: str = _about("an address, as in http://127.0.0.1:8001/v1, or a list of them")
-    also: tuple[str, ...] = _about("further addresses of the same arm", default=())
+    base_url: Address = _about("an address, as in http://127.0.0.1:8001/v1, or a list of them")
+    also: tuple[Address, ...] = _about(
+        "further addresses of the same arm, as in http://127.0.0.1:8001/v1", default=()
+    )
     budget: Fraction | None = _about(
         "in (0, 1], where the policy's name does not say it", default=None
     )
@@ -190,12 +202,14 @@ class EngineSettings(Section):
         "local (the embedded server), llamacpp, vllm, sglang, ollama or openai", default="local"
     )
     model: str = _about("a path, a hub id, a served name or smollm2-135m", default="smollm2-135m")
-    base_url: str | None = _about(
+    base_url: Address | None = _about(
         "the address of a server that already runs, as in http://127.0.0.1:8000/v1, or a list of "
         "servers that answer alike",
         default=None,
     )
-    also: tuple[str, ...] = _about("further addresses beside base_url", default=())
+    also: tuple[Address, ...] = _about(
+        "further addresses beside base_url, as in http://127.0.0.1:8000/v1", default=()
+    )
     endpoints: Mapping[str, Endpoint] = _about(
         "servers by arm: {none: URL, q8_0: URL, snapkv@0.5: URL, mine: {base_url: URL, budget: "
         "0.3}}",

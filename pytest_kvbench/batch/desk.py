@@ -23,7 +23,7 @@ from pytest_kvbench.batch.lines import Result, Writer, check_addresses
 from pytest_kvbench.batch.provider import ENDED, Provider
 from pytest_kvbench.batch.results import Taken, results, save_failures, take
 from pytest_kvbench.engines.base import bearer
-from pytest_kvbench.engines.openai import api_key_of
+from pytest_kvbench.engines.keys import api_key_of
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.files import writing
 from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json

@@ -18,6 +18,7 @@ import tenacity
 from pytest_kvbench.batch.files import part_of
 from pytest_kvbench.batch.ledger import MARK
 from pytest_kvbench.engines.client import RETRIED_STATUS, error_message
+from pytest_kvbench.engines.keys import masked
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import writing
 
@@ -190,7 +191,7 @@ class Provider:
     def _error(self, what: str) -> EngineError:
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
         return EngineError(
-            f"batch: {what.replace(key, '***') if key else what}",
+            f"batch: {masked(what, key)}",
             "nothing is lost or sent twice: mend it and do the same again, or give up what is "
             "open: kvbench batch cancel GROUP (--forget where the server is gone)",
         )

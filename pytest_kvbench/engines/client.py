@@ -24,6 +24,7 @@ from pytest_kvbench import bounded, sound
 from pytest_kvbench.bounded import TooLargeError
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
 from pytest_kvbench.engines.completion import error_of
+from pytest_kvbench.engines.keys import masked
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.errors import EngineError
@@ -151,7 +152,7 @@ class Http:
 
     def _clean(self, error: Exception) -> str:
         """The message without the key, which some servers repeat."""
-        return str(error).replace(self._api_key, "***") if self._api_key else str(error)
+        return masked(str(error), self._api_key)
 
     async def _once(self, path: str, body: dict[str, Any], stream: bool) -> Reply:
         self._refuse_if_gone()

@@ -15,6 +15,7 @@ from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.balance import Balanced, Client, alike
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
 from pytest_kvbench.engines.completion import NotACompletionError
+from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.pacing import Pace
@@ -128,6 +129,7 @@ class EmbeddedSource:
             command,
             log=self._log,
             timeout_s=self._settings.start_timeout_s,
+            env=without_keys(self._settings),
         )
         if served.fingerprint != wanted:
             differ = sorted(

@@ -13,7 +13,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
+from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import replace_json
 
@@ -46,6 +47,7 @@ def serve(
     *,
     log: Path,
     timeout_s: float,
+    env: Mapping[str, str] | None = None,
 ) -> Served:
     """The running server `name` of this run, started if no process of the run did.
 
@@ -55,6 +57,7 @@ def serve(
         command: the command line, given the file into which the server writes its address.
         log: where its output goes (appended).
         timeout_s: how long it may take to start.
+        env: its environment; ours without keys, where none is given.
 
     Raises:
         EngineError: it ended, or was not up in time; with the last lines of its log.
@@ -66,7 +69,7 @@ def serve(
         if not address.exists():
             pid = _living(pid_file)
             if pid is None:
-                pid = _start(command(address), log)
+                pid = _start(command(address), log, env or without_keys())
                 pid_file.write_text(str(pid))
             _await(address, pid, log, timeout_s)
         return Served(**_read(address))
@@ -123,7 +126,7 @@ def _forget_dead_runs(folder: Path) -> None:
                 shutil.rmtree(other)
 
 
-def _start(command: Sequence[str], log: Path) -> int:
+def _start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 -- our own command line
@@ -131,6 +134,7 @@ def _start(command: Sequence[str], log: Path) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=dict(env),
             start_new_session=True,
         ).pid
 

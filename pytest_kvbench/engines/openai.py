@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ from pytest_kvbench.engines.base import (
 )
 from pytest_kvbench.engines.completion import Completion, NotACompletionError
 from pytest_kvbench.engines.fleet import Fleet, Station, Up
+from pytest_kvbench.engines.keys import api_key_of, check_absent
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.launch import once
 from pytest_kvbench.engines.pacing import Pace
@@ -38,8 +38,6 @@ from pytest_kvbench.records import (
     digest,
 )
 from pytest_kvbench.settings import KV, EngineSettings
-
-_KEY_NAMES = ("KVBENCH_API_KEY", "OPENAI_API_KEY")
 
 
 class OpenAISource:
@@ -75,12 +73,7 @@ class OpenAISource:
                 f"{self._share} workers",
                 "run it with -n 0, or leave at_once away",
             )
-        key = api_key_of(self._settings)
-        if key and key.encode() in canonical(self._settings.model_dump(mode="json")):
-            raise UsageError(
-                "engine: the experiment holds the API key itself, which every report would repeat",
-                "take it out; the environment variable suffices",
-            )
+        check_absent(self._settings, api_key_of(self._settings))
         self._servers.check()
 
     def fingerprint(self) -> dict[str, str]:
@@ -254,21 +247,3 @@ def request_body(settings: EngineSettings, request: Request) -> tuple[str, dict[
     }
     sent = {name: value for name, value in body.items() if value is not None}
     return "/chat/completions" if chat else "/completions", sent
-
-
-def api_key_of(settings: EngineSettings) -> str | None:
-    """The key of the environment. What we start ourselves gets none, unless one is named.
-
-    Raises:
-        UsageError: the variable that the experiment names is not set.
-    """
-    if settings.api_key_env is None:
-        found = (os.environ.get(name) for name in _KEY_NAMES) if settings.addresses else ()
-        return next(filter(None, found), None)
-    key = os.environ.get(settings.api_key_env)
-    if not key:
-        raise UsageError(
-            f"engine.api_key_env: the environment variable {settings.api_key_env} is not set",
-            f"set it: export {settings.api_key_env}=...",
-        )
-    return key

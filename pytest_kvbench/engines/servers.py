@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pytest_kvbench.engines import launch, levers
 from pytest_kvbench.engines.balance import alike
+from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.kinds import KINDS, Kind
 from pytest_kvbench.engines.kinds.base import Types
 from pytest_kvbench.engines.local import weights
@@ -136,6 +137,7 @@ class Started:
             lambda address: self._command(name, address),
             log=self.log.with_name(f"{self.log.stem}-{_slug(name)}{self.log.suffix}"),
             timeout_s=self.settings.start_timeout_s,
+            env=without_keys(self.settings),
         )
         return served.base_url
 

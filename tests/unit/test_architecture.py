@@ -21,6 +21,8 @@ LAYERS = {
     "errors": 0,
     "files": 1,
     "records": 0,
+    "addresses": 0,
+    "network": 1,
     "settings": 1,
     "score": 2,
     "tasks": 3,

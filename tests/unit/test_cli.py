@@ -108,6 +108,9 @@ def test_validate_and_resolve(kvbench: Kvbench) -> None:
     assert "# files: exp.yaml" in resolved
     again = kvbench("resolve", "exp.yaml", "--set", "executor.name=parsl").output
     assert yaml.safe_load(again)["executor"]["name"] == "parsl"
+    off = kvbench("validate", "exp.yaml", "--set", "engine.base_url=localhost:8000/v1")
+    assert off.exit_code == 4
+    assert "engine.base_url: 'localhost:8000/v1' is not valid: has no http://" in off.output
     wrong = kvbench("validate", "exp.yaml", "--set", "kv.policies=[snapvk]")
     assert wrong.exit_code == 4
     assert "unknown policy 'snapvk'" in wrong.output

@@ -24,6 +24,7 @@ from typing import Any
 import filelock
 import platformdirs
 
+from pytest_kvbench.engines.keys import without_secrets
 from pytest_kvbench.errors import EngineError, UsageError
 
 SERVER_VERSION = "1"
@@ -196,7 +197,12 @@ def _convert(gguf: Path, target: Path) -> None:
     ]
     try:
         done = subprocess.run(  # noqa: S603 - our own module, run by this very interpreter
-            command, capture_output=True, text=True, timeout=_CONVERT_TIMEOUT_S, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_CONVERT_TIMEOUT_S,
+            check=False,
+            env=without_secrets(),
         )
         if done.returncode:
             raise EngineError(

@@ -1,0 +1,95 @@
+"""API keys: found in the environment, kept out of files, messages and what we start."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_kvbench.settings import EngineSettings
+
+KEY_NAMES = ("KVBENCH_API_KEY", "OPENAI_API_KEY")
+_SHORTEST = 8
+"""Characters of a key that is worth hiding: servers without keys are given `x` or `none`."""
+_NAMES = frozenset({"name", "model", "api_key_env"})
+"""Settings that name something, which a dummy key may repeat."""
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def api_key_of(settings: EngineSettings) -> str | None:
+    """The key of the environment. What we start ourselves gets none, unless one is named.
+
+    Raises:
+        UsageError: the variable that the experiment names is not set.
+    """
+    if settings.api_key_env is None:
+        found = (os.environ.get(name) for name in KEY_NAMES) if settings.addresses else ()
+        return next(filter(None, found), None)
+    key = os.environ.get(settings.api_key_env)
+    if not key:
+        raise UsageError(
+            f"engine.api_key_env: the environment variable {settings.api_key_env} is not set",
+            f"set it: export {settings.api_key_env}=...",
+        )
+    return key
+
+
+def check_absent(settings: EngineSettings, key: str | None) -> None:
+    """Refuse settings of which a value is the key: every report would repeat it.
+
+    Whole values are compared, and the words of one (`Bearer KEY`, `--api-key KEY`), never parts of
+    a word. A key of a few letters is a dummy and no secret.
+
+    Raises:
+        UsageError: naming the value's place, not the value.
+    """
+    if key is None or len(key) < _SHORTEST:
+        return
+    for place, value in _leaves(settings.model_dump(mode="json"), "engine"):
+        if key in {value, *re.split(r"[\s=]+", value)}:
+            raise UsageError(
+                f"{place}: the experiment holds the API key itself, which every report would "
+                "repeat",
+                "take it out; the environment variable suffices",
+            )
+
+
+def masked(text: str, key: str | None) -> str:
+    """The text without the key, which some servers repeat. A word that begins so is another."""
+    if key is None or len(key) < _SHORTEST:
+        return text
+    return re.sub(rf"(?<![\w-]){re.escape(key)}(?![\w-])", "***", text)
+
+
+def without_keys(settings: EngineSettings | None = None) -> dict[str, str]:
+    """The environment for a server that we start, without keys.
+
+    Where the user's own command starts it and a variable is named, it has that one: the key goes to
+    it with every request.
+    """
+    named = settings.api_key_env if settings else None
+    kept = named if settings and settings.launch.command else None
+    ours = {*KEY_NAMES, named} - {kept}
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment for a process that asks nobody: nothing in it that looks like a key."""
+    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name)}
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every string in JSON data, with the place where it is."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name not in _NAMES or place != "engine":
+                yield from _leaves(inner, f"{place}.{name}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, place)
