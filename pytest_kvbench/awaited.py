@@ -19,9 +19,11 @@ import psutil
 from pytest_kvbench import stages
 from pytest_kvbench.batch.desk import LOCK, desk, planned
 from pytest_kvbench.batch.ledger import Batch, Ledger, said
+from pytest_kvbench.declared import find_declared, groups_of
 from pytest_kvbench.engines.watch import is_alive
 from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.files import try_lock
+from pytest_kvbench.hints import command
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.outstanding import Count, Outstanding
 from pytest_kvbench.store.presence import at_work
@@ -179,7 +181,7 @@ class OneBatch:
         batch = {b.id: b for b in self._batches.look()}.get(self._id)
         if batch is None:
             gone = f"is not in {self.folder} any more"
-            return Look(told=gone, problem=gone, hint=f"kvbench batch status {self.folder.name}")
+            return Look(told=gone, problem=gone, hint=command("batch status", self.folder))
         told = f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
         if not batch.is_open:
             return self._ended(batch, told)
@@ -253,13 +255,17 @@ class Group:
             active=busy,
             told="has not begun",
             problem="has not begun" + ("" if busy else f", and {_IDLE}"),
-            hint=_WAIT if busy else "begin it: pytest evals, or kvbench run FILE.yaml",
+            hint=_WAIT if busy else f"begin it: pytest evals, or {self._begin()}",
         )
+
+    def _begin(self) -> str:
+        """The group's name is enough where it was prepared."""
+        return command("run", self.folder) if self._database.is_file() else "kvbench run FILE.yaml"
 
     def _next(self, run: RunRow, batches: Sequence[Batch]) -> str:
         if batches:
             return f"{len(batches)} batches were never handed over: {_submit(self.folder)}"
-        return f"go on with what began it ({run.command}), or with kvbench run {self.name}"
+        return f"go on with what began it ({run.command}), or with {command('run', self.folder)}"
 
     def _last_run(self) -> RunRow | None:
         if not self._database.is_file():
@@ -314,7 +320,7 @@ def _unfinished(batch: Batch) -> str:
 
 
 def _submit(folder: Path) -> str:
-    return f"kvbench batch submit {folder.name}"
+    return command("batch submit", folder)
 
 
 # -- which, and until when -----------------------------------------------------------------------
@@ -343,10 +349,10 @@ def _named(name: str, reports: Path, pace: Pace, desks: dict[Path, Batches]) -> 
         return desks.setdefault(folder, Batches(folder, pace.ask_s))
 
     number = name.removeprefix(PID)
-    if (reports / name / DATABASE).is_file():
-        yield Group(batches(reports / name))
+    if groups := groups_of(name, reports):
+        yield from (Group(batches(reports / group)) for group in groups)
     elif Path(name).suffix in {".yaml", ".yml"}:
-        for declared in stages.find_declared(name, reports):
+        for declared in find_declared(name, reports):
             yield Group(batches(stages.group_folder(declared.experiment, reports)))
     elif number.isdecimal() and number.isascii():
         yield Process(int(number))

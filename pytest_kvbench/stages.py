@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from pytest_kvbench import executors, plan, sanity
+from pytest_kvbench import declared, executors, plan, sanity
 from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
 from pytest_kvbench.errors import ControlError, GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
 from pytest_kvbench.files import replace_json, writing
+from pytest_kvbench.hints import command
 from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, canonical
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.settings import (
     Declared,
     ExecutorSettings,
     Experiment,
-    Override,
-    load_stages,
 )
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.controls import SharedControls, control_key
@@ -204,11 +203,15 @@ def _first_of_vote(replicate: int, experiment: Experiment) -> int:
 def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
     """The manifests alone, made or read: needs no engine, and records no run.
 
+    What was declared is kept, so that a run can be begun by the group's name.
+
     Raises:
         GuardError, UsageError: as `prepare`.
     """
     with _opened(declared.experiment, site) as store:
-        return _manifests(declared.experiment, site, store)
+        manifests = _manifests(declared.experiment, site, store)
+        store.save_prepared(declared.experiment.snapshot())
+        return manifests
 
 
 def _controls_root(site: Site, folder: Path) -> Path:
@@ -253,9 +256,7 @@ def open_group(
     with Store(folder / DATABASE) as store:
         runs = store.runs()
         if not runs:
-            raise MissingPrerequisiteError(
-                f"{folder}: the database records no run", "make one: kvbench run FILE.yaml"
-            )
+            raise declared.never_run(folder, prepared=store.prepared() is not None)
         return _prepared(store, runs[-1], extra_tasks)
 
 
@@ -268,7 +269,7 @@ def _prepared(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory])
         if stored is None:
             raise MissingPrerequisiteError(
                 f"{folder}: no examples are stored for {task}",
-                f"prepare the group again: kvbench prepare {experiment.group}",
+                f"prepare the group again: {command('prepare', folder)}",
             )
         manifests[task] = stored[0]
     return Prepared(
@@ -693,13 +694,14 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         rows = observations(prepared, store, planned)
         if not rows:
             raise MissingPrerequisiteError(
-                f"group {group}: nothing has been answered yet", f"run it: kvbench run {group}"
+                f"group {group}: nothing has been answered yet",
+                f"run it: {command('run', prepared.folder)}",
             )
         unscored = sum(row["text"] is not None and row["score"] is None for row in rows)
         if unscored:
             raise MissingPrerequisiteError(
                 f"group {group}: {unscored} answers have no score",
-                f"score them: kvbench score {group}",
+                f"score them: {command('score', prepared.folder)}",
             )
         inputs = _inputs(prepared, planned, rows)
         known = _summary_of(prepared)
@@ -708,7 +710,8 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         judged = votes(rows, prepared.experiment, prepared.manifests)
         if not judged:
             raise MissingPrerequisiteError(
-                f"group {group}: no vote has all its samples yet", f"run it: kvbench run {group}"
+                f"group {group}: no vote has all its samples yet",
+                f"run it: {command('run', prepared.folder)}",
             )
         analysis = (judge_with or judge)(prepared.experiment, judged)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
@@ -842,7 +845,8 @@ def report(prepared: Prepared, folder: Path | None = None) -> Path:
     if summary is None:
         group = prepared.experiment.group
         raise MissingPrerequisiteError(
-            f"group {group}: there is no {SUMMARY}", f"make it: kvbench analyse {group}"
+            f"group {group}: there is no {SUMMARY}",
+            f"make it: {command('analyse', prepared.folder)}",
         )
     return write_report(folder or prepared.folder, summary)
 
@@ -862,24 +866,3 @@ def is_reported(prepared: Prepared, folder: Path | None = None) -> bool:
 def now() -> str:
     """The time in UTC, to the millisecond, as stored."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def find_declared(
-    name: str, reports: Path, overrides: Sequence[Override] = ()
-) -> tuple[Declared, ...]:
-    """An experiment, or its stages in order, by its file or by the group that was run before.
-
-    Raises:
-        UsageError: neither exists.
-    """
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        return load_stages(path, overrides=overrides)
-    if not (reports / name / DATABASE).is_file():
-        groups = sorted(p.parent.name for p in reports.glob(f"*/{DATABASE}"))
-        raise UsageError(
-            f"{name!r} is neither an experiment file (.yaml) nor a group in {reports}",
-            f"groups there: {', '.join(groups) or 'none'}",
-        )
-    snapshot = open_group(reports / name).experiment.snapshot()
-    return load_stages(None, inline=snapshot, inline_source=name, overrides=overrides)

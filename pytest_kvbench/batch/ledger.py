@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 from pytest_kvbench.batch.files import Written
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.files import replace_json
+from pytest_kvbench.hints import command
 from pytest_kvbench.records import digest, to_json
 
 State = Literal["written", "uploaded", "created", "done", "fetched", "failed", "cancelled"]
@@ -186,7 +187,7 @@ def warn_of_open(folder: Path) -> None:
     if reason := waiting(folder):
         warnings.warn(
             f"group {folder.name}: {reason}: what is asked live meanwhile is asked twice. "
-            f"Before: kvbench batch fetch {folder.name}, or cancel in place of fetch",
+            f"Before: {command('batch fetch', folder)}, or cancel in place of fetch",
             stacklevel=2,
         )
 

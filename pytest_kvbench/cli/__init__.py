@@ -24,6 +24,7 @@ import click
 
 from pytest_kvbench.cli import batch, given, groups, keeping, knowledge, options, power, waiting
 from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
+from pytest_kvbench.hints import command
 from pytest_kvbench.settings import Declared, Gate, Override, load_experiment
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
                 f"--set {text}: what was asked is settled, only its judgement can change",
                 f"valid: {', '.join(f'gate.{name}' for name in Gate.model_fields)}",
             )
-    for declared in given.declared(group_or_yaml, reports, sets):
+    for declared in given.declared(group_or_yaml, reports, sets, ran=True):
         _analyse(reports / declared.experiment.group, declared.experiment.gate)
 
 
@@ -272,10 +273,10 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
         click.echo(line)
 
 
-for command in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
-    main.add_command(command)
-for command in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch, waiting.wait):
-    main.add_command(command)
+for subcommand in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
+    main.add_command(subcommand)
+for subcommand in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch, waiting.wait):
+    main.add_command(subcommand)
 
 
 # -- the stages, as the commands above combine them --------------------------------------------
@@ -329,7 +330,7 @@ def _score(folder: Path) -> None:
         if not store.answered(keys):
             raise MissingPrerequisiteError(
                 f"group {folder.name}: nothing has been answered yet",
-                f"run it: kvbench run {folder.name}",
+                f"run it: {command('run', folder)}",
             )
         count = stages.score(store, keys)
     click.echo(f"{folder.name}: {count} answers scored")

@@ -20,11 +20,13 @@ def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
     return _checked(load_stages(file, overrides=_overrides(sets)))
 
 
-def declared(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
-    """The stages of a file, or of a group that was run before, checked."""
-    from pytest_kvbench import stages
+def declared(
+    name: str, reports: Path, sets: tuple[str, ...], *, ran: bool = False
+) -> tuple[Declared, ...]:
+    """The stages of a file or a group, checked; of a group as it was prepared, or `ran` last."""
+    from pytest_kvbench.declared import find_declared
 
-    return _checked(stages.find_declared(name, reports, _overrides(sets)))
+    return _checked(find_declared(name, reports, _overrides(sets), ran=ran))
 
 
 def site(reports: Path, *, fresh: bool = False, force: bool = False) -> Site:

@@ -95,6 +95,7 @@ def rejudge(
 ) -> None:
     """Judge a stored GROUP by other rules; asks no model and changes nothing stored."""
     from pytest_kvbench import stages
+    from pytest_kvbench.declared import find_declared
     from pytest_kvbench.ops.rejudge import rejudge as rejudged
     from pytest_kvbench.report import terminal_lines, write_report
     from pytest_kvbench.settings import Override
@@ -102,7 +103,7 @@ def rejudge(
     given = {f"gate.{key}": value for key, value in gate.items() if value is not None}
     overrides = [Override(key, value, f"--{key[5:]}") for key, value in given.items()]
     prepared = stages.open_group(reports / group)
-    (declared,) = stages.find_declared(group, reports, overrides)
+    (declared,) = find_declared(group, reports, overrides, ran=True)
     summary = rejudged(prepared, declared.experiment, failures)
     if as_json:
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from pytest_kvbench.hints import default_reports
+
 reports = click.option(
     "--dir",
     "reports",
     type=click.Path(path_type=Path, file_okay=False),
-    default=lambda: Path(os.environ.get("KVBENCH_DIR", "reports")),
+    default=default_reports,
     show_default="$KVBENCH_DIR or reports",
     help="Where groups are kept.",
 )

@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
 from pytest_kvbench.files import try_lock, writing
+from pytest_kvbench.hints import command
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import (
     CONTROLS,
@@ -272,7 +273,7 @@ def _lived_in(folder: Path) -> list[Path]:
 
 def _holder(folder: Path, archives: Path) -> tuple[Path | None, str]:
     """An archive whose index and content hold all of the group; else why none does."""
-    why = f"no archive of it in {archives}; make one: kvbench archive {folder.name}"
+    why = f"no archive of it in {archives}; make one: {command('archive', folder)}"
     for path in sorted(archives.glob(f"{folder.name}-*{SUFFIX}"), reverse=True):
         try:
             index = verify_archive(path)

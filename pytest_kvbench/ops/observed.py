@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
+from pytest_kvbench.hints import command
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
 from pytest_kvbench.settings import Experiment, Variant
 from pytest_kvbench.store import RunRow, Store
@@ -67,11 +68,13 @@ def observed(prepared: stages.Prepared) -> Observed:
         run = store.runs()[-1]
     if not rows:
         raise MissingPrerequisiteError(
-            f"group {group}: nothing has been answered yet", f"run it: kvbench run {group}"
+            f"group {group}: nothing has been answered yet",
+            f"run it: {command('run', prepared.folder)}",
         )
     if any(row["text"] is not None and row["score"] is None for row in rows):
         raise MissingPrerequisiteError(
-            f"group {group}: some answers have no score", f"score them: kvbench score {group}"
+            f"group {group}: some answers have no score",
+            f"score them: {command('score', prepared.folder)}",
         )
     return Observed(planned, rows, votes(rows, prepared.experiment, prepared.manifests), run)
 

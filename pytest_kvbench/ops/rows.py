@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import StoreError
+from pytest_kvbench.hints import command
 from pytest_kvbench.score.vote import ballot
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.database import copy_database
@@ -161,7 +162,9 @@ def read_group(folder: Path) -> GroupRows:
             store.check()
             runs = store.runs()
         if not runs:
-            raise StoreError(f"{folder}: the database records no run", "run it: kvbench run")
+            raise StoreError(
+                f"{folder}: the database records no run", f"run it: {command('run', folder)}"
+            )
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.row_factory = sqlite3.Row
             return _Reader(folder, db, runs, schema).read()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_kvbench.files import run_folder
+from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.options import (
     ERROR_PREFIX,
     Options,
@@ -295,7 +296,8 @@ class Controller:
     def _next(self, result: _Result) -> str:
         """The command that most users want next."""
         if self._config.option.kvbench_report is None:
-            return f"report: kvbench report {result.group}"
+            folder = Options.of(self._config).reports / result.group
+            return f"report: {command('report', folder)}"
         return "same again asks only what is missing; anew: --kvbench-fresh"
 
 

@@ -30,7 +30,7 @@ from pytest_kvbench.records import (
 )
 from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _MIGRATIONS = {
     1: ("ALTER TABLE scores ADD COLUMN parts TEXT NOT NULL DEFAULT '{}'",),
     2: (  # latency_s may be null; SQLite cannot take a NOT NULL away
@@ -43,6 +43,7 @@ _MIGRATIONS = {
         "INSERT INTO telemetry SELECT * FROM telemetry_2",
         "DROP TABLE telemetry_2",
     ),
+    3: ("CREATE TABLE IF NOT EXISTS prepared (snapshot TEXT NOT NULL) STRICT",),
 }
 """The statements that take a file of a version to the next."""
 
@@ -101,8 +102,12 @@ class Store:
     # -- runs ------------------------------------------------------------------------------
 
     def start_run(self, run: RunRow) -> None:
-        """Record a run; the second process of the same run changes nothing."""
+        """Record a run; the second process of the same run changes nothing.
+
+        What was prepared before has begun with it.
+        """
         with self._db.write() as db:
+            db.execute("DELETE FROM prepared")
             db.execute(
                 "INSERT INTO experiments VALUES (?,?,?,?,?,?,NULL) ON CONFLICT DO NOTHING",
                 (
@@ -133,6 +138,17 @@ class Store:
             )
             for row in rows
         ]
+
+    def save_prepared(self, snapshot: Mapping[str, Any]) -> None:
+        """Note the experiment that examples were chosen for, until a run of it begins."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM prepared")
+            db.execute("INSERT INTO prepared VALUES (?)", (canonical(snapshot).decode(),))
+
+    def prepared(self) -> dict[str, Any] | None:
+        """The experiment that was prepared and has not been run since."""
+        rows = self._db.read("SELECT snapshot FROM prepared")
+        return json.loads(rows[0][0]) if rows else None
 
     def next_replicate(self) -> int:
         """The first replicate number that no request uses."""

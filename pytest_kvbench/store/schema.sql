@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 3; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
+-- Version 4; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
 
 CREATE TABLE experiments (          -- one row per run: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
@@ -9,6 +9,10 @@ CREATE TABLE experiments (          -- one row per run: what was declared, on wh
     command          TEXT NOT NULL,
     started_at       TEXT NOT NULL,
     finished_at      TEXT
+) STRICT;
+
+CREATE TABLE prepared (             -- at most one row: what was prepared and has not been run since
+    snapshot TEXT NOT NULL           -- JSON of the experiment
 ) STRICT;
 
 CREATE TABLE datasets (

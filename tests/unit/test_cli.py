@@ -159,3 +159,81 @@ def test_inspect_shows_a_prompt(kvbench: Kvbench) -> None:
     )
     assert result.exit_code == 0, result.output
     assert "secret number" in result.output
+
+
+# -- what was prepared is run by its group's name ------------------------------------------------
+
+
+def test_a_group_that_was_prepared_goes_through_every_stage_by_its_name(
+    kvbench: Kvbench, mock: MockServer
+) -> None:
+    assert kvbench("prepare", "exp.yaml", "--set", "kv.budgets=[1.0, 0.5]").exit_code == 0
+    Path("exp.yaml").unlink()
+    nothing = kvbench("score", "g")
+    assert nothing.exit_code == 4
+    assert nothing.output.splitlines()[1] == "make one: kvbench run g"
+    for stage in ("prepare", "run", "score", "analyse", "report", "all", "run"):
+        result = kvbench(stage, "g")
+        assert result.exit_code == 0, result.output
+    assert sum(mock.asked.values()) == 80
+    assert "0 answered, 0 failed, 80 stored before" in result.output
+
+
+def test_what_is_prepared_anew_is_run_and_what_was_run_is_judged(kvbench: Kvbench) -> None:
+    kvbench("all", "exp.yaml")
+    kvbench("prepare", "exp.yaml", "--set", "gate.margin=0.3", "--set", "kv.budgets=[1.0, 0.1]")
+    margin = json.loads(kvbench("rejudge", "g", "--json").output)["experiment"]["gate"]["margin"]
+    assert margin == 0.1
+    assert kvbench("analyse", "g").exit_code == 0
+    summary = json.loads(Path("reports/g/summary.json").read_text())
+    assert summary["experiment"]["gate"]["margin"] == 0.1
+    assert "40 answered, 0 failed, 40 stored before" in kvbench("run", "g").output
+    for stage in ("score", "analyse"):
+        kvbench(stage, "g")
+    summary = json.loads(Path("reports/g/summary.json").read_text())
+    assert summary["experiment"]["gate"]["margin"] == 0.3
+
+
+def test_it_is_run_from_another_folder_too(
+    kvbench: Kvbench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base = Path("base.yaml")
+    Path("exp.yaml").rename(base)
+    Path("sub").mkdir()
+    Path("sub/exp.yaml").write_text("extends: ../base.yaml\nbins: {per_bin: 20}\n")
+    assert kvbench("prepare", "sub/exp.yaml", "--dir", "out").exit_code == 0
+    monkeypatch.chdir(tmp_path / "sub")
+    unasked = kvbench("analyse", "g", "--dir", "../out")
+    hint = unasked.output.splitlines()[1].removeprefix("make one: kvbench ")
+    assert hint == "run g --dir ../out"
+    assert "g: 60 answered" in kvbench(*hint.split()).output
+    unscored = kvbench("analyse", "g", "--dir", "../out").output.splitlines()[1]
+    assert kvbench(*unscored.removeprefix("score them: kvbench ").split()).exit_code == 0
+    monkeypatch.setenv("KVBENCH_DIR", "../out")
+    assert kvbench("report", "g").output.splitlines()[1] == "make it: kvbench analyse g"
+
+
+def test_a_sweep_that_was_prepared_is_run_by_its_name(kvbench: Kvbench, mock: MockServer) -> None:
+    mock.accuracy = lambda policy, budget: float(budget > 0.2)
+    with Path("exp.yaml").open("a") as file:
+        file.write("stages: {zero: {bins: {per_bin: 12}}, one: {bins: {per_bin: 20}}}\n")
+    assert kvbench("prepare", "exp.yaml").exit_code == 0
+    early = kvbench("run", "g.one")
+    assert early.exit_code == 4
+    assert early.output.splitlines()[1] == "make one: kvbench run g.zero"
+    result = kvbench("run", "g")
+    assert result.exit_code == 0, result.output
+    assert [line.split(":")[0] for line in result.output.splitlines()] == ["g.zero", "g.one"]
+    summary = kvbench("all", "g").output
+    assert "g.zero/summary.json" in summary
+    assert "g.one/summary.json" in summary
+    assert kvbench("wait", "g", "--then", "report").exit_code == 0
+
+
+def test_a_wait_for_what_was_only_prepared_says_how_it_is_begun(
+    kvbench: Kvbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kvbench("prepare", "exp.yaml")
+    result = kvbench("wait", "g", "--every", "0.01")
+    assert result.exit_code == 10
+    assert "or kvbench run g" in result.output

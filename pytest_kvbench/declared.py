@@ -1,0 +1,78 @@
+"""An experiment by its name: a file, a group that was prepared or run, or a sweep's groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
+from pytest_kvbench.hints import command
+from pytest_kvbench.settings import Declared, Experiment, Override, load_stages
+from pytest_kvbench.store import DATABASE, Store
+
+
+def find_declared(
+    name: str, reports: Path, overrides: Sequence[Override] = (), *, ran: bool = False
+) -> tuple[Declared, ...]:
+    """An experiment, or its stages in order.
+
+    Args:
+        name: a YAML file, a group, or what a sweep's groups are called before their stage's name.
+        reports: where groups are kept.
+        overrides: keys that win over what is found.
+        ran: of a group what its last run declared, whatever was prepared since.
+
+    Raises:
+        UsageError: neither exists.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return load_stages(path, overrides=overrides)
+    groups = groups_of(name, reports)
+    if not groups:
+        known = sorted(p.parent.name for p in reports.glob(f"*/{DATABASE}"))
+        raise UsageError(
+            f"{name!r} is neither an experiment file (.yaml) nor a group in {reports}",
+            f"groups there: {', '.join(known) or 'none'}",
+        )
+    found = [(group, snapshot(reports / group, ran=ran)) for group in groups]
+    return tuple(
+        load_stages(None, inline=keys, inline_source=group, overrides=overrides)[0]
+        for group, keys in found
+    )
+
+
+def groups_of(name: str, reports: Path) -> list[str]:
+    """The group of that name, or those of the sweep, in order; empty where there is neither."""
+    if (reports / name / DATABASE).is_file():
+        return [name]
+    folders = [path.parent for path in reports.glob(f"{name}.*/{DATABASE}")]
+    after = {folder.name: snapshot(folder)["after"] for folder in folders}
+    follower = {before: group for group, before in after.items() if before}
+    firsts = sorted(group for group, before in after.items() if not before and group in follower)
+    chain = firsts[:1]
+    while chain and (following := follower.get(chain[-1])) and following not in chain:
+        chain.append(following)
+    return chain
+
+
+def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:
+    """What was prepared or run last in a group's folder, or run last (`ran`).
+
+    Raises:
+        MissingPrerequisiteError: there is no such thing.
+    """
+    with Store(folder / DATABASE) as store:
+        prepared, runs = store.prepared(), store.runs()
+    if prepared is not None and not ran:
+        return Experiment(**prepared).snapshot()
+    if not runs:
+        raise never_run(folder, prepared=prepared is not None)
+    return Experiment(**runs[-1].snapshot).snapshot()
+
+
+def never_run(folder: Path, *, prepared: bool) -> MissingPrerequisiteError:
+    """The refusal of a group that has a database and no run."""
+    run = command("run", folder) if prepared else "kvbench run FILE.yaml"
+    return MissingPrerequisiteError(f"{folder}: the database records no run", f"make one: {run}")

@@ -1,0 +1,28 @@
+"""Next commands, as they can be pasted where they are printed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+
+def default_reports() -> Path:
+    """Where groups are kept unless somebody says otherwise."""
+    return Path(os.environ.get("KVBENCH_DIR", "reports"))
+
+
+def command(stage: str, folder: Path) -> str:
+    """`kvbench STAGE GROUP`, with `--dir` where the group is not below the default folder.
+
+    Args:
+        stage: a command's name: `run`, `batch fetch`.
+        folder: the group's.
+    """
+    reports = folder.absolute().parent
+    words = ["kvbench", *stage.split(), folder.name]
+    if reports.resolve() != default_reports().resolve():
+        here = Path.cwd()
+        shown = reports.relative_to(here) if reports.is_relative_to(here) else reports
+        words += ["--dir", str(shown)]
+    return shlex.join(words)
