@@ -20,7 +20,8 @@ REPLY = 16 * MIB
 ERROR = 64 * 1024
 """Bytes of an error's body that are read: its message is at its beginning."""
 
-_PLAIN = {"Accept-Encoding": "identity"}
+PLAIN = {"Accept-Encoding": "identity"}
+"""Headers that ask for a body as it is."""
 
 
 class TooLargeError(Exception):
@@ -72,11 +73,9 @@ def fetch(
     """
     import httpx  # brings a command line of its own: 15 MB that no worker needs
 
-    headers = {**what.pop("headers", {}), **_PLAIN}
-    with client.stream(method, url, headers=headers, **what) as response:
-        refused = response.is_error
-        body = _beginning(plain(response), ERROR if refused else limit)
-        if len(body) > limit and not refused:
+    with client.stream(method, url, headers=PLAIN, **what) as response:
+        body = beginning(response, ERROR if response.is_error else limit)
+        if len(body) > limit and not response.is_error:
             raise TooLargeError(limit)
     told = {k: v for k, v in response.headers.items() if k in ("content-type", "retry-after")}
     return httpx.Response(
@@ -98,10 +97,14 @@ def plain(response: httpx.Response) -> Iterator[bytes]:
     return response.iter_raw()
 
 
-def _beginning(some: Iterator[bytes], limit: int) -> bytes:
-    """At least `limit` bytes and one more, where there are."""
+def beginning(response: httpx.Response, limit: int) -> bytes:
+    """An unread body, of a larger one `limit` bytes and some more.
+
+    Raises:
+        httpx.HTTPError: as `plain`, or the connection was lost.
+    """
     found = bytearray()
-    for piece in some:
+    for piece in plain(response):
         found += piece
         if len(found) > limit:
             break

@@ -91,7 +91,7 @@ def decoded(content: bytes | str) -> Any:
 
 
 def data(content: bytes | str) -> Any:
-    """`decoded`, every string in it `text`.
+    """`decoded`, every string in it `text`, and no number that is not finite.
 
     Raises:
         ValueError: as `decoded`.
@@ -111,4 +111,6 @@ def _cleaned(value: Any) -> Any:
         return text(value)
     if isinstance(value, dict):
         return {text(name): _cleaned(inner) for name, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return [_cleaned(inner) for inner in value] if isinstance(value, list) else value

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_kvbench import plan, stages
+from pytest_kvbench import plan, sound, stages
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, chunks, keys_of
 from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id
@@ -197,7 +197,7 @@ class Desk:
                 keys.add(some)
             taken = take(
                 self.store,
-                results(paths),
+                results(paths, self._prepared.experiment.engine.max_reply_bytes),
                 lambda asked: set(keys.batches(asked)),
                 lambda found: self._met(found, keys),
             )
@@ -298,18 +298,18 @@ class Desk:
 
     def _told(self, batch: Batch, said: dict[str, Any]) -> Batch:
         """Note what a server says of a batch."""
-        counts, status = said.get("request_counts") or {}, str(said.get("status") or "")
-        errors = (said.get("errors") or {}).get("data") or []
+        counts, status = sound.fields(said.get("request_counts")), str(said.get("status") or "")
+        errors = sound.objects(sound.fields(said.get("errors")).get("data"))
         return self._move(
             batch,
             "done" if status in ENDED else "created",
             batch_id=str(said.get("id") or batch.batch_id),
             status=status,
-            completed=int(counts.get("completed") or 0),
-            failed=int(counts.get("failed") or 0),
+            completed=sound.count(counts.get("completed")) or 0,
+            failed=sound.count(counts.get("failed")) or 0,
             output_file_id=str(said.get("output_file_id") or ""),
             error_file_id=str(said.get("error_file_id") or ""),
-            message="; ".join(str(e.get("message")) for e in errors)[:500],
+            message=sound.said("; ".join(sound.said(e.get("message")) for e in errors)),
         )
 
     def _move(self, batch: Batch, state: State, **known: Any) -> Batch:
@@ -326,6 +326,7 @@ class Desk:
                 {**engine.headers, **bearer(key)},
                 retries=engine.retries,
                 timeout_s=engine.timeout_s,
+                max_bytes=engine.max_reply_bytes,
             )
         return self._providers[batch.base_url]
 

@@ -17,6 +17,7 @@ CHUNK = 256
 """Requests looked up or stored together."""
 
 _PART = ".part"
+_ENDLESS = 64
 _HEAD = b'{"custom_id": "'
 _T = TypeVar("_T")
 
@@ -146,6 +147,25 @@ def chunks(some: Iterable[_T], size: int = CHUNK) -> Iterator[list[_T]]:
     left = iter(some)
     while chunk := list(islice(left, size)):
         yield chunk
+
+
+def clipped(pieces: Iterable[bytes], longest: int) -> Iterator[bytes]:
+    """Pieces of a file of lines, of each line no more than `longest` bytes and one.
+
+    Raises:
+        ValueError: a line has so much more that it may never end.
+    """
+    left, dropped = longest + 1, 0
+    for piece in pieces:
+        *ended, begun = piece.split(b"\n")
+        for part in ended:
+            yield part[:left] + b"\n"
+            left, dropped = longest + 1, 0
+        yield begun[:left]
+        dropped += max(0, len(begun) - left)
+        left = max(0, left - len(begun))
+        if dropped > _ENDLESS * longest:
+            raise ValueError("a line of the file does not end")
 
 
 def part_of(path: Path) -> Path:

@@ -7,6 +7,7 @@ belongs to what is said by `custom_id`, the request's key; the order of lines ne
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,11 @@ from pytest_kvbench.settings import Experiment
 
 _UNTRIED = frozenset({"batch_expired", "batch_cancelled"})
 """Codes of requests that the provider came not to."""
+
+
+_KEY = re.compile(rb'"custom_id"\s*:\s*"([0-9a-f]{64})"')
+_HEAD = 4096
+"""Bytes of a line in which its key is looked for."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,12 @@ def read(line: bytes) -> Result:
     except NotACompletionError as wrong:
         told = completion.error_of(body) or str(wrong)
         return Result(key, Failure(key, "ENGINE_ERROR", told))
+
+
+def key_in(line: bytes) -> str | None:
+    """Whose a line is that cannot be read, where its beginning says so."""
+    found = _KEY.search(line[:_HEAD])
+    return found[1].decode() if found else None
 
 
 def _failed(key: str, status: object, error: object) -> Result:

@@ -52,6 +52,7 @@ def take_files(prepared: stages.Prepared, paths: Sequence[Path]) -> Taken:
     """
     shared = SharedControls(prepared.folder / "shared_controls")
     with Store(prepared.database) as store:
-        taken = take(store, results(paths), store.requested)
+        longest = prepared.experiment.engine.max_reply_bytes
+        taken = take(store, results(paths, longest, given=True), store.requested)
         share_controls(prepared, store, shared)
     return taken

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import tenacity
 
-from pytest_kvbench.batch.files import part_of
+from pytest_kvbench import bounded, sound
+from pytest_kvbench.batch.files import clipped, part_of
 from pytest_kvbench.batch.ledger import MARK
 from pytest_kvbench.engines.client import RETRIED_STATUS, error_message
 from pytest_kvbench.engines.keys import masked
@@ -44,12 +45,14 @@ class Provider:
         headers: sent with everything; may hold a key, which is cut out of errors.
         retries: tries after the first.
         timeout_s: of one request, between two pieces of it.
+        max_bytes: of a reply, or of a line of a file.
     """
 
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     retries: int = 3
     timeout_s: float = 600.0
+    max_bytes: int = bounded.REPLY
 
     def patiently(self, step: Callable[[], _T]) -> _T:
         """Do a step, again where that may help.
@@ -72,7 +75,7 @@ class Provider:
         """The id of an uploaded file of that name and size."""
         for file in self._pages("/files", {"purpose": "batch"}):
             if (file.get("filename"), file.get("bytes")) == (name, size):
-                return str(file["id"])
+                return self._id(file)
         return None
 
     def upload(self, path: Path, name: str) -> str:
@@ -80,13 +83,13 @@ class Provider:
         with path.open("rb") as stream:
             sent = {"file": (name, stream, "application/jsonl")}
             made = self._send("POST", "/files", data={"purpose": "batch"}, files=sent)
-        return str(made["id"])
+        return self._id(made)
 
     def find_batch(self, mark: str) -> dict[str, Any] | None:
         """The batch that carries a mark of ours in its metadata."""
         for batch in self._pages("/batches", {}):
-            if (batch.get("metadata") or {}).get(MARK) == mark:
-                return batch
+            if sound.fields(batch.get("metadata")).get(MARK) == mark:
+                return dict(batch)
         return None
 
     def create(self, file_id: str, endpoint: str, mark: str) -> dict[str, Any]:
@@ -121,7 +124,7 @@ class Provider:
         return self.patiently(lambda: self._send("POST", f"/batches/{batch_id}/cancel"))
 
     def download(self, file_id: str, path: Path) -> None:
-        """Fetch a file, which gets its name when it is whole."""
+        """Fetch a file, which gets its name when it is whole; of a line too long its beginning."""
         self.patiently(lambda: self._download(file_id, path))
 
     def close(self) -> None:
@@ -139,24 +142,28 @@ class Provider:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._client.stream("GET", url) as response, writing(path):
+            with (
+                self._client.stream("GET", url, headers=bounded.PLAIN) as response,
+                writing(path),
+            ):
                 if response.status_code != 200:
-                    response.read()
-                    self._check(response)
+                    self._check(response, bounded.beginning(response, bounded.ERROR))
                 with part_of(path).open("wb") as file:
-                    for piece in response.iter_bytes():
+                    for piece in clipped(bounded.plain(response), self.max_bytes):
                         file.write(piece)
-        except httpx.TransportError as error:
+        except ValueError as endless:
+            raise self._error(f"GET {url}: {endless}") from None
+        except httpx.HTTPError as error:
             raise _TransientError(f"GET {url}: {type(error).__name__}: {error}") from None
         part_of(path).replace(path)
 
-    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         """Every object of a list, page after page."""
         after: dict[str, str] = {}
         while True:
             params = {**query, "limit": str(_PAGE), **after}
             page = self._send("GET", path, params=params)
-            found = page.get("data") or []
+            found = sound.objects(page.get("data"))
             yield from found
             last = page.get("last_id") or (found[-1].get("id") if found else None)
             # A server that knows no pages would give the first one for ever.
@@ -167,23 +174,30 @@ class Provider:
     def _send(self, method: str, path: str, **what: Any) -> dict[str, Any]:
         url = self.base_url + path
         try:
-            response = self._client.request(method, url, **what)
-        except httpx.TransportError as error:
+            response = bounded.fetch(self._client, method, url, limit=self.max_bytes, **what)
+        except bounded.TooLargeError as error:
+            raise self._error(f"{method} {url}: {error}") from None
+        except httpx.HTTPError as error:
             raise _TransientError(f"{method} {url}: {type(error).__name__}: {error}") from None
-        self._check(response)
+        self._check(response, response.content)
         try:
-            data = response.json()
+            data = sound.data(response.content)
         except ValueError:
             data = None
         if not isinstance(data, dict):
             raise self._error(f"{method} {url}: the reply is no JSON object")
         return data
 
-    def _check(self, response: httpx.Response) -> None:
+    def _id(self, made: Mapping[str, Any]) -> str:
+        if not isinstance(made.get("id"), str):
+            raise self._error("the server does not say the id of what it has")
+        return str(made["id"])
+
+    def _check(self, response: httpx.Response, content: bytes) -> None:
         if response.is_success:
             return
         asked = f"{response.request.method} {response.request.url}"
-        told = f"{asked}: HTTP {response.status_code}: {error_message(response.content)}"
+        told = f"{asked}: HTTP {response.status_code}: {error_message(content)}"
         if response.status_code in RETRIED_STATUS:
             raise _TransientError(told, refused=response.status_code < 500)
         raise self._error(told)
@@ -191,7 +205,7 @@ class Provider:
     def _error(self, what: str) -> EngineError:
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
         return EngineError(
-            f"batch: {masked(what, key)}",
+            f"batch: {sound.said(masked(what, key))}",
             "nothing is lost or sent twice: mend it and do the same again, or give up what is "
             "open: kvbench batch cancel GROUP (--forget where the server is gone)",
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from pytest_kvbench import sound
 from pytest_kvbench.batch.files import chunks
-from pytest_kvbench.batch.lines import Result, read
+from pytest_kvbench.batch.lines import Result, key_in, read
+from pytest_kvbench.bounded import MIB
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Answer, Failure
 from pytest_kvbench.store import Store
@@ -29,30 +32,53 @@ class Taken:
         )
 
 
-def results(paths: Iterable[Path]) -> Iterator[Result]:
-    """Every line of result files.
+def results(paths: Iterable[Path], longest: int, *, given: bool = False) -> Iterator[Result]:
+    """Every line of result files; one that cannot be read is a failure of whom it names.
+
+    Args:
+        paths: the files.
+        longest: bytes of a line that are read.
+        given: by hand, and perhaps another file, or half of one: it is refused for a line that
+            names nobody, or does not end. Of a server's files such a line is nobody's.
 
     Raises:
-        UsageError: a line is none, by its number.
+        UsageError: a line is none, by its number; or a file cannot be read.
     """
     for path in paths:
         try:
             with path.open("rb") as stream:
-                for number, line in enumerate(stream, start=1):
+                for number, line in enumerate(_lines(stream, longest), start=1):
                     if line.strip():
-                        yield _read(path, number, line)
+                        yield _read(path, number, line, longest, given)
         except OSError as error:
             raise UsageError(
                 f"{path}: cannot be read: {error.strerror or error}", "name a file of results"
             ) from None
 
 
-def _read(path: Path, number: int, line: bytes) -> Result:
+def _lines(stream: IO[bytes], longest: int) -> Iterator[bytes]:
+    """Lines; of one too long the beginning, without its end."""
+    while line := stream.readline(longest + 1):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(longest)
+        yield line
+
+
+def _read(path: Path, number: int, line: bytes, longest: int, given: bool) -> Result:
     try:
+        if len(line) > longest:
+            raise ValueError(f"it is longer than {longest / MIB:,.4g} MB: see engine.max_reply_mb")
         return read(line)
     except ValueError as error:
+        whole = line.endswith(b"\n") or len(line) > longest
+        if (key := key_in(line)) and (whole or not given):
+            told = f"the line of its result cannot be read: {error}"
+            return Result(key, Failure(key, "ENGINE_ERROR", told))
+        if not given:
+            return Result("", Failure("", "ENGINE_ERROR", str(error)))
         raise UsageError(
-            f"{path}:{number}: is no line of a batch's results: {error}",
+            f"{path}:{number}: is no line of a batch's results: {sound.said(str(error))}",
             "valid: JSON lines with custom_id and response or error; fetch the file again",
         ) from None
 

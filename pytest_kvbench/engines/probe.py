@@ -34,8 +34,8 @@ class Probe:
         Raises:
             EngineError: nobody answers there, or not with 200.
         """
-        text: str = self._send("GET", path).text
-        return text
+        content: bytes = self._send("GET", path).content
+        return content.decode(errors="replace")
 
     def json(self, path: str) -> dict[str, Any]:
         """The JSON object at `root` + `path`.

@@ -79,7 +79,9 @@ class BatchServer(Serving):
         if action in self.lose:
             self.lose.remove(action)
             return JSONResponse({"error": {"message": "lost"}}, status_code=504)
-        return data if isinstance(data, Response) else JSONResponse(data)
+        if isinstance(data, Response):
+            return data
+        return Response(json.dumps(data), media_type="application/json")  # lone surrogates too
 
     async def _models(self, request: Request) -> Response:
         entry = {"id": "mock", "aliases": [], "fingerprint": {"weights": "mock"}}
@@ -172,7 +174,8 @@ class BatchServer(Serving):
         start = ids.index(after) + 1 if after else 0
         shown = known[start : start + min(self.page, int(request.query_params["limit"]))]
         more = start + len(shown) < len(known)
-        return JSONResponse({"object": "list", "data": shown, "has_more": more})
+        content = json.dumps({"object": "list", "data": shown, "has_more": more})
+        return Response(content, media_type="application/json")
 
 
 def answered(body: Line) -> Line:

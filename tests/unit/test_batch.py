@@ -498,3 +498,85 @@ def test_a_file_of_something_else_is_refused(prepared: Prepared) -> None:
     assert refused.exit_code == 4
     assert "x.jsonl:1: is no line" in refused.output
     assert refused.output.count("\n") == 2
+
+
+# -- odd results ---------------------------------------------------------------------------------
+
+
+def spoiled(lines: list[bytes]) -> list[bytes]:
+    """Of six result lines one is as it was; two more are answers all the same."""
+    heads = [line[: line.index(b'"response"')] for line in lines]
+    return [
+        lines[0].replace(b'"finish_reason"', b'"logprobs": {"t": "\\ud83d"}, "finish_reason"'),
+        heads[1] + b'"response": ' + b"[" * 200_000,
+        heads[2] + b'"response": "' + b"x" * 3_000_000 + b'"}',
+        lines[3].replace(b'"completion_tokens": 1', b'"completion_tokens": ' + b"1" * 5000),
+        b"[" * 200_000,
+        lines[5],
+    ]
+
+
+def spoil(server: BatchServer) -> None:
+    """The results of each batch, once."""
+    for file_id, (name, content) in server.files.items():
+        if name == "result":
+            lines = spoiled(content.splitlines())
+            server.files[file_id] = ("spoiled result", b"\n".join(lines))
+
+
+def test_odd_lines_are_a_failure_each_and_the_next_submission_asks_them_again(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = prepare(server, "small", max_reply_mb=1)
+    once(small)
+    server.after = lambda action: spoil(server) if action == "poll" else None
+    with desk(small) as open_desk:
+        open_desk.look()
+        server.after = lambda action: None
+        taken = open_desk.fetch()
+    assert (taken.answered, taken.failed, taken.unknown) == (6, 6, 2)
+    assert counted(small) == (6, 6)
+    with Store(small.database) as store:
+        told = sorted(row[0] for row in store._db.read("SELECT message FROM failures"))
+    assert [message.split(":")[0] for message in told] == [
+        *(f"batch batch_{n} completed without it" for n in range(2)),
+        *["the line of its result cannot be read"] * 4,
+    ]
+    assert sum("longer than 1 MB: see engine.max_reply_mb" in message for message in told) == 2
+    once(small)
+    finish(small)
+    assert counted(small) == (REQUESTS, 0)
+    assert sorted(server.asked.values()) == [1] * 6 + [2] * 6
+
+
+def test_what_a_server_says_of_its_batches_may_be_odd(
+    prepared: Prepared, server: BatchServer
+) -> None:
+    def confuse(action: str) -> None:
+        for batch in server.batches.values():
+            batch["request_counts"] = {"completed": "seven", "failed": 10**30}
+            batch["errors"] = [3, {"message": "\ud83d\x1b"}]
+            batch["metadata"] = {**batch["metadata"], "odd": "\ud83d"}
+
+    server.after = lambda action: confuse(action) if action != "download" else None
+    server.twist = lambda lines: [{**lines[0], "custom_id": "\ud83d"}, *lines]
+    finish(prepared)
+    assert counted(prepared) == (REQUESTS, 0)
+
+
+def test_half_of_a_file_is_refused_and_an_odd_line_is_not(prepared: Prepared) -> None:
+    kvbench("batch", "export", "g", "--to", "out")
+    file = sorted(Path("out").iterdir())[0]
+    asked = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [
+        json.dumps({"custom_id": line["custom_id"], "response": {"body": answered(line["body"])}})
+        for line in asked
+    ]
+    file.write_text("\n".join([f"{lines[0][:90]} oops", *lines[1:]]))
+    told = kvbench("batch", "import", "g", str(file)).output
+    assert "5 answers and 1 failures stored" in told
+    file.write_text("\n".join(lines)[:-9])
+    torn = kvbench("batch", "import", "g", str(file))
+    assert (torn.exit_code, torn.output.count("\n")) == (4, 2)
+    assert ":6: is no line" in torn.output

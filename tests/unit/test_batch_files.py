@@ -6,6 +6,7 @@ import hashlib
 import json
 import tracemalloc
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.batch.files import Lane, Limits, Splitter, Written, keys_of
+from pytest_kvbench.batch.files import Lane, Limits, Splitter, Written, clipped, keys_of
 from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.lines import Writer, read
 from pytest_kvbench.errors import GuardError, UsageError
@@ -147,6 +148,23 @@ def test_a_line_that_no_file_holds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="larger than a batch file"):  # noqa: SIM117
         with splitter(tmp_path, [], Limits(bytes=10)) as files:
             files.add(LANE, b"x" * 11)
+
+
+@given(
+    st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"")), max_size=5),
+    st.integers(1, 7),
+)
+def test_of_a_line_too_long_the_beginning_is_kept(lines: list[bytes], size: int) -> None:
+    content = b"\n".join(lines)
+    pieces = [content[at : at + size] for at in range(0, len(content), size)]
+    assert b"".join(clipped(pieces, 4)) == b"\n".join(line[:5] for line in lines)
+
+
+def test_a_line_that_does_not_end_is_refused() -> None:
+    kept: list[bytes] = []
+    with pytest.raises(ValueError, match="does not end"):
+        kept.extend(clipped(repeat(b"x" * 1000), 10))
+    assert len(b"".join(kept)) == 11
 
 
 def test_a_file_that_is_not_whole_has_no_name(tmp_path: Path) -> None:

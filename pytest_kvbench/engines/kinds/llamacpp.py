@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from pytest_kvbench import sound
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.probe import Probe
@@ -41,16 +42,18 @@ def _size(probe: Probe) -> float | None:
     """Bytes a token, by the slope between two saved prompts; None without `--slot-save-path`."""
     try:
         (few, small), (many, large) = (_saved(probe, length) for length in _LENGTHS)
-    except (EngineError, KeyError):
+    except EngineError:
+        return None
+    if few is None or small is None or many is None or large is None:
         return None
     return (large - small) / (many - few) if many > few else None
 
 
-def _saved(probe: Probe, tokens: int) -> tuple[int, int]:
+def _saved(probe: Probe, tokens: int) -> tuple[int | None, int | None]:
     body = {"prompt": " a" * tokens, "n_predict": 1, "cache_prompt": False, "id_slot": 0}
     probe.post("/completion", body)
     saved = probe.post("/slots/0?action=save", {"filename": _FILE})
-    return saved["n_saved"], saved["n_written"]
+    return sound.count(saved.get("n_saved")), sound.count(saved.get("n_written"))
 
 
 def _check(settings: EngineSettings) -> None:

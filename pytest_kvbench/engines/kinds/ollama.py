@@ -5,6 +5,7 @@ Without flash attention it warns in its log and serves f16 (llm/server.go): a si
 
 from __future__ import annotations
 
+from pytest_kvbench import sound
 from pytest_kvbench.engines.kinds.base import Kind
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError
@@ -12,7 +13,7 @@ from pytest_kvbench.errors import EngineError
 
 def _tell(probe: Probe) -> dict[str, str]:
     model = probe.settings.model
-    models = {str(m.get("name")): m for m in probe.json("/api/tags").get("models") or []}
+    models = {str(m.get("name")): m for m in sound.objects(probe.json("/api/tags").get("models"))}
     found = models.get(model) or models.get(f"{model}:latest")
     if found is None:
         raise EngineError(
