@@ -71,6 +71,9 @@ class Controller:
         self._usage = False
         self._infrastructure = False
         self._plain_failure = False
+        self._expected: set[str] = set()
+        self._ran: set[str] = set()
+        self._lost_worker = False
         self._results: list[_Result] = []
 
     @cached_property
@@ -111,6 +114,7 @@ class Controller:
         """Kvbench items will run: show how far they are."""
         if not selected:  # options may be what is wrong, and were refused already
             return
+        self._expected.update(*selected.values())
         reports = Options.of(self._config).reports
         idle = self._config.option.collectonly or self._config.option.kvbench_plan
         if not idle and any(not (reports / group / "summary.json").exists() for group in selected):
@@ -135,6 +139,7 @@ class Controller:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Notice which groups ran and what kind of failure each is."""
         report.nodeid = without_scope(report.nodeid)
+        self._ran.add(report.nodeid)
         ours: dict[str, str] | None = getattr(report, "kvbench", None)
         if ours is not None:
             self._groups[ours["group"]] = ours["gate"]
@@ -150,6 +155,11 @@ class Controller:
         """A crashed worker says nothing about quality."""
         if without_scope(crashitem) != crashitem:
             report.kvbench_crash = "infrastructure"  # type: ignore[attr-defined]  # rides along
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, error: object | None) -> None:
+        """A worker ended; by itself, where there is an error."""
+        self._lost_worker |= error is not None
 
     # -- the plan --------------------------------------------------------------------------
 
@@ -178,12 +188,14 @@ class Controller:
             from pytest_kvbench.engines import stop_all
 
             stop_all(run_folder(run_id))
-        if not self._groups:
-            return
-        options = Options.of(self._config)
-        self._results = [self._finish(group, options, run_id) for group in self._groups]
-        self._mirror_registry()
-        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        # xdist itself says OK where nobody was left to run the rest.
+        self._infrastructure |= self._lost_worker and not self._expected <= self._ran
+        if self._groups:
+            options = Options.of(self._config)
+            self._results = [self._finish(group, options, run_id) for group in self._groups]
+            self._mirror_registry()
+        ours = self._groups or self._infrastructure
+        if ours and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = self._status()
 
     def pytest_unconfigure(self) -> None:

@@ -36,8 +36,12 @@ class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no typ
         """As xdist, but only what is left goes to others.
 
         xdist hands on units that are done, which leave a replacement waiting for ever, and the
-        test that crashed the worker, which would crash the next one.
+        test that crashed the worker, which would crash the next one; and it counts a worker that
+        died between its collection and the others' as one that collected, and gives work to a
+        replacement that has not.
         """
+        if self.collection is None:
+            self.registered_collections.pop(node, None)
         units = self.assigned_work[node]
         under_way = (t for unit in units.values() for t, done in unit.items() if not done)
         crashed: str | None = next(under_way, None)
@@ -98,10 +102,16 @@ class ByContentScheduling:
         self._chosen.add_node_collection(node, collection)
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """See `Scheduling`."""
+        """See `Scheduling`.
+
+        Raises:
+            KeyError: it died before it was added, as xdist's own schedulers say it.
+        """
         if self._chosen is not None:
             crashed: str | None = self._chosen.remove_node(node)
             return crashed
+        if node not in self._waiting:
+            raise KeyError(node)
         self._waiting.remove(node)
         return None
 

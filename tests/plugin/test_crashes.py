@@ -1,0 +1,81 @@
+"""Workers that die on the way to their first test: a replacement does what they were there for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Project
+
+ITEMS = 2 * 3  # bins x (control, 0.5, 0.2)
+FOREIGN = """
+import pytest
+
+@pytest.mark.parametrize("x", range(8))
+def test_foreign(x):
+    assert True
+"""
+# gw0 dies when it gets to MOMENT: configured, ready to collect, or collected. Then gw2, in its
+# place, is ready before gw1 has collected, and collects after it.
+CONFTEST = """
+import os, pathlib, pytest, time
+
+here = pathlib.Path(__file__).parent
+
+def worker(config):
+    return getattr(config, "workerinput", {}).get("workerid")
+
+def die(moment, config):
+    if moment == MOMENT and worker(config) == "gw0":
+        os.kill(os.getpid(), 9)
+
+def wait_for(name):
+    deadline = time.monotonic() + LONGEST_S
+    while not (here / name).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+def pytest_configure(config):
+    die("configured", config)
+
+def pytest_collection(session):
+    die("ready", session.config)
+    if MOMENT == "collected" and worker(session.config) in ("gw1", "gw2"):
+        (here / f"ready-{worker(session.config)}").touch()
+        wait_for({"gw1": "ready-gw2", "gw2": "collected-gw1"}[worker(session.config)])
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    (here / f"collected-{worker(session.config)}").touch()
+    die("collected", session.config)
+"""
+
+
+def dying(project: Project, moment: str, longest_s: float = 20) -> None:
+    head = f"MOMENT, LONGEST_S = {moment!r}, {longest_s}\n"
+    (project.path / "conftest.py").write_text(head + CONFTEST, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("moment", "ours"),
+    [("configured", True), ("ready", True), ("collected", True), ("configured", False)],
+)
+def test_a_worker_that_dies_before_its_first_test_is_replaced(
+    project: Project, moment: str, ours: bool
+) -> None:
+    if not ours:
+        (project.path / "test_exp.py").write_text(FOREIGN, encoding="utf-8")
+    dying(project, moment)
+    result = project.run("-n", "2")
+    result.assert_outcomes(passed=ITEMS if ours else 8)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*replacing crashed worker*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_where_nobody_replaces_it_the_status_says_so(project: Project, workers: str) -> None:
+    """The only one had its first test; of two, the other never got what there was to do."""
+    dying(project, "collected", longest_s=1)
+    result = project.run("-n", workers, "--max-worker-restart", "0")
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["*crashed and worker restarting disabled*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
