@@ -7,6 +7,7 @@ later groups of the same experiment; a worker runs the group it was given.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ import pytest
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.analyst import Analyst
+from pytest_kvbench.engines.watch import end_with
 from pytest_kvbench.errors import ControlError, GuardError, KvbenchError, UsageError
 from pytest_kvbench.execute import Pool, Tally, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
@@ -119,6 +121,8 @@ class Runtime:
         self._run_id = run_id
         self._owner_pid = owner_pid
         self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        if self._worker is not None and os.getppid() == owner_pid:  # else it is on another machine
+            end_with(owner_pid)  # nobody is left to be told of answers: ask for no more
         self._experiments: dict[str, _Experiment] = {}
         self._selected: dict[str, list[Cell]] = {}
         self._checked: set[str] = set()

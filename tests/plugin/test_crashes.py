@@ -1,12 +1,19 @@
-"""Workers that die on the way to their first test: a replacement does what they were there for."""
+"""Workers that die before their first test are replaced; those whose controller dies end too."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
+import psutil
 import pytest
 
 from tests.conftest import Project
+from tests.support.mock_server import MockServer
 
 ITEMS = 2 * 3  # bins x (control, 0.5, 0.2)
+IN_FLIGHT = 4  # engine.concurrency
 FOREIGN = """
 import pytest
 
@@ -56,7 +63,7 @@ def dying(project: Project, moment: str, longest_s: float = 20) -> None:
 
 @pytest.mark.parametrize(
     ("moment", "ours"),
-    [("configured", True), ("ready", True), ("collected", True), ("configured", False)],
+    [("configured", True), ("collected", True), ("configured", False)],
 )
 def test_a_worker_that_dies_before_its_first_test_is_replaced(
     project: Project, moment: str, ours: bool
@@ -79,3 +86,26 @@ def test_where_nobody_replaces_it_the_status_says_so(project: Project, workers: 
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*crashed and worker restarting disabled*"])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+def test_workers_ask_no_more_once_their_controller_is_gone(
+    project: Project, mock: MockServer
+) -> None:
+    mock.latency_s = 0.3
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-n", "2"],
+        cwd=project.path,
+        stdout=subprocess.DEVNULL,
+    )
+    family: list[psutil.Process] = []
+
+    def trouble(number: int, body: object) -> None:
+        if number == IN_FLIGHT:
+            family.extend(psutil.Process(run.pid).children(recursive=True))
+            run.kill()
+
+    mock.trouble = trouble
+    assert run.wait(60) == -signal.SIGKILL
+    assert len(family) >= 2
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert mock.posts <= 2 * IN_FLIGHT
