@@ -27,6 +27,8 @@ _MOST_PLACES = 1024
 _BEAT_HERE_S, _LOST_HERE_S = 2, 10
 """A manager on this machine is taken for lost after so long; Parsl's own 120 s are for networks."""
 _BEAT_THERE_S, _LOST_THERE_S = 15, 60
+_BEATS_TO_REPLACE = 3
+"""A manager that lacks a process for longer has lost more than a worker; it does so within one."""
 
 
 def config_of(settings: ExecutorSettings, folder: Path) -> Config:
@@ -113,7 +115,7 @@ def _local(settings: ExecutorSettings, folder: Path) -> Config:
         provider,
         period_s=1,
         address=settings.address or "127.0.0.1",
-        launch_cmd=_guarded_manager(watch_pid=os.getpid()),
+        launch_cmd=_guarded_manager(_BEAT_HERE_S, watch_pid=os.getpid()),
         heartbeat_period=_BEAT_HERE_S,
         heartbeat_threshold=_LOST_HERE_S,
     )
@@ -135,7 +137,7 @@ def _slurm(settings: ExecutorSettings, folder: Path) -> Config:
         launcher=SrunLauncher(),
     )
     # The same interpreter: a cluster's file system is shared.
-    return _config(settings, folder, provider, launch_cmd=_guarded_manager())
+    return _config(settings, folder, provider, launch_cmd=_guarded_manager(_BEAT_THERE_S))
 
 
 def _kubernetes(settings: ExecutorSettings, folder: Path) -> Config:
@@ -249,7 +251,8 @@ def _guard_local(config: Config, folder: Path) -> None:
                 executor.interchange_launch_cmd = _guarded_interchange(folder)
             here = isinstance(executor.provider, LocalProvider)
             if here and executor.launch_cmd == htex.DEFAULT_LAUNCH_CMD:
-                executor.launch_cmd = _guarded_manager(watch_pid=os.getpid())
+                beat_s = executor.heartbeat_period
+                executor.launch_cmd = _guarded_manager(beat_s, watch_pid=os.getpid())
 
 
 def _guarded_interchange(folder: Path) -> list[str]:
@@ -257,11 +260,17 @@ def _guarded_interchange(folder: Path) -> list[str]:
     return guard.command_line(log, f"{_HTEX}.interchange", watch_pid=os.getpid())
 
 
-def _guarded_manager(watch_pid: int | None = None) -> str:
-    """Parsl's own command line of a manager, with a guard; Parsl fills in what is in braces."""
+def _guarded_manager(beat_s: float, watch_pid: int | None = None) -> str:
+    """Parsl's own command line of a manager, with a guard; Parsl fills in what is in braces.
+
+    `beat_s`: how often a manager looks after its workers.
+    """
     from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
 
     _, _, arguments = DEFAULT_LAUNCH_CMD.partition(" ")
     log = Path("{logdir}/manager.out")
-    words = guard.command_line(log, f"{_HTEX}.process_worker_pool", watch_pid=watch_pid)
+    module = f"{_HTEX}.process_worker_pool"
+    words = guard.command_line(
+        log, module, watch_pid=watch_pid, replaces_s=_BEATS_TO_REPLACE * beat_s
+    )
     return f"{shlex.join(words)} {arguments}"

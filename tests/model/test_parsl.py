@@ -81,6 +81,50 @@ def test_workers_of_xdist_beside_them_are_refused(project: Project) -> None:
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+def _find(victim: str, mark: str) -> psutil.Process | None:
+    """A process of Parsl's, once all of a run's are there."""
+    family = marked(mark)
+    pools = [p for p in family if line_of(p)[1:3] == MANAGER]
+    spawned = [c for p in pools for c in p.children() if "--multiprocessing-fork" in line_of(c)]
+    if len(spawned) < 1 + 2:
+        return None
+    spawned.sort(key=lambda process: process.create_time())
+    # The first of them keeps what the others share.
+    chosen = {"shared": spawned[0], "worker": spawned[1], "manager": pools[0]}
+    if victim in chosen:
+        return chosen[victim]
+    return next((p for p in family if line_of(p) and "HTEX interchange" in line_of(p)[0]), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("victim", ["shared", "worker", "manager", "interchange"])
+def test_whoever_of_parsl_is_killed_the_run_goes_on_or_says_why_it_cannot(
+    project: Project, mock: MockServer, tmp_path: Path, victim: str, asked: bool
+) -> None:
+    mock.latency_s = 1
+    mark = str(tmp_path)
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "no:benchmark", *OVER],
+            cwd=project.path,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, MARK: mark},
+        )
+    try:
+        wait_for(lambda: mock.posts or not asked)
+        wait_for(lambda: _find(victim, mark)).kill()
+        status = process.wait(150)
+        text = (tmp_path / "out").read_text()
+        assert status == (10 if victim == "interchange" else 0), text
+        assert victim != "interchange" or "its interchange, through which" in text
+        wait_for(lambda: not marked(mark), 20)
+    finally:
+        for one in marked(mark):
+            one.kill()
+
+
 # -- on the real model ---------------------------------------------------------------------------
 
 

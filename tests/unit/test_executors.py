@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from pytest_kvbench import executors
 from pytest_kvbench.engines import Capabilities
 from pytest_kvbench.errors import EngineError, ExperimentError, UsageError
+from pytest_kvbench.executors import flow as flow_module
 from pytest_kvbench.executors import guard, presets, worker
 from pytest_kvbench.executors.engine import CHUNK, HandedOut
 from pytest_kvbench.records import (
@@ -461,6 +463,98 @@ def test_nothing_outlives_who_is_guarded_or_watched(tmp_path: Path, who: str) ->
         for process in (guarded, watched):
             process.kill()
             process.wait()
+
+
+_POOL = """\
+import subprocess, sys, time
+code = "import time; time.sleep(60)"
+workers = [subprocess.Popen([sys.executable, "-c", code, "--multiprocessing-fork"])
+           for _ in range(2)]
+print(*(worker.pid for worker in workers), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_pool_that_has_lost_a_process_for_good_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(_POOL)
+    log = tmp_path / "out"
+    guarded = subprocess.Popen(
+        guard.command_line(log, "pool", replaces_s=1),
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    try:
+        lost, other = map(psutil.Process, map(int, _line_of(log).split()))
+        time.sleep(1)  # the guard has seen both
+        lost.kill()
+        assert guarded.wait(30) == -signal.SIGKILL
+        assert not psutil.wait_procs([other], timeout=20)[1]
+    finally:
+        guarded.kill()
+        guarded.wait(20)
+
+
+def test_who_is_replaced_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    there = [1, 3, 2, 2, 3, 2, 2, 2, 2]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now)
+    pool = guard._Guarded(psutil.Process(), 2.5)
+    found = []
+    for count in there:
+        now += 1
+        monkeypatch.setattr(pool, "_started", lambda count=count: count)
+        found.append(pool.has_lost_one())
+    assert found == [False] * 7 + [True] * 2
+
+
+# -- Parsl's interchange -------------------------------------------------------------------------
+
+
+class FakeExecutor:
+    """As much of Parsl's executor as fails when its interchange is gone."""
+
+    def __init__(self) -> None:
+        self.interchange_proc = subprocess.Popen(["sleep", "60"])
+        self.tasks: dict[int, concurrent.futures.Future[Outcomes]] = {}
+        self.bad_state_is_set = False
+
+    def set_bad_state_and_fail_all(self, error: Exception) -> None:
+        self.bad_state_is_set = True
+        for future in self.tasks.values():
+            future.set_exception(error)
+
+
+class FakeKernel:
+    """One whose end waits for the interchange."""
+
+    run_dir = "nowhere"
+
+    def __init__(self) -> None:
+        self.executors = {"kvbench": FakeExecutor()}
+        self.ends = threading.Event()
+
+    def cleanup(self) -> None:
+        self.ends.wait(60)
+
+
+def test_without_its_interchange_what_is_out_fails_and_so_does_what_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow_module, "_CLOSE_WITHOUT_S", 0.1)
+    kernel = FakeKernel()
+    flow = flow_module.ParslFlow(kernel)  # type: ignore[arg-type]
+    (executor,) = kernel.executors.values()
+    first, done, second = (concurrent.futures.Future[Outcomes]() for _ in range(3))
+    done.set_result([])
+    executor.tasks |= {1: done, 2: first}  # Parsl's own way to fail all stumbles over the first
+    executor.interchange_proc.kill()
+    with pytest.raises(RuntimeError, match="interchange"):
+        first.result(30)
+    executor.tasks[3] = second
+    with pytest.raises(RuntimeError, match="interchange"):
+        second.result(30)
+    flow.close()  # though Parsl's own end has none
+    kernel.ends.set()
+    executor.interchange_proc.wait(20)
 
 
 def _line_of(file: Path) -> str:
