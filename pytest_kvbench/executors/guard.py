@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pytest_kvbench.executors.guard")
     parser.add_argument("--log", type=Path, required=True, help="takes what would be printed")
     parser.add_argument("--watch-pid", type=int, help="end when this process does")
-    parser.add_argument("--replaces-s", type=float, help="how long it may lack one of its processes")
+    parser.add_argument("--replaces-s", type=float, help="it may lack a process for so long")
     parser.add_argument("command", nargs="+", help="a module and its arguments")
     return parser
 
