@@ -30,7 +30,7 @@ sanity: install
 
 test: install
 	$(BIN)/pytest tests -m 'not model and not slow' --ignore tests/benchmarks -n 2 --dist worksteal
-	$(BIN)/pytest tests -m 'model and not slow' --ignore tests/benchmarks -n 0
+	$(BIN)/pytest tests -m 'model and not slow' --ignore tests/benchmarks -n 0 -rs
 
 test-all: test
 	$(BIN)/pytest tests -m slow --ignore tests/benchmarks -n 0

@@ -14,15 +14,20 @@ from typing import Any
 import anyio
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
-from pytest_kvbench.engines.local.batches import ENDPOINTS, WINDOW_S, Shelf
+from pytest_kvbench.engines.local.batch_files import BadFile, read_requests
+from pytest_kvbench.engines.local.batches import WINDOW_S, Shelf
+from pytest_kvbench.engines.local.limits import MOST_JSON_BYTES
 from pytest_kvbench.engines.local.protocol import ApiError
 from pytest_kvbench.errors import UsageError
+from tests.support.odd_json import with_odd_fields
 
-CHAT = ENDPOINTS[0]
+CHAT = "/v1/chat/completions"
 
 
 @dataclass
@@ -185,21 +190,125 @@ def test_what_is_not_answered_in_time_expires(tmp_path: Path, model: Model) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"not json\n", "Expecting value"),
+        (b"not json\n", "line 1: Expecting value"),
         (b"[]\n", "line 1: is not a JSON object"),
-        (lines("a", "a"), "line 2: the custom_id 'id-a' comes twice"),
-        (lines("a").replace(b"chat/", b""), "line 1: is not a POST to /v1/chat/completions"),
-        (lines("a").replace(b"custom_id", b"id"), "line 1: custom_id or body is missing"),
+        (b"\n" + lines("a", "a"), "line 3: the custom_id 'id-a' comes twice"),
+        (lines("a").replace(b"chat/", b""), "line 1: url: is '/v1/completions', and the batch is"),
+        (lines("a").replace(b"POST", b"GET"), "line 1: method: Input should be 'POST'"),
+        (lines("a").replace(b"custom_id", b"id"), "line 1: custom_id: Field required"),
+        (lines("a").replace(b'"id-a"', b"7"), "line 1: custom_id: Input should be a valid string"),
+        (lines("a").replace(b"id-a", b"\\ud800"), "line 1: custom_id: "),
+        (lines("a").replace(b'{"prompt": "a"}', b"[1]"), "line 1: body: "),
+        (lines("a", "b").replace(b"id-b", b"\xff"), "line 2: 'utf-8' codec can't decode"),
+        (lines("a").replace(b'"a"', b"[" * 200_000), "line 1: "),
+        (lines("a").replace(b'"a"', b"9" * 5000), "line 1: Exceeds the limit"),
+        (lines("a").replace(b"id-a", b"x" * 2**20), "line 1: custom_id: "),
     ],
 )
-def test_a_file_that_cannot_be_served_fails_as_a_whole(
+def test_a_file_that_cannot_be_served_fails_as_a_whole_and_no_other_does(
     tmp_path: Path, model: Model, content: bytes, said: str
 ) -> None:
     with served(tmp_path, model) as sdk:
+        bad, good = submit(sdk, content), submit(sdk, lines("good"))
+        assert wait(sdk, good).status == "completed"
+        bad = wait(sdk, bad)
+        assert bad.status == "failed"
+        (problem,) = bad.errors.data
+        assert said in problem.message
+        assert problem.line == int(problem.message.removeprefix("line ").partition(":")[0])
+        assert len(problem.message) < 2000
+        assert set(model.answered) == {"good"}
+    with served(tmp_path, model) as sdk:  # nor does a server that comes back trip over it
+        assert wait(sdk, bad).status == "failed"
+        assert wait(sdk, submit(sdk, lines("later"))).status == "completed"
+
+
+LINE = json.loads(lines("a"))
+
+
+@given(st.binary(max_size=40) | with_odd_fields(LINE, ()).map(json.dumps).map(str.encode))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_line_is_it_is_a_request_or_named(tmp_path: Path, odd: bytes) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(lines("good") + odd + b"\n")
+    named, found = None, []
+    try:
+        found = list(read_requests(file, CHAT))
+    except BadFile as error:
+        named = error.line
+    assert named is None or named >= 2
+    assert all(isinstance(json.loads(asked.body), dict) for asked in found)
+    "".join(asked.name for asked in found).encode()
+
+
+def test_what_goes_wrong_with_one_line_is_its_own_answer(tmp_path: Path, model: Model) -> None:
+    too_long = json.dumps({**json.loads(lines("long")), "body": {"prompt": "x" * MOST_JSON_BYTES}})
+    content = lines("a").replace(b'"prompt"', b'"promt"') + too_long.encode() + b"\n" + lines("b")
+    with served(tmp_path, model) as sdk:
         batch = wait(sdk, submit(sdk, content))
-        assert batch.status == "failed"
-        assert said in batch.errors.data[0].message
-        assert not model.answered
+        assert batch.status == "completed"
+        failed = results(sdk, batch.error_file_id)
+        assert {k: v["response"]["status_code"] for k, v in failed.items()} == {
+            "id-a": 500,  # the scripted model's own KeyError
+            "id-long": 413,
+        }
+        assert failed["id-a"]["response"]["body"]["error"]["type"] == "server_error"
+        assert set(results(sdk, batch.output_file_id)) == {"id-b"}
+
+
+def test_a_folder_that_was_tampered_with_stops_nobody(tmp_path: Path, model: Model) -> None:
+    model.hold = True
+    with served(tmp_path, model) as sdk:
+        batches = [submit(sdk, lines(*(f"{b}{n}" for n in range(9)))) for b in "xyz"]
+        while sum(model.answered.values()) < 2:
+            time.sleep(0.005)
+    model.hold = False
+    for number, content in enumerate((b"{", b"\xff", b"[]", b'{"id": 3}', b"[" * 100_000)):
+        (tmp_path / f"batches/batch-0{number}.json").write_bytes(content)
+    (output,) = (tmp_path / "files").glob("*-output.data")
+    output.write_text("no answer\n" + output.read_text())
+    (tmp_path / f"files/{batches[1].input_file_id}.data").unlink()
+    with served(tmp_path, model) as sdk:
+        assert [wait(sdk, batch).status for batch in batches] == ["failed", "failed", "completed"]
+        assert len(list(sdk.batches.list())) == 3
+        with pytest.raises(openai.NotFoundError):
+            sdk.batches.retrieve("batch-00")
+
+
+ASKED = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param"),
+    [
+        ({"endpoint": "/v1/embeddings"}, 400, "endpoint"),
+        ({"endpoint": ["x"]}, 400, "endpoint"),
+        ({"completion_window": "1h"}, 400, "completion_window"),
+        ({"input_file_id": None}, 400, "input_file_id"),
+        ({"input_file_id": "x" * 5000}, 404, None),
+        ({"input_file_id": "a\x00b"}, 404, None),
+        ({"metadata": {"a": float("nan")}}, 400, "metadata.a"),
+        ({"metadata": {"a": "\ud800"}}, 400, None),
+        ({"metadata": {"a": "x" * 10_000}}, 400, "metadata.a"),
+        ({"metadata": [[]]}, 400, "metadata"),
+    ],
+)
+def test_a_batch_that_is_asked_for_oddly_is_refused(
+    tmp_path: Path, model: Model, change: dict[str, Any], status: int, param: str | None
+) -> None:
+    with served(tmp_path, model) as sdk:
+        http = sdk._client
+        reply = http.post("/v1/batches", content=json.dumps({**ASKED, **change}).encode())
+        assert reply.status_code == status
+        assert reply.json()["error"]["param"] == param
+        assert len(reply.text) < 2000
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "9" * 5000, "1e3", "٣", ""])
+def test_a_list_is_asked_for_in_numbers(tmp_path: Path, model: Model, limit: str) -> None:
+    with served(tmp_path, model) as sdk:
+        for path in ("/v1/files", "/v1/batches"):
+            assert sdk._client.get(path, params={"limit": limit}).status_code == 400
 
 
 def test_another_server_does_not_go_on_with_a_batch(tmp_path: Path, model: Model) -> None:
@@ -212,7 +321,9 @@ def test_another_server_does_not_go_on_with_a_batch(tmp_path: Path, model: Model
         assert wait(sdk, batch).status == "failed"
 
 
-@pytest.mark.parametrize("name", ["file-x", "../batches/x", "%2e%2e%2fx"])
+@pytest.mark.parametrize(
+    "name", ["file-x", "../batches/x", "%2e%2e%2fx", "x" * 3000, "%00", "%ff", "a%0a"]
+)
 def test_what_is_not_there_is_404(tmp_path: Path, model: Model, name: str) -> None:
     with served(tmp_path, model) as sdk, pytest.raises(openai.NotFoundError):
         sdk.files.retrieve(name)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
+import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,17 +26,26 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pytest_kvbench.engines.local.protocol import ApiError
+from pytest_kvbench.engines.local.batch_files import (
+    Asked,
+    BadFile,
+    Results,
+    new_id,
+    read_requests,
+)
+from pytest_kvbench.engines.local.limits import MOST_FILE_BYTES, check_size
+from pytest_kvbench.engines.local.protocol import ApiError, BatchRequest, parse
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_json
 
-MOST_REQUESTS, MOST_BYTES = 50_000, 200 * 2**20
-"""Of one input file, as at OpenAI's."""
 WINDOW_S = 24 * 3600
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 _AT_ONCE = 8  # lines in the model's queue: enough to decode together
 _UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 _CHUNK = 2**20
+_LONGEST_NAME = 255
+_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
+
+log = logging.getLogger(__name__)
 
 Complete = Callable[[str, bytes], Awaitable[tuple[int, dict[str, Any]]]]
 """Answers one request: the endpoint and the body give a status and a body."""
@@ -60,6 +70,7 @@ class Shelf:
     fingerprint: str
     clock: Callable[[], float] = time.time
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _given_up: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         for name in ("files", "batches"):
@@ -107,16 +118,19 @@ class Shelf:
                 raise ApiError(400, "file: is missing.", code="missing_file", param="file")
             if form.get("purpose") != "batch":
                 raise ApiError(400, "purpose: valid is batch.", code="invalid", param="purpose")
-            identity = _new("file")
+            identity = new_id("file")
             size = 0
             with self._data(identity).open("wb") as data:
                 while chunk := await sent.read(_CHUNK):
                     data.write(chunk)
                     size += len(chunk)
-            if size > MOST_BYTES:
+            if size > MOST_FILE_BYTES:
                 self._data(identity).unlink()
-                raise ApiError(413, f"file: at most {MOST_BYTES} bytes.", code="file_too_large")
-            return JSONResponse(self._note_file(identity, sent.filename or "", "batch"))
+                raise ApiError(
+                    413, f"file: at most {MOST_FILE_BYTES} bytes.", code="file_too_large"
+                )
+            name = (sent.filename or "")[:_LONGEST_NAME]
+            return JSONResponse(self._note_file(identity, name, "batch"))
 
     def _note_file(self, identity: str, name: str, purpose: str) -> dict[str, Any]:
         known = {
@@ -139,7 +153,7 @@ class Shelf:
 
     async def _delete_file(self, request: Request) -> Response:
         identity = self._known("files", request.path_params["id"])["id"]
-        if any(b["input_file_id"] == identity for b in self._all("batches") if _is_open(b)):
+        if any(b.get("input_file_id") == identity for b in self._all("batches") if _is_open(b)):
             raise ApiError(409, f"{identity}: a batch is working on it.", code="in_use")
         self._path("files", identity).unlink()
         self._data(identity).unlink(missing_ok=True)
@@ -152,24 +166,19 @@ class Shelf:
     # -- batches ---------------------------------------------------------------------------
 
     async def _create(self, request: Request) -> Response:
-        asked = await _json(request)
-        if asked.get("endpoint") not in ENDPOINTS:
-            valid = ", ".join(ENDPOINTS)
-            raise ApiError(400, f"endpoint: valid are {valid}.", code="invalid", param="endpoint")
-        if asked.get("completion_window") != "24h":
-            raise ApiError(400, "completion_window: valid is 24h.", code="invalid")
-        source = self._known("files", str(asked.get("input_file_id")))
+        asked = parse(BatchRequest, await request.body())
+        source = self._known("files", asked.input_file_id)
         now = int(self.clock())
         batch = {
-            "id": _new("batch"),
+            "id": new_id("batch"),
             "object": "batch",
-            "endpoint": asked["endpoint"],
+            "endpoint": asked.endpoint,
             "input_file_id": source["id"],
             "completion_window": "24h",
             "status": "validating",
             "created_at": now,
             "expires_at": now + WINDOW_S,
-            "metadata": asked.get("metadata"),
+            "metadata": asked.metadata,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "fingerprint": self.fingerprint,
             **dict.fromkeys(_UNTOLD),
@@ -197,53 +206,69 @@ class Shelf:
     async def _work(self) -> None:
         while True:
             self._wake.clear()
-            waiting = [batch for batch in self._all("batches") if _is_open(batch)]
+            waiting = [batch for batch in self._all("batches") if self._is_waiting(batch)]
             if waiting:
-                await self._work_off(waiting[0])
+                await self._try(waiting[0])
             else:
                 await self._wake.wait()
 
+    def _is_waiting(self, batch: Mapping[str, Any]) -> bool:
+        return _is_open(batch) and batch["id"] not in self._given_up
+
+    async def _try(self, batch: dict[str, Any]) -> None:
+        """Work a batch off. Whatever it does to us, the next one's turn comes."""
+        try:
+            await self._work_off(batch)
+        except Exception as error:
+            self._given_up.add(batch["id"])
+            with contextlib.suppress(Exception):  # a full disk does not take the failure either
+                self._fail(batch, _cause(error))
+
     async def _work_off(self, batch: dict[str, Any]) -> None:
         if batch["fingerprint"] != self.fingerprint:
-            self._fail(batch, "begun by a server with another model or other settings")
-            return
-        try:
-            total = sum(1 for _ in self._lines(batch))
-        except ValueError as error:
-            self._fail(batch, str(error))
-            return
-        results = _Results(self._data(_output(batch)), self._data(_errors(batch)))
-        batch["request_counts"] = {"total": total, **results.counts}
-        if batch["status"] == "validating":
-            self._move(batch, "in_progress")
-        self._save(batch)
-        ended = await self._answer_all(batch, results)
+            raise BadFile("begun by a server with another model or other settings")
+        total = sum(1 for _ in self._requests(batch))
+        files = (self._data(_output(batch)), self._data(_errors(batch)))
+        with contextlib.closing(Results(*files)) as results:
+            batch["request_counts"] = {"total": total, **results.counts}
+            if batch["status"] == "validating":
+                self._move(batch, "in_progress")
+            self._save(batch)
+            ended = await self._answer_all(batch, results)
         self._close(batch, results, ended)
 
-    async def _answer_all(self, batch: dict[str, Any], results: _Results) -> str:
+    async def _answer_all(self, batch: dict[str, Any], results: Results) -> str:
         """Answer what has no line yet; how the batch ends."""
-        todo = (line for line in self._lines(batch) if line["custom_id"] not in results.done)
+        todo = (asked for asked in self._requests(batch) if asked.name not in results.done)
         ended = ""
 
         async def slot() -> None:
             nonlocal ended
-            for line in todo:
+            for asked in todo:
                 ended = ended or self._end_of(batch)
                 if ended:
                     return
-                body = json.dumps(line["body"]).encode()
-                status, reply = await self.complete(batch["endpoint"], body)
-                results.add(line["custom_id"], status, reply)
+                results.add(asked.name, *await self._answer(batch["endpoint"], asked))
                 self._count(batch, results)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_AT_ONCE):
                 group.create_task(slot())
         if ended == "expired":
-            for line in self._lines(batch):
-                if line["custom_id"] not in results.done:
-                    results.expire(line["custom_id"])
+            for asked in self._requests(batch):
+                if asked.name not in results.done:
+                    results.expire(asked.name)
         return ended or self._end_of(batch) or "completed"
+
+    async def _answer(self, endpoint: str, asked: Asked) -> tuple[int, dict[str, Any]]:
+        try:
+            check_size(len(asked.body))
+            return await self.complete(endpoint, asked.body)
+        except ApiError as error:
+            return error.status, error.body
+        except Exception as error:  # whatever it is, it is this line's alone
+            log.exception("%s", asked.name)
+            return 500, ApiError(500, f"{type(error).__name__}: {error}", code="internal").body
 
     def _end_of(self, batch: Mapping[str, Any]) -> str:
         """How a batch ends before its last line; empty: it goes on."""
@@ -251,13 +276,12 @@ class Shelf:
             return "cancelled"
         return "expired" if self.clock() >= batch["expires_at"] else ""
 
-    def _count(self, batch: dict[str, Any], results: _Results) -> None:
+    def _count(self, batch: dict[str, Any], results: Results) -> None:
         batch |= self._known("batches", batch["id"])  # somebody may be cancelling it
         batch["request_counts"] |= results.counts
         self._save(batch)
 
-    def _close(self, batch: dict[str, Any], results: _Results, status: str) -> None:
-        results.close()
+    def _close(self, batch: dict[str, Any], results: Results, status: str) -> None:
         for key, identity in (
             ("output_file_id", _output(batch)),
             ("error_file_id", _errors(batch)),
@@ -268,34 +292,16 @@ class Shelf:
         batch["request_counts"] |= results.counts
         self._move(batch, status)
 
-    def _fail(self, batch: dict[str, Any], why: str) -> None:
-        problem = {"code": "invalid_batch", "message": why, "param": None, "line": None}
+    def _fail(self, batch: dict[str, Any], error: BaseException) -> None:
+        log.warning("%s fails", batch["id"], exc_info=error)
+        line = error.line if isinstance(error, BadFile) else None
+        said = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
+        problem = {"code": "invalid_batch", "message": said, "param": None, "line": line}
         batch["errors"] = {"object": "list", "data": [problem]}
         self._move(batch, "failed")
 
-    def _lines(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The requests of a batch, read one after another.
-
-        Raises:
-            ValueError: one is none.
-        """
-        seen = set()
-        with self._data(batch["input_file_id"]).open(encoding="utf-8") as file:
-            for number, text in enumerate(filter(str.strip, file), 1):
-                line = json.loads(text)
-                if not isinstance(line, dict):
-                    raise ValueError(f"line {number}: is not a JSON object")
-                name, url = line.get("custom_id"), line.get("url")
-                if number > MOST_REQUESTS:
-                    raise ValueError(f"more than {MOST_REQUESTS} lines")
-                if not isinstance(name, str) or not isinstance(line.get("body"), dict):
-                    raise ValueError(f"line {number}: custom_id or body is missing")
-                if url != batch["endpoint"] or line.get("method") != "POST":
-                    raise ValueError(f"line {number}: is not a POST to {batch['endpoint']}")
-                if name in seen:
-                    raise ValueError(f"line {number}: the custom_id {name!r} comes twice")
-                seen.add(name)
-                yield line
+    def _requests(self, batch: Mapping[str, Any]) -> Iterator[Asked]:
+        return read_requests(self._data(batch["input_file_id"]), batch["endpoint"])
 
     # -- the disk --------------------------------------------------------------------------
 
@@ -315,52 +321,14 @@ class Shelf:
 
     def _all(self, kind: str) -> list[dict[str, Any]]:
         """Oldest first: an id begins with the time it was made at."""
-        paths = sorted((self.folder / kind).glob("*.json"))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        found = map(_read, sorted((self.folder / kind).glob("*.json")))
+        return [known for known in found if known is not None]
 
     def _known(self, kind: str, identity: str) -> dict[str, Any]:
-        path = self._path(kind, identity)
-        if path.parent != self.folder / kind or not path.is_file():
+        known = _read(self._path(kind, identity)) if _ID.fullmatch(identity) else None
+        if known is None:
             raise ApiError(404, f"{identity!r}: there is none such.", code="not_found")
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-
-
-class _Results:
-    """The lines a batch has so far; a last line that was torn by a kill is cut off."""
-
-    def __init__(self, output: Path, errors: Path) -> None:
-        answered, refused = _whole_lines(output), _whole_lines(errors)
-        self.done = {*answered, *refused}
-        self.counts = {"completed": len(answered), "failed": len(refused)}
-        self._output = output.open("a", encoding="utf-8")
-        self._errors = errors.open("a", encoding="utf-8")
-
-    def add(self, name: str, status: int, body: Mapping[str, Any]) -> None:
-        """What one request was answered."""
-        response = {"status_code": status, "request_id": _new("req"), "body": body}
-        self._write(name, response, None)
-
-    def expire(self, name: str) -> None:
-        """A request whose time was up."""
-        error = {"code": "batch_expired", "message": "the batch's window is over"}
-        self._write(name, None, error)
-
-    def close(self) -> None:
-        """Close both files."""
-        self._output.close()
-        self._errors.close()
-
-    def _write(
-        self, name: str, response: Mapping[str, Any] | None, error: Mapping[str, Any] | None
-    ) -> None:
-        fine = response is not None and response["status_code"] < 400
-        line = {"id": _new("batch_req"), "custom_id": name, "response": response, "error": error}
-        file = self._output if fine else self._errors
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        self.done.add(name)
-        self.counts["completed" if fine else "failed"] += 1
+        return known
 
 
 _UNTOLD = (
@@ -370,12 +338,34 @@ _UNTOLD = (
 """Fields of a batch that are null until they are known."""
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    """What is noted there, if anything of ours is."""
+    if not path.is_file():
+        return None
+    try:
+        known: dict[str, Any] = json.loads(path.read_bytes())
+        if known["id"] == path.stem:
+            return known
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        pass
+    log.warning("%s: not a note of this server; left alone", path)
+    return None
+
+
+def _cause(error: Exception) -> BaseException:
+    """What went wrong first, where several things were under way."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return cause
+
+
 def _told(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if key != "fingerprint"}
 
 
 def _is_open(batch: Mapping[str, Any]) -> bool:
-    return batch["status"] in _UNDER_WAY
+    return batch.get("status") in _UNDER_WAY
 
 
 def _output(batch: Mapping[str, Any]) -> str:
@@ -386,40 +376,10 @@ def _errors(batch: Mapping[str, Any]) -> str:
     return f"file-{batch['id']}-errors"
 
 
-def _new(kind: str) -> str:
-    """An id that sorts by the time it was made."""
-    return f"{kind}-{time.time_ns():020d}{secrets.token_hex(4)}"
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The `custom_id` of every whole line; what follows the last of them is cut off."""
-    names, end = [], 0
-    path.touch()
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            names.append(json.loads(line)["custom_id"])
-            end += len(line)
-    with path.open("r+b") as file:
-        file.truncate(end)
-    return names
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    try:
-        asked = json.loads(await request.body())
-    except ValueError:
-        asked = None
-    if not isinstance(asked, dict):
-        raise ApiError(400, "The body is not a JSON object.", code="invalid_json")
-    return asked
-
-
 def _page(request: Request, known: list[dict[str, Any]]) -> Response:
     """As much of a list as was asked for, behind `after`."""
     after, limit = request.query_params.get("after"), request.query_params.get("limit", "100")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 10_000:
+    if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= 10_000:
         raise ApiError(400, "limit: valid are 1 to 10000.", code="invalid", param="limit")
     names = [entry["id"] for entry in known]
     start = names.index(after) + 1 if after in names else 0

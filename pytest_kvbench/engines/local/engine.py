@@ -6,6 +6,7 @@ pass over all rows, of whichever job, and finished rows leave. The engine is use
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from pytest_kvbench.engines.local.ragged import RaggedCache, RowKV
 from pytest_kvbench.engines.local.reuse import PrefillCache
 from pytest_kvbench.engines.local.sampling import Sampler, Sampling
 from pytest_kvbench.engines.local.text import TextStream
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,20 @@ class Engine:
         positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
         logits = self._forward(tokens, positions, [row.kv for row in rows])
         for row, row_logits in zip(rows, logits, strict=True):
-            row.take(row_logits, self._model.end_tokens)
+            self._take(row, row_logits)
         took = clock(self._model.device) - started
         for job in _jobs(rows):
             job.timings.decode_s += took
         return self._still_running(rows)
+
+    def _take(self, row: Row, logits: torch.Tensor) -> None:
+        """One row's token; what goes wrong with it is its own job's, not its neighbours'."""
+        try:
+            row.take(logits, self._model.end_tokens)
+        except Exception as error:  # whatever it is, the client must hear of it
+            log.exception("a row failed")
+            row.job.cancelled = True
+            row.job.emit(error)
 
     def _still_running(self, rows: list[Row]) -> list[Row]:
         for job in _jobs([row for row in rows if row.done]):

@@ -7,8 +7,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jinja2
-
 from pytest_kvbench.engines.local.engine import ArmSpec, Event, Job, removed
 from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import Policy, get_policy
@@ -24,6 +22,7 @@ from pytest_kvbench.engines.local.sampling import Sampling
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import FULL_CACHE
 
+_MOST_CHARACTERS = 128  # of a token: the longest of any vocabulary are runs of blanks
 _BOUNDARY = "\u241e\u2063kvbench\u2063\u241e"  # in no real prompt: a symbol and invisible marks
 
 
@@ -42,14 +41,16 @@ def chat_prompt(model: LocalModel, messages: list[Message]) -> Prompt:
     return Prompt(ids, _tokens_before(ends, _boundary(model, messages)))
 
 
-def completion_prompt(model: LocalModel, prompt: str | list[int], arm: KvArm) -> Prompt:
-    """The prompt of a completion, split at the arm's `context_chars`."""
+def completion_prompts(
+    model: LocalModel, prompt: str | list[int], arms: list[KvArm]
+) -> list[Prompt]:
+    """The prompt of a completion, split at each arm's `context_chars`."""
     if isinstance(prompt, list):
         if max(prompt) >= model.backend.get_vocab_size():
             raise ApiError(400, "prompt: a token id is outside the vocabulary.", code="bad_token")
-        return Prompt(prompt)
+        return [Prompt(prompt)] * len(arms)
     ids, ends = model.encode(prompt, special=True)
-    return Prompt(ids, _tokens_before(ends, arm.context_chars))
+    return [Prompt(ids, _tokens_before(ends, arm.context_chars)) for arm in arms]
 
 
 def make_job(
@@ -67,12 +68,13 @@ def make_job(
             code="invalid_value",
             param="n",
         )
+    _check_fits_at_all(model, request)
     prompts = _prompts(model, request)
     ids = prompts[0].ids
     return Job(
         ids=ids,
         arms=[_arm(arm, prompt) for arm, prompt in zip(request.arms, prompts, strict=True)],
-        max_tokens=_max_tokens(model, len(ids), request.token_limit),
+        max_tokens=_max_tokens(model, len(ids), request.token_limit, request.field),
         sampling=_sampling(request),
         stops=request.stops,
         emit=emit,
@@ -83,7 +85,7 @@ def make_job(
 def _prompts(model: LocalModel, request: ChatRequest | CompletionRequest) -> list[Prompt]:
     if isinstance(request, ChatRequest):
         return [chat_prompt(model, request.messages)] * len(request.arms)
-    return [completion_prompt(model, request.prompt, arm) for arm in request.arms]
+    return completion_prompts(model, request.prompt, request.arms)
 
 
 def _render(model: LocalModel, messages: list[Message]) -> str:
@@ -93,7 +95,7 @@ def _render(model: LocalModel, messages: list[Message]) -> str:
         )
     try:
         return model.render([{"role": one.role, "content": one.text} for one in messages])
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program: whatever it meets lies in the messages
         raise ApiError(
             400, f"messages: the chat template refuses them: {error}", code="invalid_messages"
         ) from error
@@ -110,6 +112,19 @@ def _boundary(model: LocalModel, messages: list[Message]) -> int | None:
     marked[users[-1]] = Message(role="user", content="".join([*texts[:-1], _BOUNDARY, texts[-1]]))
     at = _render(model, marked).find(_BOUNDARY)
     return at if at > 0 else None
+
+
+def _check_fits_at_all(model: LocalModel, request: ChatRequest | CompletionRequest) -> None:
+    """Refuse what no tokenizer could make short enough, before it is tokenized."""
+    most = model.context_length * _MOST_CHARACTERS
+    if request.size > most:
+        raise ApiError(
+            400,
+            f"This model's context has {model.context_length} tokens, at most {most} characters; "
+            f"the prompt has {request.size}.",
+            code="context_length_exceeded",
+            param=request.field,
+        )
 
 
 def _tokens_before(ends: list[int], character: int | None) -> int | None:
@@ -151,6 +166,8 @@ def _params(policy: Policy, arm: KvArm) -> dict[str, object]:
 def _check_budget(arm: KvArm) -> None:
     if not 0 < arm.budget <= 1:
         raise _budget_error(f"budget is {arm.budget:g}; valid: greater than 0, at most 1.")
+    if 1 - arm.budget == 1:
+        raise _budget_error(f"budget {arm.budget:g} is too small to be told from 0.")
     if arm.policy == FULL_CACHE and arm.budget != 1:
         raise _budget_error(f"policy none keeps everything: budget is {arm.budget:g}, valid: 1.")
 
@@ -202,7 +219,7 @@ def _check_long_enough(spec: ArmSpec, tokens: int) -> None:
         )
 
 
-def _max_tokens(model: LocalModel, tokens: int, asked: int | None) -> int:
+def _max_tokens(model: LocalModel, tokens: int, asked: int | None, field: str) -> int:
     room = model.context_length - tokens
     if room < (asked or 1):
         raise ApiError(
@@ -210,7 +227,7 @@ def _max_tokens(model: LocalModel, tokens: int, asked: int | None) -> int:
             f"This model's context has {model.context_length} tokens; the prompt has {tokens} and "
             f"{asked or 1} new ones were asked for, {tokens + (asked or 1)} together.",
             code="context_length_exceeded",
-            param="messages",
+            param=field,
         )
     if tokens == 0:
         raise ApiError(400, "The prompt is empty.", code="empty_prompt", param="prompt")

@@ -72,7 +72,7 @@ def load(folder: Path, dtype: str, device: str, threads: int) -> LocalModel:
     # stderr is the server's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # upstream
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no GPU.", "Valid: cpu, auto.")
+        raise UsageError("--device cuda: torch sees no GPU.", "Valid here: cpu.")
     ragged.register()
     network = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation=ragged.ATTENTION

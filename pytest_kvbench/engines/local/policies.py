@@ -6,6 +6,7 @@ and what may be set.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,10 +18,11 @@ from pytest_kvbench.records import FULL_CACHE
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter of a policy: its default gives its type, `low` its smallest value."""
+    """One parameter of a policy: its default gives its type, `low` and `high` its range."""
 
     default: int | float | bool
     low: float = 0
+    high: float = 1_000_000
     odd: bool = False
 
     @property
@@ -29,14 +31,14 @@ class Param:
         if isinstance(self.default, bool):
             return "true or false"
         kind = "integer" if isinstance(self.default, int) else "number"
-        return f"{'odd ' if self.odd else ''}{kind} of at least {self.low:g}"
+        return f"{'odd ' if self.odd else ''}{kind} from {self.low:g} to {self.high}"
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` has the right type and size."""
         if isinstance(self.default, bool) or isinstance(value, bool):
             return isinstance(value, bool) and isinstance(self.default, bool)
         kinds = int if isinstance(self.default, int) else (int, float)
-        if not isinstance(value, kinds) or value < self.low:
+        if not isinstance(value, kinds) or not self.low <= value <= self.high:  # NaN is nowhere
             return False
         return not self.odd or value % 2 == 1
 
@@ -80,11 +82,15 @@ class Policy:
             )
         if not self.params[name].accepts(value):
             raise UsageError(
-                f"policy {self.name}: {name} is {value!r}.", f"Valid: {self.params[name].valid}."
+                f"policy {self.name}: {name} is {reprlib.repr(value)}.",
+                f"Valid: {self.params[name].valid}.",
             )
 
 
-_WINDOW = {"window_size": Param(64, low=1), "kernel_size": Param(5, low=1, odd=True)}
+_WINDOW = {
+    "window_size": Param(64, low=1),
+    "kernel_size": Param(5, low=1, high=4095, odd=True),
+}
 
 POLICIES: Mapping[str, Policy] = MappingProxyType(
     {
@@ -123,7 +129,8 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
                 "2510.00636",
                 "Keeps what future queries are expected to attend to.",
                 {
-                    "n_future_positions": Param(512, low=1),
+                    # kvpress makes a matrix of head_dim x head_dim for each.
+                    "n_future_positions": Param(512, low=1, high=4096),
                     "n_sink": Param(4),
                     "use_covariance": Param(True),
                     "use_vnorm": Param(True),
@@ -136,7 +143,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
                 "RandomPress",
                 "",
                 "Keeps tokens at random, seeded: the baseline any policy must beat.",
-                {"seed": Param(0)},
+                {"seed": Param(0, high=2**63 - 1)},
             ),
             Policy("keydiff", "KeyDiffPress", "2504.15364", "Keeps keys unlike the average key."),
             Policy(

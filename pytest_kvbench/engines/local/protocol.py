@@ -6,9 +6,10 @@ unknown fields (metadata, user, ...) are ignored, as OpenAI's own servers do.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
@@ -28,6 +29,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Fields of other servers, and the values at which they change nothing."""
 
+MOST_STOPS, LONGEST_STOP = 64, 1024
+"""OpenAI's own servers take 4."""
+_LONGEST_MESSAGE, _MOST_FAULTS = 1000, 10_000
+
 
 class ApiError(Exception):
     """An answer other than 200, in OpenAI's shape."""
@@ -35,26 +40,32 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, *, code: str, param: str | None = None, kind: str = ""
     ) -> None:
+        message = shortened(message)  # it may quote what was sent
         super().__init__(message)
         self.status = status
         self.body = {
             "error": {
                 "message": message,
                 "type": kind or ("server_error" if status >= 500 else "invalid_request_error"),
-                "param": param,
+                "param": param and shortened(param),
                 "code": code,
             }
         }
 
 
+def shortened(text: str) -> str:
+    """The text, cut where it is too long to be read."""
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class KvArm(_Strict):
     """One arm: a policy at a budget. `context_chars` is for `/v1/completions` only."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     policy: str = "none"
     budget: float = 1.0
@@ -69,13 +80,16 @@ class StreamOptions(_Strict):
     include_usage: bool = False
 
 
+_Stop = Annotated[str, Field(max_length=LONGEST_STOP)]
+
+
 class _Request(_Strict):
     model: str
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    stop: str | list[str] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MOST_STOPS)] | None = None
     n: Annotated[int, Field(ge=1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -86,7 +100,9 @@ class _Request(_Strict):
     def _refuse_unserved(cls, data: Any) -> Any:
         for name in NEUTRAL.keys() & (data if isinstance(data, dict) else {}):
             if data[name] not in NEUTRAL[name]:
-                raise ValueError(f"{name} is not supported; leave it out")
+                raise PydanticCustomError(
+                    "unserved", "{field} is not supported; leave it out", {"field": name}
+                )
         return data
 
     @property
@@ -129,8 +145,15 @@ class Message(_Strict):
 class ChatRequest(_Request):
     """`POST /v1/chat/completions`."""
 
+    field: ClassVar[str] = "messages"
+
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters of all messages."""
+        return sum(len(message.text) for message in self.messages)
 
     @property
     def token_limit(self) -> int | None:
@@ -141,7 +164,14 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """`POST /v1/completions`: a prompt as text or as token ids."""
 
+    field: ClassVar[str] = "prompt"
+
     prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+    @property
+    def size(self) -> int:
+        """Characters of the prompt, or its tokens."""
+        return len(self.prompt)
 
     @property
     def token_limit(self) -> int | None:
@@ -156,11 +186,43 @@ class TokenizeRequest(_Strict):
     prompt: str | None = None
     messages: list[Message] | None = None
 
+    @property
+    def text(self) -> str:
+        """The plain text or the prompt."""
+        return self.content or self.prompt or ""
+
     @model_validator(mode="after")
     def _exactly_one(self) -> TokenizeRequest:
         if sum(part is not None for part in (self.content, self.prompt, self.messages)) != 1:
             raise ValueError("give exactly one of content, prompt, messages")
         return self
+
+
+Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+
+
+class BatchRequest(_Strict):
+    """`POST /v1/batches`."""
+
+    input_file_id: str
+    endpoint: Endpoint
+    completion_window: Literal["24h"]
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+
+
+class BatchLine(_Strict):
+    """One line of a batch's file; what is in `body` is looked at when its turn comes."""
+
+    custom_id: Annotated[str, Field(min_length=1, max_length=512)]
+    method: Literal["POST"]
+    url: str
+    body: dict[Any, Any]
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -175,10 +237,13 @@ def parse(kind: type[_Model], body: bytes) -> _Model:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise _as_api_error(error) from error
+        raise as_api_error(error) from error
 
 
-def _as_api_error(error: ValidationError) -> ApiError:
+def as_api_error(error: ValidationError) -> ApiError:
+    """The 400 that names the field, the value's fault and what is valid."""
+    if error.error_count() > _MOST_FAULTS:
+        return ApiError(400, f"{error.error_count()} values are not valid.", code="invalid_value")
     # Unions report every branch; the deepest place is the branch that was meant.
     first = max(error.errors(), key=lambda entry: len(entry["loc"]))
     if first["type"] == "json_invalid":
@@ -186,6 +251,7 @@ def _as_api_error(error: ValidationError) -> ApiError:
     names = [str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
     where = ".".join(name for name in names if name not in {"KvArm", "str", "int"})
     message = first["msg"].removeprefix("Value error, ")
+    field = where or first.get("ctx", {}).get("field")
     return ApiError(
-        400, f"{where}: {message}" if where else message, code="invalid_value", param=where or None
+        400, f"{where}: {message}" if where else message, code="invalid_value", param=field
     )

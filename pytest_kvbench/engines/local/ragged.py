@@ -122,7 +122,8 @@ def _attend(
     folded = query.reshape(1, keys.shape[1], groups * count, width)
     mask = _causal(count, keys.shape[2], query.device).repeat(groups, 1) if count > 1 else None
     out = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
-    return out.view(1, heads, count, width)
+    # Not `view`: CUDA's kernels lay their result out by token, the CPU's by head.
+    return out.reshape(1, heads, count, width)
 
 
 def _causal(count: int, total: int, device: torch.device) -> torch.Tensor:

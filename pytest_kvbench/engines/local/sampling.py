@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+_GREEDY_BELOW = 1e-30
+"""A temperature at which float32 overflows: only the likeliest token is left long before."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -25,11 +28,12 @@ class Sampler:
 
     def __call__(self, logits: torch.Tensor) -> int:
         """A token id from logits of shape (vocabulary,)."""
-        if self._sampling.temperature == 0:
+        if self._sampling.temperature < _GREEDY_BELOW:
             return int(logits.argmax())
         scaled = logits.to("cpu", torch.float32) / self._sampling.temperature
         probabilities, tokens = scaled.softmax(-1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
-        probabilities[before >= self._sampling.top_p] = 0.0
+        # The likeliest always stays: in float32 the smallest top_p is zero.
+        probabilities[1:][before[1:] >= self._sampling.top_p] = 0.0
         draw = torch.multinomial(probabilities, 1, generator=self._generator)
         return int(tokens[draw])

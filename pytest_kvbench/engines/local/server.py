@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pytest_kvbench.engines.local import intake, replies
 from pytest_kvbench.engines.local.batches import Complete, Shelf
 from pytest_kvbench.engines.local.engine import Done, Event, Job, Piece
+from pytest_kvbench.engines.local.limits import BodyLimit
 from pytest_kvbench.engines.local.model import LocalModel
 from pytest_kvbench.engines.local.policies import POLICIES
 from pytest_kvbench.engines.local.protocol import (
@@ -77,7 +79,7 @@ def build_app(served: Served, batches: Path | None = None) -> ASGIApp:
             Exception: _unexpected_error,
         },
     )
-    return _RequestLog(app)
+    return _RequestLog(BodyLimit(app))
 
 
 Handler = Callable[[Request], Any]
@@ -265,10 +267,9 @@ def _tokenize(model: LocalModel) -> Handler:
         asked = parse(TokenizeRequest, await request.body())
         if asked.messages is not None:
             tokens = intake.chat_prompt(model, asked.messages).ids
-        elif asked.prompt is not None:
-            tokens, _ = model.encode(asked.prompt, special=True)
-        else:
-            tokens, _ = model.encode(asked.content or "")
+        else:  # it may be a whole book: the others need not wait for it
+            text, special = asked.text, asked.prompt is not None
+            tokens, _ = await run_in_threadpool(model.encode, text, special=special)
         return JSONResponse({"tokens": tokens, "count": len(tokens)})
 
     return handle
@@ -292,8 +293,10 @@ async def _api_error(_request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    body = ApiError(error.status_code, message, code="unknown_url").body
+    # Not `request.url`: it needs a Host header that makes sense.
+    message = f"{request.method} {request.scope['path']}: {error.detail}"
+    code = "unknown_url" if error.status_code in (404, 405) else "invalid_request"
+    body = ApiError(error.status_code, message, code=code).body
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 

@@ -1,0 +1,139 @@
+"""The two sides of a batch on disk: the requests that were uploaded, the lines that answer them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pytest_kvbench.engines.local.protocol import BatchLine, as_api_error, shortened
+
+MOST_REQUESTS = 50_000
+"""Of one input file, as at OpenAI's."""
+
+
+class BadFile(ValueError):  # noqa: N818 - it is what it names
+    """A batch that is not begun: one line that is no request is enough, as at OpenAI's.
+
+    Args:
+        what: what is wrong.
+        line: where, counted from 1.
+    """
+
+    def __init__(self, what: str, line: int | None = None) -> None:
+        super().__init__(shortened(f"line {line}: {what}" if line else what))
+        self.line = line
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: the name its answer will have, and its body as JSON."""
+
+    name: str
+    body: bytes
+
+
+def read_requests(path: Path, endpoint: str) -> Iterator[Asked]:
+    """The requests of a file, read one after another.
+
+    Raises:
+        BadFile: one is none, is for another endpoint, comes twice, or is one too many.
+        OSError: the file cannot be read.
+    """
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            try:
+                asked = _request(raw.removeprefix(codecs.BOM_UTF8), endpoint)
+            except (ValueError, RecursionError) as error:
+                raise BadFile(str(error), number) from error
+            if asked.name in seen:
+                raise BadFile(f"the custom_id {asked.name!r} comes twice", number)
+            seen.add(asked.name)
+            if len(seen) > MOST_REQUESTS:
+                raise BadFile(f"a file has at most {MOST_REQUESTS} requests", number)
+            yield asked
+
+
+def _request(raw: bytes, endpoint: str) -> Asked:
+    data = json.loads(raw.decode())
+    if not isinstance(data, dict):
+        raise ValueError("is not a JSON object")
+    try:
+        line = BatchLine.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(str(as_api_error(error))) from error
+    if line.url != endpoint:
+        raise ValueError(f"url: is {line.url!r}, and the batch is for {endpoint}")
+    return Asked(line.custom_id, json.dumps(line.body).encode())
+
+
+class Results:
+    """The lines a batch has so far; a last line that was torn by a kill is cut off.
+
+    Args:
+        output: where answers go.
+        errors: where refusals go.
+    """
+
+    def __init__(self, output: Path, errors: Path) -> None:
+        answered, refused = _whole_lines(output), _whole_lines(errors)
+        self.done = {*answered, *refused}
+        self.counts = {"completed": len(answered), "failed": len(refused)}
+        self._output = output.open("a", encoding="utf-8")
+        self._errors = errors.open("a", encoding="utf-8")
+
+    def add(self, name: str, status: int, body: Mapping[str, Any]) -> None:
+        """What one request was answered."""
+        response = {"status_code": status, "request_id": new_id("req"), "body": body}
+        self._write(name, response, None)
+
+    def expire(self, name: str) -> None:
+        """A request whose time was up."""
+        error = {"code": "batch_expired", "message": "the batch's window is over"}
+        self._write(name, None, error)
+
+    def close(self) -> None:
+        """Close both files."""
+        self._output.close()
+        self._errors.close()
+
+    def _write(
+        self, name: str, response: Mapping[str, Any] | None, error: Mapping[str, Any] | None
+    ) -> None:
+        fine = response is not None and response["status_code"] < 400
+        line = {"id": new_id("batch_req"), "custom_id": name, "response": response, "error": error}
+        file = self._output if fine else self._errors
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        self.done.add(name)
+        self.counts["completed" if fine else "failed"] += 1
+
+
+def new_id(kind: str) -> str:
+    """An id that sorts by the time it was made."""
+    return f"{kind}-{time.time_ns():020d}{secrets.token_hex(4)}"
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The `custom_id` of every whole line; what follows the last of them is cut off."""
+    names, end = [], 0
+    path.touch()
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            names.append(json.loads(line)["custom_id"])
+            end += len(line)
+    with path.open("r+b") as file:
+        file.truncate(end)
+    return names

@@ -1,0 +1,127 @@
+"""What another device does differently: how attention lays its result out, and where tensors are.
+
+The CPU's attention returns (row, head, token, width) in that order of memory; CUDA's kernels return
+the same values laid out by token. Only the tests marked `cuda` see a real GPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers.integrations import sdpa_attention
+
+from pytest_kvbench.engines.local import ragged
+from pytest_kvbench.engines.local.engine import ArmReport, ArmSpec, Engine, Job, Piece
+from pytest_kvbench.engines.local.policies import POLICIES, get_policy
+from pytest_kvbench.engines.local.reuse import PrefillCache
+from pytest_kvbench.engines.local.sampling import Sampling
+from tests.support.tiny_model import tiny_model
+
+pytestmark = pytest.mark.model
+
+SAMPLINGS = {"greedy": Sampling(0.0, 1.0, 0), "drawn": Sampling(0.9, 0.8, 3)}
+Answers = list[tuple[str, ArmReport]]
+
+
+def arms(context: int) -> list[ArmSpec]:
+    """Every policy, over the whole prompt and over a context with a question behind it."""
+    short = {"window_size": 8, "n_sink": 2}
+    return [
+        ArmSpec(policy, policy.with_defaults(_known(policy, short)), budget, split)
+        for policy in map(get_policy, POLICIES)
+        for budget, split in ((0.5, None), (0.6, context))
+        if policy.press
+    ]
+
+
+def _known(policy: Any, params: dict[str, int]) -> dict[str, int]:
+    return {name: value for name, value in params.items() if name in policy.params}
+
+
+def answers(device: str, sampling: Sampling) -> Answers:
+    """Two prompts that share a beginning, so that prefill, reuse and ragged decoding all run."""
+    engine = Engine(tiny_model(device), PrefillCache(2**30))
+    found: Answers = []
+    for tail in ([7, 8, 9], [11, 12, 13, 14, 15]):
+        ids = [(n * 37) % 251 for n in range(150)] + tail
+        specs = [ArmSpec(get_policy("none"), {}, 1.0), *arms(150)]
+        found += run(engine, ids, specs, sampling)
+    return found
+
+
+def run(engine: Engine, ids: list[int], specs: list[ArmSpec], sampling: Sampling) -> Answers:
+    events: list[Any] = []
+    rows = engine.start(Job(ids, specs, 6, sampling, [], events.append, created=time.time()))
+    while rows:
+        rows = engine.step(rows)
+    pieces = [event for event in events if isinstance(event, Piece)]
+    return [
+        ("".join(p.text for p in pieces if p.index == index), report)
+        for index, report in enumerate(events[0])
+    ]
+
+
+@pytest.fixture
+def laid_out_by_token(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Attention as CUDA's kernels return it; counts its calls."""
+    calls: list[int] = []
+    plain: Callable[..., torch.Tensor] = functional.scaled_dot_product_attention
+
+    def attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+        out = plain(*args, **kwargs)
+        calls.append(out.shape[2])
+        return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(ragged, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
+    assert sdpa_attention.torch.nn.functional is functional
+    yield calls
+    assert calls
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_answers_do_not_depend_on_how_attention_lays_its_result_out(
+    sampling: str, request: pytest.FixtureRequest
+) -> None:
+    usual = answers("cpu", SAMPLINGS[sampling])
+    calls = request.getfixturevalue("laid_out_by_token")
+    assert answers("cpu", SAMPLINGS[sampling]) == usual
+    assert max(calls) >= 150  # prefill
+    assert 2 in calls  # a step: two query heads of one key head
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (4, 4), (6, 1)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_row_of_any_shape_is_attended_to_alike(
+    heads: int, kv_heads: int, count: int, request: pytest.FixtureRequest
+) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, heads, count, 8)
+    keys = [torch.randn(1, kv_heads, length, 8) for length in (5, 9)]
+    values = [torch.randn_like(key) for key in keys]
+    module = torch.nn.Module()
+    usual, _ = ragged.ragged_attention(module, query, keys, values, None)
+    request.getfixturevalue("laid_out_by_token")
+    other, _ = ragged.ragged_attention(module, query, keys, values, None)
+    assert torch.equal(usual, other)
+    assert usual.shape == (2, count, heads, 8)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="cuda: torch sees no GPU here")
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_gpu_answers_as_the_cpu_does(sampling: str) -> None:
+    on_gpu, on_cpu = (answers(device, SAMPLINGS[sampling]) for device in ("cuda", "cpu"))
+    assert [report for _, report in on_gpu] == [report for _, report in on_cpu]
+    assert on_gpu[0] == on_cpu[0]  # the full cache
+    same = [
+        gpu == cpu
+        for (gpu, report), (cpu, _) in zip(on_gpu, on_cpu, strict=True)
+        if report.policy != "random"  # a GPU's generator draws other numbers
+    ]
+    assert sum(same) >= 0.9 * len(same)  # sums are rounded otherwise: near ties may fall otherwise

@@ -1,0 +1,48 @@
+"""A model of random weights that answers within a millisecond: what the embedded engine serves."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from pytest_kvbench.engines.local import ragged
+from pytest_kvbench.engines.local.model import LocalModel
+
+CONTEXT = 512
+_TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
+    "{% if messages[0]['role'] == 'nobody' %}{{ raise_exception('nobody may not speak') }}"
+    "{% elif messages[0]['role'] == 'sum' %}{{ 1 + messages[0]['content'] }}{% endif %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def tiny_model(device: str = "cpu", attention: str = ragged.ATTENTION) -> LocalModel:
+    """Three layers, two key heads for four query heads, a token a byte."""
+    ragged.register()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(alphabet) + 1,
+        max_position_embeddings=CONTEXT,
+        attn_implementation=attention,
+    )
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(config).eval().to(torch.device(device))
+    return LocalModel(network, _tokenizer(alphabet), torch.device(device), CONTEXT, frozenset())
+
+
+def _tokenizer(alphabet: list[str]) -> PreTrainedTokenizerFast:
+    vocabulary = {letter: number for number, letter in enumerate([*alphabet, "<end>"])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<end>", chat_template=_TEMPLATE
+    )
