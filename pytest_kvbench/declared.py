@@ -27,7 +27,7 @@ def find_declared(
         UsageError: neither exists.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
+    if Path(name.removesuffix(".gz")).suffix in {".yaml", ".yml"}:
         return load_stages(path, overrides=overrides)
     groups = groups_of(name, reports)
     if not groups:

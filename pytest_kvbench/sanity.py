@@ -68,7 +68,7 @@ def replies(
 
 def _chance(metric: str, example: Example) -> float:
     options = example.meta.get("options") if metric in _GUESSED else None
-    return 1 / len(options) if options else 0.0
+    return 1 / len(options) if isinstance(options, list | Mapping) and options else 0.0
 
 
 def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,10 +26,13 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from pytest_kvbench.addresses import problem_of
 from pytest_kvbench.bounded import MIB, REPLY
-from pytest_kvbench.errors import ExperimentError
+from pytest_kvbench.errors import ExperimentError, UsageError
+from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text
+from pytest_kvbench.reading.strict_yaml import MAX_TEXT
 from pytest_kvbench.records import FULL_CACHE, Sampling
 
 _KEY_NAME = re.compile(
@@ -41,11 +44,23 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+# Far above what anybody asks for, and far below what a slip of the keyboard makes of it: a plan is
+# refused before its cells fill the memory.
+MAX_BINS = 1_000
+MAX_LISTED = 1_000
+MAX_CELLS = 50_000
+MAX_REQUESTS = 20_000_000
+_MAX_TOKENS = 100_000_000
+_MAX_SECONDS = 1_000_000  # 11 days; the clocks of event loops overflow far above
+_HOTTEST = 100
+_Listed = Field(min_length=1, max_length=MAX_LISTED)
+Edge = Annotated[int, Field(ge=0, le=_MAX_TOKENS)]
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if twice:
         raise ValueError(f"listed twice: {', '.join(twice)}")
     return values
@@ -54,7 +69,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class Section(BaseModel):
     """A frozen part of an experiment that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _about(text: str, **rules: Any) -> Any:
@@ -75,20 +90,22 @@ class PerBin(Section):
     """How many examples a bin may take, where sampling stops as soon as its cells are decided."""
 
     min: int = _about("examples before the first look, at least 1", default=12, ge=1)
-    max: int = _about("examples at which to stop, at least min", default=200, ge=1)
+    max: Count = _about("examples at which to stop, from min to 100,000", default=200)
 
 
 class Bins(Section):
     """Length classes of prompts, and how many examples each gets."""
 
-    n: int = _about("a whole number of bins, at least 1", default=3, ge=1)
+    n: int = _about("a whole number of bins, from 1 to 1,000", default=3, ge=1, le=MAX_BINS)
     per_bin: Count | tuple[Count, ...] | PerBin = _about(
-        "examples per bin: one whole number, or a list with one per bin; {min: 12, max: 200} under "
-        "sampling.strategy: sequential",
+        "examples per bin: one whole number up to 100,000, or a list with one per bin; {min: 12, "
+        "max: 200} under sampling.strategy: sequential",
         default=8,
     )
-    edges: tuple[int, ...] | None = _about("increasing inner edges; n follows", default=None)
-    range: tuple[int, int] = _about(
+    edges: tuple[Edge, ...] | None = _about(
+        "increasing inner edges; n follows", default=None, max_length=MAX_BINS - 1
+    )
+    range: tuple[Edge, Edge] = _about(
         "two increasing numbers: the tokens of generated prompts", default=(256, 2048)
     )
     by: Literal["tokens", "length"] = _about(
@@ -133,10 +150,10 @@ class Bins(Section):
 class KV(Section):
     """The policies and the ladder of budgets."""
 
-    policies: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] = _about(
+    policies: Annotated[tuple[str, ...], _Listed, AfterValidator(_unique)] = _about(
         "a list of policy names, each once", default=("snapkv",)
     )
-    budgets: Annotated[tuple[Fraction, ...], Field(min_length=1), AfterValidator(_unique)] = _about(
+    budgets: Annotated[tuple[Fraction, ...], _Listed, AfterValidator(_unique)] = _about(
         "a list of fractions of the full cache, each in (0, 1] and once", default=(1.0, 0.5, 0.2)
     )
     question_aware: bool = _about(
@@ -190,9 +207,13 @@ class Launch(Section):
         default=None,
     )
     health: str = _about("the path that answers 200 once the server is up", default="/v1/models")
-    at_once: int | None = _about("servers up together; unset: all", default=None, ge=1)
-    context: int = _about("tokens of prompt and answer together", default=4096, ge=256)
-    parallel: int = _about("requests one llama.cpp server decodes together", default=1, ge=1)
+    at_once: int | None = _about("servers up together; unset: all", default=None, ge=1, le=1_000)
+    context: int = _about(
+        "tokens of prompt and answer together, at least 256", default=4096, ge=256, le=_MAX_TOKENS
+    )
+    parallel: int = _about(
+        "requests one llama.cpp server decodes together", default=1, ge=1, le=1_000
+    )
 
 
 class EngineSettings(Section):
@@ -237,16 +258,29 @@ class EngineSettings(Section):
     declared: Mapping[str, str] = _about(
         "what the server does not tell: {revision: ..., dtype: ...}", default_factory=dict
     )
-    concurrency: int = _about("requests in flight per run, at least 1", default=4, ge=1)
-    max_rpm: float | None = _about("requests a minute per run", default=None, gt=0)
-    max_tpm: float | None = _about(
-        "tokens a minute per run, of prompts and replies", default=None, gt=0
+    concurrency: int = _about(
+        "requests in flight per run, from 1 to 10,000", default=4, ge=1, le=10_000
     )
-    timeout_s: float = _about("seconds a request may take, retries included", default=600.0, gt=0)
+    max_rpm: float | None = _about(
+        "requests a minute per run, from 0.01; unset: no limit", default=None, ge=0.01, le=1e9
+    )
+    max_tpm: float | None = _about(
+        "tokens a minute per run, of prompts and replies, from 1; unset: no limit",
+        default=None,
+        ge=1,
+        le=1e12,
+    )
+    timeout_s: float = _about(
+        "seconds a request may take, retries included", default=600.0, gt=0, le=_MAX_SECONDS
+    )
     retries: int = _about(
         "tries after the first, for timeouts, lost connections, 408, 409, 429 and 5xx",
         default=3,
         ge=0,
+        le=1_000,
+    )
+    start_timeout_s: float = _about(
+        "seconds a server may take to start", default=300.0, gt=0, le=_MAX_SECONDS
     )
     max_reply_mb: float = _about(
         "MB of a reply that are read (of 2**20 bytes, unpacked); a larger one is a failure",
@@ -254,12 +288,11 @@ class EngineSettings(Section):
         gt=0,
         le=4096,
     )
-    start_timeout_s: float = _about("seconds a server may take to start", default=300.0, gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = _about(
         "float32, bfloat16 or float16; unset: float32 for local, else the server's own",
         default=None,
     )
-    threads: int | None = _about("threads of a server that we start", default=None, ge=1)
+    threads: int | None = _about("threads of a server that we start", default=None, ge=1, le=10_000)
 
     @model_validator(mode="before")
     @classmethod
@@ -330,18 +363,21 @@ def _refuse_keys(engine: EngineSettings) -> None:
 class SamplingSettings(Section):
     """How tokens are drawn, and how often."""
 
-    temperature: float = _about("a number of at least 0; 0 is greedy", default=0.0, ge=0)
+    temperature: float = _about(
+        "a number from 0 to 100; 0 is greedy", default=0.0, ge=0, le=_HOTTEST
+    )
     top_p: float = _about("a number in (0, 1]", default=1.0, gt=0, le=1)
     max_tokens: int | None = _about(
-        "new tokens, at least 1; unset: the task's own", default=None, ge=1
+        "new tokens, at least 1; unset: the task's own", default=None, ge=1, le=_MAX_TOKENS
     )
-    trials: int = _about("a whole number of at least 1", default=1, ge=1)
+    trials: int = _about("a whole number from 1 to 1,000", default=1, ge=1, le=1_000)
     self_consistency: int = _about(
         "samples that vote on each answer, at least 1: one answer for the price of so many",
         default=1,
         ge=1,
+        le=1_000,
     )
-    seed: int = _about("a whole number of at least 0", default=0, ge=0)
+    seed: int = _about("a whole number from 0 to 2,147,483,647", default=0, ge=0, le=2**31 - 1)
     strategy: Literal["fixed", "sequential"] = _about(
         "fixed (bins.per_bin examples for every cell) or sequential (until a cell is decided, "
         "between bins.per_bin {min, max})",
@@ -352,7 +388,9 @@ class SamplingSettings(Section):
 class Variant(Section):
     """One way of asking: what differs from the experiment's own."""
 
-    temperature: float | None = _about("a number of at least 0; 0 is greedy", default=None, ge=0)
+    temperature: float | None = _about(
+        "a number from 0 to 100; 0 is greedy", default=None, ge=0, le=_HOTTEST
+    )
     top_p: float | None = _about("a number in (0, 1]", default=None, gt=0, le=1)
     before: str = _about("text in front of every prompt", default="")
     after: str = _about("text behind every prompt", default="")
@@ -387,8 +425,8 @@ class Gate(Section):
 class Prices(Section):
     """What a hosted model costs, per million tokens."""
 
-    prompt: float = _about("a number of at least 0", ge=0)
-    completion: float = _about("a number of at least 0", ge=0)
+    prompt: float = _about("a number of at least 0", ge=0, le=1e9)
+    completion: float = _about("a number of at least 0", ge=0, le=1e9)
     currency: str = _about("a name, as in USD", default="USD")
 
 
@@ -415,9 +453,9 @@ class ExecutorSettings(Section):
         "a Python file that defines `config`, a parsl.Config; it takes the preset's place",
         default=None,
     )
-    workers: int = _about("worker processes on each node, at least 1", default=2, ge=1)
-    nodes: int = _about("nodes of a block, at least 1", default=1, ge=1)
-    blocks: int = _about("blocks (jobs, pods) at most, at least 1", default=1, ge=1)
+    workers: int = _about("worker processes on each node, at least 1", default=2, ge=1, le=1_000)
+    nodes: int = _about("nodes of a block, at least 1", default=1, ge=1, le=10_000)
+    blocks: int = _about("blocks (jobs, pods) at most, at least 1", default=1, ge=1, le=10_000)
     walltime: Annotated[str, BeforeValidator(_clock)] = _about(
         "how long a Slurm job may last, HH:MM:SS",
         default="01:00:00",
@@ -432,6 +470,7 @@ class ExecutorSettings(Section):
         "GB of a Slurm node or a Kubernetes pod; unset: the cluster's own, 8 for a pod",
         default=None,
         ge=1,
+        le=1_000_000,
     )
     namespace: str = _about("a Kubernetes namespace", default="default")
     image: str | None = _about("the image of a Kubernetes pod, this package inside", default=None)
@@ -458,9 +497,10 @@ class Experiment(Section):
     group: str = _about(
         "a folder name of letters, digits, dot, dash and underscore",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=150,
     )
     description: str = _about("a sentence for the report", default="")
-    tasks: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] = _about(
+    tasks: Annotated[tuple[str, ...], _Listed, AfterValidator(_unique)] = _about(
         "a list of task names, each once: [niah/single]"
     )
     task_options: Mapping[str, Mapping[str, Any]] = _about(
@@ -513,6 +553,25 @@ class Experiment(Section):
             raise ValueError(
                 "sampling.strategy: sequential looks at answers before it asks on, and "
                 "engine.mode: batch has them tomorrow; use strategy: fixed or mode: live"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plannable(self) -> Experiment:
+        kv, asked = self.kv, len(self.tasks) * len(self.ways)
+        cells = asked * self.bins.n * len(kv.policies) * len(kv.budgets)
+        draws = self.sampling.trials * self.sampling.self_consistency
+        examples = max(1, sum(self.bins.per_bins))
+        requests = cells // self.bins.n * examples * draws
+        if cells > MAX_CELLS:
+            raise ValueError(
+                f"tasks x bins x variants x policies x budgets make {cells:,} cells, more than "
+                f"{MAX_CELLS:,}: split it into several experiments"
+            )
+        if requests > MAX_REQUESTS:
+            raise ValueError(
+                f"cells, bins.per_bin and samples make {requests:,} requests, more than "
+                f"{MAX_REQUESTS:,}: lower bins.per_bin or split it"
             )
         return self
 
@@ -600,10 +659,7 @@ class Override:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ExperimentError(f"{source}: is not KEY=VALUE", "valid: bins.per_bin=4")
-        try:
-            return cls(key.strip(), yaml.safe_load(value), source)
-        except yaml.YAMLError:
-            raise ExperimentError(f"{source}: {value!r} is not YAML", "quote the value") from None
+        return cls(key.strip(), _parsed(value, source), source)
 
 
 @dataclass
@@ -615,6 +671,11 @@ class _Merged:
     files: list[Path] = field(default_factory=list)
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
+        if odd := odd_value(values, nul=False):
+            key, problem = odd
+            raise ExperimentError(
+                f"{source}: {key}: {problem}", "valid: finite numbers, texts, lists and mappings"
+            )
         self.values = _merge(self.values, values)
         self.origins.update(dict.fromkeys(_leaves(values), source))
 
@@ -691,7 +752,7 @@ def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
     valid = "valid: {breadth: {bins: {per_bin: 5}}, depth: {bins: {per_bin: 50}}}"
     where = _origin(merged.origins, "stages", source)
     if not isinstance(stages, Mapping) or not stages:
-        raise ExperimentError(f"{where}: stages: {stages!r} names no stage", valid)
+        raise ExperimentError(f"{where}: stages: {brief(stages)} names no stage", valid)
     base = _checked(merged.values, merged, source).experiment
     before = None
     for position, (name, own) in enumerate(stages.items()):
@@ -708,17 +769,17 @@ def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
 
 
 def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[Path, ...]) -> None:
+    data = dict(_read_yaml(file, env))
     if file.resolve() in seen:
         raise ExperimentError(
             f"{_shown(file)}: extends: the files extend each other in a circle",
             " -> ".join(_shown(f) for f in (*seen, file)),
         )
-    data = dict(_read_yaml(file, env))
     base = data.pop("extends", None)
     if base is not None:
         if not isinstance(base, str):
             raise ExperimentError(
-                f"{_shown(file)}: extends: {base!r} is not a file name",
+                f"{_shown(file)}: extends: {brief(base)} is not a file name",
                 "valid: extends: default.yaml",
             )
         _add_file(merged, file.parent / base, env, (*seen, file.resolve()))
@@ -727,32 +788,36 @@ def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[P
 
 
 def _read_yaml(file: Path, env: Mapping[str, str]) -> Mapping[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        near = sorted(p.name for p in file.parent.glob("*.y*ml")) if file.parent.is_dir() else []
-        raise ExperimentError(
-            f"{_shown(file)}: cannot be read: {error.strerror or error}",
-            f"experiments there: {', '.join(near)}"
-            if near
-            else f"no YAML files in {_shown(file.parent)}",
-        ) from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ExperimentError(
-            f"{_shown(file)}:{where} is not YAML: {getattr(error, 'problem', error)}",
-            "check the indentation and the colons around that line",
-        ) from None
+    data = _parsed(_text(file), _shown(file))
     if not isinstance(data, Mapping):
         raise ExperimentError(
-            f"{_shown(file)}: must hold keys, got {type(data).__name__}",
+            f"{_shown(file)}: must hold keys, got {'nothing' if data is None else brief(data)}",
             f"valid keys: {', '.join(sorted([*Experiment.model_fields, 'extends']))}",
         )
     expanded: Mapping[str, Any] = _expand(data, env, _shown(file), "")
     return expanded
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_text(file, _shown(file), limit=MAX_TEXT)
+    except UsageError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise ExperimentError(error.what, error.hint) from None
+        near = sorted(p.name for p in file.parent.glob("*.y*ml")) if file.parent.is_dir() else []
+        raise ExperimentError(
+            error.what,
+            f"experiments there: {', '.join(near)}"
+            if near
+            else f"no YAML files in {_shown(file.parent)}",
+        ) from None
+
+
+def _parsed(text: str, source: str) -> Any:
+    try:
+        return parse_yaml(text, source)
+    except UsageError as error:
+        raise ExperimentError(error.what, error.hint) from None
 
 
 def _expand(value: Any, env: Mapping[str, str], source: str, key: str) -> Any:
@@ -775,7 +840,7 @@ def _expand(value: Any, env: Mapping[str, str], source: str, key: str) -> Any:
         return found
 
     expanded = _ENV.sub(look_up, value)
-    return yaml.safe_load(expanded) if _ENV.fullmatch(value) else expanded
+    return _parsed(expanded, f"{source}: {key}: {value}") if _ENV.fullmatch(value) else expanded
 
 
 def _nest(values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -814,7 +879,7 @@ def _explain(
     invalid: ValidationError, origins: Mapping[str, str], default_source: str, at: str = ""
 ) -> ExperimentError:
     """`at` is where in the file the experiment's own keys may be said besides, with a dot."""
-    error = invalid.errors(include_url=False)[0]
+    error = _most_telling(invalid)
     if at:  # the base itself was valid
         origins = {k.removeprefix(at): v for k, v in origins.items() if k.startswith(at)}
     path = [str(part) for part in error["loc"]]
@@ -832,8 +897,17 @@ def _explain(
     if error["type"] == "missing":
         return ExperimentError(f"{source}: {at}{key}: is missing", _valid(info, section))
     message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], Mapping) else f"{error['input']!r} is not valid: "
+    given = "" if isinstance(error["input"], Mapping) else f"{brief(error['input'])} is not valid: "
     return ExperimentError(f"{source}: {at}{key}: {given}{message}", _valid(info, section))
+
+
+def _most_telling(invalid: ValidationError) -> ErrorDetails:
+    """The first error; of a union's, each member's, the one that went deepest."""
+    errors = invalid.errors(include_url=False)
+    place, _, _ = _field([str(part) for part in errors[0]["loc"]])
+    of_one_key = [e for e in errors if list(e["loc"][: len(place)]) == place]
+    deeper = [e for e in of_one_key[1:] if e["type"] not in ("extra_forbidden", "missing")]
+    return max(errors[:1] + deeper, key=lambda e: len(e["loc"]))
 
 
 def _field(path: Sequence[str]) -> tuple[list[str], type[BaseModel], FieldInfo | None]:

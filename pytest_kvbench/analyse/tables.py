@@ -11,6 +11,10 @@ import pandas as pd
 from pytest_kvbench.analyse.cells import CellKey
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import brief
+
+_EXACT = 2**53
+"""Above it floats skip whole numbers."""
 
 CELL = ["task", "bin", "variant", "policy", "budget"]
 
@@ -70,7 +74,8 @@ def numbers(frame: pd.DataFrame, column: str, what: str) -> pd.Series[float]:
     if bad.any():
         at = int(bad.argmax())
         raise UsageError(
-            f"{what}: {column} of row {at} is {frame[column].iloc[at]!r}.", "It must be a number."
+            f"{what}: {column} of row {at} is {brief(frame[column].iloc[at])}.",
+            "It must be a number.",
         )
     return values
 
@@ -108,7 +113,7 @@ def whole_numbers(frame: pd.DataFrame, column: str, what: str) -> pd.Series[int]
     Raises:
         UsageError: naming the first that has a fraction.
     """
-    broken = frame.loc[frame[column] % 1 != 0, column]
+    broken = frame.loc[(frame[column] % 1 != 0) | (frame[column].abs() > _EXACT), column]
     if len(broken):
         raise UsageError(f"{what}: {column} {broken.iloc[0]:g} is no integer.", "Give 0, 1, 2 ...")
     return frame[column].astype(int)

@@ -200,23 +200,15 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
 
     Columns: task, bin, policy, budget, example_id, cluster, control, treated.
     """
-    import pandas as pd
-
     from pytest_kvbench.analyse.judge import judge_pairs
+    from pytest_kvbench.cli.pairs import read_pairs
     from pytest_kvbench.report import terminal_lines
 
+    table = read_pairs(pairs)
     try:
-        table = pd.read_csv(
-            pairs,
-            dtype=dict.fromkeys(("task", "policy", "example_id", "cluster"), str),
-            keep_default_na=False,  # a policy may be called NA or None
-            na_values={
-                column: ["", "nan", "NaN"] for column in ("bin", "budget", "control", "treated")
-            },
-        )
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{pairs}: cannot be read: {error}", "give a CSV with a header") from None
-    summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+        summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+    except UsageError as error:
+        raise UsageError(f"{pairs}: {error.what}", error.hint) from None
     if as_json:
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
     else:

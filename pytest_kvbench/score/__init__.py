@@ -12,10 +12,11 @@ from typing import Any
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Score
 from pytest_kvbench.score.choice import choice, right_choice, states_choice
-from pytest_kvbench.score.classify import classification
+from pytest_kvbench.score.classify import classes_of, classification
 from pytest_kvbench.score.code import code_similarity
 from pytest_kvbench.score.contain import all_of, any_of
 from pytest_kvbench.score.evidence import (
+    check_options,
     credited,
     evidence_parts,
     is_readable,
@@ -85,10 +86,34 @@ STRICT: Mapping[str, Metric] = MappingProxyType(
 """What `Score.em` is where it is not the exact match of the whole reply."""
 
 
+Needs = Callable[[Mapping[str, Any]], object]
+
+NEEDS: Mapping[str, Needs] = MappingProxyType(
+    {
+        "classification": classes_of,
+        "classification_first_line": classes_of,
+        "credited": check_options,
+    }
+)
+"""Metrics that need something of an example's `meta`, and what refuses one that lacks it."""
+
 Parts = Callable[[str, Sequence[str], Mapping[str, Any]], Mapping[str, float]]
 
 PARTS: Mapping[str, Parts] = MappingProxyType({"credited": evidence_parts})
 """Metrics whose parts are worth a look of their own."""
+
+
+def check_meta(metric: str, meta: Mapping[str, Any]) -> None:
+    """Refuse an example that a metric could not score, before anything is asked.
+
+    Raises:
+        ValueError: what the metric needs is missing, or of another kind.
+    """
+    try:
+        if metric in NEEDS:
+            NEEDS[metric](meta)
+    except UsageError as error:
+        raise ValueError(error.what) from error
 
 
 def get_metric(name: str) -> Metric:

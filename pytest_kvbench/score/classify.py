@@ -29,10 +29,23 @@ def named_classes(prediction: str, meta: Mapping[str, Any]) -> list[str]:
     Raises:
         UsageError: `all_classes` is missing.
     """
+    return [name for name in classes_of(meta) if name in prediction]
+
+
+def classes_of(meta: Mapping[str, Any]) -> Sequence[str]:
+    """The names of all classes.
+
+    Raises:
+        UsageError: `all_classes` is missing, or no list of texts.
+    """
     classes = meta.get("all_classes")
-    if not classes:
-        raise UsageError("metric classification needs all_classes", "give each row its classes")
-    return [name for name in classes if name in prediction]
+    listed = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    if not classes or not listed:
+        raise UsageError(
+            "metric classification needs all_classes, a list of texts",
+            "give each row the names of its classes",
+        )
+    return list(classes)
 
 
 def _one(found: Sequence[str], answer: str) -> float:

@@ -103,6 +103,20 @@ def evidence_scores(
     )
 
 
+def check_options(meta: Mapping[str, Any]) -> None:
+    """Refuse options, support or cards that are not one text for each letter.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    _needed(meta, "options")
+    for key in ("options", "support", "cards"):
+        given = meta.get(key) or [""] * len(LETTERS)
+        listed = isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)
+        if not listed or len(given) != len(LETTERS):
+            raise UsageError(f"metric credited needs {key} as a list of four texts", "check them")
+
+
 def credited(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
     """1 for a right answer with evidence, else 0."""
     return float(evidence_scores(prediction, answers, meta).credited)
@@ -133,7 +147,7 @@ def read_reply(text: str) -> Reply | None:
     for match in re.finditer(r"\{", text):
         try:
             data, _ = decoder.raw_decode(text, match.start())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         reply = _reply(data)
         if reply is not None:

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, cast
 
 from platformdirs import user_cache_path
 
 from pytest_kvbench.errors import StoreError, UsageError
 from pytest_kvbench.files import replace_text
+from pytest_kvbench.reading import Place, brief, parse_json, read_text, text_lines
+from pytest_kvbench.reading.text import BROKEN
 from pytest_kvbench.tasks.jsonl import objects
 
-Place = Path | zipfile.Path
+_ENDS = re.compile(r"\.jsonl(\.gz)?$")
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,21 @@ class Archive:
 
     @cached_property
     def files(self) -> Mapping[str, Place]:
-        """Task name -> file, sorted by name."""
+        """Task name -> file, sorted by name.
+
+        Raises:
+            UsageError: the zip is broken.
+        """
+        with _reading(self.path):
+            return self._found()
+
+    def _found(self) -> dict[str, Place]:
         root: Place = self.path
         inner = self.path / "data.zip"
         if self.path.is_file() or (inner.is_file() and not any(self.path.glob("*.jsonl"))):
             root = zipfile.Path(self.path if self.path.is_file() else inner)
         found = [p for place in (root, root / "data") if place.is_dir() for p in place.iterdir()]
-        named = {p.name.removesuffix(".jsonl"): p for p in found if p.name.endswith(".jsonl")}
+        named = {_ENDS.sub("", p.name): p for p in found if _ENDS.search(p.name)}
         return dict(sorted(named.items()))
 
     @property
@@ -51,17 +61,22 @@ class Archive:
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """The rows of a task that is in `files`."""
-        with _open(self.files[name]) as lines:
-            yield from objects(lines, f"{name}.jsonl")
+        file = self.files[name]
+        return objects(text_lines(file), str(file))
 
     def digest(self, name: str) -> str:
         """The sha256 of a task's file."""
-        with self.files[name].open("rb") as file:
-            return _sha256(file.read())
+        with _reading(self.files[name]), self.files[name].open("rb") as file:
+            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
-def _open(place: Place) -> TextIO:
-    return place.open("r", encoding="utf-8")
+@contextlib.contextmanager
+def _reading(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{place}: cannot be read: {why}", "get the file anew") from error
 
 
 def local_archive(given: str | None, variable: str) -> Archive | None:
@@ -115,5 +130,15 @@ def _sha256(data: bytes) -> str:
 
 
 def read_config(path: Path) -> Any:
-    """The JSON in a config file beside the data, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The JSON object in a config file beside the data, or None where there is none.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    if not path.is_file():
+        return None
+    needed = "needed: LongBench's own file, a JSON object"
+    config = parse_json(read_text(path), str(path), needed)
+    if not isinstance(config, dict):
+        raise UsageError(f"{path}: {brief(config)}", needed)
+    return config

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import brief
 from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -73,7 +74,8 @@ def read_options(kind: type[OptionsT], task: str, given: Mapping[str, Any]) -> O
         key = ".".join(str(part) for part in first["loc"])
         valid = ", ".join(kind.model_fields) or "none"
         raise UsageError(
-            f"tasks.{task}.{key}: {first['input']!r}: {first['msg']}", f"valid options: {valid}"
+            f"tasks.{task}.{key}: {brief(first['input'])}: {first['msg']}",
+            f"valid options: {valid}",
         ) from error
 
 
@@ -105,11 +107,16 @@ def files_digest(files: Sequence[Path]) -> str:
         UsageError: one cannot be read.
     """
     try:
-        return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+        return digest([_sha256(file) for file in files])
     except OSError as error:
         raise UsageError(
             f"cannot read {error.filename}: {error.strerror}", "check the path"
         ) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def seeded(*parts: object) -> random.Random:

@@ -145,10 +145,10 @@ def size_of(example: Example, tokens: int, by: SizeUnit) -> int:
     if by == "tokens":
         return tokens
     length = example.meta.get("length")
-    if not isinstance(length, int):
+    if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length < 2**63:
         raise UsageError(
             f"bins.by: length, but example {example.example_id} has no whole-number `length`",
-            "use by: tokens, or give every row a length",
+            "use by: tokens, or give every row a length of 0 or more",
         )
     return length
 

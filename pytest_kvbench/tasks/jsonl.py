@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,12 @@ from typing import Any
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import parse_json, text_lines
 from pytest_kvbench.tasks.base import TaskOptions, read_options
 from pytest_kvbench.tasks.rows import RowTask
 
 PREFIX = "jsonl:"
+ROWS = "needed: one JSON object a line"
 
 
 class JsonlOptions(TaskOptions):
@@ -40,35 +41,31 @@ def jsonl(path: str, options: Mapping[str, Any]) -> RowTask:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The object of every line that is not blank.
+    """The object of every line that is not blank; a byte order mark and gzip are read too.
 
     Raises:
-        UsageError: no such file, or a line that is not a JSON object.
+        UsageError: no such file, no text, no row, or a line that is not a JSON object.
     """
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    with file:
-        yield from objects(file, str(path))
+    return objects(text_lines(path), str(path))
 
 
 def objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
     """The object of every line that is not blank.
 
     Raises:
-        UsageError: naming `where` and the line's number.
+        UsageError: naming `where` and the line's number; or there is none.
     """
+    number, empty = 0, True
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _object(line, f"{where}:{number}")
+            empty = False
+    if empty:
+        raise UsageError(f"{where}: holds no row ({number} lines)", ROWS)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where}: not JSON: {error}", "one object a line") from error
+    row = parse_json(line, where, ROWS)
     if not isinstance(row, dict):
-        raise UsageError(f"{where}: {type(row).__name__}", "needed: one object a line")
+        raise UsageError(f"{where}: {type(row).__name__}", ROWS)
     return row

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
-from pytest_kvbench.score import get_metric
+from pytest_kvbench.score import check_meta, get_metric
 from pytest_kvbench.tasks.archive import (
     Archive,
     cache_folder,
@@ -35,6 +35,7 @@ from pytest_kvbench.tasks.base import (
     unknown_task,
 )
 from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.columns import answers_of, text_of
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -190,7 +191,7 @@ class LongBench:
 
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
         """Every row of the data set's file."""
-        made = [self._example(row) for row in self._rows()]
+        made = [self._example(row, number) for number, row in enumerate(self._rows(), start=1)]
         return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
@@ -203,15 +204,18 @@ class LongBench:
             raise unknown_task(self.name, _named(archive.files))
         return archive
 
-    def _example(self, row: Mapping[str, Any]) -> Example:
-        try:
-            question, context, answers = row["input"], row["context"], tuple(row["answers"])
-        except KeyError as error:
-            raise UsageError(
-                f"{self.name}: a row has no field {error}", "needed: input, context, answers"
-            ) from error
+    def _example(self, row: Mapping[str, Any], number: int) -> Example:
+        published = self.dataset in PUBLISHED  # whose metrics give nothing for a blank answer
         keys = ("length", "language", "all_classes", "_id")
         meta = {key: row[key] for key in keys if row.get(key) is not None}
+        try:
+            question, context = text_of(row, "input"), text_of(row, "context")
+            answers = answers_of(row.get("answers"), blank=published)
+            check_meta(self.metric, meta)
+        except ValueError as error:
+            raise UsageError(
+                f"{self.name}: row {number}: {error}", "needed: input, context, answers"
+            ) from error
         identity = example_id(FAMILY, question, context, answers, str(row.get("_id", "")))
         return Example(identity, question, context, answers, meta)
 

@@ -6,7 +6,6 @@ longbench2/no-context                                   without: what the model 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import first_character, parse_json, read_text
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.evidence import LETTERS
 from pytest_kvbench.tasks.base import (
@@ -136,24 +136,26 @@ class LongBench2:
         if not (self.options.path or os.environ.get(VARIABLE)):
             return OWN[file]
         official = self._file.parent / "prompts" / file
-        return official.read_text(encoding="utf-8") if official.is_file() else OWN[file]
+        return read_text(official) if official.is_file() else OWN[file]
 
 
 def choice_rows(file: Path) -> Iterator[Mapping[str, Any]]:
     """Rows of a JSON array (LongBench v2's data.json) or of JSON lines.
 
     Raises:
-        UsageError: no such file, or not JSON.
+        UsageError: no such file, not JSON, or no rows.
     """
-    if file.suffix != ".json":
+    if first_character(file) != "[":
         yield from read_jsonl(file)
         return
-    try:
-        yield from json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", "check the path") from error
-    except ValueError as error:
-        raise UsageError(f"{file}: not JSON: {error}", "needed: a JSON array of rows") from error
+    needed = "needed: a JSON array of rows, each an object"
+    rows = parse_json(read_text(file), str(file), needed)
+    if not rows:
+        raise UsageError(f"{file}: holds no row", needed)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"{file}: row {number}: {type(row).__name__}", needed)
+        yield row
 
 
 def names(options: Mapping[str, Any]) -> list[str]:  # noqa: ARG001  # a family's signature

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_bytes
+from pytest_kvbench.reading import odd_value, read_text
 from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of, why_empty
@@ -60,10 +61,26 @@ def _data_bins(task: str, spec: BinSpec, sizes: Sequence[int]) -> tuple[Bin, ...
 
 
 def _distinct(examples: Sequence[Example]) -> list[Example]:
+    for example in examples:
+        _check(example)
     by_id = {example.example_id: example for example in examples}
     if repeated := len(examples) - len(by_id):
         warnings.warn(f"{repeated} of {len(examples)} examples are repeats: left out", stacklevel=3)
     return list(by_id.values())
+
+
+def _check(example: Example) -> None:
+    """Whatever made it (a user's own task, a table), an example must be JSON to be kept and sent.
+
+    Raises:
+        UsageError: naming the example and what of it is not.
+    """
+    texts = {"question": example.question, "context": example.context}
+    odd = odd_value({**texts, "answers": example.answers, "meta": example.meta})
+    if odd:
+        raise UsageError(
+            f"example {example.example_id}: {': '.join(odd)}", "needed: text and finite numbers"
+        )
 
 
 def _assign(
@@ -96,12 +113,16 @@ def read_manifest(path: Path) -> ManifestFile:
     Raises:
         UsageError: no such file, or not a manifest of this version.
     """
+    anew = "make it anew: kvbench prepare"
+    if not path.exists():
+        raise UsageError(f"no manifest at {path}", "make it with: kvbench prepare")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"no manifest at {path}", "make it with: kvbench prepare") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}", "make it anew: kvbench prepare") from error
+        data = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}", anew) from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise UsageError(f"{path} is not a manifest of schema {SCHEMA}", "run kvbench prepare")
-    return ManifestFile(tuple(TaskManifest.from_json(t) for t in data["tasks"]), data["meta"])
+    try:
+        return ManifestFile(tuple(TaskManifest.from_json(t) for t in data["tasks"]), data["meta"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is no whole manifest: {error!r}", anew) from error

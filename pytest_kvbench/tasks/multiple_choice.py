@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import brief
 from pytest_kvbench.records import Example
 from pytest_kvbench.score.evidence import LETTERS
 from pytest_kvbench.tasks.base import example_id
@@ -44,8 +45,10 @@ def _options(row: Mapping[str, Any]) -> list[str]:
     return _four(row.get("choices") or [row[f"choice_{letter}"] for letter in LETTERS])
 
 
-def _four(given: Mapping[str, str] | Iterable[str]) -> list[str]:
-    texts = [given[letter] for letter in LETTERS] if isinstance(given, Mapping) else list(given)
+def _four(given: Mapping[str, str] | Sequence[str]) -> list[str]:
+    texts = [given[letter] for letter in LETTERS] if isinstance(given, Mapping) else given
+    if not isinstance(texts, list | tuple):
+        raise ValueError(f"{brief(given)} is no list of texts")
     if len(texts) != len(LETTERS):
         raise ValueError(f"{len(texts)} texts for the options instead of {len(LETTERS)}")
     return [text.strip() for text in texts]

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt, digest
-from pytest_kvbench.score import get_metric
+from pytest_kvbench.score import check_meta, get_metric
 from pytest_kvbench.tasks.base import example_id, files_digest, template_version
 from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.columns import answers_of, further, text_of
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -102,7 +103,9 @@ class RowTask:
 
     def _example(self, row: Row, number: int) -> Example:
         try:
-            return row_example(row)
+            example = row_example(row)
+            check_meta(self.metric, example.meta)
+            return example
         except ValueError as error:
             raise UsageError(f"{self.name}: row {number}: {error}", f"needed: {FIELDS}") from error
 
@@ -111,23 +114,13 @@ def row_example(row: Row) -> Example:
     """The example of a row; further fields become its `meta`.
 
     Raises:
-        ValueError: fields that are missing or of the wrong type.
+        ValueError: fields that are missing, of the wrong type or no JSON.
     """
-    question, context = row.get("question"), row.get("context") or ""
-    answers = row.get("answers", row.get("answer"))
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(question, str) or not isinstance(context, str):
-        raise ValueError("question or context is not a text")
-    if not _texts(answers):
-        raise ValueError("answers are missing or not texts")
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{type(row).__name__} instead of named fields")
+    question, context = text_of(row, "question"), text_of(row, "context", "")
+    answers = answers_of(row.get("answers", row.get("answer")))
     source = str(row.get("_id", row.get("id", "")))
+    meta = further(row, ("question", "context", "answers", "answer"))
     identity = example_id("rows", question, context, answers, source)
-    known = {"question", "context", "answers", "answer"}
-    meta = {key: value for key, value in row.items() if key not in known}
-    return Example(identity, question, context, tuple(answers), meta)
-
-
-def _texts(values: object) -> bool:
-    if not isinstance(values, Sequence) or not values:
-        return False
-    return all(isinstance(value, str) for value in values)
+    return Example(identity, question, context, answers, meta)

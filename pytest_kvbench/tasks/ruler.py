@@ -29,6 +29,7 @@ from pytest_kvbench.tasks.base import (
     unknown_task,
 )
 from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.columns import answers_of, text_of
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.hub import hub_rows
 from pytest_kvbench.tasks.jsonl import read_jsonl
@@ -117,13 +118,14 @@ class Ruler:
         """Every row that is there, and where it came from."""
         if self._place is None:
             for length in self.options.lengths:
-                for row in hub_rows(MIRROR, str(length), REVISION, VARIABLE):
-                    yield f"{MIRROR} {length}", row
+                rows = hub_rows(MIRROR, str(length), REVISION, VARIABLE)
+                for number, row in enumerate(rows, start=1):
+                    yield f"{MIRROR} {length}: row {number}", row
             return
         for file in self._files(self._place):
             read = parquet_rows if file.suffix == ".parquet" else read_jsonl
-            for row in read(file):
-                yield str(file), row
+            for number, row in enumerate(read(file), start=1):
+                yield f"{file}: row {number}", row
 
     @property
     def _place(self) -> Path | None:
@@ -133,7 +135,8 @@ class Ruler:
     def _files(self, place: Path) -> list[Path]:
         if place.is_file():
             return [place]
-        wanted = {*place.rglob(f"{self.task}/*.jsonl"), *place.rglob(f"{self.task}.jsonl")}
+        names = (f"{self.task}{end}" for end in ("/*.jsonl", "/*.jsonl.gz", ".jsonl", ".jsonl.gz"))
+        wanted = {file for name in names for file in place.rglob(name)}
         wanted = wanted or {*place.rglob("*.parquet")}
         if not wanted:
             present = sorted({p.parent.name for p in place.rglob("*.jsonl")})
@@ -143,10 +146,10 @@ class Ruler:
     def _example(self, row: Mapping[str, Any], source: str) -> Example:
         try:
             head, tail = _parts(row)
-            answers = tuple(str(a) for a in row.get("outputs", row.get("answer", ())))
-        except KeyError as error:
+            answers = answers_of(row.get("outputs", row.get("answer")), numbers=True)
+        except ValueError as error:
             raise UsageError(
-                f"{source}: a row has no field {error}",
+                f"{source}: {error}",
                 "needed: input and outputs, or context, question and answer",
             ) from error
         keys = ("index", "length", "token_position_answer")
@@ -156,10 +159,10 @@ class Ruler:
 
 def _parts(row: Mapping[str, Any]) -> tuple[str, str]:
     """Context and question with the answer's first words; together the prompt as RULER sends it."""
-    prefix = str(row.get("answer_prefix", ""))
+    prefix = text_of(row, "answer_prefix", "")
     if "input" not in row:
-        return row["context"], row["question"] + prefix
-    text = str(row["input"])
+        return text_of(row, "context"), text_of(row, "question") + prefix
+    text = text_of(row, "input")
     splits = [match.start() for match in _QUESTION.finditer(text)]
     at = splits[-1] if splits else len(text)
     return text[:at], text[at:] + prefix

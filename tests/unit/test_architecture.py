@@ -18,7 +18,8 @@ PACKAGE = "pytest_kvbench"
 LAYERS = {
     "sound": -1,
     "bounded": -1,
-    "errors": 0,
+    "errors": -1,
+    "reading": 0,
     "files": 1,
     "hints": 1,
     "records": 0,

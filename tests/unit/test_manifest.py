@@ -13,6 +13,7 @@ from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest
 from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, read_manifest, write_manifest
+from pytest_kvbench.tasks.rows import RowTask
 from pytest_kvbench.tasks.tokenizers import Approximate
 
 text = st.text(max_size=20).filter(lambda t: t.isprintable())
@@ -41,6 +42,7 @@ import sys, pathlib
 from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
+from pytest_kvbench.tasks.rows import RowTask
 from pytest_kvbench.tasks.tokenizers import load_tokenizer
 out, data = map(pathlib.Path, sys.argv[1:])
 made = [
@@ -88,7 +90,7 @@ def test_fewer_examples_than_asked_and_empty_bins(tmp_path, monkeypatch):
     task = get_task("jsonl:data.jsonl")
     made = build_task_manifest(task, BinSpec(3, (5,), edges=(100, 200)), Approximate(), 0)
     assert [len(made.of_bin(b.index)) for b in made.bins] == [1, 0, 0]
-    (tmp_path / "data.jsonl").write_text("")
+    task = RowTask(name="mine/none", rows=list)
     empty = build_task_manifest(task, BinSpec(2, (5,)), Approximate(), 0)
     assert (len(empty.bins), empty.entries) == (2, ())
 

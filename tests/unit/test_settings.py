@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +76,7 @@ def test_precedence_is_file_marker_command_line(tmp_path: Path) -> None:
         ("kv.budgets", "[1, 2]", "kv.budgets.1: 2 is not valid", "each in (0, 1]"),
         ("kv.budgets", "[0]", "kv.budgets.0: 0 is not valid", "each in (0, 1]"),
         ("kv.budgets", "[0.5, 0.5]", "listed twice: 0.5", "once"),
-        ("bins.n", "0", "bins.n: 0 is not valid", "at least 1; default 3"),
+        ("bins.n", "0", "bins.n: 0 is not valid", "from 1 to 1,000; default 3"),
         ("bins.per_bin", "[1, 2]", "per_bin lists 2 numbers for 3 bins", "per_bin"),
         ("bins.per_bin", "x", "bins.per_bin: 'x' is not valid", "one whole number"),
         ("bins.range", "[5, 2]", "range must be two increasing", "range"),
@@ -152,3 +154,87 @@ def test_task_options_come_from_family_then_task() -> None:
     )
     assert experiment.options_of("niah/single") == {"haystack": "noise", "keys": 2}
     assert experiment.options_of("niah/multikey") == {"haystack": "noise", "keys": 4}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("bins.n", "1000000000", "less than or equal to 1000"),
+        ("bins.n", "1.0e+9", "less than or equal to 1000"),
+        ("bins.n", "1e9", "valid integer"),
+        ("bins.n", "1.5", "fractional part"),
+        ("bins.per_bin", "1000000000000", "less than or equal to 100000"),
+        ("bins.per_bin", "{min: 1, max: 1000000000}", "less than or equal to 100000"),
+        ("bins.range", "[1, 10000000000000000000000]", "less than or equal to"),
+        ("sampling.trials", "1000000000", "less than or equal to 1000"),
+        ("sampling.self_consistency", "1000000000", "less than or equal to 1000"),
+        ("sampling.seed", "100000000000000000000", "less than or equal to"),
+        ("sampling.max_tokens", "10000000000000", "less than or equal to"),
+        ("sampling.temperature", "'inf'", "finite number"),
+        ("engine.concurrency", "1000000000", "less than or equal to 10000"),
+        ("engine.retries", "1000000000", "less than or equal to 1000"),
+        ("engine.timeout_s", "1e400", "finite number"),
+        ("engine.timeout_s", "1.0e+300", "less than or equal to"),
+        ("engine.max_rpm", "'inf'", "finite number"),
+        ("engine.max_rpm", ".inf", ".inf is no finite number"),
+        ("engine.max_tpm", ".nan", ".nan is no finite number"),
+        ("kv.params", "{snapkv: {x: .inf}}", ".inf is no finite number"),
+        ("gate.margin", "'nan'", "finite number"),
+        ("group", '"a\\0b"', "NUL"),
+        ("tasks", "[a, [", "is not YAML"),
+        ("group", "g" * 300, "at most 150 characters"),
+    ],
+)
+def test_absurd_numbers_and_texts_are_refused_at_once(
+    tmp_path: Path, key: str, value: str, what: str
+) -> None:
+    with pytest.raises(ExperimentError, match=re.escape(what)) as caught:
+        load_experiment(write(tmp_path, MINIMAL), overrides=[Override.parse(f"{key}={value}")])
+    assert str(caught.value).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("inline", "what"),
+    [
+        ({"kv": {"budgets": [i / 1e6 for i in range(1, 10**4)]}}, "at most 1000 items"),
+        ({"sampling.seed": 10**5000}, "a number of about 500"),
+        ({"engine": {"timeout_s": float("inf")}}, "engine.timeout_s: inf is no finite number"),
+        ({"kv": {"params": {"snapkv": {"x": object()}}}}, "object is no text, number"),
+        ({"description": "\ud800"}, "half of a character"),
+        ({"bins.n": 1000, "kv.policies": list("abcdef"), "kv.budgets": [0.1] * 10}, "listed twice"),
+        ({"bins.n": 1000, "kv.policies": [f"p{i}" for i in range(60)]}, "180,000 cells"),
+        ({"bins.per_bin": 100_000, "kv.policies": [f"p{i}" for i in range(60)]}, "requests"),
+    ],
+)
+def test_absurd_values_of_a_marker_are_refused(inline: dict[str, object], what: str) -> None:
+    with pytest.raises(ExperimentError, match=re.escape(what)) as caught:
+        load_experiment(None, inline={"group": "g", "tasks": ["niah/single"], **inline})
+    assert str(caught.value).count("\n") == 1
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_variable_that_holds_no_yaml_names_the_key(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL + "bins: {n: '${N}'}")
+    for value in ("[", ".inf", "\udce9"):
+        with pytest.raises(ExperimentError, match=r"bins\.n: \$\{N\}: line 1") as caught:
+            load_experiment(file, env={"N": value})
+        assert str(caught.value).count("\n") == 1
+
+
+def test_extends_with_nul_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for base in ('"a\\0b"', "."):
+        with pytest.raises(ExperimentError) as caught:
+            load_experiment(write(tmp_path, f"extends: {base}\n" + MINIMAL))
+        assert str(caught.value).count("\n") == 1
+    with pytest.raises(ExperimentError, match="cannot be read"):
+        load_experiment(tmp_path / "a\0b.yaml")
+
+
+def test_marks_and_gzip_are_read(tmp_path: Path) -> None:
+    for content in (b"\xef\xbb\xbf" + MINIMAL.encode(), gzip.compress(MINIMAL.encode())):
+        file = tmp_path / "e.yaml"
+        file.write_bytes(content)
+        assert load_experiment(file).experiment.group == "g"
+    file.write_bytes((MINIMAL + "description: caf\u00e9").encode("latin-1"))
+    with pytest.raises(ExperimentError, match=r"e\.yaml:3: is not UTF-8 text: byte 0xe9"):
+        load_experiment(file)

@@ -1,0 +1,91 @@
+"""What a row of data may hold: texts, answers in the shapes people have, and other columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_kvbench.reading import brief, odd_value
+
+OURS = frozenset({"cut", "tau", "compensated"})
+"""Keys of an example's `meta` that a task sets: a column of that name goes by another."""
+
+_SHAPES = "texts (a list of them, one, or SQuAD's {text: [...]})"
+
+
+def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """A column of text; `default` stands for one that is missing or null.
+
+    Raises:
+        ValueError: it is missing without a default, or is no text.
+    """
+    value = row.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {'missing' if value is None else brief(value)}, not a text")
+    return value
+
+
+def answers_of(value: object, *, numbers: bool = False, blank: bool = False) -> tuple[str, ...]:
+    """The accepted answers.
+
+    Args:
+        value: a text, a list of texts, or what SQuAD has: `{"text": [...], "answer_start": [...]}`,
+            or a list of `{"text": ..., "answer_start": ...}`.
+        numbers: whether whole numbers in a list are taken as their digits.
+        blank: whether an answer may be blank. Metrics that look for an answer in a reply find a
+            blank one in every reply.
+
+    Raises:
+        ValueError: anything else, or no answer.
+    """
+    given = _squad(value)
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple):
+        raise ValueError(f"answers are {_missing(value)}, not {_SHAPES}")
+    if numbers:
+        texts = [str(t) if isinstance(t, int) and not isinstance(t, bool) else t for t in texts]
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"answers are not {_SHAPES}, but hold {brief(odd[0])}")
+    if not texts:
+        raise ValueError("answers are empty: leave out questions without one, or say what is right")
+    if not blank and not all(text.strip() for text in texts):
+        raise ValueError("an answer is blank: every reply would hold it")
+    return tuple(texts)
+
+
+def _squad(value: object) -> object:
+    if isinstance(value, Mapping):
+        return value.get("text", value)
+    if isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value):
+        return [inner.get("text") for inner in value]
+    return value
+
+
+def _missing(value: object) -> str:
+    return "missing" if value is None else brief(value)
+
+
+def further(row: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
+    """The columns that are not `used`, as an example's `meta`.
+
+    A column that is named like one of `OURS` is kept as `row.NAME`: what a task does with its own
+    key is never a matter of the data.
+
+    Raises:
+        ValueError: a value that is no JSON.
+    """
+    columns = {name: value for name, value in row.items() if name not in used}
+    if odd := odd_value(columns):
+        raise ValueError(": ".join(odd))
+    return {_free(name, columns): value for name, value in columns.items()}
+
+
+def _free(name: str, columns: Mapping[str, Any]) -> str:
+    if name not in OURS:
+        return name
+    free = f"row.{name}"
+    while free in columns:
+        free = f"row.{free}"
+    return free
