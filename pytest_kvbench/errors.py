@@ -8,6 +8,7 @@
     └── InfrastructureError      what cannot be measured: exit code 10
         ├── ControlError         a full cache that has nothing to lose
         ├── EngineError          a server that does not start, answer or keep its word
+        │   └── RefusedError     it was asked, and refused as it would refuse all else
         └── StoreError           a database that cannot be read or written
 
 Nothing in the package raises a bare exception for a situation a user can meet.
@@ -59,6 +60,10 @@ class ControlError(InfrastructureError):
 
 class EngineError(InfrastructureError):
     """A server did not start, answer, or apply what was asked."""
+
+
+class RefusedError(EngineError):
+    """A server refused a request that it was sent, for a reason that holds for every other."""
 
 
 class StoreError(InfrastructureError):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_kvbench.engines.base import Engine
-from pytest_kvbench.errors import EngineError, KvbenchError
+from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
 from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
@@ -174,7 +174,12 @@ class Pool:
         self, engine: Engine, batch: Sequence[Request], entry: ControlEntry | None
     ) -> int:
         """Ask once and store what came; the number of failures. The engine bounds itself."""
-        outcomes = await engine.answer(batch)
+        try:
+            outcomes = await engine.answer(batch)
+        except RefusedError as refused:  # what the server said is not to be lost with the run
+            told = [Failure(r.key, "ENGINE_ERROR", refused.what) for r in batch]
+            self._store.save_failures(told)
+            raise
         answers = [o for o in outcomes if isinstance(o, Answer)]
         failures = [o for o in outcomes if isinstance(o, Failure)]
         if answers:

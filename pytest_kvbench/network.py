@@ -24,6 +24,10 @@ HOPS = 3
 """Redirects that are followed, one after the other."""
 
 
+class RedirectError(EngineError):
+    """A redirect that is not followed."""
+
+
 def proxy_to(url: str) -> str | None:
     """The proxy for an address, if there is one.
 
@@ -52,23 +56,19 @@ def redirected(method: str, url: str, status: int, location: str | None) -> str 
     """Where a redirect leads that may be followed; None where the response is no redirect.
 
     Raises:
-        EngineError: it leads to another host, or would turn a POST into a GET.
+        RedirectError: it leads elsewhere, or would turn a POST into a GET.
     """
     if status not in REDIRECTS or not location:
         return None
     target = urljoin(url, location)
-    if not is_same_server(url, target):
-        raise EngineError(
-            f"{place_of(url)} sends requests on to {place_of(target)} (HTTP {status}), another "
-            "server: neither key nor prompts go there",
-            "name the address that answers itself: engine.base_url or engine.endpoints",
-        )
-    if method != "GET" and status not in KEEPS_METHOD:
-        raise EngineError(
-            f"{url} sends requests on to {target} (HTTP {status})",
-            "name that address: engine.base_url or engine.endpoints",
-        )
-    return target
+    follows = method == "GET" or status in KEEPS_METHOD
+    if follows and is_same_server(url, target):
+        return target
+    where = target if is_same_server(url, target) else f"{place_of(target)}, another server"
+    raise RedirectError(
+        f"{url} sends requests on to {where} (HTTP {status}): neither key nor prompts go there",
+        "name the address that answers itself: engine.base_url or engine.endpoints",
+    )
 
 
 def client_of(

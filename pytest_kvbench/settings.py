@@ -271,7 +271,7 @@ class EngineSettings(Section):
         le=1e12,
     )
     timeout_s: float = _about(
-        "seconds a request may take, retries included", default=600.0, gt=0, le=_MAX_SECONDS
+        "seconds each try of a request may take", default=600.0, gt=0, le=_MAX_SECONDS
     )
     retries: int = _about(
         "tries after the first, for timeouts, lost connections, 408, 409, 429 and 5xx",

@@ -18,10 +18,12 @@ import tenacity
 from pytest_kvbench import bounded, sound
 from pytest_kvbench.batch.files import clipped, part_of
 from pytest_kvbench.batch.ledger import MARK
-from pytest_kvbench.engines.client import RETRIED_STATUS, error_message
+from pytest_kvbench.engines.completion import error_message
 from pytest_kvbench.engines.keys import masked
+from pytest_kvbench.engines.retry import RETRIED_STATUS
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import writing
+from pytest_kvbench.network import client_of
 
 _PAGE = 100
 _WINDOW = "24h"
@@ -133,9 +135,7 @@ class Provider:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        # Loading certificates takes 20 ms, which plain HTTP has no use for.
-        secure = self.base_url.startswith("https:")
-        return httpx.Client(headers=dict(self.headers), timeout=self.timeout_s, verify=secure)
+        return client_of(self.base_url, timeout_s=self.timeout_s, headers=self.headers)
 
     def _download(self, file_id: str, path: Path) -> None:
         url = f"{self.base_url}/files/{file_id}/content"

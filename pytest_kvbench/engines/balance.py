@@ -1,19 +1,21 @@
 """Several servers that answer alike, as one: each request goes where the fewest wait.
 
 A server that is gone is left out, its requests go to the others, and it is taken back when it
-answers again with the fingerprint it had. Only when all are gone is the engine gone.
+answers again with the fingerprint it had. One that refuses every request is left out for good, with
+a warning. Only when none is left is the engine gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pytest_kvbench.engines.base import Reply
-from pytest_kvbench.errors import EngineError, KvbenchError, UsageError
+from pytest_kvbench.engines.base import NotAskedError, Reply
+from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError, UsageError
 
 CHECK_EVERY_S = 5.0
 
@@ -35,6 +37,7 @@ class _Endpoint:
     base_url: str
     client: Client | None
     waiting: int = 0
+    refuses: bool = False
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Balanced:
     is_well: Callable[[str], bool]
     _endpoints: list[_Endpoint] = field(init=False)
     _watch: asyncio.Task[None] | None = field(default=None, init=False)
+    _why: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self._endpoints = [_Endpoint(url, self.connect(url)) for url in self.base_urls]
@@ -61,11 +65,12 @@ class Balanced:
         """As `Http.post`, on whichever server has the fewest requests.
 
         Raises:
-            RequestFailedError: this request has no reply.
-            EngineError: all servers are gone.
+            RequestFailedError: this request has no reply, or no server is to be sent it.
+            EngineError: all servers are gone, or refuse every request.
         """
-        last: EngineError | None = None
-        while (endpoint := self._least_busy()) is not None:
+        last: EngineError | NotAskedError | None = None
+        passed: list[_Endpoint] = []
+        while (endpoint := self._least_busy(passed)) is not None:
             client = endpoint.client
             assert client is not None  # noqa: S101 -- `_least_busy` picks one that is not left out
             endpoint.waiting += 1
@@ -73,11 +78,14 @@ class Balanced:
                 return await client.post(path, body, stream=stream)
             except EngineError as gone:
                 last = gone
-                await self._leave_out(endpoint, client)
+                await self._leave_out(endpoint, client, gone)
+            except NotAskedError as stopped:
+                last = stopped
+                passed.append(endpoint)
             finally:
                 endpoint.waiting -= 1
         raise last or EngineError(
-            f"no server is left of {', '.join(self.base_urls)}",
+            f"no server is left of {', '.join(self.base_urls)}: {self._why}",
             "what was answered is kept; start them and run again",
         )
 
@@ -89,20 +97,28 @@ class Balanced:
                 await self._watch
         await asyncio.gather(*(e.client.aclose() for e in self._endpoints if e.client is not None))
 
-    def _least_busy(self) -> _Endpoint | None:
-        able = [endpoint for endpoint in self._endpoints if endpoint.client is not None]
+    def _least_busy(self, passed: Sequence[_Endpoint]) -> _Endpoint | None:
+        able = [one for one in self._endpoints if one.client is not None and one not in passed]
         return min(able, key=lambda endpoint: endpoint.waiting, default=None)
 
-    async def _leave_out(self, endpoint: _Endpoint, client: Client) -> None:
-        if endpoint.client is client:  # the first of its requests to notice
-            endpoint.client = None
-            await client.aclose()
-            if self._watch is None or self._watch.done():
-                self._watch = asyncio.ensure_future(self._take_back())
+    async def _leave_out(self, endpoint: _Endpoint, client: Client, why: EngineError) -> None:
+        if endpoint.client is not client:  # not the first of its requests to notice
+            return
+        endpoint.client, endpoint.refuses = None, isinstance(why, RefusedError)
+        self._why = why.what
+        await client.aclose()
+        if endpoint.refuses:
+            with contextlib.suppress(UserWarning):  # where warnings are errors, too
+                warnings.warn(f"{why.what}: it is left out", stacklevel=2)
+        elif self._watch is None or self._watch.done():
+            self._watch = asyncio.ensure_future(self._take_back())
+
+    def _out(self) -> list[_Endpoint]:
+        return [one for one in self._endpoints if one.client is None and not one.refuses]
 
     async def _take_back(self) -> None:
         """Look after those left out, until there are none."""
-        while out := [endpoint for endpoint in self._endpoints if endpoint.client is None]:
+        while out := self._out():
             await asyncio.sleep(CHECK_EVERY_S)
             for endpoint in out:
                 with contextlib.suppress(KvbenchError):

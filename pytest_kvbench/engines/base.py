@@ -118,10 +118,20 @@ class Reply:
 class RequestFailedError(Exception):
     """One request got no usable reply, after all tries."""
 
-    def __init__(self, kind: FailureKind, message: str, attempts: int = 1) -> None:
+    def __init__(
+        self, kind: FailureKind, message: str, attempts: int = 1, *, status: int | None = None
+    ) -> None:
         self.kind: FailureKind = kind
         self.attempts = attempts
+        self.status = status
         super().__init__(message)
+
+
+class NotAskedError(RequestFailedError):
+    """A request that was not sent: its server fails every other (see `breaker`)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("ENGINE_ERROR", message, attempts=0)
 
 
 def bearer(api_key: str | None) -> dict[str, str]:

@@ -107,6 +107,15 @@ def error_of(data: object) -> str:
     return message
 
 
+def error_message(content: bytes) -> str:
+    """The message of an OpenAI-style error body, or the body's beginning."""
+    try:
+        told = error_of(sound.decoded(content))
+    except ValueError:
+        told = ""
+    return told or sound.said(content.decode(errors="replace"), bounded.ERROR)
+
+
 def _choices(data: object) -> list[Any]:
     choices = sound.fields(data).get("choices")
     if isinstance(choices, list) and choices:

@@ -18,9 +18,11 @@ from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
+from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import run_folder
+from pytest_kvbench.network import client_of
 from pytest_kvbench.records import Answer, Failure, Request, digest
 from pytest_kvbench.settings import EngineSettings
 
@@ -68,6 +70,8 @@ class EmbeddedSource:
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""
+        places = self._settings.places(self._share)
+        allow_open_files(places, len(self._urls) or 1)
         if len(self._urls) > 1:
             known = self.fingerprint()
             client: Client = Balanced(
@@ -75,7 +79,7 @@ class EmbeddedSource:
             )
         else:
             client = self._connect(self._settings.base_url or self._serve())
-        return EmbeddedEngine(client, self._settings.model, self._settings.places(self._share))
+        return EmbeddedEngine(client, self._settings.model, places)
 
     def _connect(self, base_url: str) -> Client:
         # Late: aiohttp, which a resumed run does without.
@@ -88,6 +92,7 @@ class EmbeddedSource:
             retries=self._settings.retries,
             pace=self._pace,
             max_bytes=self._settings.max_reply_bytes,
+            foreign=bool(self._urls),
         )
 
     def _ask_fingerprint(self, base_url: str) -> dict[str, str]:
@@ -208,7 +213,7 @@ def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
 
     url = base_url.rstrip("/") + "/models"
     try:
-        with httpx.Client(timeout=_PROBE_S) as client:
+        with client_of(url, timeout_s=_PROBE_S) as client:
             response = bounded.fetch(client, "GET", url).raise_for_status()
         entries = sound.objects(sound.fields(sound.data(response.content)).get("data"))
     except (httpx.HTTPError, bounded.TooLargeError, ValueError) as error:

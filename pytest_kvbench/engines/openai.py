@@ -23,6 +23,7 @@ from pytest_kvbench.engines.fleet import Fleet, Station, Up
 from pytest_kvbench.engines.keys import api_key_of, check_absent
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.launch import once
+from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.servers import Running, Servers, Started, at_once, check_declared
@@ -101,13 +102,16 @@ class OpenAISource:
 
     def start(self) -> Engine:
         """See `EngineSource.start`: servers come up when they are first asked."""
+        places = self._settings.places(self._share)
+        running = sum(len(one.urls) for one in self._settings.addresses.values())
+        allow_open_files(places, running or self._at_once)
         fleet = Fleet(
             self._bring_up,
             self._servers.close,
             at_once=self._at_once,
             control_first=self._kind.size is not None,
         )
-        return OpenAIEngine(fleet, self._settings, self._kv, self._settings.places(self._share))
+        return OpenAIEngine(fleet, self._settings, self._kv, places)
 
     @cached_property
     def _pace(self) -> Pace:
@@ -138,10 +142,11 @@ class OpenAISource:
         urls = self._servers.urls(name)
         if len(urls) < 2:
             return Up(connect(base_url), self._measured(base_url))
-        known = self._servers.facts(name)
+        known = self._kind.tell(self._probe(base_url))
 
         def is_well(url: str) -> bool:
-            return self._kind.tell(self._probe(url)) == known
+            probe = self._probe(url)
+            return probe.is_there() and self._kind.tell(probe) == known
 
         return Up(Balanced(urls, connect, is_well), self._measured(base_url))
 
@@ -158,6 +163,7 @@ class OpenAISource:
             headers=self._settings.headers,
             pace=self._pace,
             max_bytes=self._settings.max_reply_bytes,
+            foreign=bool(self._settings.addresses),
         )
 
     def _measured(self, base_url: str) -> float | None:

@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 
 from pytest_kvbench import bounded, sound
+from pytest_kvbench.engines.completion import error_message
+from pytest_kvbench.engines.keys import masked
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.network import client_of
 from pytest_kvbench.settings import EngineSettings
 
 _PROBE_S = 60.0
@@ -53,6 +56,15 @@ class Probe:
         """
         return self._object(self._send("POST", path, body))
 
+    def is_there(self) -> bool:
+        """Whether anybody answers at the address, whatever it says."""
+        try:
+            with client_of(self.base_url, timeout_s=_PROBE_S) as client:
+                client.head(self.base_url)
+        except (httpx.HTTPError, EngineError):
+            return False
+        return True
+
     def check_model(self) -> None:
         """Refuse a server that does not serve the model.
 
@@ -70,13 +82,14 @@ class Probe:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         url = self.root + path
         try:
-            with httpx.Client(headers=dict(self.headers), timeout=_PROBE_S) as client:
+            with client_of(url, timeout_s=_PROBE_S, headers=self.headers) as client:
                 limit = self.settings.max_reply_bytes
                 response = bounded.fetch(client, method, url, limit=limit, json=body)
             return response.raise_for_status()
         except httpx.HTTPStatusError as error:
+            status, told = error.response.status_code, self._said(error.response.content)
             raise EngineError(
-                f"engine {self.settings.name}: HTTP {error.response.status_code} from {url}",
+                f"engine {self.settings.name}: HTTP {status} from {url}{told}",
                 "is it a server of that kind, and is the key right?",
             ) from None
         except bounded.TooLargeError as error:
@@ -88,6 +101,12 @@ class Probe:
                 f"engine {self.settings.name}: no server answers at {url}: {type(error).__name__}",
                 "start it, or mend engine.base_url or engine.endpoints",
             ) from None
+
+    def _said(self, content: bytes) -> str:
+        """The server's own words, without the key."""
+        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        told = sound.said(masked(error_message(content), key))
+        return f": {told}" if told else ""
 
     def _object(self, response: Any) -> dict[str, Any]:
         try:

@@ -72,8 +72,14 @@ class Running:
         """See `Servers.check`: whether they answer is asked later."""
 
     def facts(self, name: str) -> dict[str, str]:
-        """See `Servers.facts`."""
-        return alike(self.urls(name), self._told)
+        """See `Servers.facts`.
+
+        Another address is another server, where nothing else tells them apart; of several that
+        answer alike, all are named, in whatever order they are listed.
+        """
+        urls = self.urls(name)
+        told = alike(urls, self._told)
+        return {**told, "base_url": ", ".join(sorted(urls))} if self._kind.by_address else told
 
     def open(self, name: str) -> str:
         """See `Servers.open`."""
@@ -84,9 +90,13 @@ class Running:
         return levers.endpoints(self.settings)[name].urls
 
     def _told(self, base_url: str) -> dict[str, str]:
-        told = KINDS[self.settings.name].tell(self.probe(base_url))
+        told = self._kind.tell(self.probe(base_url))
         check_declared(self.settings, told)
         return told
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.settings.name]
 
     def close(self, name: str) -> None:
         """See `Servers.close`: not ours."""

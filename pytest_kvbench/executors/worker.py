@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kvbench.engines import Engine, EngineSource, engine_source
-from pytest_kvbench.errors import EngineError, KvbenchError
+from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
 from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.settings import KV, EngineSettings
 
@@ -147,7 +147,8 @@ def _source(terms: Terms) -> EngineSource:
 
 def _told(error: KvbenchError) -> EngineError:
     """An error of a worker, as one that says where it was."""
-    return EngineError(f"worker on {platform.node()}: {error.what}", error.hint)
+    kind = RefusedError if isinstance(error, RefusedError) else EngineError
+    return kind(f"worker on {platform.node()}: {error.what}", error.hint)
 
 
 def _short(value: str | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.network import client_of
 from pytest_kvbench.tasks.tokenizers import Truncating
 
 PROBE = "The lake lies still: 湖水平静, 12345 naïve  words.\n"
@@ -78,7 +79,7 @@ def served_tokenizer(
         EngineError: the server is not there or has no `/tokenize` that we understand.
     """
     url = f"{base_url.rstrip('/').removesuffix('/v1')}/tokenize"
-    client = httpx.Client(timeout=60, headers=dict(headers))
+    client = client_of(url, timeout_s=60, headers=headers)
     for text_field in FIELDS:
         try:
             tokens = _ask(client, url, model, text_field, PROBE)

@@ -12,9 +12,8 @@ from pytest_kvbench.engines.probe import Probe
 __all__ = ["KINDS", "Kind", "Startable"]
 
 
-def _tell(probe: Probe) -> dict[str, str]:
-    # Hosted servers say next to nothing of themselves; at least another address is another server.
-    return {"base_url": probe.base_url}
+def _tell(_probe: Probe) -> dict[str, str]:
+    return {}  # hosted servers say next to nothing of themselves
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -23,7 +22,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "vllm": vllm.KIND,
         "sglang": sglang.KIND,
         "ollama": ollama.KIND,
-        "openai": Kind(tell=_tell),
+        "openai": Kind(tell=_tell, by_address=True),
     }
 )
 """By engine name."""

@@ -33,7 +33,8 @@ class Kind:
     """One kind of server.
 
     `extras` are fields of every request that switch off what a server would add of its own;
-    `tell` asks what may change an answer. `size` measures a token's share of the cache, in bytes
+    `tell` asks what may change an answer; where that is not enough to know a server again, it is
+    identified `by_address` too. `size` measures a token's share of the cache, in bytes
     where `in_bytes`, else in bits a value; None where a server does not tell.
     """
 
@@ -41,4 +42,5 @@ class Kind:
     extras: Mapping[str, Any] = field(default_factory=dict)
     size: Callable[[Probe], float | None] | None = None
     in_bytes: bool = False
+    by_address: bool = False
     start: Startable | None = None

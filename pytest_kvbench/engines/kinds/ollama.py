@@ -23,8 +23,7 @@ def _tell(probe: Probe) -> dict[str, str]:
     return {
         "server": f"ollama {probe.json('/api/version').get('version')}",
         "weights": str(found.get("digest")),
-        "base_url": probe.base_url,  # the KV type is the server's, and it does not tell it
     }
 
 
-KIND = Kind(tell=_tell)
+KIND = Kind(tell=_tell, by_address=True)  # the KV type is the server's, and it does not tell it
