@@ -76,8 +76,11 @@ def is_same_server(url: str, other: str) -> bool:
 
 
 def place_of(url: str) -> str:
-    """Scheme, host and port, as people write them."""
-    parts = urlsplit(url)
+    """Scheme, host and port, as people write them; all of what is no address."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 

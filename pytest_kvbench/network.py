@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
+from pytest_kvbench import sound
 from pytest_kvbench.addresses import is_same_server, place_of, proxy_of
 from pytest_kvbench.errors import EngineError
 
@@ -60,15 +61,23 @@ def redirected(method: str, url: str, status: int, location: str | None) -> str 
     """
     if status not in REDIRECTS or not location:
         return None
-    target = urljoin(url, location)
+    target = _joined(url, location)
     follows = method == "GET" or status in KEEPS_METHOD
     if follows and is_same_server(url, target):
         return target
     where = target if is_same_server(url, target) else f"{place_of(target)}, another server"
     raise RedirectError(
-        f"{url} sends requests on to {where} (HTTP {status}): neither key nor prompts go there",
+        f"{url} sends requests on to {sound.said(where)} (HTTP {status}): neither key nor prompts "
+        "go there",
         "name the address that answers itself: engine.base_url or engine.endpoints",
     )
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return location  # no address, so no server
 
 
 def client_of(

@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import Request as Asked
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 
+from pytest_kvbench.addresses import is_same_server
 from pytest_kvbench.batch.provider import Provider
 from pytest_kvbench.engines.client import Http
 from pytest_kvbench.engines.embedded import EmbeddedSource
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, UsageError
-from pytest_kvbench.network import client_of
+from pytest_kvbench.network import RedirectError, client_of, redirected
 from pytest_kvbench.tasks.served import served_tokenizer
 from tests.support.serving import Serving
 from tests.support.wire import Wire
@@ -181,6 +184,14 @@ def test_a_post_does_not_become_a_get(serve: Callable[..., Any]) -> None:
     with pytest.raises(EngineError, match=r"sends requests on to http.*/new/v1/chat.*HTTP 302"):
         answers(experiment("openai", base_url=server.base_url), request())
     assert server.asked == []
+
+
+@given(st.text())
+def test_no_location_is_a_traceback(location: str) -> None:
+    for where in (location, f"http://{location}", f"//{location}"):
+        with contextlib.suppress(RedirectError):
+            target = redirected("GET", "http://h/v1", 302, where)
+            assert target is None or is_same_server("http://h/", target)
 
 
 def test_a_circle_of_redirects_ends(serve: Callable[..., Any]) -> None:
