@@ -20,8 +20,7 @@ REPLY = 16 * MIB
 ERROR = 64 * 1024
 """Bytes of an error's body that are read: its message is at its beginning."""
 
-PLAIN = {"Accept-Encoding": "identity"}
-"""Headers that ask for a body as it is."""
+_PLAIN = {"Accept-Encoding": "identity"}
 
 
 class TooLargeError(Exception):
@@ -73,7 +72,7 @@ def fetch(
     """
     import httpx  # brings a command line of its own: 15 MB that no worker needs
 
-    with client.stream(method, url, headers=PLAIN, **what) as response:
+    with opened(client, method, url, **what) as response:
         body = beginning(response, ERROR if response.is_error else limit)
         if len(body) > limit and not response.is_error:
             raise TooLargeError(limit)
@@ -81,6 +80,26 @@ def fetch(
     return httpx.Response(
         response.status_code, headers=told, content=body, request=response.request
     )
+
+
+@contextlib.contextmanager
+def opened(client: httpx.Client, method: str, url: str, **what: Any) -> Iterator[httpx.Response]:
+    """As `client.stream`, of a body as it is; that of a redirect is not read either.
+
+    Raises:
+        httpx.HTTPError: as `client.stream`.
+    """
+    import httpx
+
+    request = client.build_request(method, url, headers=_PLAIN, **what)
+    for _ in range(client.max_redirects + 1):
+        response = client.send(request, stream=True, follow_redirects=False)
+        with contextlib.closing(response):
+            if response.next_request is None or not client.follow_redirects:
+                yield response
+                return
+            request = response.next_request
+    raise httpx.TooManyRedirects("it sends requests on and on", request=request)
 
 
 def plain(response: httpx.Response) -> Iterator[bytes]:

@@ -285,11 +285,12 @@ class Telemetry:
     note: str = ""
 
     def __post_init__(self) -> None:
+        known = self.__dict__  # of a frozen record, while it is made
         for name in _COUNTS:
-            object.__setattr__(self, name, sound.count(getattr(self, name)))
+            known[name] = sound.count(known[name])
         for name in _NUMBERS:
-            object.__setattr__(self, name, sound.number(getattr(self, name)))
-        object.__setattr__(self, "note", sound.said(self.note))
+            known[name] = sound.number(known[name])
+        known["note"] = self.note and sound.said(self.note)
 
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "kept_bytes", "full_bytes", "cached_tokens")

@@ -51,14 +51,14 @@ def count(value: object) -> int | None:
     """A whole number, not negative, of at most 63 bits; 12.0 is one, true is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= _LARGEST else None
 
 
 def number(value: object) -> float | None:
     """A finite number, not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     try:
         known = float(value)

@@ -142,10 +142,7 @@ class Provider:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with (
-                self._client.stream("GET", url, headers=bounded.PLAIN) as response,
-                writing(path),
-            ):
+            with bounded.opened(self._client, "GET", url) as response, writing(path):
                 if response.status_code != 200:
                     self._check(response, bounded.beginning(response, bounded.ERROR))
                 with part_of(path).open("wb") as file:

@@ -89,7 +89,7 @@ def _verified(line: bytes) -> dict[str, Any] | None:
 def _answer(body: dict[str, Any]) -> Answer | None:
     try:
         return Answer.from_json(body)
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError):
         return None  # written by another version: not ours to use, nor to remove
 
 

@@ -320,3 +320,14 @@ def test_a_fetched_body_is_whole_or_refused(serve: Callable[[Reply], Odd]) -> No
         assert response.text.startswith("no no")
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             response.raise_for_status()
+
+
+def test_the_body_of_a_redirect_is_not_read(serve: Callable[[Reply], Odd]) -> None:
+    on = {"Location": "/v1/models"}
+    url = serve(lambda odd: odd.endless(b"x" * 65536, status_code=302, headers=on)).base_url
+    with (
+        httpx.Client(follow_redirects=True, max_redirects=3) as client,
+        little_memory(),
+        pytest.raises(httpx.TooManyRedirects),
+    ):
+        bounded.fetch(client, "GET", url)
