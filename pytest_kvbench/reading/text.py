@@ -44,14 +44,19 @@ BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
 """What files, gzip and zip raise; the last is a zip's password or unknown method."""
 
 
-def text_lines(file: Place, where: str = "") -> Iterator[str]:
-    """The lines of a text file, with their ends; `where` is how errors name it, else its path.
+def text_lines(file: Place, where: str = "", *, newline: str | None = None) -> Iterator[str]:
+    """The lines of a text file, with their ends.
+
+    Args:
+        file: what to read.
+        where: how errors name it; its path where empty.
+        newline: as of `open`; "" leaves the ends of lines as they are.
 
     Raises:
         UsageError: it cannot be read or is no text, naming the row and byte.
     """
     where = where or str(file)
-    with _opened(file, where) as stream:
+    with _opened(file, where, newline) as stream:
         number = 0
         while line := stream.readline(MAX_LINE):
             number += 1
@@ -98,21 +103,26 @@ def first_character(file: Place) -> str:
 
 
 class TextStream(io.TextIOBase):
-    """`text_lines` as a stream, for libraries that want one."""
+    """`text_lines` as a stream, for libraries that want one; ends of lines stay as they are.
 
-    def __init__(self, file: Place) -> None:
-        self._file, self._number = file, 0
-        self._lines = text_lines(file)
+    Args:
+        file: what to read.
+        nul: whether a line may hold the character NUL, at which libraries in C end a text.
+    """
+
+    def __init__(self, file: Place, *, nul: bool = False) -> None:
+        self._file, self._number, self._nul = file, 0, nul
+        self._lines = text_lines(file, newline="")
 
     def readable(self) -> bool:
         """Always."""
         return True
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # noqa: ARG002  # whole lines
-        """The next line, refused where it holds a NUL, at which libraries in C end a text."""
+        """The next line."""
         line = next(self._lines, "")
         self._number += 1
-        if "\0" in line:
+        if "\0" in line and not self._nul:
             raise UsageError(f"{self._file}:{self._number}: holds the character NUL", _PLAIN)
         return line
 
@@ -126,14 +136,14 @@ class TextStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def _opened(file: Place, where: str) -> Iterator[io.TextIOWrapper]:
+def _opened(file: Place, where: str, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
     """A file as text; bytes that are none become surrogates, which `_check` tells by row."""
     with _refusing(where), contextlib.ExitStack() as open_files:
         raw = open_files.enter_context(_binary(file, where))
         stream = open_files.enter_context(_unpacked(raw))
         encoding = _encoding(stream.peek(_SNIFFED)[:_SNIFFED], where)
         yield open_files.enter_context(
-            io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape")
+            io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
         )
 
 
@@ -173,7 +183,7 @@ def _encoding(head: bytes, where: str) -> str:
     for magic, kind in _KNOWN.items():
         if head.startswith(magic):
             raise UsageError(f"{where}: is no text file but {kind}", _PLAIN)
-    if b"\0" in head:
+    if head.count(0) > len(head) // 10:  # one alone may be what a model replied
         raise UsageError(f"{where}: is binary, or UTF-16 without a byte order mark", _PLAIN)
     return "utf-8"
 

@@ -33,7 +33,7 @@ def answers_of(value: object, *, numbers: bool = False, blank: bool = False) -> 
     Args:
         value: a text, a list of texts, or what SQuAD has: `{"text": [...], "answer_start": [...]}`,
             or a list of `{"text": ..., "answer_start": ...}`.
-        numbers: whether whole numbers in a list are taken as their digits.
+        numbers: whether numbers are taken as their digits.
         blank: whether an answer may be blank. Metrics that look for an answer in a reply find a
             blank one in every reply.
 
@@ -41,11 +41,11 @@ def answers_of(value: object, *, numbers: bool = False, blank: bool = False) -> 
         ValueError: anything else, or no answer.
     """
     given = _squad(value)
-    texts = [given] if isinstance(given, str) else given
+    texts = [given] if isinstance(given, str) or (numbers and _is_number(given)) else given
     if not isinstance(texts, list | tuple):
         raise ValueError(f"answers are {_missing(value)}, not {_SHAPES}")
     if numbers:
-        texts = [str(t) if isinstance(t, int) and not isinstance(t, bool) else t for t in texts]
+        texts = [str(text) if _is_number(text) else text for text in texts]
     if odd := [text for text in texts if not isinstance(text, str)]:
         raise ValueError(f"answers are not {_SHAPES}, but hold {brief(odd[0])}")
     if not texts:
@@ -61,6 +61,10 @@ def _squad(value: object) -> object:
     if isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value):
         return [inner.get("text") for inner in value]
     return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _missing(value: object) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_kvbench.score.choice import stated_choice
+from pytest_kvbench.tasks.columns import answers_of
 
 Row = Mapping[str, Any]
 
@@ -113,36 +114,19 @@ def listed(cell: object) -> object:
     return cell
 
 
-def references(value: object) -> tuple[str, ...]:
-    """Accepted answers, from a text, a number, a list of them, or SQuAD's `{"text": [...]}`.
-
-    Raises:
-        ValueError: there is none, or an empty one, which is found in every reply.
-    """
-    if isinstance(value, Mapping):
-        value = value.get("text")
-    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
-        raise ValueError("answers are not texts")
-    texts = tuple(map(str, values))
-    if not texts or not all(text.strip() for text in texts):
-        raise ValueError("an answer is empty" if texts else "there is no answer")
-    return texts
-
-
 # -- the formats ---------------------------------------------------------------------------------
 
 
 def _own(row: Row) -> Prediction:
     meta = {**row, "all_classes": listed(row.get("all_classes"))}
     reason = row.get("finish_reason") or "stop"
-    answers = references(listed(row["answers"]))
+    answers = _references(row["answers"])
     return Prediction(_text(row["prediction"], "prediction"), answers, meta, str(reason))
 
 
 def _longbench(row: Row) -> Prediction:
     meta = {**row, "all_classes": listed(row.get("all_classes"))}
-    return Prediction(_text(row["pred"], "pred"), references(listed(row["answers"])), meta)
+    return Prediction(_text(row["pred"], "pred"), _references(row["answers"]), meta)
 
 
 def _longbench2(row: Row) -> Prediction:
@@ -153,19 +137,19 @@ def _longbench2(row: Row) -> Prediction:
     text = str(said)
     if stated_choice(text) != letter:
         text = f"The correct answer is ({letter})" if letter else _NO_LETTER
-    return Prediction(text, references(row["answer"]), row)
+    return Prediction(text, _references(row["answer"]), row)
 
 
 def _ruler(row: Row) -> Prediction:
     found = row["outputs"] if "outputs" in row else row["output"]
-    return Prediction(_text(row["pred"], "pred"), references(listed(found)), row)
+    return Prediction(_text(row["pred"], "pred"), _references(found), row)
 
 
 def _kvpress(row: Row) -> Prediction:
     found = row["answers"] if "answers" in row else row["answer"]
     meta = {**row, "all_classes": listed(row.get("all_classes"))}
     text = _text(row["predicted_answer"], "predicted_answer")
-    return Prediction(text, references(listed(found)), meta, task=str(row.get("task") or ""))
+    return Prediction(text, _references(found), meta, task=str(row.get("task") or ""))
 
 
 def _lm_eval(row: Row) -> Prediction:
@@ -181,7 +165,11 @@ def _lm_eval(row: Row) -> Prediction:
         said = said[0]
     found = next((doc[key] for key in _REFERENCES if key in doc), row.get("target"))
     meta = {**doc, "all_classes": listed(doc.get("all_classes"))}
-    return Prediction(_text(said, "resps"), references(listed(found)), meta)
+    return Prediction(_text(said, "resps"), _references(found), meta)
+
+
+def _references(cell: object) -> tuple[str, ...]:
+    return answers_of(listed(cell), numbers=True)
 
 
 def _text(value: object, column: str) -> str:

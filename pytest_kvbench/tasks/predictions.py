@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import TextStream
 from pytest_kvbench.score import score_answer
 from pytest_kvbench.tasks import TaskFactory, get_task
 from pytest_kvbench.tasks.longbench2 import choice_rows
@@ -74,18 +75,16 @@ def _named(task: str, family: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    return _csv_rows(path) if path.suffix.lower() == ".csv" else choice_rows(path)
+    name = path.name.lower().removesuffix(".gz")
+    return _csv_rows(path) if name.endswith(".csv") else choice_rows(path)
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(_MOST)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                if None in row or None in row.values():
-                    raise csv.Error("a row has more or fewer cells than the header")
-                yield row
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except (csv.Error, UnicodeDecodeError) as error:
+        for row in csv.DictReader(TextStream(path, nul=True)):
+            if None in row or None in row.values():
+                raise csv.Error("a row has more or fewer cells than the header")
+            yield row
+    except csv.Error as error:
         raise UsageError(f"{path}: is no CSV: {error}", "needed: a header, rows as wide") from error

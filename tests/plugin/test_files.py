@@ -161,3 +161,22 @@ def test_csv_with_marks_or_gzip_is_judged_alike(tmp_path: Path, kvbench: Kvbench
         seen.add(result.output)
     assert len(seen) == 1
     assert '"policy": "NA"' in seen.pop()
+
+
+def test_predictions_with_marks_or_gzip_are_scored_alike(tmp_path: Path, kvbench: Kvbench) -> None:
+    row = {"prediction": "caf\u00e9\r\nx", "answers": ["caf\u00e9"]}
+    table = 'prediction,answers\n"caf\u00e9\r\nx",caf\u00e9\n'
+    lines = json.dumps(row, ensure_ascii=False)
+    for name, text in (("p.csv", table), ("p.jsonl", lines), ("p.json", f"[{lines}]")):
+        file = tmp_path / name
+        for content in (
+            text.encode("utf-8-sig"),
+            text.encode("utf-16"),
+            gzip.compress(text.encode()),
+        ):
+            file.write_bytes(content)
+            assert kvbench("score-file", "jsonl:x", str(file)).output == "1.0000\n"
+        file.write_bytes(text.encode("latin-1"))
+        assert "is not UTF-8 text: byte 0xe9" in two_lines(
+            kvbench("score-file", "jsonl:x", str(file))
+        )
