@@ -277,14 +277,14 @@ def _serving_tokenizer(serving: Path | None) -> Tokenizer:
             f"tokenizer auto: {where}",
             "name one: tokenizer: hf:PATH_OR_ID, tiktoken:NAME or approximate",
         )
-    return _from_bytes("auto", file.read_bytes())
+    return _from_file("auto", file)
 
 
 def _hub_tokenizer(name: str) -> Tokenizer:
     path = Path(name)
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
-        return _from_bytes("hf", file.read_bytes())
+        return _from_file("hf", file)
     from tokenizers import Tokenizer as Backend
 
     try:
@@ -298,10 +298,18 @@ def _hub_tokenizer(name: str) -> Tokenizer:
     return FastTokenizer(f"hf:{name}@{_short_hash(backend.to_str().encode())}", backend)
 
 
-def _from_bytes(kind: str, data: bytes) -> Tokenizer:
+def _from_file(kind: str, file: Path) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
 
-    return FastTokenizer(f"{kind}:{_short_hash(data)}", _quietly(Backend.from_buffer, data))
+    try:
+        data = file.read_bytes()
+        backend = _quietly(Backend.from_buffer, data)
+    except Exception as error:  # the library's own are bare Exceptions
+        raise UsageError(
+            f"{file}: is no tokenizer: {' '.join(str(error).split())[:200]}",
+            "needed: the tokenizer.json of the tokenizers library",
+        ) from error
+    return FastTokenizer(f"{kind}:{_short_hash(data)}", backend)
 
 
 def _quietly(make: Callable[[T], tokenizers.Tokenizer], argument: T) -> tokenizers.Tokenizer:

@@ -197,3 +197,12 @@ def test_a_users_own_parallelism_setting_wins(serving, monkeypatch):
 def test_counting_ascii_fast_is_counting(text):
     (fast,) = Approximate().count([text])
     assert fast == len(Approximate()._piece.findall(text))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe{}", b"[" * 100_000])
+def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    for place in ({"spec": f"hf:{tmp_path}"}, {"spec": "auto", "serving": tmp_path}):
+        with pytest.raises(UsageError, match=r"tokenizer\.json: is no tokenizer") as caught:
+            load_tokenizer(**place)
+        assert str(caught.value).count("\n") == 1
