@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import psutil
@@ -27,6 +28,7 @@ from pytest_kvbench.hints import command
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.outstanding import Count, Outstanding
 from pytest_kvbench.store.presence import at_work
+from pytest_kvbench.tasks import TaskFactory
 
 LOOKS = 5
 """So many looks in a row that found nobody at work end the wait. A run takes seconds to start."""
@@ -35,6 +37,7 @@ REFUSALS = 10
 """So often a provider may fail to say how far a batch is before nobody is thought to be there."""
 
 PID = "pid:"
+_NO_TASKS: Mapping[str, TaskFactory] = MappingProxyType({})
 _IDLE = "nobody is at work on it"
 _WAIT = "it is being worked on: wait again, or longer"
 _MOVING = frozenset({"created", "done"})
@@ -117,10 +120,14 @@ class Batches:
     Args:
         folder: the group's.
         every_s: between two times.
+        tasks: of a conftest.
     """
 
-    def __init__(self, folder: Path, every_s: float) -> None:
+    def __init__(
+        self, folder: Path, every_s: float, tasks: Mapping[str, TaskFactory] = _NO_TASKS
+    ) -> None:
         self.folder = folder
+        self.tasks = tasks
         self._every_s = every_s
         self._next = 0.0
         self._refused = 0
@@ -149,7 +156,7 @@ class Batches:
             if not free:
                 return  # who is at the desk fetches by itself, or we do next time
         try:
-            with desk(stages.open_group(self.folder)) as open_desk:
+            with desk(stages.open_group(self.folder, self.tasks)) as open_desk:
                 open_desk.fetch()
         except KvbenchError as error:
             # A night's wait outlives a provider's bad minutes; an altered file stays altered.
@@ -291,7 +298,7 @@ class Group:
         """Note what is planned; the plan itself, with its prompts, is not kept."""
         if self._keys is not None:
             self._keys.close()
-        prepared = stages.open_group(self.folder)
+        prepared = stages.open_group(self.folder, self._batches.tasks)
         self._sequential = prepared.experiment.sequential
         self._keys = Outstanding(_wanted(prepared))
         self._run = run
@@ -326,7 +333,12 @@ def _submit(folder: Path) -> str:
 # -- which, and until when -----------------------------------------------------------------------
 
 
-def find(names: Sequence[str], reports: Path, pace: Pace) -> tuple[Target, ...]:
+def find(
+    names: Sequence[str],
+    reports: Path,
+    pace: Pace,
+    tasks: Mapping[str, TaskFactory] = _NO_TASKS,
+) -> tuple[Target, ...]:
     """The targets of those names, each once.
 
     A name is that of a group in `reports` or an experiment file (a sweep is all its stages), a
@@ -338,16 +350,17 @@ def find(names: Sequence[str], reports: Path, pace: Pace) -> tuple[Target, ...]:
     """
     desks: dict[Path, Batches] = {}
     found: dict[str, Target] = {}
+
+    def batches(folder: Path) -> Batches:
+        return desks.setdefault(folder, Batches(folder, pace.ask_s, tasks))
+
     for name in names:
-        for target in _named(name, reports, pace, desks):
+        for target in _named(name, reports, batches):
             found.setdefault(target.name, target)
     return tuple(found.values())
 
 
-def _named(name: str, reports: Path, pace: Pace, desks: dict[Path, Batches]) -> Iterator[Target]:
-    def batches(folder: Path) -> Batches:
-        return desks.setdefault(folder, Batches(folder, pace.ask_s))
-
+def _named(name: str, reports: Path, batches: Callable[[Path], Batches]) -> Iterator[Target]:
     number = name.removeprefix(PID)
     if groups := groups_of(name, reports):
         yield from (Group(batches(reports / group)) for group in groups)

@@ -47,7 +47,8 @@ def groups_of(name: str, reports: Path) -> list[str]:
     """The group of that name, or those of the sweep, in order; empty where there is neither."""
     if (reports / name / DATABASE).is_file():
         return [name]
-    folders = [path.parent for path in reports.glob(f"{name}.*/{DATABASE}")]
+    beside = reports.glob(f"*/{DATABASE}")
+    folders = [path.parent for path in beside if path.parent.name.startswith(f"{name}.")]
     after = {folder.name: snapshot(folder)["after"] for folder in folders}
     follower = {before: group for group, before in after.items() if before}
     firsts = sorted(group for group, before in after.items() if not before and group in follower)

@@ -29,7 +29,7 @@ from pytest_kvbench.settings import Declared, Gate, Override, load_experiment
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
-    from pytest_kvbench.stages import Site
+    from pytest_kvbench.stages import Prepared, Site
 
 EXIT_USAGE = 4
 EXIT_INFRASTRUCTURE = 10
@@ -107,8 +107,9 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
     """Choose the examples and write the manifest; asks no model."""
     from pytest_kvbench import stages
 
-    for declared in given.declared(group_or_yaml, reports, sets):
-        manifests = stages.prepare_data(declared, given.site(reports, force=force))
+    every = given.declared(group_or_yaml, reports, sets)
+    for declared in every:
+        manifests = stages.prepare_data(declared, given.site(reports, every, force=force))
         for manifest in manifests.values():
             counts = ", ".join(
                 f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
@@ -123,9 +124,10 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
 @_force
 def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
     """Answer what is missing."""
-    site = given.site(reports, fresh=fresh, force=force)
+    every = given.declared(group_or_yaml, reports, sets)
+    site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
-        for declared in given.declared(group_or_yaml, reports, sets):
+        for declared in every:
             _run(declared, site, present)
 
 
@@ -134,7 +136,7 @@ def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, f
 def score(group_or_yaml: str, reports: Path) -> None:
     """Score the answers that have no score yet."""
     for declared in given.declared(group_or_yaml, reports, ()):
-        _score(reports / declared.experiment.group)
+        _score(given.opened(declared, reports))
 
 
 @main.command()
@@ -148,7 +150,7 @@ def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
                 f"valid: {', '.join(f'gate.{name}' for name in Gate.model_fields)}",
             )
     for declared in given.declared(group_or_yaml, reports, sets, ran=True):
-        _analyse(reports / declared.experiment.group, declared.experiment.gate)
+        _analyse(given.opened(declared, reports), declared.experiment.gate)
 
 
 @main.command()
@@ -156,7 +158,7 @@ def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
 def report(group_or_yaml: str, reports: Path) -> None:
     """Write report.md, report.html and plots from the analysis."""
     for declared in given.declared(group_or_yaml, reports, ()):
-        _report(reports / declared.experiment.group)
+        _report(given.opened(declared, reports))
 
 
 @main.command("all")
@@ -167,14 +169,15 @@ def all_stages(
     group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool
 ) -> None:
     """Prepare, run, score, analyse and report."""
-    site = given.site(reports, fresh=fresh, force=force)
+    every = given.declared(group_or_yaml, reports, sets)
+    site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
-        for declared in given.declared(group_or_yaml, reports, sets):
+        for declared in every:
             _run(declared, site, present)
-            folder = reports / declared.experiment.group
-            _score(folder)
-            _analyse(folder, declared.experiment.gate)
-            _report(folder)
+            prepared = given.opened(declared, reports)
+            _score(prepared)
+            _analyse(prepared, declared.experiment.gate)
+            _report(prepared)
 
 
 @main.command()
@@ -229,7 +232,7 @@ def score_file(task: str, predictions: Path, as_json: bool) -> None:
     """
     from pytest_kvbench.tasks.predictions import score_file as scored
 
-    for line in scored(task, predictions):
+    for line in scored(task, predictions, extra=given.tasks(predictions.parent)):
         click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
 
 
@@ -249,14 +252,15 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     declared = load_experiment(
         None, inline=inline, overrides=overrides, inline_source="kvbench inspect"
     )
-    plan.check(declared)
+    site = given.site(Path())
+    plan.check(declared, site.tasks)
     experiment = declared.experiment
-    source = stages.source_of(experiment, given.site(Path()))
+    source = stages.source_of(experiment, site)
     tokenizer = load_tokenizer(
         experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
     )
     for line in show_task(
-        get_task(task, options=experiment.options_of(task)),
+        get_task(task, options=experiment.options_of(task), extra=site.tasks),
         stages.bin_spec(experiment),
         tokenizer,
         experiment.sampling.seed,
@@ -311,36 +315,35 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
     )
 
 
-def _score(folder: Path) -> None:
+def _score(prepared: Prepared) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.errors import MissingPrerequisiteError
     from pytest_kvbench.store import Store
 
-    prepared = stages.open_group(folder)
+    group = prepared.experiment.group
     keys = [request.key for _, request in prepared.requests()]
     with Store(prepared.database) as store:
         if not store.answered(keys):
             raise MissingPrerequisiteError(
-                f"group {folder.name}: nothing has been answered yet",
-                f"run it: {command('run', folder)}",
+                f"group {group}: nothing has been answered yet",
+                f"run it: {command('run', prepared.folder)}",
             )
         count = stages.score(store, keys)
-    click.echo(f"{folder.name}: {count} answers scored")
+    click.echo(f"{group}: {count} answers scored")
 
 
-def _analyse(folder: Path, gate: Gate) -> None:
+def _analyse(prepared: Prepared, gate: Gate) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.report import append_step_summary, terminal_lines
 
-    prepared = stages.open_group(folder)
     experiment = prepared.experiment.model_copy(update={"gate": gate})
     summary = stages.analyse(replace(prepared, experiment=experiment))
     append_step_summary(summary, os.environ)
-    for line in terminal_lines(summary, paths=[str(folder / stages.SUMMARY)]):
+    for line in terminal_lines(summary, paths=[str(prepared.folder / stages.SUMMARY)]):
         click.echo(line)
 
 
-def _report(folder: Path) -> None:
+def _report(prepared: Prepared) -> None:
     from pytest_kvbench import stages
 
-    click.echo(stages.report(stages.open_group(folder)))
+    click.echo(stages.report(prepared))

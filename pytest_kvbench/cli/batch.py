@@ -112,7 +112,7 @@ def import_(group: str, files: tuple[Path, ...], reports: Path) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.batch.portable import take_files
 
-    prepared = stages.open_group(reports / group)
+    prepared = stages.open_group(reports / group, given.tasks(reports))
     _tell(prepared, take_files(prepared, files))
 
 
@@ -130,13 +130,12 @@ def pick_up_and_hand_over(prepared: Prepared) -> None:
 
 def _begun(name: str, reports: Path) -> Iterator[Prepared]:
     """The groups as their last runs left them; of stages those that have begun."""
-    from pytest_kvbench import stages
     from pytest_kvbench.store import DATABASE
 
-    every = [reports / d.experiment.group for d in given.declared(name, reports, ())]
-    begun = [folder for folder in every if (folder / DATABASE).exists()]
-    for folder in begun or every[:1]:
-        yield stages.open_group(folder)
+    every = given.declared(name, reports, ())
+    begun = [d for d in every if (reports / d.experiment.group / DATABASE).exists()]
+    for declared in begun or every[:1]:
+        yield given.opened(declared, reports)
 
 
 def _stage_waits(declared: Declared, reports: Path) -> bool:
@@ -153,7 +152,7 @@ def _stage_waits(declared: Declared, reports: Path) -> bool:
 def _prepared(declared: Declared, reports: Path) -> Prepared:
     from pytest_kvbench import stages
 
-    site = given.site(reports)
+    site = given.site(reports, [declared])
     stages.source_of(declared.experiment, site).check()
     return stages.prepare(declared, site)
 

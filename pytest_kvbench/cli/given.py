@@ -6,18 +6,22 @@ import os
 import shlex
 import sys
 import uuid
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.settings import Declared, Override, load_stages
+from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:
-    from pytest_kvbench.stages import Site
+    from pytest_kvbench.stages import Prepared, Site
+    from pytest_kvbench.tasks import TaskFactory
 
 
 def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
     """The stages of an experiment FILE, checked."""
-    return _checked(load_stages(file, overrides=_overrides(sets)))
+    return _checked(load_stages(file, overrides=_overrides(sets)), ())
 
 
 def declared(
@@ -26,10 +30,34 @@ def declared(
     """The stages of a file or a group, checked; of a group as it was prepared, or `ran` last."""
     from pytest_kvbench.declared import find_declared
 
-    return _checked(find_declared(name, reports, _overrides(sets), ran=ran))
+    return _checked(find_declared(name, reports, _overrides(sets), ran=ran), (reports,))
 
 
-def site(reports: Path, *, fresh: bool = False, force: bool = False) -> Site:
+def opened(declared: Declared, reports: Path) -> Prepared:
+    """The group of an experiment as its last run left it, with the tasks of its project."""
+    from pytest_kvbench import stages
+
+    folder = stages.group_folder(declared.experiment, reports)
+    return stages.open_group(folder, tasks(reports, of=[declared]))
+
+
+def tasks(*folders: Path, of: Sequence[Declared] = ()) -> ProjectTasks:
+    """The tasks of the projects that experiments, this process, or some folders are in."""
+    files = dict.fromkeys(file for one in of for file in reversed(one.files))
+    starts = [*(file.parent for file in files), Path.cwd(), *folders]
+    return ProjectTasks(starts, lambda root, conftests: _load(root, tuple(conftests)))
+
+
+@cache
+def _load(root: Path, conftests: tuple[Path, ...]) -> Mapping[str, TaskFactory]:
+    from pytest_kvbench.plugin.project import conftest_tasks
+
+    return conftest_tasks(root, conftests)
+
+
+def site(
+    reports: Path, of: Sequence[Declared] = (), *, fresh: bool = False, force: bool = False
+) -> Site:
     """A run of this process."""
     from pytest_kvbench.stages import Site
 
@@ -40,6 +68,7 @@ def site(reports: Path, *, fresh: bool = False, force: bool = False) -> Site:
         command=shlex.join(["kvbench", *sys.argv[1:]]),
         fresh=fresh,
         force=force,
+        tasks=tasks(reports, of=of),
     )
 
 
@@ -47,9 +76,10 @@ def _overrides(sets: tuple[str, ...]) -> list[Override]:
     return [Override.parse(text) for text in sets]
 
 
-def _checked(every: tuple[Declared, ...]) -> tuple[Declared, ...]:
+def _checked(every: tuple[Declared, ...], folders: Sequence[Path]) -> tuple[Declared, ...]:
     from pytest_kvbench import plan
 
+    brought = tasks(*folders, of=every)
     for one in every:
-        plan.check(one)
+        plan.check(one, brought)
     return every

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pytest_kvbench.cli import options
+from pytest_kvbench.cli import given, options
 from pytest_kvbench.settings import Experiment, Gate, Override, load_experiment
 
 
@@ -95,7 +95,7 @@ def _experiment(file: Path, sets: tuple[str, ...]) -> Experiment:
     from pytest_kvbench import plan
 
     declared = load_experiment(file, overrides=[Override.parse(text) for text in sets])
-    plan.check(declared)
+    plan.check(declared, given.tasks(of=[declared]))
     return declared.experiment
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_kvbench.cli import knowledge, options
+from pytest_kvbench.cli import given, knowledge, options
 from pytest_kvbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def wait(
     pace = awaited.Pace(timeout_s=timeout)
     if every is not None:
         pace = awaited.Pace(every, every, timeout)
-    found = awaited.find(targets, reports, pace)
+    files = [Path(name).parent for name in targets if Path(name).suffix in {".yaml", ".yml"}]
+    found = awaited.find(targets, reports, pace, given.tasks(*files, reports))
     of_groups = [stage for stage in then if stage != _AGGREGATE]
     if of_groups and all(target.folder is None for target in found):
         raise UsageError(

@@ -7,9 +7,10 @@ reads from the groups' databases.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from pytest_kvbench.files import run_folder
 from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.options import (
     ERROR_PREFIX,
+    NOT_LOADED,
     Options,
     refuse_swallowed_path,
     refuse_unknown_baseline,
@@ -26,8 +28,6 @@ from pytest_kvbench.plugin.properties import progress_wanted
 from pytest_kvbench.plugin.scope import group_of, without_scope
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_kvbench.analyst import Analyst
     from pytest_kvbench.stages import Prepared
 
@@ -108,7 +108,17 @@ class Controller:
             group = group_of(nodeid)
             if group:
                 selected.setdefault(group, []).append(without_scope(nodeid))
+        self._find_tasks(nodeid for nodeids in selected.values() for nodeid in nodeids)
         self._expect(selected)
+
+    def _find_tasks(self, nodeids: Iterable[str]) -> None:
+        """Conftests below the folder that was named are loaded by workers alone."""
+        from pytest_kvbench.plugin.project import conftest_tasks
+        from pytest_kvbench.tasks.project import ProjectTasks
+
+        files = dict.fromkeys(nodeid.partition("::")[0] for nodeid in nodeids)
+        folders = [Path(self._config.rootpath, file).parent for file in files]
+        self._config.stash[NOT_LOADED] = ProjectTasks(folders, conftest_tasks)
 
     def _expect(self, selected: Mapping[str, Sequence[str]]) -> None:
         """Kvbench items will run: show how far they are."""

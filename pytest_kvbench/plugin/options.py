@@ -9,7 +9,7 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ MARK = "kvbench"
 
 ERROR_PREFIX = "kvbench: "
 """How the controller knows an error of collection that is the user's and has been explained."""
+
+NOT_LOADED = pytest.StashKey[Any]()
+"""By name, the tasks of conftests that only workers have loaded."""
 
 BASELINES = ".baselines"
 """As in `ops.baselines`, which is too heavy to be imported before anything ran."""
@@ -138,8 +141,26 @@ class Options:
             save=given.kvbench_save,
             compare=given.kvbench_compare,
             command=_command(config),
-            tasks=dict(ChainMap(*config.hook.pytest_kvbench_tasks())),
+            tasks=tasks_of(config),
         )
+
+
+def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
+    """What the conftests that are loaded by now, and other plugins, bring: the nearest wins.
+
+    Raises:
+        ExperimentError: one brings something else than tasks by name.
+    """
+    from pytest_kvbench.errors import ExperimentError
+
+    every = config.hook.pytest_kvbench_tasks()
+    for brought in every:
+        if not isinstance(brought, Mapping):
+            raise ExperimentError(
+                f"pytest_kvbench_tasks gave {brought!r}",
+                "needed: tasks by name, as in {'mine/capitals': capitals}",
+            )
+    return ChainMap(*every, config.stash.get(NOT_LOADED, {}))
 
 
 def refuse_swallowed_path(config: pytest.Config) -> None:

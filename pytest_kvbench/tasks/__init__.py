@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from pytest_kvbench.errors import KvbenchError, UsageError
 from pytest_kvbench.tasks.base import Task, unknown_task
 
 TaskFactory = Callable[[Mapping[str, Any]], Task]
@@ -65,7 +66,9 @@ def check_task_name(
         UsageError: naming the nearest valid names, and all of them.
     """
     family, _, rest = name.partition("/")
-    if name in BUILT_IN or name in (extra or {}) or (name.startswith(JSONL) and name != JSONL):
+    if name in BUILT_IN or (name.startswith(JSONL) and name != JSONL):
+        return
+    if extra is not None and name in extra:
         return
     if rest and family in FAMILIES:
         valid = _family_names(family, options or {})
@@ -92,8 +95,8 @@ def get_task(
         UsageError: an unknown name or option; the message names the valid ones.
     """
     given = options or {}
-    if extra and name in extra:
-        return extra[name](given)
+    if extra is not None and name in extra:
+        return _users(name, extra[name], given)
     if name in BUILT_IN:
         return _made(BUILT_IN[name], given)
     if name.startswith(JSONL) and name != JSONL:
@@ -102,9 +105,22 @@ def get_task(
     if rest and family in FAMILIES:
         return _made(FAMILIES[family], rest, given)
     for point in entry_points(group=GROUP, name=name):
-        task: Task = point.load()(given)
-        return task
+        return _users(name, point.load(), given)
     raise _unknown(name, extra)
+
+
+def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
+    """A user's task; what its function raises is said in two lines."""
+    try:
+        return factory(options)
+    except KvbenchError:
+        raise
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(
+            f"task {name}: its function cannot make it: {told}",
+            f"it was given the options {dict(options)}",
+        ) from error
 
 
 def _made(target: str, *arguments: object) -> Task:
