@@ -9,6 +9,8 @@ import httpx
 import openai
 import pytest
 
+from pytest_kvbench.engines.local.limits import MOST_JSON_BYTES
+from pytest_kvbench.engines.local.protocol import LONGEST_STOP, MOST_STOPS
 from tests.model.conftest import MODEL, Server, parts
 
 pytestmark = pytest.mark.model
@@ -158,6 +160,22 @@ def test_a_bad_request_is_told_what_is_wrong(server: Server, name: str) -> None:
     assert error["code"] == code
     assert error["type"] == "invalid_request_error"
     assert [word for word in words if word not in error["message"]] == []
+
+
+def test_odd_bodies_are_refused_and_the_server_goes_on(server: Server) -> None:
+    url = "/v1/chat/completions"
+    replies = [
+        server.http.post(url, content=b"[" * 200_000),
+        server.http.post(url, content=b'{"model": "\xff"}'),
+        server.http.post(url, content=json.dumps({**HI, "model": "\ud800"})),
+        server.post(url, {**HI, "stop": "x" * 10_000_000}),
+        server.post(url, {**HI, "kv": {"policy": "knorm", "budget": 1e-300}}),
+        server.http.post(url, content=b" " * (MOST_JSON_BYTES + 1)),
+        server.post(url, {**HI, "temperature": 1e-40, "stop": ["y" * LONGEST_STOP] * MOST_STOPS}),
+    ]
+    assert [reply.status_code for reply in replies] == [400, 400, 400, 400, 400, 413, 200]
+    for reply in replies[:-1]:
+        assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_malformed_json_unknown_urls_and_methods_get_error_bodies(server: Server) -> None:

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.model.conftest import MODEL, Server, launch, parts
+from tests.support.patience import wait_for
 
 pytestmark = pytest.mark.model
 
@@ -21,6 +22,14 @@ ARMS = [{"policy": "none"}, {"policy": "knorm", "budget": 0.5}]
 def body(index: int) -> dict[str, Any]:
     messages = [{"role": "user", "content": parts(index)}]
     return {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 8, "kv": ARMS}
+
+
+def submit(sdk: openai.OpenAI, lines: list[dict[str, Any]]) -> Any:
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    sent = sdk.files.create(file=("in.jsonl", content), purpose="batch")
+    return sdk.batches.create(
+        input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
 
 
 def test_a_killed_server_ends_its_batch_with_the_answers_it_gives_live(
@@ -34,11 +43,8 @@ def test_a_killed_server_ends_its_batch_with_the_answers_it_gives_live(
     work = ("--batches", str(tmp_path / "work"))
     process, address = launch(tmp_path, *work)
     sdk = openai.OpenAI(base_url=address["base_url"], api_key="none")
-    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    sent = sdk.files.create(file=("in.jsonl", content), purpose="batch")
-    batch = sdk.batches.create(
-        input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
-    )
+    bad = submit(sdk, [{**lines[0], "custom_id": "\ud800"}])
+    batch = submit(sdk, lines)
     while not sum(p.stat().st_size for p in (tmp_path / "work/files").glob("*-output.data")):
         time.sleep(0.05)
     process.kill()
@@ -47,8 +53,8 @@ def test_a_killed_server_ends_its_batch_with_the_answers_it_gives_live(
 
     process, address = launch(tmp_path, *work)
     sdk = openai.OpenAI(base_url=address["base_url"], api_key="none")
-    while (batch := sdk.batches.retrieve(batch.id)).status != "completed":
-        time.sleep(0.1)
+    wait_for(lambda: sdk.batches.retrieve(batch.id).status == "completed")
+    assert sdk.batches.retrieve(bad.id).status == "failed"  # and it kept nobody up
     process.kill()
     process.wait()
     (refused,) = (tmp_path / "work/files").glob("*-errors.data")

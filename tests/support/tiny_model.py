@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from pytest_kvbench.engines.local import ragged
 from pytest_kvbench.engines.local.model import LocalModel
 
-CONTEXT = 512
+CONTEXT = 256
 _TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
     "{% if messages[0]['role'] == 'nobody' %}{{ raise_exception('nobody may not speak') }}"
