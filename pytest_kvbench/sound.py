@@ -16,6 +16,8 @@ from typing import Any
 MESSAGE = 500
 """Characters of a message that are kept."""
 
+_CHANGES = re.compile(r"\S*\d\S*")
+_COMPARED = 120
 _LARGEST = 2**63 - 1
 _LONGEST_NUMBER = 4_000
 """Digits; Python reads no more than 4,300 by default."""
@@ -45,6 +47,11 @@ def said(value: object, longest: int = MESSAGE) -> str:
             told = type(value).__name__
     told = _CONTROL.sub(" ", text(told)).strip()
     return told if len(told) <= longest else f"{told[: longest - 3]}..."
+
+
+def words(message: str) -> str:
+    """The beginning of a message without what changes from one to the next: numbers and ids."""
+    return _CHANGES.sub("#", message[: 4 * _COMPARED])[:_COMPARED]
 
 
 def count(value: object) -> int | None:

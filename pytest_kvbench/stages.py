@@ -685,7 +685,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
     Raises:
         MissingPrerequisiteError: no answer, or an answer without a score.
     """
-    from pytest_kvbench.report.summary import build_summary
+    from pytest_kvbench.report.summary import build_summary, failure_messages
 
     group = prepared.experiment.group
     most = prepared.requests()
@@ -724,6 +724,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         missing_cells(planned, rows),
         runs[-1],
     )
+    summary["integrity"]["messages"] = failure_messages(rows)
     summary["provenance"]["inputs"] = inputs
     summary["provenance"]["controls"] = _controls_used(planned, rows)
     if prepared.experiment.sequential:
@@ -767,7 +768,7 @@ def _inputs(
     rows: Sequence[Mapping[str, Any]],
 ) -> str:
     """Digest of all that an analysis depends on; texts and telemetry come with an answer's key."""
-    told = ("key", "score", "em", "label", "failure", "proof", "cluster", "parts")
+    told = ("key", "score", "em", "label", "failure", "message", "proof", "cluster", "parts")
     version = importlib.metadata.version("pytest-kvbench")
     whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot()]))
     for _, request in planned:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from pytest_kvbench.cli import batch, given, groups, keeping, knowledge, options, power, waiting
-from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
+from pytest_kvbench.errors import EngineError, GuardError, KvbenchError, UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.settings import Declared, Gate, Override, load_experiment
 
@@ -173,11 +173,13 @@ def all_stages(
     site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
         for declared in every:
-            _run(declared, site, present)
-            prepared = given.opened(declared, reports)
-            _score(prepared)
-            _analyse(prepared, declared.experiment.gate)
-            _report(prepared)
+            try:
+                _run(declared, site, present)
+            except EngineError:
+                with contextlib.suppress(KvbenchError):  # what came before it is told, if any
+                    _conclude(given.opened(declared, reports), declared.experiment.gate)
+                raise
+            _conclude(given.opened(declared, reports), declared.experiment.gate)
 
 
 @main.command()
@@ -315,6 +317,12 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
     )
 
 
+def _conclude(prepared: Prepared, gate: Gate) -> None:
+    _score(prepared)
+    _analyse(prepared, gate)
+    _report(prepared)
+
+
 def _score(prepared: Prepared) -> None:
     from pytest_kvbench import stages
     from pytest_kvbench.errors import MissingPrerequisiteError
@@ -323,7 +331,7 @@ def _score(prepared: Prepared) -> None:
     group = prepared.experiment.group
     keys = [request.key for _, request in prepared.requests()]
     with Store(prepared.database) as store:
-        if not store.answered(keys):
+        if not store.settled(keys):
             raise MissingPrerequisiteError(
                 f"group {group}: nothing has been answered yet",
                 f"run it: {command('run', prepared.folder)}",

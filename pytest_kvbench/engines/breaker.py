@@ -51,8 +51,6 @@ _MODEL = re.compile(
     r"\bmodel\b.{0,100}(not found|not exist|not served|not available)",
     re.IGNORECASE | re.DOTALL,
 )
-_CHANGES = re.compile(r"\S*\d\S*")
-_COMPARED = 120
 
 
 @dataclass
@@ -149,8 +147,8 @@ class Breaker:
             self._shut_out = self._shut_out + 1 if failed.status in {_WRONG_KEY, _CREDIT} else 0
             return
         if hint := self._hint(failed.status, said, path, model):
-            told = sound.said(said)
-            self._refused = (f"the server at {self._base_url} refuses every request: {told}", hint)
+            told = sound.said(said).rstrip(".")
+            self._refused = (f"{told}: {self._base_url} refuses every request", hint)
             raise RefusedError(*self._refused)
         if not self._is_own(failed.status, said):
             self._count(failed.status, said, size)
@@ -161,7 +159,7 @@ class Breaker:
         return status not in _PATH | {_WRONG_KEY} and bool(_OWN.search(said))
 
     def _count(self, status: int | None, said: str, size: int) -> None:
-        words = (status, _CHANGES.sub("#", said)[:_COMPARED])
+        words = (status, sound.words(said))
         patience_s = _MINUTE_S if status in _MAY_PASS else 0.0
         alike = self._alike.setdefault(words, _Alike(self._next, time.monotonic(), patience_s))
         alike.count += 1

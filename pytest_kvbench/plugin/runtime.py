@@ -15,10 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench import plan, stages
+from pytest_kvbench import plan, sound, stages
 from pytest_kvbench.analyst import Analyst
 from pytest_kvbench.engines.watch import end_with
-from pytest_kvbench.errors import ControlError, GuardError, KvbenchError, UsageError
+from pytest_kvbench.errors import (
+    ControlError,
+    EngineError,
+    GuardError,
+    KvbenchError,
+    UsageError,
+)
 from pytest_kvbench.execute import Pool, Tally, first_cause
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.controller import Controller
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.batch.session import Waiting
 
 CONTROLS = "shared_controls"
+_AGAIN = 80
 REASON = pytest.StashKey[str]()
 """Why an item could not be measured: `infrastructure` or `usage`. Unset where it was."""
 
@@ -126,6 +133,7 @@ class Runtime:
         self._experiments: dict[str, _Experiment] = {}
         self._selected: dict[str, list[Cell]] = {}
         self._checked: set[str] = set()
+        self._told: set[str] = set()
         self._unsynced: dict[str, KvbenchError] = {}
 
     @classmethod
@@ -195,7 +203,16 @@ class Runtime:
             problem = error
         usage = isinstance(problem, UsageError | GuardError)
         item.stash[REASON] = "usage" if usage else "infrastructure"
-        pytest.fail(f"kvbench: {problem}", pytrace=False)
+        pytest.fail(f"kvbench: {self._once(problem)}", pytrace=False)
+
+    def _once(self, problem: KvbenchError) -> str:
+        """An error in full, but that of an engine, which stops every item, only the first time."""
+        told = str(problem)
+        if told in self._told:
+            return f"not asked: {sound.said(problem.what, _AGAIN)} (see the first error)"
+        if isinstance(problem, EngineError):
+            self._told.add(told)
+        return told
 
     @cached_property
     def controls(self) -> Controls:

@@ -213,7 +213,10 @@ def _sanity(results: Results) -> Section:
 
 
 def _integrity(results: Results) -> Section:
-    return Section("Integrity", [tables.integrity(results)] if results.part("integrity") else [])
+    if not results.part("integrity"):
+        return Section("Integrity", [])
+    said = tables.failures(results)
+    return Section("Integrity", [tables.integrity(results), *([said] if said.rows else [])])
 
 
 def _efficiency(results: Results) -> Section:

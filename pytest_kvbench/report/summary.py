@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench import sound
 from pytest_kvbench.records import FULL_CACHE, TaskManifest
 from pytest_kvbench.store import RunRow
 
 SCHEMA = 1
 _FLIPS_PER_CELL = 2
+_MESSAGES = 5
 _PACKAGES = ("pytest", "pytest-xdist", "numpy", "torch", "transformers", "kvpress")
 
 
@@ -68,6 +70,19 @@ def build_summary(
         "provenance": provenance_of(run),
         "partial": bool(missing),
     }
+
+
+def failure_messages(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Why requests failed: the first few messages, and how often each came, numbers aside."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["failure"]:
+            alike = (row["failure"], sound.words(row["message"]))
+            said.setdefault(alike, []).append(row["message"])
+    return [
+        {"kind": kind, "message": messages[0], "n": len(messages)}
+        for (kind, _), messages in list(said.items())[:_MESSAGES]
+    ]
 
 
 def _wording(template_version: str) -> str | None:

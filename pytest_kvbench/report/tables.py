@@ -239,6 +239,13 @@ def integrity(results: Results) -> Table:
     return _table("", "What|Number|Share", rows, "1 2")
 
 
+def failures(results: Results) -> Table:
+    """Why requests failed, in the words of who failed them."""
+    rows = results.part("integrity").get("messages") or ()
+    shown = ((Value(r["kind"]), Value(r["message"]), _number(r["n"])) for r in rows)
+    return _table("", "Failure|Message|Requests", shown, "2")
+
+
 def _share(what: str, number: int | None, whole: int | None) -> tuple[Value, ...]:
     share = number / whole if number is not None and whole else None
     return Value(what), _number(number), Value(text.percent(share), share)

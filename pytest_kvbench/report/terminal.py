@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ SCREEN = 24
 LETTERS = {"holds": "H", "breaks": "B", "undetermined": "?", "not-measured": "-"}
 LEGEND = "H holds  B breaks  ? undetermined  - not-measured  .05 delta"
 MOST_FLAGS = 3
+MOST_OF_A_MESSAGE = 3
 _NAME = 19
 _WITH_DELTA = 7
 """Columns of this width have room for a delta beside the verdict's letter."""
@@ -29,7 +31,7 @@ def terminal_lines(
     """
     results = Results(summary)
     head = [_headline(results)]
-    tail = [*_missing(results), *_flags(results)]
+    tail = [*_missing(results), *_failures(results, width), *_flags(results)]
     room = SCREEN - len(head) - len(tail) - len(paths)
     lines = [*head, *_table(results, width, room), *tail]
     return [*(text.fit(line, width) for line in lines), *paths]
@@ -106,6 +108,16 @@ def _missing(results: Results) -> list[str]:
     partial = "partial run, " if results.summary.get("partial") else ""
     named = text.listing((answers.item(r) for r in rows), limit=3)
     return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}"]
+
+
+def _failures(results: Results, width: int) -> list[str]:
+    """How many requests failed, and the first one's message in the server's own words."""
+    said = results.part("integrity").get("messages") or []
+    if not said:
+        return []
+    failed = text.count(sum(results.part("integrity")["failures"].values()), "request")
+    first = f"{failed} failed: {said[0]['n']:,} x {text.plain(said[0]['message'])}"
+    return textwrap.wrap(first, width, max_lines=MOST_OF_A_MESSAGE, placeholder="...")
 
 
 def _flags(results: Results) -> list[str]:

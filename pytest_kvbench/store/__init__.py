@@ -332,10 +332,14 @@ class Store:
             )
 
     def outcomes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """By request key: score, label, failure, text and telemetry; absent where nothing came."""
+        """By request key: score, label, failure with its message, text and telemetry.
+
+        Absent where nothing came.
+        """
         rows = self._among(
             "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label, s.parts,"
-            " coalesce(f.kind, '') AS failure, a.text, a.finish_reason, a.origin,"
+            " coalesce(f.kind, '') AS failure, coalesce(f.message, '') AS message,"
+            " a.text, a.finish_reason, a.origin,"
             " t.latency_s, t.ttft_s, t.prompt_tokens, t.completion_tokens, t.achieved,"
             " t.kept_bytes, t.full_bytes, t.note"
             " FROM requests r LEFT JOIN answers a USING (key) LEFT JOIN telemetry t USING (key)"
