@@ -19,7 +19,7 @@ import psutil
 
 from pytest_kvbench import stages
 from pytest_kvbench.batch.desk import LOCK, desk, planned
-from pytest_kvbench.batch.ledger import Batch, Ledger, said
+from pytest_kvbench.batch.ledger import Batch, Ledger, refuse_foreign, said
 from pytest_kvbench.declared import find_declared, groups_of
 from pytest_kvbench.engines.watch import is_alive
 from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
@@ -277,7 +277,7 @@ class Group:
     def _last_run(self) -> RunRow | None:
         if not self._database.is_file():
             return None
-        with Store(self._database) as store:
+        with Store(self._database, reads=True) as store:
             runs = store.runs()
         return runs[-1] if runs else None
 
@@ -347,11 +347,13 @@ def find(
     Raises:
         UsageError: a name is none of these, naming what is known.
         ExperimentError: a file is no experiment.
+        GuardError: open batches came with a restored group that nobody has confirmed.
     """
     desks: dict[Path, Batches] = {}
     found: dict[str, Target] = {}
 
     def batches(folder: Path) -> Batches:
+        refuse_foreign(folder)
         return desks.setdefault(folder, Batches(folder, pace.ask_s, tasks))
 
     for name in names:

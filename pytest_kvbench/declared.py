@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
+from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.settings import Declared, Experiment, Override, load_stages
 from pytest_kvbench.store import DATABASE, Store
+from pytest_kvbench.store.origin import refuse_unconfirmed
 
 
 def find_declared(
-    name: str, reports: Path, overrides: Sequence[Override] = (), *, ran: bool = False
+    name: str,
+    reports: Path,
+    overrides: Sequence[Override] = (),
+    *,
+    ran: bool = False,
+    reads: bool = False,
 ) -> tuple[Declared, ...]:
     """An experiment, or its stages in order.
 
@@ -21,10 +27,12 @@ def find_declared(
         name: a YAML file, a group, or what a sweep's groups are called before their stage's name.
         reports: where groups are kept.
         overrides: keys that win over what is found.
-        ran: of a group what its last run declared, whatever was prepared since.
+        ran: of a group what its last run declared, whatever was prepared since; that is only read.
+        reads: of a group too nothing is started, asked or sent.
 
     Raises:
         UsageError: neither exists.
+        GuardError: a group came from elsewhere, and nobody has confirmed what it declares.
     """
     path = Path(name)
     if Path(name.removesuffix(".gz")).suffix in {".yaml", ".yml"}:
@@ -36,6 +44,9 @@ def find_declared(
             f"{name!r} is neither an experiment file (.yaml) nor a group in {reports}",
             f"groups there: {', '.join(known) or 'none'}",
         )
+    if not (reads or ran):
+        for group in groups:
+            refuse_unconfirmed(reports / group)
     found = [(group, snapshot(reports / group, ran=ran)) for group in groups]
     return tuple(
         load_stages(None, inline=keys, inline_source=group, overrides=overrides)[0]
@@ -64,13 +75,29 @@ def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:
     Raises:
         MissingPrerequisiteError: there is no such thing.
     """
-    with Store(folder / DATABASE) as store:
+    with Store(folder / DATABASE, reads=True) as store:
         prepared, runs = store.prepared(), store.runs()
     if prepared is not None and not ran:
-        return Experiment(**prepared).snapshot()
+        return stored_experiment(folder, prepared).snapshot()
     if not runs:
         raise never_run(folder, prepared=prepared is not None)
-    return Experiment(**runs[-1].snapshot).snapshot()
+    return stored_experiment(folder, runs[-1].snapshot).snapshot()
+
+
+def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
+    """What is stored as an experiment; its group is where it lies, whatever it said elsewhere.
+
+    Raises:
+        GuardError: it is none.
+    """
+    try:
+        return Experiment(**{**stored, "group": folder.name})
+    except (ValueError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise GuardError(
+            f"{folder}: what it declares is no experiment: {': '.join(lines[1:3] or lines)}",
+            "run it from its file, in another group: kvbench run FILE.yaml",
+        ) from None
 
 
 def never_run(folder: Path, *, prepared: bool) -> MissingPrerequisiteError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from filelock import FileLock, Timeout
 from pytest_kvbench.errors import StoreError
 
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+UNCONFIRMED = ".unconfirmed"
+"""What marks a folder that came out of an archive, see `store.origin`: nothing in it is run."""
+
+UNFINISHED = ".kvbench-"
+"""How the name of whatever is still being made begins; nothing finished is called so."""
 
 
 @contextlib.contextmanager
@@ -50,20 +58,133 @@ def replace_bytes(path: Path, content: bytes) -> None:
     """`replace_text` of bytes."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-            Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a report from its readers
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with unfinished_file(path.parent) as temporary:
+            temporary.write_bytes(content)
+            temporary.replace(path)
 
 
 def replace_json(path: Path, data: Any) -> None:
     """`replace_text` of readable JSON: sorted keys, no NaN, one newline at the end."""
     text = json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     replace_text(path, text + "\n")
+
+
+# -- what is being made --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unfinished_file(folder: Path) -> Iterator[Path]:
+    """A hidden empty file in `folder`, to be renamed once it is whole; gone at the end otherwise.
+
+    Its lock is the operating system's: what a killed process left has none, and `sweep` takes it.
+    """
+
+    def make() -> Path:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=UNFINISHED)
+        os.close(handle)
+        return Path(name)
+
+    with _ours(make) as path:
+        path.chmod(0o644)  # mkstemp's 0600 would hide a report from its readers
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """As `unfinished_file`, a folder: what is in it may be renamed out of it."""
+    with _ours(lambda: Path(tempfile.mkdtemp(dir=folder, prefix=UNFINISHED))) as path:
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder where temporary files go; those of dead processes are taken away."""
+    place = Path(tempfile.gettempdir())
+    sweep(place)
+    with writing(place), contextlib.ExitStack() as stack:
+        room = stack.enter_context(unfinished_folder(place))
+        keep = stack.pop_all()
+    with keep:
+        yield room
+
+
+def sweep(folder: Path, *, below: bool = False) -> None:
+    """Take away what killed processes left half made in a folder; never fails.
+
+    Args:
+        folder: where it is looked for; may be missing.
+        below: in all folders inside it too.
+    """
+    found = folder.rglob if below else folder.glob
+    with contextlib.suppress(OSError):
+        for path in list(found(f"{UNFINISHED}*")):
+            with contextlib.suppress(OSError):
+                _take_away(path)
+
+
+@contextlib.contextmanager
+def _ours(make: Callable[[], Path]) -> Iterator[Path]:
+    """What `make` makes, held for as long as the block lasts."""
+    path, handle = _held(make)
+    try:
+        yield path
+    finally:
+        os.close(handle)
+
+
+def _held(make: Callable[[], Path]) -> tuple[Path, int]:
+    """What `make` makes, and its lock; made again where a sweep came between the two."""
+    while True:
+        path = make()
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            handle = os.open(path, _LOOK)
+            try:
+                _lock(handle)
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    return path, handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock a descriptor, where its file system has locks; where it has none, nothing is swept.
+
+    Raises:
+        BlockingIOError: another holds it.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
+
+
+def _take_away(path: Path) -> None:
+    handle = os.open(path, _LOOK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        os.close(handle)
+
+
+def is_unconfirmed(folder: Path) -> bool:
+    """Whether a group came from elsewhere and nobody has confirmed what it would do."""
+    return os.path.lexists(folder / UNCONFIRMED)
+
+
+def may_write(path: Path) -> bool:
+    """Whether this user may write a file, or into a folder, that is there."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def run_folder(run_id: str) -> Path:

@@ -43,6 +43,10 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
+GROUP_NAMES = "a folder name of letters, digits, dot, dash and underscore"
+_GROUP = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_MAX_GROUP = 150
+
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -64,6 +68,12 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if twice:
         raise ValueError(f"listed twice: {', '.join(twice)}")
     return values
+
+
+def is_group_name(name: object) -> bool:
+    """Whether a group may be called so, here and in an archive."""
+    known = isinstance(name, str) and len(name) <= _MAX_GROUP
+    return known and re.fullmatch(_GROUP, str(name)) is not None
 
 
 class Section(BaseModel):
@@ -494,11 +504,7 @@ class ExecutorSettings(Section):
 class Experiment(Section):
     """One experiment: everything that decides what is asked, of whom, and how it is judged."""
 
-    group: str = _about(
-        "a folder name of letters, digits, dot, dash and underscore",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        max_length=150,
-    )
+    group: str = _about(GROUP_NAMES, pattern=_GROUP, max_length=_MAX_GROUP)
     description: str = _about("a sentence for the report", default="")
     tasks: Annotated[tuple[str, ...], _Listed, AfterValidator(_unique)] = _about(
         "a list of task names, each once: [niah/single]"
@@ -531,6 +537,8 @@ class Experiment(Section):
     after: str | None = _about(
         "a group that is run first: arms that break there, by task, are not asked here",
         default=None,
+        pattern=_GROUP,
+        max_length=_MAX_GROUP,
     )
     dropped: Mapping[str, tuple[str, ...]] = _about(
         "arms that are not asked, by task: {niah/single: [snapkv-0.20]}; filled in by `after`",

@@ -25,7 +25,7 @@ from pytest_kvbench import declared, executors, plan, sanity
 from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
 from pytest_kvbench.errors import ControlError, GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
-from pytest_kvbench.files import replace_json, writing
+from pytest_kvbench.files import is_unconfirmed, replace_json, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, canonical
 from pytest_kvbench.score import score_answer
@@ -174,6 +174,7 @@ def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> 
         if known:
             _guard_one_experiment(experiment, known[0])
             return replace(_prepared(store, known[0], site.tasks), executor=executor)
+        _warn_of_origin(store.path.parent)
         store.check()
         fingerprint = source_of(experiment, site).fingerprint()
         _manifests(experiment, site, store)
@@ -190,7 +191,9 @@ def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> 
             started_at=now(),
         )
         store.start_run(run)
-        _warn_of_orphans(_controls_root(site, store.path.parent))
+        controls = controls_root(site, store.path.parent)
+        sweep(controls.parent, below=True)
+        _warn_of_orphans(controls)
         return replace(_prepared(store, run, site.tasks), executor=executor)
 
 
@@ -214,8 +217,20 @@ def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
         return manifests
 
 
-def _controls_root(site: Site, folder: Path) -> Path:
-    return site.controls or folder / "shared_controls"
+def controls_root(site: Site, folder: Path) -> Path:
+    """Where a group's controls are shared; with nobody, while its answers are a stranger's."""
+    own = folder / "shared_controls"
+    return own if site.controls is None or is_unconfirmed(folder) else site.controls
+
+
+def _warn_of_origin(folder: Path) -> None:
+    if is_unconfirmed(folder):
+        warnings.warn(
+            f"group {folder.name}: was restored and is not confirmed: the examples and answers in "
+            "it are used as they are, and its controls are shared with no other group. "
+            f"{command('trust', folder)} confirms it",
+            stacklevel=2,
+        )
 
 
 def _warn_of_orphans(root: Path) -> None:
@@ -236,6 +251,7 @@ def _opened(experiment: Experiment, site: Site) -> Iterator[Store]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
     with FileLock(lock), Store(folder / DATABASE) as store:
+        sweep(folder, below=True)
         yield store
 
 
@@ -253,7 +269,7 @@ def open_group(
             f"{folder}: no group has been run there",
             f"groups there: {', '.join(near)}" if near else "make one: kvbench run FILE.yaml",
         )
-    with Store(folder / DATABASE) as store:
+    with Store(folder / DATABASE, reads=True) as store:
         runs = store.runs()
         if not runs:
             raise declared.never_run(folder, prepared=store.prepared() is not None)
@@ -262,7 +278,7 @@ def open_group(
 
 def _prepared(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory]) -> Prepared:
     folder = store.path.parent
-    experiment = Experiment(**run.snapshot)
+    experiment = declared.stored_experiment(folder, run.snapshot)
     manifests = {}
     for task in experiment.tasks:
         stored = store.manifest(task)
@@ -430,7 +446,7 @@ def make_pool(
     return Pool(
         prepared.database,
         start,
-        SharedControls(_controls_root(site, prepared.folder)),
+        SharedControls(controls_root(site, prepared.folder)),
         on_answers=on_answers,
     )
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pytest_kvbench import plan, sound, stages
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, chunks, keys_of
 from pytest_kvbench.batch.keys import Keys
-from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id
+from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id, refuse_foreign
 from pytest_kvbench.batch.lines import Result, Writer, check_addresses
 from pytest_kvbench.batch.provider import ENDED, Provider
 from pytest_kvbench.batch.results import Taken, results, save_failures, take
@@ -61,8 +61,9 @@ def desk(
         on_step: told of every step that was taken, before it is noted and after.
 
     Raises:
-        GuardError: the ledger was altered.
+        GuardError: the ledger was altered, or came from elsewhere and is not confirmed.
     """
+    refuse_foreign(prepared.folder)
     lock = prepared.folder / LOCK
     with writing(lock):
         lock.touch()

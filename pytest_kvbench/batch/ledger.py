@@ -10,26 +10,28 @@ and the batch's metadata carry it, so that what a server has can be told from wh
 from __future__ import annotations
 
 import json
+import re
 import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pytest_kvbench.batch.files import Written
 from pytest_kvbench.errors import GuardError
-from pytest_kvbench.files import replace_json
+from pytest_kvbench.files import is_unconfirmed, replace_json
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import digest, to_json
+from pytest_kvbench.store.origin import LEDGER, refuse_unconfirmed
 
 State = Literal["written", "uploaded", "created", "done", "fetched", "failed", "cancelled"]
 
-LEDGER = "batches.json"
 FOLDER = "batches"
 MARK = "kvbench"
 """The key in a batch's metadata that holds our id."""
 
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 _NAMED = 3  # in a line
 _OPEN = frozenset({"written", "uploaded", "created", "done"})
 
@@ -169,6 +171,16 @@ def said(batches: Iterable[Batch]) -> str:
     return f"waiting for {noun} {', '.join(names)} ({done:,} of {total:,} done)"
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to ask after batches that came with a restored group, before that is confirmed.
+
+    Raises:
+        GuardError: there are such; or the ledger was altered.
+    """
+    if is_unconfirmed(folder) and Ledger(folder).open:
+        refuse_unconfirmed(folder)
+
+
 def waiting(folder: Path) -> str:
     """What a group waits for, in a line; "" for nothing.
 
@@ -192,13 +204,25 @@ def warn_of_open(folder: Path) -> None:
         )
 
 
+_KINDS = {field.name: int if field.type == "int" else str for field in fields(Batch)}
+
+
+def _is_batch(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is one of ours: values of their types, and files where ours are."""
+    whole = {name: type(value) for name, value in entry.items()} == _KINDS
+    return (
+        whole
+        and entry["state"] in get_args(State)
+        and _ID.fullmatch(entry["id"]) is not None
+        and entry["file"] == f"{FOLDER}/{entry['id']}.jsonl"
+    )
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
         checksum = data.pop("checksum")
-        names = {field.name for field in fields(Batch)}
-        known = all(set(b) == names and b["state"] in get_args(State) for b in data["batches"])
-        if checksum == digest(data) and known:
+        if checksum == digest(data) and all(map(_is_batch, data["batches"])):
             return dict(data)
     except FileNotFoundError:
         return {}

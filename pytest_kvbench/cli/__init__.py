@@ -1,6 +1,6 @@
 """`kvbench`: the stages without pytest, and the statistics for anybody's scores.
 
-keeping    controls, archive, restore, clean
+keeping    controls, archive, restore, trust, clean
 groups     compare, save, rejudge
 batch      batch submit, status, fetch, cancel, export, import
 knowledge  aggregate, catalog, best, effects, insights, export
@@ -135,7 +135,7 @@ def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, f
 @options.group
 def score(group_or_yaml: str, reports: Path) -> None:
     """Score the answers that have no score yet."""
-    for declared in given.declared(group_or_yaml, reports, ()):
+    for declared in given.declared(group_or_yaml, reports, (), reads=True):
         _score(given.opened(declared, reports))
 
 
@@ -155,10 +155,12 @@ def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
 
 @main.command()
 @options.group
-def report(group_or_yaml: str, reports: Path) -> None:
+@click.option("--to", "to", type=click.Path(path_type=Path), help="Elsewhere: a folder per group.")
+def report(group_or_yaml: str, reports: Path, to: Path | None) -> None:
     """Write report.md, report.html and plots from the analysis."""
-    for declared in given.declared(group_or_yaml, reports, ()):
-        _report(given.opened(declared, reports))
+    for declared in given.declared(group_or_yaml, reports, (), reads=True):
+        there = [to / declared.experiment.group] if to else []
+        _report(given.opened(declared, reports), *there)
 
 
 @main.command("all")
@@ -271,9 +273,9 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
         click.echo(line)
 
 
-for subcommand in (keeping.controls, keeping.archive, keeping.restore, keeping.clean):
+for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS):
     main.add_command(subcommand)
-for subcommand in (*groups.COMMANDS, *knowledge.COMMANDS, power.power, batch.batch, waiting.wait):
+for subcommand in (power.power, batch.batch, waiting.wait):
     main.add_command(subcommand)
 
 
@@ -351,7 +353,7 @@ def _analyse(prepared: Prepared, gate: Gate) -> None:
         click.echo(line)
 
 
-def _report(prepared: Prepared) -> None:
+def _report(prepared: Prepared, *elsewhere: Path) -> None:
     from pytest_kvbench import stages
 
-    click.echo(stages.report(prepared))
+    click.echo(stages.report(prepared, *elsewhere))

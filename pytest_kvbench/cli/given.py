@@ -25,12 +25,13 @@ def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
 
 
 def declared(
-    name: str, reports: Path, sets: tuple[str, ...], *, ran: bool = False
+    name: str, reports: Path, sets: tuple[str, ...], *, ran: bool = False, reads: bool = False
 ) -> tuple[Declared, ...]:
-    """The stages of a file or a group, checked; of a group as it was prepared, or `ran` last."""
+    """The stages of a file or a group, checked: see `find_declared`."""
     from pytest_kvbench.declared import find_declared
 
-    return _checked(find_declared(name, reports, _overrides(sets), ran=ran), (reports,))
+    found = find_declared(name, reports, _overrides(sets), ran=ran, reads=reads)
+    return _checked(found, (reports,))
 
 
 def opened(declared: Declared, reports: Path) -> Prepared:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import options
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.hints import command
 
 if TYPE_CHECKING:
     from pytest_kvbench.store.upkeep import Finding
@@ -158,13 +160,51 @@ def archive(group: str, reports: Path, root: Path | None, target: Path | None) -
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @options.reports
 @_root
-def restore(file: Path, reports: Path, root: Path | None) -> None:
-    """Bring a group back from an archive FILE; overwrites nothing."""
+@click.option("--trust", is_flag=True, help="What is in it may be used: it is your own.")
+def restore(file: Path, reports: Path, root: Path | None, trust: bool) -> None:
+    """Bring a group back from an archive FILE; overwrites nothing.
+
+    What the group would start, ask or send is shown, and refused until `kvbench trust GROUP`. Its
+    shared controls join yours with --trust alone.
+    """
+    from pytest_kvbench.files import is_unconfirmed
     from pytest_kvbench.ops.depot import restore_group
 
-    done = restore_group(file, reports, root or cached_controls(Path.cwd()))
+    done = restore_group(file, reports, root or cached_controls(Path.cwd()), trust=trust)
     what = "restored" if done.new else "was there already"
     click.echo(f"{done.folder}: {what}, {done.files} files; {done.controls} shared controls")
+    if done.left:
+        click.echo(f"{done.left} shared controls stay in the archive: --trust brings them")
+    if is_unconfirmed(done.folder):
+        _show_claims(done.claims)
+        click.echo(f"none of it is done until you confirm it: {command('trust', done.folder)}")
+
+
+@click.command()
+@click.argument("group")
+@options.reports
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def trust(group: str, reports: Path, yes: bool) -> None:
+    """Confirm what a restored GROUP would start, ask and send; once."""
+    from pytest_kvbench.files import is_unconfirmed
+    from pytest_kvbench.store.origin import claims, confirm
+
+    folder = reports / group
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no group", "bring it back: kvbench restore FILE")
+    if not is_unconfirmed(folder):
+        click.echo(f"{folder}: there is nothing to confirm")
+        return
+    _show_claims(claims(folder))
+    if yes or click.confirm(f"may commands do this for {group}?"):
+        confirm(folder)
+        click.echo(f"{folder}: confirmed")
+
+
+def _show_claims(claims: Sequence[str]) -> None:
+    click.echo("what it would use:" if claims else "it names no program, no server and no file")
+    for line in claims:
+        click.echo(f"  {line}")
 
 
 @click.command()
@@ -200,3 +240,6 @@ def clean(
             click.echo(f"{group}: {verb}, {done.bytes:,} bytes; {done.archive} holds it")
     if blocked:
         sys.exit(EXIT_FOUND)
+
+
+COMMANDS: tuple[click.Command, ...] = (controls, archive, restore, trust, clean)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,33 @@ def _gathered(reports: Sequence[Path], data: Path | None) -> Aggregated:
     return done
 
 
+@contextlib.contextmanager
+def _data_set(reports: Sequence[Path], data: Path | None) -> Iterator[Path]:
+    """The data set's folder, up to date; a copy of our own where the reports are not ours to write.
+
+    The copy is gone after the block.
+    """
+    from pytest_kvbench.files import may_write, scratch
+    from pytest_kvbench.ops.aggregate import FOLDER
+
+    usual = reports[0] / FOLDER
+    place = usual if usual.exists() else reports[0]
+    if data is not None or not place.exists() or may_write(place):
+        yield _gathered(reports, data).folder
+        return
+    with scratch() as room:
+        if usual.exists():
+            shutil.copytree(usual, room / FOLDER, copy_function=shutil.copyfile)
+        yield _gathered(reports, room / FOLDER).folder
+
+
+def _frames(reports: Sequence[Path], data: Path | None, *tables: str) -> list[pd.DataFrame]:
+    from pytest_kvbench.ops.aggregate import frame
+
+    with _data_set(reports, data) as folder:
+        return [frame(folder, table) for table in tables]
+
+
 @click.command()
 @_gathering
 def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
@@ -67,11 +96,10 @@ def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
 def catalog(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> None:
     """List all runs, newest first."""
-    from pytest_kvbench.ops.aggregate import frame
     from pytest_kvbench.ops.catalog import catalog as catalogue
     from pytest_kvbench.ops.listing import catalog_lines
 
-    rows = catalogue(frame(_gathered(reports, data).folder, "runs"))
+    rows = catalogue(*_frames(reports, data, "runs"))
     _csv(rows, file)
     _echo_lines(catalog_lines(rows))
 
@@ -81,11 +109,10 @@ def catalog(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> 
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
 def best(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> None:
     """Per model and task: the smallest budget that holds, its policy, its cost."""
-    from pytest_kvbench.ops.aggregate import frame
     from pytest_kvbench.ops.catalog import best as found
     from pytest_kvbench.ops.listing import best_lines
 
-    rows = found(frame(_gathered(reports, data).folder, "cells"))
+    rows = found(*_frames(reports, data, "cells"))
     _csv(rows, file)
     _echo_lines(best_lines(rows))
 
@@ -96,13 +123,11 @@ def best(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> Non
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
 def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Path | None) -> None:
     """Effect of every dial, like for like: the same example with every other dial equal."""
-    from pytest_kvbench.ops.aggregate import frame
     from pytest_kvbench.ops.effects import effects as found
     from pytest_kvbench.ops.effects import with_dials
     from pytest_kvbench.ops.listing import effect_lines
 
-    folder = _gathered(reports, data).folder
-    rows = found(with_dials(frame(folder, "answers"), frame(folder, "runs")), alpha)
+    rows = found(with_dials(*_frames(reports, data, "answers", "runs")), alpha)
     _csv(rows, file)
     _echo_lines(effect_lines(rows))
 
@@ -116,12 +141,10 @@ def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Pa
 def insights(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Path | None) -> None:
     """Write INSIGHTS.md: what moves quality, per model, with intervals."""
     from pytest_kvbench.files import replace_text
-    from pytest_kvbench.ops.aggregate import frame
     from pytest_kvbench.ops.insights import insights as document
     from pytest_kvbench.report.markup import to_markdown
 
-    folder = _gathered(reports, data).folder
-    answers, runs, cells = (frame(folder, table) for table in ("answers", "runs", "cells"))
+    answers, runs, cells = _frames(reports, data, "answers", "runs", "cells")
     file = file or reports[0] / "INSIGHTS.md"
     replace_text(file, to_markdown(document(answers, runs, cells, alpha)))
     click.echo(file)
@@ -154,9 +177,9 @@ def export(
     if csv:
         from pytest_kvbench.ops.aggregate import frame
 
-        folder = _gathered(reports, data).folder
-        for table in _TABLES:
-            _csv(frame(folder, table), csv / f"{table}.csv")
+        with _data_set(reports, data) as folder:
+            for table in _TABLES:
+                _csv(frame(folder, table), csv / f"{table}.csv")
     for folder in _folders(groups, reports) if inspect or artifacts else ():
         _export_group(folder, inspect, artifacts)
 
@@ -188,9 +211,10 @@ def _export_group(folder: Path, inspect: Path | None, artifacts: Path | None) ->
 
 def _csv(rows: pd.DataFrame, file: Path | None) -> None:
     from pytest_kvbench.files import replace_text
+    from pytest_kvbench.ops.sheet import csv_text
 
     if file is not None:
-        replace_text(file, rows.to_csv(index=False))
+        replace_text(file, csv_text(rows))
         click.echo(file, err=True)
 
 

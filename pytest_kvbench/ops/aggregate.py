@@ -15,7 +15,6 @@ import io
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
-from pytest_kvbench.files import replace_bytes, replace_json, writing
+from pytest_kvbench.files import replace_bytes, replace_json, scratch, sweep, writing
 from pytest_kvbench.ops.depot import SUFFIX
 from pytest_kvbench.ops.rows import ALONE, COLUMNS, Table, read_group
 from pytest_kvbench.store import DATABASE
@@ -94,6 +93,7 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
     """
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
+    sweep(target, below=True)
     with FileLock(target / ".lock"):
         known = _read_state(target / STATE)
         sources = {str(s.path.resolve()): s for folder in reports for s in _sources(folder)}
@@ -190,9 +190,9 @@ def _unpacked(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="kvbench-") as room, Archive(path) as archive:
-        archive.extract(lambda member: Path(room) / member.path)
-        yield Path(room) / GROUP
+    with scratch() as room, Archive(path) as archive:
+        archive.extract(lambda member: room / member.path)
+        yield room / GROUP
 
 
 def _schema(name: str) -> Any:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_kvbench import stages
-from pytest_kvbench.files import replace_json, replace_text, writing
+from pytest_kvbench.files import replace_json, replace_text, sweep, unfinished_folder, writing
 from pytest_kvbench.ops.observed import Observed, observed
 from pytest_kvbench.ops.rows import stored_provenance
 from pytest_kvbench.records import Arm, Cell, Request, digest, to_json
@@ -87,6 +85,7 @@ def export_artifacts(prepared: stages.Prepared, target: Path) -> Exported:
     artifacts = list(_artifacts(prepared, seen))
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
+    sweep(target)
     with FileLock(target / ".lock"):
         new = [a for a in artifacts if a.complete and not (target / a.name).exists()]
         for artifact in new:
@@ -115,16 +114,12 @@ def _write(
     own = [c for c in cells if (c["policy"], c["budget"]) == _arm_key(artifact.arm)]
     meta = _meta(artifact, run, own)
     with writing(target):
-        room = Path(tempfile.mkdtemp(dir=target, prefix=".arm-"))
-        try:
+        with unfinished_folder(target) as room:
             replace_json(room / "meta.json", meta)
             replace_json(room / "analysis.json", {"cells": own})
             replace_text(room / "answers.jsonl", "".join(_lines(artifact)))
             room.chmod(0o755)
             room.rename(target / artifact.name)
-        except BaseException:
-            shutil.rmtree(room, ignore_errors=True)
-            raise
         with (target / CATALOG).open("a", encoding="utf-8") as catalog:
             catalog.write(json.dumps({"id": artifact.name, **meta}, sort_keys=True) + "\n")
             catalog.flush()

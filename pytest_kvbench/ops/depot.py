@@ -7,15 +7,21 @@ import datetime
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
-from pytest_kvbench.files import try_lock, writing
+from pytest_kvbench.files import (
+    is_unconfirmed,
+    scratch,
+    sweep,
+    try_lock,
+    unfinished_folder,
+    writing,
+)
 from pytest_kvbench.hints import command
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import (
@@ -24,29 +30,35 @@ from pytest_kvbench.store.archive import (
     Archive,
     Index,
     Member,
+    passes,
     verify_archive,
     write_archive,
 )
 from pytest_kvbench.store.control_file import FILE, read_content
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.database import copy_database
+from pytest_kvbench.store.origin import claims, confirm, mark
 from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.store.registry import META, Registry
 
 SUFFIX = ".kvbench.tar.gz"
 PREPARE_LOCK = ".prepare.lock"
 
-_DATABASE_SIDE_FILES = (f"{DATABASE}-wal", f"{DATABASE}-shm")
-
 
 @dataclass(frozen=True)
 class Restored:
-    """Where a group came to be, and what was there before: `new` is False if all of it was."""
+    """Where a group came to be, and what was there before: `new` is False if all of it was.
+
+    `controls` joined those that are there; where nobody confirmed the archive, `left` did not.
+    `claims` is what is to be confirmed: see `store.origin`.
+    """
 
     folder: Path
     new: bool
     files: int
     controls: int
+    left: int = 0
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,8 @@ def _need_group(folder: Path) -> None:
 @contextlib.contextmanager
 def _snapshot(folder: Path) -> Iterator[dict[str, Path]]:
     """The files of a group by path inside it, the database as a copy that stands still."""
-    with tempfile.TemporaryDirectory(prefix="kvbench-") as room:
-        copy = Path(room) / DATABASE
+    with scratch() as room:
+        copy = room / DATABASE
         copy_database(folder / DATABASE, copy)
         yield {**_files(folder), DATABASE: copy}
 
@@ -113,7 +125,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {
         file.relative_to(folder).as_posix(): file
         for file in _walk(folder)
-        if file.is_file() and not file.is_symlink() and not _passing(file)
+        if file.is_file() and not file.is_symlink() and not passes(file.relative_to(folder))
     }
 
 
@@ -123,15 +135,9 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (link for name in folders if (link := Path(parent, name)).is_symlink())
 
 
-def _passing(file: Path) -> bool:
-    name = file.name
-    lock = name == "lock" or name.endswith(".lock")
-    return name.startswith(".") or lock or name in _DATABASE_SIDE_FILES
-
-
 def _used(folder: Path, controls: Path) -> dict[str, Path]:
     """The files of the shared controls that hold an answer to one of the group's requests."""
-    with Store(folder / DATABASE) as store:
+    with Store(folder / DATABASE, reads=True) as store:
         asked = store.request_keys()
     names = Registry(controls).folders() if not controls.is_relative_to(folder) else []
     return {
@@ -150,13 +156,17 @@ def _stamp() -> str:
 # -- restore -------------------------------------------------------------------------------------
 
 
-def restore_group(path: Path, reports: Path, controls: Path) -> Restored:
+def restore_group(path: Path, reports: Path, controls: Path, *, trust: bool = False) -> Restored:
     """Bring a group back: all of it or nothing; its controls join those that are there.
 
+    Whoever does not trust the archive gets the group alone, marked: what it would start or ask is
+    not done before it is confirmed. Controls are for all groups, so they stay in the archive.
+
     Args:
-        path: an archive, trusted in nothing.
+        path: an archive, believed in nothing.
         reports: the folder in which the group's folder is made.
         controls: the folder of shared controls.
+        trust: what is in the archive may be used.
 
     Raises:
         GuardError: a group of that name is there, and is not the archived one.
@@ -174,22 +184,28 @@ def restore_group(path: Path, reports: Path, controls: Path) -> Restored:
             )
         _need_space(path, index, reports)
         archive.extract(lambda member: room / member.path)
-        merged = _merge(room / CONTROLS, controls)
+        names = Registry(room / CONTROLS).folders()
+        if trust:
+            _merge(room / CONTROLS, names, controls)
         if not there:
-            _move(room / GROUP, folder)
-    return Restored(folder, not there, len(index.below(GROUP)), merged)
+            _move(room / GROUP, folder, trust=trust)
+        elif trust:
+            confirm(folder)
+    came = len(names) if trust else 0
+    shown = tuple(claims(folder)) if is_unconfirmed(folder) else ()
+    return Restored(folder, not there, len(index.below(GROUP)), came, len(names) - came, shown)
 
 
 @contextlib.contextmanager
 def _room(reports: Path) -> Iterator[Path]:
     """A hidden folder on the same disk, so that the group appears by one rename."""
-    with writing(reports):
+    with writing(reports), contextlib.ExitStack() as stack:
         reports.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(dir=reports, prefix=".restore-"))
-    try:
+        sweep(reports)
+        room = stack.enter_context(unfinished_folder(reports))
+        keep = stack.pop_all()
+    with keep:
         yield room
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 def _need_space(path: Path, index: Index, reports: Path) -> None:
@@ -202,14 +218,12 @@ def _need_space(path: Path, index: Index, reports: Path) -> None:
         )
 
 
-def _merge(source: Path, controls: Path) -> int:
-    """Add restored controls to those that are there; how many came."""
-    names = Registry(source).folders()
+def _merge(source: Path, names: Sequence[str], controls: Path) -> None:
+    """Add restored controls to those that are there."""
     for name in names:
         meta = _read_meta(source / name / META)
         with SharedControls(controls).take(name, meta) as entry:
             entry.add(list(read_content(source / name / FILE).answers.values()))
-    return len(names)
 
 
 def _read_meta(path: Path) -> Mapping[str, Any]:
@@ -220,8 +234,12 @@ def _read_meta(path: Path) -> Mapping[str, Any]:
     return meta if isinstance(meta, dict) else {}
 
 
-def _move(source: Path, folder: Path) -> None:
+def _move(source: Path, folder: Path, *, trust: bool) -> None:
+    """Give a group its name; the mark is there before."""
     with writing(folder):
+        source.mkdir(exist_ok=True)
+        if not trust:
+            mark(source)
         if folder.is_dir():  # nothing lasting is in it
             shutil.rmtree(folder)
         source.rename(folder)
@@ -244,6 +262,7 @@ def clean_group(folder: Path, archives: Path, min_age_s: float, *, dry_run: bool
         StoreError: the group cannot be read or removed.
     """
     _need_group(folder)
+    sweep(folder.parent)
     age_s = time.time() - max(file.stat().st_mtime for file in _lived_in(folder))
     if age_s < min_age_s:
         return Cleaned(folder.name, kept=f"changed {age_s / 86400:.1f} days ago")
@@ -261,13 +280,19 @@ def clean_group(folder: Path, archives: Path, min_age_s: float, *, dry_run: bool
             return Cleaned(folder.name, kept=why, blocked=True)
         size = sum(file.stat().st_size for file in _walk(folder))
         if not dry_run:
-            shutil.rmtree(folder)
+            _remove(folder)
         return Cleaned(folder.name, holder, size)
+
+
+def _remove(folder: Path) -> None:
+    """By one rename: killed on the way, no half of it is taken for a group."""
+    with unfinished_folder(folder.parent) as room:
+        folder.rename(room / GROUP)
 
 
 def _lived_in(folder: Path) -> list[Path]:
     """The files whose change tells that a group is in use; our own locks are none of them."""
-    wal = folder / _DATABASE_SIDE_FILES[0]
+    wal = folder / f"{DATABASE}-wal"
     return [*_files(folder).values(), *([wal] if wal.exists() else [])]
 
 

@@ -6,28 +6,18 @@ belongs to the plan by its arm, example and replicate.
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 from pytest_kvbench import plan, stages
-from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
+from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
 from pytest_kvbench.settings import Experiment, Variant
 from pytest_kvbench.store import RunRow, Store
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.votes import votes
-
-# The last row wins: of the same question with other limits on its answer, the latest is meant.
-_KEYS = """
-    SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r
-    LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key
-    ORDER BY coalesce(a.created_at, f.created_at, '')
-"""
 
 
 @dataclass(frozen=True)
@@ -62,8 +52,8 @@ def observed(prepared: stages.Prepared) -> Observed:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
     group = prepared.experiment.group
-    with Store(prepared.database) as store:
-        planned = stages.drawn(prepared, store, list(_planned(prepared)))
+    with Store(prepared.database, reads=True) as store:
+        planned = stages.drawn(prepared, store, list(_planned(prepared, store.latest_keys())))
         rows = stages.observations(prepared, store, planned)
         run = store.runs()[-1]
     if not rows:
@@ -79,11 +69,12 @@ def observed(prepared: stages.Prepared) -> Observed:
     return Observed(planned, rows, votes(rows, prepared.experiment, prepared.manifests), run)
 
 
-def _planned(prepared: stages.Prepared) -> Iterator[tuple[Cell, Request]]:
+def _planned(
+    prepared: stages.Prepared, keys: Mapping[tuple[Any, ...], str]
+) -> Iterator[tuple[Cell, Request]]:
     experiment = prepared.experiment
     blank = dict.fromkeys(experiment.tasks, cast("Task", _Blank()))
     target = plan.Target(prepared.fingerprint, prepared.replicate_offset)
-    keys = _stored_keys(prepared.database)
     cells = plan.cells(experiment)
     ids: dict[str, list[str]] = {}
     for cell, request in plan.requests(experiment, cells, prepared.manifests, blank, target):
@@ -113,17 +104,3 @@ class _Blank:
 
     def prompt(self, example: Example) -> Prompt:
         return Prompt("", example.question, 1)
-
-
-def _stored_keys(database: Path) -> dict[tuple[str, str, str, int, bool], str]:
-    address = f"{database.absolute().as_uri()}?mode=ro"
-    try:
-        with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
-            found = db.execute(_KEYS).fetchall()
-    except sqlite3.Error as error:
-        raise StoreError(
-            f"{database}: cannot be read: {error}", "restore it from an archive: kvbench restore"
-        ) from error
-    return {
-        (arm, task, ex, replicate, bool(aa)): key for arm, task, ex, replicate, aa, key in found
-    }

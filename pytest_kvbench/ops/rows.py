@@ -10,13 +10,13 @@ import bisect
 import contextlib
 import json
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import StoreError
+from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
 from pytest_kvbench.score.vote import ballot
 from pytest_kvbench.store import DATABASE, RunRow, Store
@@ -167,7 +167,13 @@ def read_group(folder: Path) -> GroupRows:
             )
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.row_factory = sqlite3.Row
-            return _Reader(folder, db, runs, schema).read()
+            try:
+                return _Reader(folder, db, runs, schema).read()
+            except (sqlite3.Error, LookupError, ValueError, TypeError, AttributeError) as error:
+                raise StoreError(
+                    f"{folder}: what its database says makes no sense: {error!r}",
+                    "use another copy of the group",
+                ) from error
 
 
 def stored_provenance(folder: Path, run: RunRow) -> Mapping[str, Any]:
@@ -185,8 +191,8 @@ def _copied(database: Path) -> Iterator[tuple[Path, int]]:
     """A copy of the database, and the schema version it was written with."""
     if not database.is_file():
         raise StoreError(f"{database}: is not there", "name a group's folder")
-    with tempfile.TemporaryDirectory(prefix="kvbench-") as room:
-        path = Path(room) / DATABASE
+    with scratch() as room:
+        path = room / DATABASE
         copy_database(database, path)
         with contextlib.closing(sqlite3.connect(path)) as db:
             schema = int(db.execute("PRAGMA user_version").fetchone()[0])

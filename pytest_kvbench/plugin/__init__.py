@@ -24,9 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvbench.files import is_unconfirmed
 from pytest_kvbench.plugin.options import MARK, add_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
 
@@ -93,6 +96,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
     from pytest_kvbench.plugin.scheduling import ByContentScheduling
 
     return ByContentScheduling(config, log)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """What came out of an archive is no test, and no conftest, of this project."""
+    return True if is_unconfirmed(collection_path) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -42,7 +42,7 @@ def experiment_lines(
     try:
         prepared = stages.open_group(folder, options.tasks)
         manifests = dict(prepared.manifests)
-        with Store(folder / DATABASE) as store:
+        with Store(folder / DATABASE, reads=True) as store:
             stored = len(store.answered([r.key for _, r in prepared.requests(cells)]))
             seconds = store.seconds_per_token()
     except MissingPrerequisiteError:

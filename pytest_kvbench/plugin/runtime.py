@@ -340,7 +340,8 @@ class Runtime:
         if key in self._unsynced:
             raise self._unsynced[key]
         try:
-            return sync(prepared, site.controls, self._run_id, selected)
+            controls = stages.controls_root(site, prepared.folder)
+            return sync(prepared, controls, self._run_id, selected)
         except KvbenchError as error:
             self._unsynced[key] = error
             raise

@@ -78,12 +78,15 @@ class Unscored:
 
 
 class Store:
-    """The database of one group. An instance may move between threads, but is for one at a time."""
+    """The database of one group. An instance may move between threads, but is for one at a time.
 
-    def __init__(self, path: Path) -> None:
+    `reads`: nothing will be written, so that it need not be possible.
+    """
+
+    def __init__(self, path: Path, *, reads: bool = False) -> None:
         self.path = path
         script = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
-        self._db = Database(path, Schema(SCHEMA_VERSION, script, _MIGRATIONS))
+        self._db = Database(path, Schema(SCHEMA_VERSION, script, _MIGRATIONS), reads=reads)
 
     def close(self) -> None:
         """Close the connection; committed rows are already safe."""
@@ -390,6 +393,18 @@ class Store:
     def request_keys(self) -> set[str]:
         """The keys of everything that was ever to be asked."""
         return {row[0] for row in self._db.read("SELECT key FROM requests")}
+
+    def latest_keys(self) -> dict[tuple[Any, ...], str]:
+        """Keys by arm's id, task, example, replicate and whether it is the control asked again.
+
+        Of the same question with other limits on its answer the latest is meant.
+        """
+        rows = self._db.read(
+            "SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r"
+            " LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key"
+            " ORDER BY coalesce(a.created_at, f.created_at, '')"
+        )
+        return {(*place, bool(aa)): key for *place, aa, key in rows}
 
     def count(self, table: str) -> int:
         """Rows of one of our tables."""

@@ -15,23 +15,25 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, Protocol
 
 from pytest_kvbench.errors import StoreError
-from pytest_kvbench.files import writing
+from pytest_kvbench.files import UNCONFIRMED, UNFINISHED, sweep, unfinished_file, writing
 from pytest_kvbench.records import canonical, to_json
+from pytest_kvbench.settings import GROUP_NAMES, is_group_name
+from pytest_kvbench.store import DATABASE
 
 INDEX = "index.json"
 SCHEMA = 1
 GROUP = "group"
 CONTROLS = "controls"
 
+_DATABASE_SIDE_FILES = frozenset(f"{DATABASE}-{kind}" for kind in ("wal", "shm", "journal"))
 _MOST_INDEX_BYTES = 16 * 2**20
 _HEADERS_PER_MEMBER = 4096  # a header, and a long name's own header and content
 _CHUNK = 2**20
@@ -73,15 +75,20 @@ class Index:
                 raise ValueError(f"schema {data['schema']}, known here: {SCHEMA}")
             index = cls(data["group"], tuple(Member(**m) for m in data["files"]))
             sound = all(isinstance(m.bytes, int) and m.bytes >= 0 for m in index.files)
-            sound &= isinstance(index.group, str) and "/" not in index.group
             names = [member.path for member in index.files]
         except (TypeError, KeyError) as error:
             raise ValueError(f"no index: {error!r}") from None
-        for name in (*names, f"{GROUP}/{index.group}"):
+        if not is_group_name(index.group):
+            raise ValueError(
+                f"names like {index.group!r} make no sense for a group; valid: {GROUP_NAMES}"
+            )
+        for name in names:
             if _leaves_its_folder(name):
                 raise ValueError(f"{name!r} leaves its folder")
+            if passes(PurePosixPath(name)):
+                raise ValueError(f"{name!r} is no file that lasts, and in no archive of ours")
         if not sound or len(set(names)) < len(names):
-            raise ValueError("sizes, paths or the group's name make no sense")
+            raise ValueError("sizes or paths make no sense")
         return index
 
     def below(self, folder: str) -> dict[str, Member]:
@@ -96,6 +103,14 @@ def _leaves_its_folder(name: object) -> bool:
     path = PurePosixPath(name)
     inside = not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
     return not inside or path.parts[0] not in (GROUP, CONTROLS) or len(path.parts) < 2
+
+
+def passes(path: PurePath) -> bool:
+    """Whether a file is none that lasts: a lock, a hidden or unfinished file, a database's aid."""
+    name = path.name
+    lock = name == "lock" or name.endswith(".lock")
+    ours = any(part == UNCONFIRMED or part.startswith(UNFINISHED) for part in path.parts)
+    return ours or name.startswith(".") or lock or name in _DATABASE_SIDE_FILES
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -113,11 +128,11 @@ def write_archive(target: Path, group: str, files: Mapping[str, Path]) -> Index:
         StoreError: `target` exists or cannot be written, or a file changed meanwhile.
     """
     index = Index(group, tuple(Member.of(path, file) for path, file in sorted(files.items())))
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with tarfile.open(partial, "x:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as tar:
+        sweep(target.parent)
+        with unfinished_file(target.parent) as partial:
+            with tarfile.open(partial, "w:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as tar:
                 head = canonical({"schema": SCHEMA, **to_json(index)})
                 _append(tar, INDEX, len(head), io.BytesIO(head))
                 for member in index.files:
@@ -125,8 +140,6 @@ def write_archive(target: Path, group: str, files: Mapping[str, Path]) -> Index:
                         _append(tar, member.path, member.bytes, stream)
             verify_archive(partial)
             target.hardlink_to(partial)
-        finally:
-            partial.unlink(missing_ok=True)
     return index
 
 

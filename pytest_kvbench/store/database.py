@@ -6,16 +6,15 @@ What is there is never overwritten: a file that is empty, damaged, foreign or ne
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import StoreError
-from pytest_kvbench.files import writing
+from pytest_kvbench.files import unfinished_file, writing
+from pytest_kvbench.store.reader import copy_of, writable
 
 BUSY_S = 60.0
 """How long one statement waits for another process to finish its own."""
@@ -28,6 +27,13 @@ _NOT_OVERWRITTEN = (
     "move the file away, or restore it from an archive (kvbench restore FILE); "
     "it is never overwritten"
 )
+_CODE = """
+    SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'view') UNION ALL
+    SELECT 'columns', m.name, '' FROM sqlite_master m, pragma_table_xinfo(m.name) x
+    WHERE m.type = 'table' AND x.hidden
+"""
+"""What computes: triggers, views, and tables with columns that are computed."""
+
 _CAUSES = {
     "SQLITE_BUSY": ("another process holds it", "end that process, then run again"),
     "SQLITE_FULL": ("the disk is full", "free the disk, then run again: what was answered stays"),
@@ -52,6 +58,10 @@ class Schema:
     script: str
     migrations: Mapping[int, Sequence[str]]
 
+    def has_table(self, name: str) -> bool:
+        """Whether a table is one of ours; SQLite knows no capitals."""
+        return f"create table {name} (".lower() in self.script.lower()
+
     def empty(self) -> bytes:
         """A database of this schema without a row."""
         with contextlib.closing(sqlite3.connect(":memory:")) as db:
@@ -63,11 +73,13 @@ class Schema:
 class Database:
     """An open connection. It may move between threads, but is for one at a time.
 
+    Who only `reads` what may not be written has a copy of it, see `reader`.
+
     Raises:
         StoreError: the file cannot be made, opened or trusted.
     """
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, path: Path, schema: Schema, *, reads: bool = False) -> None:
         self.path = path
         self._schema = schema
         if not path.exists():
@@ -76,9 +88,11 @@ class Database:
             raise StoreError(
                 f"{path}: is empty: a database was there, and its content is gone", _NOT_OVERWRITTEN
             )
+        self._copy = copy_of(path) if reads and not writable(path) else None
+        file = path if self._copy is None else self._copy.path
         with self._explained():
             self._db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=rw",
+                f"{file.absolute().as_uri()}?mode=rw",
                 uri=True,
                 timeout=BUSY_S,
                 isolation_level=None,
@@ -126,25 +140,23 @@ class Database:
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA foreign_keys=ON")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA trusted_schema=OFF")
+        self._refuse_code()
         if self._version() != self._schema.version:
             self._migrate()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        if self._copy is not None:
+            self._db.execute("PRAGMA query_only=ON")  # what is written to a copy would be lost
 
     def _create(self) -> None:
         """Make the file whole before it gets its name, so that a file without content is damage."""
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-            temporary = Path(name)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(self._schema.empty())
-                temporary.chmod(0o644)
+            with unfinished_file(self.path.parent) as temporary:
+                temporary.write_bytes(self._schema.empty())
                 with contextlib.suppress(FileExistsError):  # another process was first
                     self.path.hardlink_to(temporary)
-            finally:
-                temporary.unlink()
 
     def _migrate(self) -> None:
         with self.write() as db:
@@ -163,6 +175,17 @@ class Database:
                 for statement in self._schema.migrations[older]:
                     db.execute(statement)
             db.execute(f"PRAGMA user_version={self._schema.version}")
+
+    def _refuse_code(self) -> None:
+        """What a database computes by itself could be something else than what was looked at."""
+        ours = self._schema.script
+        for kind, name, code in self._db.execute(_CODE):
+            known = code in ours if kind == "trigger" else not self._schema.has_table(name)
+            if not known:
+                raise StoreError(
+                    f"{self.path}: {name!r} computes there: in no database of kvbench it does",
+                    _NOT_OVERWRITTEN,
+                )
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -183,9 +206,11 @@ def copy_database(path: Path, target: Path) -> None:
     Raises:
         StoreError: it cannot be read, or the copy cannot be written.
     """
+    copied = None if writable(path) else copy_of(path)
+    file = path if copied is None else copied.path
     try:
         with (
-            contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as source,
+            contextlib.closing(sqlite3.connect(file, timeout=BUSY_S)) as source,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
             source.backup(copy)

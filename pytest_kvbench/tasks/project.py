@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed
 from pytest_kvbench.tasks import TaskFactory, check_task_name
 
 Load = Callable[[Path, Sequence[Path]], Mapping[str, TaskFactory]]
@@ -44,6 +45,8 @@ class ProjectTasks(Mapping[str, TaskFactory]):
     def __init__(self, starts: Iterable[Path], load: Load) -> None:
         found: dict[Path, list[Path]] = {}
         for start in map(Path.resolve, starts):
+            if any(map(is_unconfirmed, (start, *start.parents))):
+                continue
             found.setdefault(root_of(start), []).append(start)
         self._projects = [Project(root, tuple(inside), load) for root, inside in found.items()]
 
@@ -112,12 +115,15 @@ def root_of(start: Path) -> Path:
 
 
 def _conftests_below(root: Path) -> Iterator[Path]:
-    """The conftest files of a project, level by level; of no tool's and no environment's folder."""
+    """The conftest files of a project, level by level.
+
+    Of no tool's and no environment's folder, and of none that came out of an archive.
+    """
     waiting, seen = deque([root]), 0
     while waiting and seen < FOLDERS:
         folder, seen = waiting.popleft(), seen + 1
         entries = _listed(folder)
-        if "pyvenv.cfg" in entries:
+        if "pyvenv.cfg" in entries or UNCONFIRMED in entries:
             continue
         if CONFTEST in entries:
             yield folder / CONFTEST

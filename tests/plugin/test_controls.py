@@ -191,7 +191,7 @@ def test_an_archive_goes_on_elsewhere_without_a_request(
     for name in ("words.jsonl", "exp.yaml", "test_exp.py"):  # nothing that a run left
         shutil.copy(project.path / name, elsewhere)
     there = Project(project.pytester, elsewhere)
-    restored = kvbench(there, "restore", str(project.path / "g.tar.gz"))
+    restored = kvbench(there, "restore", str(project.path / "g.tar.gz"), "--trust")
     assert restored.exit_code == 0, restored.stderr
     assert "2 shared controls" in restored.stdout
     monkeypatch.chdir(elsewhere)

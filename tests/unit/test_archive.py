@@ -67,13 +67,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_goes_in_comes_out(archive: Path, reports: Path, tmp_path: Path) -> None:
-    done = restore_group(archive, tmp_path / "new", tmp_path / "new-cache" / "controls")
+    root = tmp_path / "new-cache" / "controls"
+    done = restore_group(archive, tmp_path / "new", root, trust=True)
     assert (done.folder, done.new, done.controls) == (tmp_path / "new" / "g", True, 1)
     assert sorted(contents(done.folder)) == [DATABASE, "plots/a.png", "summary.json"]
     assert (done.folder / "plots/a.png").read_bytes() == b"picture"
     with Store(done.folder / DATABASE) as store:
         assert store.count("answers") == 3
-    restored = SharedControls(tmp_path / "new-cache" / "controls")
+    restored = SharedControls(root)
     assert list(restored.registry()) == ["ours/b0"]
     with restored.take("ours/b0", {"arm": {"model": "m"}}) as entry:
         assert list(entry.answers.values()) == [answer(request(0).key)]
@@ -97,7 +98,7 @@ def test_controls_that_are_there_keep_their_answers(archive: Path, tmp_path: Pat
     root = tmp_path / "other" / "controls"
     with SharedControls(root).take("ours/b0", {"arm": {"model": "m"}}) as entry:
         entry.add([answer("already there")])
-    restore_group(archive, tmp_path / "new", root)
+    restore_group(archive, tmp_path / "new", root, trust=True)
     assert Registry(root).read()["ours/b0"].answers == 2
 
 

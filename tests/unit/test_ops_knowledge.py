@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sqlite3
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -17,6 +20,8 @@ from pytest_kvbench.ops.artifacts import export_artifacts
 from pytest_kvbench.ops.catalog import best
 from pytest_kvbench.ops.effects import effects, losses, with_dials
 from pytest_kvbench.ops.insights import rank_correlation
+from pytest_kvbench.ops.sheet import csv_text
+from pytest_kvbench.store import DATABASE
 from tests.support.groups import make_group
 
 LADDER = {"policies": ["snapkv"], "budgets": [1.0, 0.5, 0.2]}
@@ -116,6 +121,46 @@ def test_catalog_newest_first_as_lines_and_csv(tmp_path):
     assert max(map(len, lines)) <= 100
     rows = list(csv.DictReader(file.open()))
     assert [row["answers"] for row in rows] == ["120", "120"]
+
+
+FORMULAS = ["=1+1", "+a", "-0.5", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "a\r=1"]
+
+
+@given(texts=st.lists(st.one_of(st.sampled_from(FORMULAS), st.text(max_size=5)), min_size=1))
+def test_no_text_in_a_csv_is_a_formula_and_numbers_stay(texts):
+    numbers = [(-0.5) ** n for n in range(len(texts))]
+    mixed = [-1, *texts[1:]]
+    rows = pd.DataFrame({"text": texts, "number": numbers, "mixed": mixed})
+    rows["whole"] = pd.array([-7, *[None] * (len(texts) - 1)], "Int64")
+    found = list(csv.DictReader(io.StringIO(csv_text(rows), newline="")))
+    assert [float(row["number"]) for row in found] == numbers
+    assert (found[0]["mixed"], found[0]["whole"]) == ("-1", "-7")
+    for row, text in zip(found, texts, strict=True):
+        assert row["text"] in (text, f"'{text}")  # nor did it make rows or cells of its own
+        assert row["text"].lstrip()[:1] not in tuple("=+-@\uff1d")
+        assert row["text"][:1] not in tuple("\t\r\n")
+    assert all(text not in (row["text"] for row in found) for text in FORMULAS[:-1])
+
+
+def test_every_csv_is_written_so(tmp_path):
+    make_group(tmp_path, "one", description="=1", kv={**LADDER, "policies": ["snapkv"]})
+    with sqlite3.connect(tmp_path / "one" / DATABASE) as db:
+        db.execute("UPDATE answers SET text='=HYPERLINK(\"http://x\")'")
+        db.execute("UPDATE experiments SET command='-pytest'")
+    folder = tmp_path / "csv"
+    for words in (
+        ("export", "--csv", folder),
+        *((name, "--csv", folder / f"{name}.csv") for name in ("catalog", "best", "effects")),
+    ):
+        kvbench(*words, "--dir", tmp_path)
+    cells = [
+        cell
+        for file in sorted(folder.glob("*.csv"))
+        for row in csv.reader(file.open(newline=""))
+        for cell in row
+    ]
+    assert {"'-pytest", '\'=HYPERLINK("http://x")'} <= set(cells)
+    assert not [cell for cell in cells if cell[:1] in ("=", "+", "@")]
 
 
 def test_insights_have_a_section_a_model_and_every_table(tmp_path):

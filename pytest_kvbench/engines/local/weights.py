@@ -12,10 +12,8 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ import platformdirs
 
 from pytest_kvbench.engines.keys import without_secrets
 from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.files import sweep, unfinished_file, unfinished_folder
 
 SERVER_VERSION = "1"
 """Raised whenever a change of this package may change an answer."""
@@ -123,11 +122,9 @@ def default_device() -> str:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write `data` so that a reader sees all of it or nothing."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f"{path.name}-", delete=False, encoding="utf-8"
-    ) as stream:
-        json.dump(data, stream)
-    Path(stream.name).replace(path)
+    with unfinished_file(path.parent) as temporary:
+        temporary.write_text(json.dumps(data), encoding="utf-8")
+        temporary.replace(path)
 
 
 def cache_root() -> Path:
@@ -187,15 +184,15 @@ def _convert_once(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest_kvbench.engines.local.convert",
-        str(gguf),
-        str(temporary),
-    ]
-    try:
+    sweep(target.parent)
+    with unfinished_folder(target.parent) as temporary:
+        command = [
+            sys.executable,
+            "-m",
+            "pytest_kvbench.engines.local.convert",
+            str(gguf),
+            str(temporary),
+        ]
         done = subprocess.run(  # noqa: S603 - our own module, run by this very interpreter
             command,
             capture_output=True,
@@ -209,8 +206,6 @@ def _convert(gguf: Path, target: Path) -> None:
                 f"{gguf.name} could not be converted to safetensors.", done.stderr.strip()[-500:]
             )
         temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _chat_template(folder: Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pytest_kvbench.files import replace_bytes
 from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.plots import bybin, curves, heatmap, style
 from pytest_kvbench.report.results import Results, Series
@@ -35,7 +37,9 @@ def draw_all(results: Results, folder: Path) -> tuple[Image, ...]:
 
 
 def _save(figure: Figure, image: Image, folder: Path) -> Image:
-    figure.savefig(folder / image.path)
+    picture = io.BytesIO()
+    figure.savefig(picture)
+    replace_bytes(folder / image.path, picture.getvalue())
     return image
 
 
