@@ -19,8 +19,16 @@ def command(stage: str, folder: Path) -> str:
         stage: a command's name: `run`, `batch fetch`.
         folder: the group's.
     """
-    reports = folder.absolute().parent
-    words = ["kvbench", *stage.split(), folder.name]
+    return _pasted(stage, folder.name, folder.absolute().parent)
+
+
+def command_of_file(stage: str, file: Path, reports: Path) -> str:
+    """`kvbench STAGE FILE.yaml` likewise, of an experiment whose group is below `reports`."""
+    return _pasted(stage, str(file), reports.absolute())
+
+
+def _pasted(stage: str, what: str, reports: Path) -> str:
+    words = ["kvbench", *stage.split(), what]
     if reports.resolve() != default_reports().resolve():
         here = Path.cwd()
         shown = reports.relative_to(here) if reports.is_relative_to(here) else reports

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.hints import command_of_file
 from pytest_kvbench.settings import Declared, Override, load_stages
 from pytest_kvbench.tasks.project import ProjectTasks
 
@@ -35,10 +37,18 @@ def declared(
 
 
 def opened(declared: Declared, reports: Path) -> Prepared:
-    """The group of an experiment as its last run left it, with the tasks of its project."""
+    """The group of an experiment as its last run left it, with the tasks of its project.
+
+    Raises:
+        MissingPrerequisiteError: it has not been run.
+    """
     from pytest_kvbench import stages
+    from pytest_kvbench.store import DATABASE
 
     folder = stages.group_folder(declared.experiment, reports)
+    if declared.files and not (folder / DATABASE).is_file():
+        run = command_of_file("run", declared.files[-1], reports)
+        raise MissingPrerequisiteError(f"{folder}: no group has been run there", f"make one: {run}")
     return stages.open_group(folder, tasks(reports, of=[declared]))
 
 

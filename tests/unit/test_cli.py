@@ -60,7 +60,7 @@ def test_stages_one_by_one_and_their_prerequisites(kvbench: Kvbench) -> None:
         assert result.output.count("\n") == 2
 
     for stage in ("score", "analyse", "report"):
-        refused(stage, "kvbench run FILE.yaml")
+        refused(stage, "make one: kvbench run exp.yaml")
     assert kvbench("prepare", "exp.yaml").exit_code == 0
     assert Path("reports/g/manifest.json").exists()
     assert kvbench("run", "exp.yaml").exit_code == 0
