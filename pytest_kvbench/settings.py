@@ -334,10 +334,6 @@ class EngineSettings(Section):
         if self.stream:
             raise ValueError("stream measures a live reply: not with mode batch")
 
-    def places(self, share: int) -> int:
-        """Requests in flight of one of `share` processes that divide them."""
-        return max(1, -(-self.concurrency // share))
-
     @property
     def max_reply_bytes(self) -> int:
         """`max_reply_mb` in bytes."""

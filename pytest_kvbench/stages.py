@@ -61,8 +61,9 @@ class Site:
     """Where one run takes place, and what it may do.
 
     `reports` holds the groups; `controls` the shared controls (None: inside the group). All
-    processes of a run share `run_id`; started servers end with `owner_pid`; `share` processes
-    divide the engine's places among them. `tasks` are those of a conftest.
+    processes of a run share `run_id`; started servers end with `owner_pid`; about `share` of them
+    ask at the same time, and where there are `others` at all, they count the engine's places
+    together. `tasks` are those of a conftest.
     """
 
     reports: Path
@@ -71,6 +72,7 @@ class Site:
     command: str
     controls: Path | None = None
     share: int = 1
+    others: bool = False
     fresh: bool = False
     force: bool = False
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
@@ -131,6 +133,7 @@ def source_of(experiment: Experiment, site: Site) -> EngineSource:
         owner_pid=site.owner_pid,
         log=group_folder(experiment, site.reports) / "engine.log",
         share=site.share,
+        meet=site.others,
     )
 
 

@@ -19,6 +19,8 @@ from pytest_kvbench.engines.base import (
     proof_of,
 )
 from pytest_kvbench.engines.launch import stop_all
+from pytest_kvbench.engines.places import Crowd
+from pytest_kvbench.files import run_folder
 
 if TYPE_CHECKING:
     from pytest_kvbench.settings import KV, EngineSettings
@@ -41,6 +43,7 @@ def engine_source(
     owner_pid: int,
     log: Path,
     share: int = 1,
+    meet: bool = False,
 ) -> EngineSource:
     """The engine an experiment names.
 
@@ -50,13 +53,16 @@ def engine_source(
         run_id: processes of the same run share the servers they start.
         owner_pid: servers end when this process does.
         log: where a started server's output goes.
-        share: how many processes of this run share `engine.concurrency`.
+        share: how many processes of this run share `engine.concurrency` and the rates.
+        meet: whether they are on this machine and have this `run_id`. Then the sum of them keeps
+            to both exactly; else each keeps to its part.
     """
+    crowd = Crowd(share, run_folder(run_id) if meet else None)
     # Late: a server's process and a plan import this package too, and need no client.
     if settings.name != "local":
         from pytest_kvbench.engines.openai import OpenAISource
 
-        return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, share=share)
+        return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)
     from pytest_kvbench.engines.embedded import EmbeddedSource
 
-    return EmbeddedSource(settings, run_id=run_id, owner_pid=owner_pid, log=log, share=share)
+    return EmbeddedSource(settings, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)

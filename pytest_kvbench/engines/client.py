@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -52,6 +53,7 @@ class Http:
         api_key: sent as a bearer token; never stored or logged, and cut out of errors.
         headers: sent as well.
         pace: what requests wait for, where the server allows so many a minute.
+        places: where other processes have requests in flight too, what counts them all.
         max_bytes: of a reply; a larger one is not read any further, nor asked for again.
         foreign: somebody else's server: the first request goes alone (see `breaker`).
 
@@ -69,6 +71,7 @@ class Http:
         api_key: str | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         pace: Pace | None = None,
+        places: AbstractAsyncContextManager[None] | None = None,
         max_bytes: int = bounded.REPLY,
         foreign: bool = False,
     ) -> None:
@@ -80,7 +83,7 @@ class Http:
         self._pace = pace
         self._max_bytes = max_bytes
         allow_open_files(concurrency)
-        self._places = asyncio.Semaphore(concurrency)
+        self._places = places or asyncio.Semaphore(concurrency)
         self._breaker = Breaker(self.base_url, has_key=api_key is not None, alone=foreign)
         self._session: aiohttp.ClientSession | None = None
         self._gone: str | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
+from pytest_kvbench.engines.places import Crowd, name_of
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.network import client_of
@@ -33,13 +34,13 @@ class EmbeddedSource:
     """The embedded server of one run, or one that already runs at `settings.base_url`."""
 
     def __init__(
-        self, settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, share: int
+        self, settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, crowd: Crowd
     ) -> None:
         self._settings = settings
         self._run_id = run_id
         self._owner_pid = owner_pid
         self._log = log
-        self._share = share
+        self._crowd = crowd
 
     def check(self) -> None:
         """See `EngineSource.check`."""
@@ -70,8 +71,8 @@ class EmbeddedSource:
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""
-        places = self._settings.places(self._share)
-        allow_open_files(places, len(self._urls) or 1)
+        most = self._crowd.most(self._settings.concurrency)
+        allow_open_files(most, len(self._urls) or 1)
         if len(self._urls) > 1:
             known = self.fingerprint()
             client: Client = Balanced(
@@ -79,7 +80,8 @@ class EmbeddedSource:
             )
         else:
             client = self._connect(self._settings.base_url or self._serve())
-        return EmbeddedEngine(client, self._settings.model, places)
+        places = self._crowd.places(self._settings.concurrency, self._name)
+        return EmbeddedEngine(client, self._settings.model, most, places)
 
     def _connect(self, base_url: str) -> Client:
         # Late: aiohttp, which a resumed run does without.
@@ -87,7 +89,7 @@ class EmbeddedSource:
 
         return Http(
             base_url,
-            concurrency=self._settings.places(self._share),
+            concurrency=self._crowd.most(self._settings.concurrency),
             timeout_s=self._settings.timeout_s,
             retries=self._settings.retries,
             pace=self._pace,
@@ -100,7 +102,11 @@ class EmbeddedSource:
 
     @cached_property
     def _pace(self) -> Pace:
-        return Pace(self._settings.max_rpm, self._settings.max_tpm, self._share)
+        return self._crowd.pace(self._settings.max_rpm, self._settings.max_tpm, self._name)
+
+    @property
+    def _name(self) -> str:
+        return name_of(self._settings)
 
     @property
     def _urls(self) -> tuple[str, ...]:
@@ -152,11 +158,13 @@ class EmbeddedSource:
 class EmbeddedEngine:
     """A client of the embedded server."""
 
-    def __init__(self, http: Client, model: str, concurrency: int) -> None:
-        self.capabilities = Capabilities(arms_per_request=64, places=concurrency)
+    def __init__(
+        self, http: Client, model: str, most: int, places: AbstractAsyncContextManager[None]
+    ) -> None:
+        self.capabilities = Capabilities(arms_per_request=64, places=most)
         self._http = http
         self._model = model
-        self._places = asyncio.Semaphore(concurrency)
+        self._places = places
 
     async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """See `Engine.answer`: one request to the server, one choice per arm, one prefill."""

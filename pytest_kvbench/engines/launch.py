@@ -22,6 +22,7 @@ import psutil
 from filelock import FileLock
 
 from pytest_kvbench.engines.keys import without_keys
+from pytest_kvbench.engines.places import in_use
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import replace_json
 
@@ -119,10 +120,10 @@ def _end(pid_files: Iterable[Path]) -> None:
 def _forget_dead_runs(folder: Path) -> None:
     """Remove folders of runs that were killed: their servers ended with their controllers."""
     prefix = folder.name.rpartition("-")[0]
-    for other in folder.parent.glob(f"{prefix}-*"):
+    for other in {*folder.parent.glob(f"{prefix}-*")} - {folder}:
         with contextlib.suppress(OSError):  # another run may be tidying up the same folder
             old = time.time() - other.stat().st_mtime > _STALE_S
-            if old and not any(map(_living, other.glob("*.pid"))):
+            if old and not any(map(_living, other.glob("*.pid"))) and not in_use(other):
                 shutil.rmtree(other)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.launch import once
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
+from pytest_kvbench.engines.places import Crowd, name_of
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.servers import Running, Servers, Started, at_once, check_declared
 from pytest_kvbench.errors import UsageError
@@ -52,13 +53,13 @@ class OpenAISource:
         run_id: str,
         owner_pid: int,
         log: Path,
-        share: int,
+        crowd: Crowd,
     ) -> None:
         self._settings = settings
         self._kv = kv
         self._kind = KINDS[settings.name]
         self._run_id = run_id
-        self._share = share
+        self._crowd = crowd
         self._at_once = at_once(settings, kv)
         self._servers: Servers = (
             Running(settings, self._probe)
@@ -68,10 +69,10 @@ class OpenAISource:
 
     def check(self) -> None:
         """See `EngineSource.check`."""
-        if self._share > 1 and self._at_once < len(levers.arms(self._settings, self._kv)):
+        if self._crowd.share > 1 and self._at_once < len(levers.arms(self._settings, self._kv)):
             raise UsageError(
                 f"engine.launch.at_once: {self._at_once} server at a time cannot serve "
-                f"{self._share} workers",
+                f"{self._crowd.share} workers",
                 "run it with -n 0, or leave at_once away",
             )
         check_absent(self._settings, api_key_of(self._settings))
@@ -102,21 +103,26 @@ class OpenAISource:
 
     def start(self) -> Engine:
         """See `EngineSource.start`: servers come up when they are first asked."""
-        places = self._settings.places(self._share)
+        most = self._crowd.most(self._settings.concurrency)
         running = sum(len(one.urls) for one in self._settings.addresses.values())
-        allow_open_files(places, running or self._at_once)
+        allow_open_files(most, running or self._at_once)
         fleet = Fleet(
             self._bring_up,
             self._servers.close,
             at_once=self._at_once,
             control_first=self._kind.size is not None,
         )
-        return OpenAIEngine(fleet, self._settings, self._kv, places)
+        places = self._crowd.places(self._settings.concurrency, self._name)
+        return OpenAIEngine(fleet, self._settings, self._kv, most, places)
 
     @cached_property
     def _pace(self) -> Pace:
         """One for all arms: a provider counts an account's requests, whatever they are for."""
-        return Pace(self._settings.max_rpm, self._settings.max_tpm, self._share)
+        return self._crowd.pace(self._settings.max_rpm, self._settings.max_tpm, self._name)
+
+    @property
+    def _name(self) -> str:
+        return name_of(self._settings)
 
     @cached_property
     def _headers(self) -> dict[str, str]:
@@ -137,8 +143,8 @@ class OpenAISource:
         if not ours and self._settings.declared:
             check_declared(self._settings, self._kind.tell(self._probe(base_url)))
         # What we start queues nothing: a request that waits would look slow.
-        slots = self._settings.launch.parallel if ours and self._kind.in_bytes else 10**6
-        connect = partial(self._connect, places=min(self._settings.places(self._share), slots))
+        slots = self._settings.launch.parallel if ours and self._kind.in_bytes else None
+        connect = partial(self._connect, slots=slots)
         urls = self._servers.urls(name)
         if len(urls) < 2:
             return Up(connect(base_url), self._measured(base_url))
@@ -150,13 +156,14 @@ class OpenAISource:
 
         return Up(Balanced(urls, connect, is_well), self._measured(base_url))
 
-    def _connect(self, base_url: str, places: int) -> Client:
+    def _connect(self, base_url: str, slots: int | None) -> Client:
         # Late: aiohttp, which a resumed run does without.
         from pytest_kvbench.engines.client import Http
 
         return Http(
             base_url,
-            concurrency=places,
+            concurrency=self._crowd.most(self._settings.concurrency),
+            places=None if slots is None else self._crowd.places(slots, _slots_of(base_url)),
             timeout_s=self._settings.timeout_s,
             retries=self._settings.retries,
             api_key=api_key_of(self._settings),
@@ -179,17 +186,28 @@ class OpenAISource:
         return size
 
 
+def _slots_of(base_url: str) -> str:
+    return f"slots-{digest(base_url)[:12]}"
+
+
 class OpenAIEngine:
     """A client of the servers of an experiment's arms."""
 
-    def __init__(self, fleet: Fleet, settings: EngineSettings, kv: KV, concurrency: int) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        settings: EngineSettings,
+        kv: KV,
+        most: int,
+        places: AbstractAsyncContextManager[None],
+    ) -> None:
         kind = KINDS[settings.name]
-        self.capabilities = Capabilities(arms_per_request=1, places=concurrency)
+        self.capabilities = Capabilities(arms_per_request=1, places=most)
         self._fleet = fleet
         self._settings = settings
         self._kv = kv
         self._in_bytes = kind.in_bytes
-        self._places = asyncio.Semaphore(concurrency)
+        self._places = places
 
     async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """See `Engine.answer`: `requests` is one request."""

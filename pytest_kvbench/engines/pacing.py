@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import fcntl
+import math
+import os
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
-
-from aiolimiter import AsyncLimiter
 
 CHARACTERS_A_TOKEN = 4
 """Of English; a server counts before it refuses, so a rough estimate is enough."""
+
+_NUMBER = struct.Struct("d")
+_ONE_AT_A_TIME = threading.Lock()
+"""Among the threads of this process; a file's lock is among processes."""
 
 
 class Pace:
@@ -20,24 +28,32 @@ class Pace:
     Args:
         max_rpm: requests a minute; None: any number.
         max_tpm: tokens a minute, prompts and replies; None: any number.
-        share: how many processes of this run share both.
+        share: how many processes divide both, where they do not meet.
+        meet_at: a file through which processes of this machine keep to both together.
     """
 
-    def __init__(self, max_rpm: float | None, max_tpm: float | None, share: int = 1) -> None:
-        self._requests = _limiter(max_rpm, share)
-        self._tokens = _limiter(max_tpm, share)
-        self._turn = asyncio.Lock()
+    def __init__(
+        self,
+        max_rpm: float | None,
+        max_tpm: float | None,
+        share: int = 1,
+        meet_at: Path | None = None,
+    ) -> None:
+        self._requests, self._tokens = (
+            None if most is None else _Flow(most / share, _number(meet_at, place))
+            for place, most in enumerate((max_rpm, max_tpm))
+        )
 
     async def wait(self, body: Mapping[str, Any]) -> None:
         """Wait until a request with this body may be sent."""
-        async with self._turn:  # one after another: parts of two would delay both
-            if self._requests is not None:
-                await self._requests.acquire()
-            left = float(tokens_of(body)) if self._tokens is not None else 0.0
-            while self._tokens is not None and left > 0:
-                some = min(left, self._tokens.max_rate)
-                await self._tokens.acquire(some)
-                left -= some
+        now = asyncio.get_running_loop().time()  # of one clock in all processes of a machine
+        turn = now
+        if self._requests is not None:
+            turn = max(turn, self._requests.book(1.0, now))
+        if self._tokens is not None:
+            turn = max(turn, self._tokens.book(float(tokens_of(body)), now))
+        if turn > now:
+            await asyncio.sleep(turn - now)
 
 
 def tokens_of(body: Mapping[str, Any]) -> int:
@@ -47,10 +63,61 @@ def tokens_of(body: Mapping[str, Any]) -> int:
     return characters // CHARACTERS_A_TOKEN + int(body.get("max_tokens") or 0)
 
 
-def _limiter(per_minute: float | None, share: int) -> AsyncLimiter | None:
-    if per_minute is None:
-        return None
-    own = per_minute / share
-    at_once = max(1.0, own / 10)
-    flow = max(own - at_once, own / 2)  # what a minute holds: those at once, then the flow
-    return AsyncLimiter(at_once, time_period=60 * at_once / flow)
+_Number = Callable[[Callable[[float], float]], float]
+"""Replaces a number by what is made of it, which it returns; nobody comes between."""
+
+
+class _Flow:
+    """A bucket that leaks evenly, written as when it will have leaked out: the generic cell rate
+    algorithm, whose whole state is one number, so that processes can share it.
+    """
+
+    def __init__(self, per_minute: float, empty_at: _Number) -> None:
+        at_once = max(1.0, per_minute / 10)
+        # What a minute holds: those at once, then the flow.
+        self._per_s = max(per_minute - at_once, per_minute / 2) / 60
+        self._ahead_s = at_once / self._per_s
+        self._empty_at = empty_at
+
+    def book(self, amount: float, now: float) -> float:
+        """When so much may go, after all that was booked before."""
+        empty_at = self._empty_at(lambda at: max(at, now) + amount / self._per_s)
+        return empty_at - self._ahead_s
+
+
+def _number(file: Path | None, place: int) -> _Number:
+    return _own() if file is None else _shared(file, place)
+
+
+def _own() -> _Number:
+    kept = -math.inf
+
+    def replace(make: Callable[[float], float]) -> float:
+        nonlocal kept
+        kept = make(kept)
+        return kept
+
+    return replace
+
+
+def _shared(file: Path, place: int) -> _Number:
+    at = place * _NUMBER.size
+
+    def replace(make: Callable[[float], float]) -> float:
+        with _ONE_AT_A_TIME:  # closing a file frees its process's locks, other threads' too
+            opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.lockf(opened, fcntl.LOCK_EX)
+                made = make(_read(opened, at))
+                os.pwrite(opened, _NUMBER.pack(made), at)
+            finally:
+                os.close(opened)
+        return made
+
+    return replace
+
+
+def _read(opened: int, at: int) -> float:
+    found = os.pread(opened, _NUMBER.size, at)
+    number: float = _NUMBER.unpack(found)[0] if any(found) else -math.inf
+    return number

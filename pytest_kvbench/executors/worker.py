@@ -32,8 +32,8 @@ class Terms:
     """What a worker needs to make its engine, the same for a whole run. Plain, hashable data.
 
     `engine`, `kv` and `fingerprint` are JSON. `run_id` is the run's; a worker adds its node and
-    manager. `folder` takes the logs of servers, where the node has it. `share` processes divide
-    the engine's places among them.
+    manager. `folder` takes the logs of servers, where the node has it. `share` processes share
+    the engine's places: those of a server that they start exactly, those of an endpoint by parts.
     """
 
     version: str
@@ -135,13 +135,15 @@ def _source(terms: Terms) -> EngineSource:
     node = re.sub(r"\W", "_", platform.node())
     folder = Path(terms.folder)
     logs = folder if folder.is_dir() else Path(tempfile.gettempdir())
+    settings = EngineSettings(**json.loads(terms.engine))
     return engine_source(
-        EngineSettings(**json.loads(terms.engine)),
+        settings,
         KV(**json.loads(terms.kv)),
         run_id=server_folders(terms.run_id).replace("*", f"{node}.{owner}"),
         owner_pid=owner,
         log=logs / f"engine-{node}-{owner}.log",
         share=terms.share,
+        meet=not settings.addresses,
     )
 
 

@@ -371,6 +371,7 @@ class Runtime:
             share=min(groups, self._worker["workercount"])
             if self._worker and not declared.chain
             else 1,
+            others=self._worker is not None,
             fresh=options.fresh,
             force=options.force,
             tasks=options.tasks,

@@ -53,6 +53,16 @@ def test_a_sweep_asks_each_example_once(project: Project, mock: MockServer, n: s
     assert set(mock.asked.values()) == {1}
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_requests_in_flight_are_counted_over_all_workers(
+    project: Project, mock: MockServer, concurrency: int
+) -> None:
+    mock.latency_s = 0.05
+    result = project.run("-n", "2", "--kvbench-set", f"engine.concurrency={concurrency}")
+    result.assert_outcomes(passed=ITEMS)
+    assert mock.most_in_flight == concurrency
+
+
 @with_and_without_xdist
 def test_gate_fails_on_a_break_and_exits_1(project: Project, mock: MockServer, n: str) -> None:
     mock.accuracy = lambda policy, budget: 1.0 if budget >= 0.5 else 0.0

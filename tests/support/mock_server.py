@@ -39,6 +39,8 @@ class MockServer(Serving):
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
     """How often each (prompt, policy, budget, seed) was asked for."""
     posts: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
 
     def routes(self) -> list[Route]:
         return [
@@ -61,7 +63,12 @@ class MockServer(Serving):
         instead = self.trouble(self.posts, body)
         if instead is not None:
             return instead
-        await asyncio.sleep(self.latency_s)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.latency_s)
+        finally:
+            self.in_flight -= 1
         prompt = "".join(part["text"] for part in body["messages"][-1]["content"])
         return JSONResponse(
             {

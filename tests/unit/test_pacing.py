@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +68,30 @@ def test_no_minute_holds_more_requests_than_allowed(rpm: int, share: int) -> Non
     loop.close()
     assert len(times) == 40
     assert busiest_minute(times, [1.0] * 40) <= max(1, rpm / share)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 300), st.integers(1, 8), st.sampled_from(["rpm", "tpm"]))
+def test_processes_that_meet_keep_to_a_limit_together(most: int, count: int, kind: str) -> None:
+    """One request, or one of a tenth of a minute's tokens, from each in turn."""
+    loop, times = Clock(), list[float]()
+    amount = max(1, most // 10)
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder) / "pace"
+        limits = (most, None) if kind == "rpm" else (None, most)
+        paces = [Pace(*limits, meet_at=at) for _ in range(count)]
+
+        async def one(pace: Pace) -> None:
+            await pace.wait({"max_tokens": amount})
+            times.append(loop.time())
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(one(pace) for pace in paces for _ in range(40 // count)))
+
+        loop.run_until_complete(all_of_them())
+    loop.close()
+    weight = 1 if kind == "rpm" else amount
+    assert busiest_minute(times, [float(weight)] * len(times)) <= most
 
 
 @pytest.mark.parametrize("tokens", [50, 3_000])
