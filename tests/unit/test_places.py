@@ -39,8 +39,10 @@ async def most_inside(all_places: list[SharedPlaces], visits: list[int], given_u
         async with all_places[which % len(all_places)]:
             inside += 1
             most = max(most, inside)
-            await asyncio.sleep(0.001 * (number % 3))
-            inside -= 1
+            try:
+                await asyncio.sleep(0.001 * (number % 3))
+            finally:
+                inside -= 1
 
     tasks = [asyncio.ensure_future(visit(*one)) for one in enumerate(visits)]
     await asyncio.sleep(0)
