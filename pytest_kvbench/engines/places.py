@@ -112,12 +112,21 @@ class SharedPlaces:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it had just come
+            if turn.cancelled():
+                self._give_up(turn)
+            else:  # it had just come
                 self._leave()
             raise
 
     async def __aexit__(self, *_: object) -> None:
         self._leave()
+
+    def _give_up(self, turn: asyncio.Future[None]) -> None:
+        with contextlib.suppress(ValueError):  # gone already, as one that was called in vain
+            self._waiting.remove(turn)
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _take(self) -> bool:
         slot = self._slots.take()
