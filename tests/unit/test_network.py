@@ -20,6 +20,7 @@ from pytest_kvbench.batch.provider import Provider
 from pytest_kvbench.engines.client import Http
 from pytest_kvbench.engines.embedded import EmbeddedSource
 from pytest_kvbench.engines.kinds import KINDS
+from pytest_kvbench.engines.places import Crowd
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.network import RedirectError, client_of, redirected
@@ -93,7 +94,7 @@ ASKS: dict[str, Callable[[str], object]] = {
 
 def embedded(url: str) -> EmbeddedSource:
     settings = experiment("local", base_url=url).engine
-    return EmbeddedSource(settings, run_id="x", owner_pid=1, log=None, share=1)  # type: ignore[arg-type]
+    return EmbeddedSource(settings, run_id="x", owner_pid=1, log=None, crowd=Crowd())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ASKS)
@@ -265,7 +266,7 @@ def test_files_are_limited_by_places_times_servers(monkeypatch: pytest.MonkeyPat
 
 def embedded_of(urls: list[str], concurrency: int) -> EmbeddedSource:
     settings = experiment("local", base_url=urls, concurrency=concurrency).engine
-    return EmbeddedSource(settings, run_id="x", owner_pid=1, log=None, share=1)  # type: ignore[arg-type]
+    return EmbeddedSource(settings, run_id="x", owner_pid=1, log=None, crowd=Crowd())  # type: ignore[arg-type]
 
 
 def test_the_client_of_requests_opens_one_session(serve: Callable[..., Any]) -> None:
