@@ -41,6 +41,7 @@ from pytest_kvbench.tasks import TaskFactory, get_task
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
+from pytest_kvbench.tasks.together import Say, say_nothing
 from pytest_kvbench.tasks.tokenizers import Tokenizer, load_tokenizer
 from pytest_kvbench.votes import votes
 
@@ -63,7 +64,8 @@ class Site:
     `reports` holds the groups; `controls` the shared controls (None: inside the group). All
     processes of a run share `run_id`; started servers end with `owner_pid`; about `share` of them
     ask at the same time, and where there are `others` at all, they count the engine's places
-    together. `tasks` are those of a conftest.
+    together. `tasks` are those of a conftest. `say` shows a line in place of the one before while
+    something takes long; an empty one takes it away.
     """
 
     reports: Path
@@ -76,6 +78,7 @@ class Site:
     fresh: bool = False
     force: bool = False
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
+    say: Say = say_nothing
 
 
 @dataclass(frozen=True)
@@ -299,7 +302,10 @@ def _prepared(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory])
 def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, TaskManifest]:
     source = source_of(experiment, site)
     tokenizer = load_tokenizer(
-        experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
+        experiment.tokenizer,
+        serving=source.tokenizer_folder(),
+        server=source.tokenizer_server(),
+        say=site.say,
     )
     _guard_tasks(experiment, store, force=site.force)
     manifests, selections, made = {}, {}, False

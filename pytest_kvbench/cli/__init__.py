@@ -261,7 +261,10 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     experiment = declared.experiment
     source = stages.source_of(experiment, site)
     tokenizer = load_tokenizer(
-        experiment.tokenizer, serving=source.tokenizer_folder(), server=source.tokenizer_server()
+        experiment.tokenizer,
+        serving=source.tokenizer_folder(),
+        server=source.tokenizer_server(),
+        say=site.say,
     )
     for line in show_task(
         get_task(task, options=experiment.options_of(task), extra=site.tasks),

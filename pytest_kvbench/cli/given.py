@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.cli.saying import Saying
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.hints import command_of_file
 from pytest_kvbench.settings import Declared, Override, load_stages
@@ -80,6 +81,7 @@ def site(
         fresh=fresh,
         force=force,
         tasks=tasks(reports, of=of),
+        say=Saying(),
     )
 
 

@@ -34,12 +34,14 @@ class TokenizerServer:
 
     `address` gives its base URL, and starts it where it is one of ours. `vocabulary` names what it
     tokenizes with, where that is known without asking; then nobody asks before a text is counted.
+    `places`: calls at once.
     """
 
     model: str
     address: Callable[[], str]
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a key
     vocabulary: str = ""
+    places: int = 1
 
 
 class Engine(Protocol):

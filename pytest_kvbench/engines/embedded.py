@@ -66,8 +66,10 @@ class EmbeddedSource:
 
     def tokenizer_server(self) -> TokenizerServer | None:
         """See `EngineSource.tokenizer_server`."""
-        base_url = self._settings.base_url
-        return TokenizerServer(self._settings.model, lambda: base_url) if base_url else None
+        base_url, places = self._settings.base_url, self._settings.concurrency
+        if not base_url:
+            return None
+        return TokenizerServer(self._settings.model, lambda: base_url, places=places)
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""

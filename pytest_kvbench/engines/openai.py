@@ -99,6 +99,7 @@ class OpenAISource:
             lambda: self._servers.open(FULL_CACHE),
             self._headers,
             self._servers.vocabulary,
+            self._settings.concurrency,
         )
 
     def start(self) -> Engine:

@@ -20,8 +20,10 @@ import pytest
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import KvbenchError
+from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.properties import verdict_on
+from pytest_kvbench.report import text
 from pytest_kvbench.report.progress import progress_line
 from pytest_kvbench.store import DATABASE, Store
 
@@ -153,6 +155,7 @@ class ProgressLine:
         self, config: pytest.Config, run_id: str, selected: Mapping[str, Sequence[str]]
     ) -> None:
         options = Options.of(config)
+        self._run_id = run_id
         reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
         self._screen = Screen(reporter)
         self._every_s = REDRAW_S if reporter.isatty else LINE_S
@@ -212,6 +215,8 @@ class ProgressLine:
     def _show(self) -> None:
         seen = [count for group in self._groups if (count := group.look()) is not None]
         if not seen:
+            if note := notes.left(self._run_id):
+                self._screen.show(LABEL + text.fit(note, self._screen.width - len(LABEL)))
             return
         now = sum(seen, Count(0, 0, 0))
         self._first = self._first or (time.monotonic(), now.done)

@@ -10,7 +10,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +26,7 @@ from pytest_kvbench.errors import (
     UsageError,
 )
 from pytest_kvbench.execute import Pool, Tally, first_cause
+from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.controller import Controller
 from pytest_kvbench.plugin.options import Options
@@ -375,6 +376,7 @@ class Runtime:
             fresh=options.fresh,
             force=options.force,
             tasks=options.tasks,
+            say=partial(notes.leave, self._run_id, declared.experiment.group),
         )
 
 

@@ -61,7 +61,7 @@ class Counting:
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
         """Exactly what the bins ask for, each with its own list."""
         words = vocabulary()
-        costs = dict(zip(words, tokenizer.count([f", {w}" for w in words]), strict=True))
+        costs = dict(zip(words, tokenizer.costs([f", {w}" for w in words]), strict=True))
 
         def make(slot: Slot, filler: int) -> Example:
             return self._make(slot, filler, costs)

@@ -22,7 +22,9 @@ def cut_long_ones(
     """`examples`, those with more tokens than `max_tokens` marked with their cut."""
     if max_tokens is None:
         return list(examples)
-    return [_marked(e, tokenizer.middle_cut(prompt(e).text, max_tokens)) for e in examples]
+    whole = list(examples)
+    cuts = tokenizer.middle_cuts((prompt(example).text for example in whole), max_tokens)
+    return [_marked(example, cut) for example, cut in zip(whole, cuts, strict=True)]
 
 
 def _marked(example: Example, cut: tuple[int, int] | None) -> Example:

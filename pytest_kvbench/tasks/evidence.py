@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -84,17 +85,17 @@ class EvidenceChoice:
 
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
         """Every question."""
-        made = choice_examples(choice_rows(self._file), NAME)
-        ready = [self._ready(example, tokenizer) for example in made]
+        made = list(choice_examples(choice_rows(self._file), NAME))
+        cards: Iterable[list[str]] = itertools.repeat([])
+        if self.options.cards:
+            cards = _cards([_shown(example) for example in made], tokenizer)
+        ready = [self._ready(example, four) for example, four in zip(made, cards, strict=False)]
         return cut_long_ones(ready, self.prompt, tokenizer, self.options.max_length)
 
-    def _ready(self, example: Example, tokenizer: Tokenizer) -> Example:
+    def _ready(self, example: Example, cards: list[str]) -> Example:
         meta = {**example.meta, "tau": self.options.tau}
         meta.pop("cards", None)
-        if self.options.cards:
-            given = example.meta.get("cards") or example.meta.get("support")
-            meta["cards"] = [_card(t, tokenizer) for t in given or example.meta["options"]]
-        return replace(example, meta=meta)
+        return replace(example, meta=meta | ({"cards": cards} if cards else {}))
 
     @property
     def _file(self) -> Path:
@@ -112,12 +113,28 @@ def _listed(texts: list[str]) -> str:
     return "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, texts, strict=True))
 
 
-def _card(text: str, tokenizer: Tokenizer) -> str:
-    """The longest run of first words with at most 15 tokens; one word at least."""
+def _shown(example: Example) -> list[str]:
+    """What the cards of an example are made of."""
+    meta = example.meta
+    texts: list[str] = meta.get("cards") or meta.get("support") or meta["options"]
+    return texts
+
+
+def _cards(examples: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[list[str]]:
+    """Of each text the longest run of first words with at most 15 tokens; one word at least."""
+    runs = [[_runs(text) for text in texts] for texts in examples]
+    counts = iter(tokenizer.costs([run for four in runs for some in four for run in some]))
+    return [[_longest([(run, next(counts)) for run in some]) for some in four] for four in runs]
+
+
+def _runs(text: str) -> list[str]:
     words = text.split()[:CARD_TOKENS]
-    runs = [" ".join(words[:n]) for n in range(1, len(words) + 1)]
-    fitting = [r for r, n in zip(runs, tokenizer.count(runs), strict=True) if n <= CARD_TOKENS]
-    return max(fitting, key=len, default=runs[0] if runs else "")
+    return [" ".join(words[:n]) for n in range(1, len(words) + 1)]
+
+
+def _longest(counted: Sequence[tuple[str, int]]) -> str:
+    fitting = [run for run, tokens in counted if tokens <= CARD_TOKENS]
+    return max(fitting, key=len, default=counted[0][0] if counted else "")
 
 
 def mcq(options: Mapping[str, Any]) -> EvidenceChoice:

@@ -16,9 +16,6 @@ from pytest_kvbench.tasks.base import seeded
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
-CORRECTIONS = 6
-"""Rounds of counting before a bin is called too narrow."""
-
 
 @dataclass(frozen=True)
 class Slot:
@@ -74,11 +71,11 @@ def fit(
     Raises:
         UsageError: a bin that the task cannot hit: its fixed text is longer, or it is too narrow.
     """
-    fixed = _counts([make(slot, 0) for slot in wanted], prompt, tokenizer)
+    fixed = tokenizer.costs([prompt(make(slot, 0)).text for slot in wanted])
     filler = [slot.target - tokens for slot, tokens in zip(wanted, fixed, strict=True)]
     examples = [make(slot, max(0, n)) for slot, n in zip(wanted, filler, strict=True)]
     pending = list(range(len(wanted)))
-    for _ in range(CORRECTIONS):
+    for _ in range(tokenizer.tries):  # before a bin is called too narrow
         counts = _counts([examples[i] for i in pending], prompt, tokenizer)
         misses = {
             i: wanted[i].target - tokens

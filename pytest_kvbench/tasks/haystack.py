@@ -53,7 +53,7 @@ def ends_sentence(word: str) -> bool:
 def word_costs(haystack: Haystack, tokenizer: Tokenizer) -> dict[str, int]:
     """Tokens of each word after a blank: byte-level tokenizers never merge across the blank."""
     distinct = sorted(set(haystack.words))
-    counts = tokenizer.count([f" {word}" for word in distinct])
+    counts = tokenizer.costs([f" {word}" for word in distinct])
     return {word: max(1, n) for word, n in zip(distinct, counts, strict=True)}
 
 

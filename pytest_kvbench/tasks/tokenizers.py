@@ -9,13 +9,15 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.tasks.cuts import Span, Truncating, middle_of
+from pytest_kvbench.tasks.together import Say, say_nothing
 
 if TYPE_CHECKING:
     import tiktoken
@@ -37,14 +39,24 @@ class Tokenizer(Protocol):
     def name(self) -> str:
         """Resolved name, stored and guarded."""
 
+    @property
+    def tries(self) -> int:
+        """How often a prompt that is made to length is counted at most."""
+
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
 
-    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+    def costs(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each of many short texts; estimates, where counts are dear."""
+
+    def middle_cut(self, text: str, max_tokens: int) -> Span | None:
         """The span of characters to drop so that about `max_tokens` stay, or None if they fit.
 
         LongBench's rule (pred.py, get_pred): the first and the last `max_tokens // 2` tokens stay.
         """
+
+    def middle_cuts(self, texts: Iterable[str], max_tokens: int) -> list[Span | None]:
+        """The `middle_cut` of each text."""
 
     def truncate_middle(self, text: str, max_tokens: int) -> str:
         """`text` without its `middle_cut`."""
@@ -72,22 +84,13 @@ class Server(Protocol):
     def vocabulary(self) -> str:
         """A name, or empty."""
 
+    @property
+    def places(self) -> int:
+        """Calls at once."""
+
 
 class TokenizerWarning(UserWarning):
     """Token counts are not what was asked for."""
-
-
-class Truncating:
-    """`truncate_middle` by way of `middle_cut`."""
-
-    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
-        """Each tokenizer's own."""
-        raise NotImplementedError
-
-    def truncate_middle(self, text: str, max_tokens: int) -> str:
-        """`text` without its `middle_cut`."""
-        cut = self.middle_cut(text, max_tokens)
-        return text if cut is None else text[: cut[0]] + text[cut[1] :]
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,10 @@ class Approximate(Truncating):
             for text in texts
         ]
 
-    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+    def middle_cut(self, text: str, max_tokens: int) -> Span | None:
         """Span between the kept pieces."""
         spans = [match.span() for match in self._piece.finditer(text)]
-        return _cut(spans, max_tokens)
+        return middle_of(spans, max_tokens)
 
 
 _ASCII = {
@@ -151,7 +154,7 @@ class FastTokenizer(Truncating):
         """Tokens of each text, in batches."""
         keys = [_key(text) for text in texts]
         unknown = {key: t for key, t in zip(keys, texts, strict=True) if key not in self._known}
-        for batch in _batches(list(unknown.items()), BATCH):
+        for batch in batches(list(unknown.items()), BATCH):
             encoded = self.backend.encode_batch_fast(
                 [t for _, t in batch], add_special_tokens=False
             )
@@ -159,11 +162,11 @@ class FastTokenizer(Truncating):
                 self._known[key] = len(encoding)
         return [self._known[key] for key in keys]
 
-    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+    def middle_cut(self, text: str, max_tokens: int) -> Span | None:
         """Span between the kept tokens. Special tokens take part, as in LongBench's own code."""
         encoding = self.backend.encode(text)
         self._known[_key(text)] = len(encoding) - sum(encoding.special_tokens_mask)
-        return _cut(encoding.offsets, max_tokens)
+        return middle_of(encoding.offsets, max_tokens)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class TiktokenTokenizer(Truncating):
         """Tokens of each text."""
         return [len(self.backend.encode_ordinary(text)) for text in texts]
 
-    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+    def middle_cut(self, text: str, max_tokens: int) -> Span | None:
         """Span between the kept tokens; a character cut in two stays whole."""
         tokens = self.backend.encode_ordinary(text)
         if len(tokens) <= max_tokens:
@@ -198,14 +201,23 @@ class Deferred(Truncating):
 
     name: str
     make: Callable[[], Tokenizer] = field(repr=False)
+    tries: int = 6
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
         return self._made.count(texts)
 
-    def middle_cut(self, text: str, max_tokens: int) -> tuple[int, int] | None:
+    def costs(self, texts: Sequence[str]) -> list[int]:
+        """The other's."""
+        return self._made.costs(texts)
+
+    def middle_cut(self, text: str, max_tokens: int) -> Span | None:
         """The other's."""
         return self._made.middle_cut(text, max_tokens)
+
+    def middle_cuts(self, texts: Iterable[str], max_tokens: int) -> list[Span | None]:
+        """The other's."""
+        return self._made.middle_cuts(texts, max_tokens)
 
     @cached_property
     def _made(self) -> Tokenizer:
@@ -216,24 +228,17 @@ def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-def _batches(
-    items: Sequence[tuple[bytes, str]], size: int
-) -> Iterator[Sequence[tuple[bytes, str]]]:
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items, `size` at once."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _cut(spans: Sequence[tuple[int, int]], max_tokens: int) -> tuple[int, int] | None:
-    if len(spans) <= max_tokens:
-        return None
-    half = max_tokens // 2
-    # Special tokens have the empty span (0, 0): they count, and cover no character.
-    kept_head = max((end for _, end in spans[:half]), default=0)
-    kept_tail = [start for start, end in spans[len(spans) - half :] if end > start]
-    return kept_head, max(kept_head, min(kept_tail, default=spans[-1][1]))
-
-
 def load_tokenizer(
-    spec: str, *, serving: Path | None = None, server: Server | None = None
+    spec: str,
+    *,
+    serving: Path | None = None,
+    server: Server | None = None,
+    say: Say = say_nothing,
 ) -> Tokenizer:
     """The tokenizer that `spec` names.
 
@@ -241,6 +246,7 @@ def load_tokenizer(
         spec: `auto`, `tiktoken:NAME`, `hf:PATH_OR_ID` or `approximate`.
         serving: the serving model's folder, for `auto`.
         server: one with `/tokenize`, for `auto` without a folder.
+        say: told how far a count is that takes long.
 
     Raises:
         UsageError: an unknown spec, or a tokenizer that is not there.
@@ -250,7 +256,7 @@ def load_tokenizer(
     if spec == "approximate":
         return Approximate()
     if spec == "auto" and server and not serving:
-        return _served(server)
+        return _served(server, say)
     if spec == "auto":
         return _serving_tokenizer(serving)
     if kind == "tiktoken" and name:
@@ -260,13 +266,16 @@ def load_tokenizer(
     raise UsageError(f"unknown tokenizer {spec!r}", f"valid: {SPECS}")
 
 
-def _served(server: Server) -> Tokenizer:
-    from pytest_kvbench.tasks.served import served_tokenizer
+def _served(server: Server, say: Say) -> Tokenizer:
+    from pytest_kvbench.tasks.served import CALLS, served_tokenizer
 
     def ask() -> Tokenizer:
-        return served_tokenizer(server.address(), server.model, server.headers)
+        return served_tokenizer(
+            server.address(), server.model, server.headers, places=server.places, say=say
+        )
 
-    return Deferred(f"served:{server.vocabulary}", ask) if server.vocabulary else ask()
+    name = f"served:{server.vocabulary}"
+    return Deferred(name, ask, tries=CALLS) if server.vocabulary else ask()
 
 
 def _serving_tokenizer(serving: Path | None) -> Tokenizer:

@@ -40,6 +40,11 @@ def at(url, **more):
     return TokenizerServer("m", lambda: url, **more)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KVBENCH_CACHE", str(tmp_path))
+
+
 @pytest.fixture
 def server():
     running = []

@@ -180,9 +180,13 @@ class CompletionRequest(_Request):
 
 
 class TokenizeRequest(_Strict):
-    """`POST /tokenize`: plain text, a prompt as completions see it, or messages as chat does."""
+    """`POST /tokenize`: plain text, a prompt as completions see it, or messages as chat does.
+
+    `with_pieces`: each token of a plain text as its id and its piece of the text.
+    """
 
     content: str | None = None
+    with_pieces: bool = False
     prompt: str | None = None
     messages: list[Message] | None = None
 

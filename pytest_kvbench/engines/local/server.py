@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -267,12 +268,22 @@ def _tokenize(model: LocalModel) -> Handler:
         asked = parse(TokenizeRequest, await request.body())
         if asked.messages is not None:
             tokens = intake.chat_prompt(model, asked.messages).ids
+        elif asked.with_pieces and asked.content is not None:
+            return JSONResponse(await run_in_threadpool(_with_pieces, model, asked.text))
         else:  # it may be a whole book: the others need not wait for it
             text, special = asked.text, asked.prompt is not None
             tokens, _ = await run_in_threadpool(model.encode, text, special=special)
         return JSONResponse({"tokens": tokens, "count": len(tokens)})
 
     return handle
+
+
+def _with_pieces(model: LocalModel, text: str) -> dict[str, Any]:
+    ids, ends = model.encode(text)
+    # Of a character's tokens the first has it whole: pieces are of text, not of bytes.
+    pieces = [text[start:end] for start, end in itertools.pairwise([0, *ends])]
+    tokens = [{"id": i, "piece": piece} for i, piece in zip(ids, pieces, strict=True)]
+    return {"tokens": tokens, "count": len(ids)}
 
 
 def _health(worker: Worker) -> Handler:
