@@ -125,6 +125,23 @@ def test_one_line_now_and_then_in_a_verbose_log(project: Project, mock: MockServ
     assert all(re.match(r"kvbench: \d+/30 answers", line) for line in lines)
 
 
+def test_a_server_that_counts_tokens_slowly_is_no_silence(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVBENCH_CACHE", str(project.path / "cache"))
+    mock.latency_s = 0.02
+    project.pytester.makeconftest(
+        "import pytest_kvbench.plugin.progress as progress\nprogress.LINE_S = 0.05\n"
+        "import pytest_kvbench.tasks.together as together\ntogether.EVERY_S = 0.05\n"
+    )
+    quick = ("-p", "no:benchmark", "-p", "no:hypothesispytest", "--kvbench-set", "tokenizer=auto")
+    result = project.pytester.runpytest_subprocess(*quick, "-v", "-k", "bin0", "-n", "0")
+    assert result.ret == 0
+    lines = [line for line in result.outlines if line.startswith("kvbench: counting tokens at ")]
+    assert lines
+    assert all(re.search(r"/tokenize: \d+ of \d+ texts$", line) for line in lines)
+
+
 def test_verdicts_ride_on_reports_into_junit_xml(project: Project, mock: MockServer) -> None:
     mock.accuracy = lambda policy, budget: 0.0 if budget == 0.2 else 1.0
     project.run("-n", "2", "--junitxml=j.xml")

@@ -46,12 +46,18 @@ class MockServer(Serving):
         return [
             Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
         ]
 
     @property
     def controls(self) -> list[int]:
         """How often each control was asked for."""
         return [n for (_, policy, _, _), n in self.asked.items() if policy == "none"]
+
+    async def _tokenize(self, request: Request) -> Response:
+        await asyncio.sleep(self.latency_s)
+        body = await request.json()
+        return JSONResponse({"tokens": body["content"].split()})
 
     async def _models(self, request: Request) -> Response:
         entry = {"id": "mock", "aliases": [], "fingerprint": self.fingerprint}

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from pytest_kvbench.cli import main
+from pytest_kvbench.tasks import together
 from tests.conftest import WORDS
 from tests.support.mock_server import MockServer
 
@@ -50,6 +51,18 @@ def test_all_stages_in_one(kvbench: Kvbench, mock: MockServer) -> None:
     assert (pooled["b_safe"], pooled["b_broken"]) == (0.5, 0.2)
     assert summary["provenance"]["started"] < summary["provenance"]["finished"]
     assert Path("reports/g/report.md").exists()
+
+
+def test_preparing_says_what_takes_long(
+    kvbench: Kvbench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KVBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(together, "EVERY_S", 1e-9)
+    result = kvbench("prepare", "exp.yaml", "--set", "tokenizer=auto")
+    assert result.exit_code == 0, result.output
+    said = [line for line in result.stderr.splitlines() if "counting tokens at" in line]
+    assert len(said) == 1  # then one in half a minute, where none can be redrawn
+    assert said[0].startswith("kvbench: counting tokens at http://127.0.0.1:")
 
 
 def test_stages_one_by_one_and_their_prerequisites(kvbench: Kvbench) -> None:

@@ -240,7 +240,7 @@ def test_many_write_at_once_and_the_size_is_bounded(tmp_path, monkeypatch):
 
 
 def test_a_long_count_says_how_far_it_is_and_takes_the_word_back(backend, monkeypatch):
-    monkeypatch.setattr(together, "EVERY_S", 0.001)
+    monkeypatch.setattr(together, "EVERY_S", 1e-9)
     said = []
     with TokenizeServer(backend, "vllm", latency_s=0.005) as server:
         connected(server, say=said.append).count([f"text {i}" for i in range(9)])
