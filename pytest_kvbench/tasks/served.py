@@ -127,6 +127,7 @@ class ServedTokenizer(Truncating):
     def middle_cuts(self, texts: Iterable[str], max_tokens: int) -> list[Span | None]:
         """Spans between the kept tokens; by characters where the server gives no pieces."""
         texts = list(texts)
+        self.counted.load(self.counted.key("count", text) for text in texts)
         find = partial(self._middle_cut, max_tokens=max_tokens)
         found = self._find(f"cut {max_tokens}", texts, texts, find)
         return [(cut[0], cut[1]) if cut else None for cut in found]
@@ -229,7 +230,7 @@ def _scaled(weights: Sequence[int], total: int) -> list[int]:
     scale = total / max(1, sum(weights))
     marks = [round(mark * scale) for mark in itertools.accumulate(weights, initial=0)]
     return [
-        max(weight > 0, b - a)
+        max(int(weight > 0), b - a)
         for weight, (a, b) in zip(weights, itertools.pairwise(marks), strict=True)
     ]
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from pytest_kvbench.engines.base import TokenizerServer
+from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.local.limits import MOST_JSON_BYTES
 from pytest_kvbench.engines.local.protocol import LONGEST_STOP, MOST_STOPS
+from pytest_kvbench.tasks import get_task
+from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.tokenizers import load_tokenizer
 from tests.model.conftest import MODEL, Server, parts
 
 pytestmark = pytest.mark.model
@@ -215,6 +222,23 @@ def test_tokenize_counts_as_the_model_does(server: Server) -> None:
     assert digits["count"] == len(digits["tokens"]) == 5  # every digit is a token of its own
     assert chat["count"] == reply["usage"]["prompt_tokens"]
     assert server.post("/tokenize", {}).status_code == 400
+
+
+def test_prompts_made_and_cut_by_its_tokenize_are_those_of_its_tokenizer_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = weights.resolve(MODEL)
+    monkeypatch.setenv("KVBENCH_CACHE", str(tmp_path))
+    source = TokenizerServer(MODEL, lambda: server.base_url)
+    served, local = load_tokenizer("auto", server=source), load_tokenizer("auto", serving=folder)
+    spec = BinSpec(2, (2,), range=(256, 1024))
+    made, wanted = (
+        build_task_manifest(get_task("niah/single"), spec, tokenizer, 0).entries
+        for tokenizer in (served, local)
+    )
+    assert made == wanted
+    text = "The lake 湖水平静 🙂🙂 lies still.\n" * 50
+    assert served.middle_cut(text, 99) == local.middle_cut(text, 99)
 
 
 def test_token_ids_are_a_prompt_too(server: Server) -> None:

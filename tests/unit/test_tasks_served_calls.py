@@ -170,6 +170,17 @@ def test_what_was_counted_once_is_not_asked_again_by_another_process(backend, st
         assert again.asked == []
 
 
+@pytest.mark.parametrize("style", ["vllm", "old vllm"])
+def test_costs_and_cuts_are_remembered_too(backend, style):
+    text = " ".join(load_haystack("prose").words[:500])
+    for calls in (True, False):
+        with TokenizeServer(backend, style) as server:
+            tokenizer = connected(server)
+            tokenizer.costs([" the", " lake", "", " lies 湖"])
+            tokenizer.middle_cuts([text, "short"], 100)
+            assert bool(server.asked) == calls
+
+
 def test_another_tokenizer_and_another_model_remember_nothing_of_it(backend):
     other = Tokenizer.from_str(backend.to_str())
     other.add_tokens(["湖水"])
