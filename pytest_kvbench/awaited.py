@@ -23,7 +23,7 @@ from pytest_kvbench.batch.ledger import Batch, Ledger, refuse_foreign, said
 from pytest_kvbench.declared import find_declared, groups_of
 from pytest_kvbench.engines.watch import is_alive
 from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
-from pytest_kvbench.files import try_lock
+from pytest_kvbench.files import is_unconfirmed, try_lock
 from pytest_kvbench.hints import command
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.outstanding import Count, Outstanding
@@ -272,6 +272,8 @@ class Group:
     def _next(self, run: RunRow, batches: Sequence[Batch]) -> str:
         if batches:
             return f"{len(batches)} batches were never handed over: {_submit(self.folder)}"
+        if is_unconfirmed(self.folder):  # no command of a stranger's is recommended
+            return f"it was restored from an archive: {command('trust', self.folder)}"
         return f"go on with what began it ({run.command}), or with {command('run', self.folder)}"
 
     def _last_run(self) -> RunRow | None:

