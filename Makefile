@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # One process serves the model and takes both cores; workers only wait for it.
 WORKERS ?= 8
 
-.PHONY: install evals sanity test test-all lint bench clean
+.PHONY: install evals sanity test test-all lint bench docs clean
 
 install: $(STAMP)
 
@@ -42,6 +42,10 @@ lint: install
 
 bench: install
 	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only
+
+# The tables in docs/ that the code's own texts make.
+docs: install
+	$(BIN)/python -m tests.support.generated
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

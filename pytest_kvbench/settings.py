@@ -164,7 +164,9 @@ class KV(Section):
         "a list of policy names, each once", default=("snapkv",)
     )
     budgets: Annotated[tuple[Fraction, ...], _Listed, AfterValidator(_unique)] = _about(
-        "a list of fractions of the full cache, each in (0, 1] and once", default=(1.0, 0.5, 0.2)
+        "a list of fractions of the full cache's bytes, each in (0, 1] and once; 1.0 makes the "
+        "control's own item",
+        default=(1.0, 0.5, 0.2),
     )
     question_aware: bool = _about(
         "true: a policy sees the question; false: the context alone", default=True
@@ -213,11 +215,17 @@ class Launch(Section):
     """How servers are started, one per arm, where no address is given."""
 
     command: str | None = _about(
-        "a command line with {port}, and {policy}, {kv}, {budget} or {model} as it needs",
+        "a command line with {port}, and {policy}, {kv}, {budget} or {model} as it needs; unset: "
+        "the engine's own",
         default=None,
     )
     health: str = _about("the path that answers 200 once the server is up", default="/v1/models")
-    at_once: int | None = _about("servers up together; unset: all", default=None, ge=1, le=1_000)
+    at_once: int | None = _about(
+        "servers up together; fewer than arms run one after another (-n 0); unset: all",
+        default=None,
+        ge=1,
+        le=1_000,
+    )
     context: int = _about(
         "tokens of prompt and answer together, at least 256", default=4096, ge=256, le=_MAX_TOKENS
     )
@@ -232,10 +240,13 @@ class EngineSettings(Section):
     name: Literal["local", "llamacpp", "vllm", "sglang", "ollama", "openai"] = _about(
         "local (the embedded server), llamacpp, vllm, sglang, ollama or openai", default="local"
     )
-    model: str = _about("a path, a hub id, a served name or smollm2-135m", default="smollm2-135m")
+    model: str = _about(
+        "a folder, a .gguf file, a hub id, a served name or smollm2-135m", default="smollm2-135m"
+    )
     base_url: Address | None = _about(
-        "the address of a server that already runs, as in http://127.0.0.1:8000/v1, or a list of "
-        "servers that answer alike",
+        "the address of a server that already runs (the control's, where there are several), as in "
+        "http://127.0.0.1:8000/v1, or a list of servers that answer alike; unset: the run starts "
+        "its own",
         default=None,
     )
     also: tuple[Address, ...] = _about(
@@ -284,7 +295,8 @@ class EngineSettings(Section):
         "seconds each try of a request may take", default=600.0, gt=0, le=_MAX_SECONDS
     )
     retries: int = _about(
-        "tries after the first, for timeouts, lost connections, 408, 409, 429 and 5xx",
+        "tries after the first, at most 30 s apart, for timeouts, lost connections, 408, 409, 429 "
+        "and 5xx",
         default=3,
         ge=0,
         le=1_000,
@@ -302,7 +314,9 @@ class EngineSettings(Section):
         "float32, bfloat16 or float16; unset: float32 for local, else the server's own",
         default=None,
     )
-    threads: int | None = _about("threads of a server that we start", default=None, ge=1, le=10_000)
+    threads: int | None = _about(
+        "threads of a server that we start; unset: all cores", default=None, ge=1, le=10_000
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -376,9 +390,16 @@ class SamplingSettings(Section):
     max_tokens: int | None = _about(
         "new tokens, at least 1; unset: the task's own", default=None, ge=1, le=_MAX_TOKENS
     )
-    trials: int = _about("a whole number from 1 to 1,000", default=1, ge=1, le=1_000)
+    trials: int = _about(
+        "a whole number from 1 to 1,000: how often each example is asked; more than one needs a "
+        "temperature",
+        default=1,
+        ge=1,
+        le=1_000,
+    )
     self_consistency: int = _about(
-        "samples that vote on each answer, at least 1: one answer for the price of so many",
+        "samples that vote on each answer, at least 1: one answer for the price of so many; more "
+        "than one needs a temperature",
         default=1,
         ge=1,
         le=1_000,
@@ -406,22 +427,35 @@ class Gate(Section):
     """When a cell holds, and what an item does about it."""
 
     margin: float = _about("a loss one can live with, in (0, 1)", default=0.10, gt=0, lt=1)
-    alpha: float = _about("an error rate in (0, 0.5)", default=0.05, gt=0, lt=0.5)
-    mode: Literal["measure", "gate"] = _about(
-        "measure (never fails on a verdict) or gate (breaks fails)", default="measure"
+    alpha: float = _about(
+        "the error rate, in (0, 0.5); intervals are at 1 - alpha", default=0.05, gt=0, lt=0.5
     )
-    undetermined: Literal["pass", "fail"] = _about("pass or fail, in mode gate", default="pass")
-    max_lost: float = _about("share of lost pairs, in [0, 1)", default=0.05, ge=0, lt=1)
+    mode: Literal["measure", "gate"] = _about(
+        "measure (no verdict fails a test) or gate (a cell that breaks does)", default="measure"
+    )
+    undetermined: Literal["pass", "fail"] = _about(
+        "pass or fail: what an undetermined cell does in mode gate", default="pass"
+    )
+    max_lost: float = _about(
+        "share of lost pairs above which a cell is not measured, in [0, 1)",
+        default=0.05,
+        ge=0,
+        lt=1,
+    )
     drop_threshold: float = _about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
-    correction: Literal["holm", "bh", "none"] = _about("holm, bh or none", default="holm")
+    correction: Literal["holm", "bh", "none"] = _about(
+        "holm, bh or none: how p-values of many cells are adjusted", default="holm"
+    )
     control_floor: float | None = _about(
-        "in [0, 1): the control's mean in the shortest bin must be above it; null: chance",
+        "in [0, 1): the control's mean in the shortest bin must be above it, or its treatments are "
+        "not asked; null: chance, which is 0, or one over the options of a choice",
         default=None,
         ge=0,
         lt=1,
     )
     max_sick: float = _about(
-        "share of a control's replies that may be empty, refused or cut off without a score",
+        "share of a control's replies that may be empty, refused or cut off without a score, "
+        "before its treatments are given up",
         default=0.5,
         ge=0,
         le=1,
@@ -500,7 +534,9 @@ class ExecutorSettings(Section):
 class Experiment(Section):
     """One experiment: everything that decides what is asked, of whom, and how it is judged."""
 
-    group: str = _about(GROUP_NAMES, pattern=_GROUP, max_length=_MAX_GROUP)
+    group: str = _about(
+        f"{GROUP_NAMES}; its folder is below reports/", pattern=_GROUP, max_length=_MAX_GROUP
+    )
     description: str = _about("a sentence for the report", default="")
     tasks: Annotated[tuple[str, ...], _Listed, AfterValidator(_unique)] = _about(
         "a list of task names, each once: [niah/single]"
@@ -522,12 +558,13 @@ class Experiment(Section):
         )
     )
     tokenizer: str = _about(
-        "auto, approximate, tiktoken:NAME or hf:PATH_OR_ID",
+        "auto (the serving model's), approximate, tiktoken:NAME or hf:PATH_OR_ID",
         default="auto",
         pattern=r"^(auto|approximate|(tiktoken|hf):.+)$",
     )
     prices: Prices | None = _about(
-        "per million tokens: {prompt: 0.5, completion: 1.5, currency: USD}", default=None
+        "per million tokens, for the report: {prompt: 0.5, completion: 1.5, currency: USD}",
+        default=None,
     )
     aa: bool = _about("true: run the control twice, as a noise floor", default=False)
     after: str | None = _about(

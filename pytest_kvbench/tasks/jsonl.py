@@ -18,7 +18,7 @@ ROWS = "needed: one JSON object a line"
 
 
 class JsonlOptions(TaskOptions):
-    """Options of a `jsonl:` task."""
+    """Options of files: `metric` scores a reply; `max_length`: longest prompt in tokens."""
 
     metric: str = "any_of"
     max_tokens: int = Field(default=64, ge=1)

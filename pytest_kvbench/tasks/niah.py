@@ -43,7 +43,7 @@ CITIES = tuple(
 
 
 class NiahOptions(TaskOptions):
-    """Options of the niah tasks."""
+    """Options of the niah tasks: `haystack` is prose or noise, `needles` how many are hidden."""
 
     haystack: HaystackName = "prose"
     needles: int = Field(default=4, ge=2, le=len(CITIES))

@@ -1,4 +1,4 @@
-"""README's own blocks and commands, run as they stand."""
+"""The blocks and commands of README, docs/ and CONTRIBUTING, run as they stand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pytest_kvbench.cli import main
 from tests.conftest import Project
-from tests.support import readme
+from tests.support import pages
 from tests.support.mock_server import MockServer
 
 NOT_RUN = {
@@ -24,6 +24,9 @@ NOT_RUN = {
     "less ": "a pager: that its file is there is checked",
     "python -m pytest_kvbench.engines.local ": "loads the model: tests/model start it",
     "curl ": "asks that server",
+    "pytest tests": "this is one of them",
+    "python tests/benchmarks/": "minutes each",
+    "python -m tests.support.generated": "tests/unit/test_docs.py compares what it writes",
     "kvbench batch ": "needs a server that keeps batches: tests/unit/test_batch.py has one",
 }
 """Beginnings of commands that no test runs, and why."""
@@ -53,17 +56,17 @@ def needle(prompt: str) -> str:
 
 @pytest.fixture
 def reader(project: Project, mock: MockServer) -> Project:
-    """What somebody who follows README has: `evals/` (of a scripted server) and their own files."""
+    """What a reader of the pages has: `evals/` (of a scripted server) and their own files."""
     mock.word_of = needle
     mock.accuracy = lambda policy, budget: float(budget == 1)
     for mine in ("test_exp.py", "exp.yaml", "words.jsonl"):
         (project.path / mine).unlink()
-    shutil.copytree(readme.ROOT / "evals", project.path / "evals", ignore=_caches)
+    shutil.copytree(pages.ROOT / "evals", project.path / "evals", ignore=_caches)
     (project.path / "evals/test_policies.py").unlink()  # the largest, and no command names it
     experiments = project.path / "evals/experiments"
     engine = f'{{name: local, model: mock, base_url: "{mock.base_url}"}}'
     (experiments / "default.yaml").write_text(f"engine: {engine}\ntokenizer: approximate\n")
-    (project.path / "my.yaml").write_text(readme.block("yaml", "group: my_experiment"))
+    (project.path / "my.yaml").write_text(pages.block("yaml", "group: my_experiment"))
     for declared in (project.path / "my.yaml", experiments / "submission.yaml"):
         fewer = declared.read_text().replace("n: 5, per_bin: 5", "n: 2, per_bin: 4")
         declared.write_text(fewer)  # a third of the time
@@ -98,12 +101,12 @@ def run(project: Project, command: str) -> None:
 
 
 def test_every_command_runs_and_leaves_what_is_said(reader: Project) -> None:
-    runnable = [c for c in readme.commands() if not c.startswith(tuple(NOT_RUN))]
+    runnable = [c for c in pages.commands() if not c.startswith(tuple(NOT_RUN))]
     assert len(runnable) > 30
     assert {c.split()[0] for c in runnable} == {"pytest", "kvbench"}
     for command in runnable:
         run(reader, command)
-    for command in readme.commands():
+    for command in pages.commands():
         if command.startswith("less "):
             assert (reader.path / command.split()[1]).is_file()
     found_as_in_the_tree(reader.path)
@@ -111,8 +114,9 @@ def test_every_command_runs_and_leaves_what_is_said(reader: Project) -> None:
 
 
 def found_as_in_the_tree(project: Path) -> None:
-    """The tree names what is there, and all that is there."""
-    tree = readme.tree()
+    """The trees name what is there; the one in docs/ all that is there."""
+    short, tree = map(pages.tree, (b for b in pages.blocks("text") if "kvbench.sqlite" in b))
+    assert not [path for path in short if not list(project.glob(path))]
     lacking = [path for path in tree if not list(project.glob(path))]
     assert {path.removeprefix("reports/*/") for path in lacking} == STARTED
     named = {file for path in tree for file in project.glob(path)}
@@ -125,23 +129,23 @@ def found_as_in_the_tree(project: Path) -> None:
 
 
 def tables_read_as_said(project: Path) -> None:
-    """The data set and a group's frames, by README's lines for Python; SQL by its path alone."""
-    (sql,) = readme.blocks("sql")  # run by hand: a test that needs DuckDB would be its only user
+    """The data set and a group's frames, by the pages' lines for Python; SQL by its path alone."""
+    (sql,) = pages.blocks("sql")  # run by hand: a test that needs DuckDB would be its only user
     (files,) = re.findall(r"read_parquet\('(.+?)'\)", sql)
     assert list(project.glob(files))
     gathered = (
-        readme.block("python", "read_parquet").rstrip().replace("pandas.r", "table = pandas.r")
+        pages.block("python", "read_parquet").rstrip().replace("pandas.r", "table = pandas.r")
     )
     frames: dict[str, object] = {}
     exec(gathered, frames)
     assert {"task", "policy", "budget", "delta", "verdict"} <= set(frames["table"])  # type: ignore[call-overload]
-    exec(readme.block("python", "load_group").replace("group.a", "tables = group.a"), frames)
+    exec(pages.block("python", "load_group").replace("group.a", "tables = group.a"), frames)
     assert all(len(table) for table in frames["tables"])  # type: ignore[attr-defined]
 
 
 def test_the_task_of_ones_own(project: Project, mock: MockServer) -> None:
     mock.word_of = lambda prompt: "Rome"
-    (project.path / "conftest.py").write_text(readme.block("python", "pytest_kvbench_tasks"))
+    (project.path / "conftest.py").write_text(pages.block("python", "pytest_kvbench_tasks"))
     file = project.path / "exp.yaml"
     file.write_text(
         file.read_text()
@@ -155,9 +159,9 @@ def test_the_task_of_ones_own(project: Project, mock: MockServer) -> None:
 
 
 def test_the_experiment_and_its_test(pytester: pytest.Pytester) -> None:
-    (pytester.path / "evals").symlink_to(readme.ROOT / "evals")
-    (pytester.path / "my.yaml").write_text(readme.block("yaml", "group: my_experiment"))
-    pytester.makepyfile(test_mine=readme.block("python", '"my.yaml"'))
+    (pytester.path / "evals").symlink_to(pages.ROOT / "evals")
+    (pytester.path / "my.yaml").write_text(pages.block("yaml", "group: my_experiment"))
+    pytester.makepyfile(test_mine=pages.block("python", '"my.yaml"'))
     result = pytester.runpytest_subprocess("--kvbench-plan", "test_mine.py")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*15 cells*"])

@@ -1,11 +1,13 @@
-"""README and .env.example say what is there."""
+"""README, docs/, CONTRIBUTING and .env.example say what is there."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -13,24 +15,26 @@ import pytest
 from pytest_kvbench.cli import main
 from pytest_kvbench.engines.local.policies import POLICIES
 from pytest_kvbench.plugin import options
-from pytest_kvbench.settings import Experiment, Section
+from pytest_kvbench.settings import EngineSettings, Experiment, Section, load_stages
 from pytest_kvbench.tasks import BUILT_IN
-from tests.support import readme
-from tests.support.readme import README, ROOT
+from tests.support import generated, pages
+from tests.support.pages import PAGES, README, ROOT, TEXT
 
 PACKAGE = ROOT / "pytest_kvbench"
 FOREIGN = {
     *("--cache-clear", "--cache-show", "--junitxml"),  # pytest
     *("--batches", "--kv-cache-dtype", "--model", "--port", "--slot-save-path"),  # servers
-    *("--no-deps", "--seed", "--strict"),  # pip, calibration.py, mypy
+    "--gpus-per-node",  # Slurm
+    *("--no-deps", "--upgrade", "--seed", "--strict"),  # pip, calibration.py, mypy
+    *("--dist", "--ignore"),  # pytest, of `make test`
 }
-"""Options in README that are not ours."""
+"""Options on the pages that are not ours."""
 
 
 def test_every_option_is_documented_and_there() -> None:
     declared = set(re.findall(r'"(--kvbench-[a-z-]+)"', Path(options.__file__).read_text()))
     assert len(declared) >= 9
-    assert declared == set(re.findall(r"--kvbench-[a-z-]+", README))
+    assert declared == set(re.findall(r"--kvbench-[a-z-]+", TEXT))
 
 
 def keys(section: type[Section] = Experiment, prefix: str = "") -> list[str]:
@@ -38,7 +42,7 @@ def keys(section: type[Section] = Experiment, prefix: str = "") -> list[str]:
     for name, info in section.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
-            found += keys(kind, f"{name}.")
+            found += keys(kind, f"{prefix}{name}.")
         else:
             found.append(prefix + name)
     return found
@@ -46,11 +50,16 @@ def keys(section: type[Section] = Experiment, prefix: str = "") -> list[str]:
 
 @pytest.mark.parametrize("key", [k for k in keys() if k != "description"])
 def test_every_key_is_documented(key: str) -> None:
-    assert f"`{key}`" in README or f"`{key.rpartition('.')[2]}`" in README
+    assert f"| `{key}` |" in PAGES["docs/configuration.md"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "<!-- generated" in PAGES[page]])
+def test_generated_tables_are_those_of_the_code(page: str) -> None:
+    assert PAGES[page] == generated.with_tables(PAGES[page]), "make docs writes them"
 
 
 def test_every_task_and_policy_is_named() -> None:
-    assert not [name for name in (*BUILT_IN, *POLICIES) if f"`{name}`" not in README]
+    assert not [name for name in (*BUILT_IN, *POLICIES) if f"`{name}`" not in TEXT]
 
 
 def test_every_environment_variable_is_listed() -> None:
@@ -59,6 +68,9 @@ def test_every_environment_variable_is_listed() -> None:
     used = set(re.findall(r"KVBENCH_[A-Z0-9_]+", code))
     assert used
     assert not [name for name in used if f"{name}=" not in example]
+    listed = set(re.findall(r"^#?([A-Z0-9_]+)=", example, flags=re.M))
+    assert listed >= used
+    assert not [name for name in listed if f"`{name}`" not in PAGES["docs/configuration.md"]]
 
 
 def ours(group: click.Group) -> Iterator[click.Command]:
@@ -72,47 +84,124 @@ def ours(group: click.Group) -> Iterator[click.Command]:
 
 def test_every_command_is_documented_and_there() -> None:
     assert isinstance(main, click.Group)
-    named = {command.split()[1] for command in readme.commands() if command.startswith("kvbench ")}
+    named = {command.split()[1] for command in pages.commands() if command.startswith("kvbench ")}
     assert named == set(main.commands)
     controls = main.commands["controls"]
     assert isinstance(controls, click.Group)
-    assert {f"kvbench controls {name}" for name in controls.commands} <= set(readme.commands())
+    assert {f"kvbench controls {name}" for name in controls.commands} <= set(pages.commands())
 
 
-def test_options_in_the_readme_exist() -> None:
+def test_options_on_the_pages_exist() -> None:
     assert isinstance(main, click.Group)
     known = {flag for command in ours(main) for option in command.params for flag in option.opts}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT))
     assert {name for name in named if not name.startswith("--kvbench-")} <= known | FOREIGN
     assert named >= FOREIGN
 
 
-def test_make_targets_in_the_readme_exist() -> None:
+def test_make_targets_on_the_pages_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.M))
-    made = [command.split()[1:] for command in readme.commands() if command.startswith("make ")]
+    made = [command.split()[1:] for command in pages.commands() if command.startswith("make ")]
     named = {target for words in made for target in words}
     assert {"install", "evals", "test", "lint"} <= named
     assert named <= targets
 
 
-def test_links_files_and_modules_in_the_readme_exist() -> None:
-    links = readme.links()
-    assert links
-    assert {link[1:] for link in links if link.startswith("#")} <= readme.anchors()
-    relative = {link.partition("#")[0] for link in links if not re.match(r"#|https?:", link)}
-    files = re.findall(r"(?<![\w./])(?:evals|tests|pytest_kvbench)/[\w./-]*\w", README)
-    files += re.findall(r"(?<![\w./<])[\w.-]+\.(?:example|toml|txt)\b|Makefile", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in pages.links(page):
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        named = target.resolve().relative_to(ROOT).as_posix()
+        assert not anchor or anchor in pages.anchors(named), link
+
+
+def test_files_and_modules_on_the_pages_exist() -> None:
+    files = re.findall(r"(?<![\w./])(?:evals|tests|pytest_kvbench)/[\w./-]*\w", TEXT)
+    files += re.findall(r"(?<![\w./<])[\w.-]+\.(?:example|toml|txt)\b|Makefile", TEXT)
     assert {"evals/experiments/longbench.yaml", "constraints.txt"} <= set(files)
-    assert not [file for file in {*files, *relative} if not (ROOT / file).exists()]
-    modules = re.findall(r"-m (pytest_kvbench[\w.]*)", README)
+    assert not [file for file in set(files) if not (ROOT / file).exists()]
+    modules = re.findall(r"-m (pytest_kvbench[\w.]*)", TEXT)
     assert modules
     assert all(importlib.util.find_spec(module) for module in modules)
 
 
-def test_messages_and_flags_in_the_readme_are_those_of_the_code() -> None:
+def test_readme_is_one_page_that_leads_to_all_others() -> None:
+    lines = PAGES[README].splitlines()
+    assert len(lines) <= 200
+    assert max(map(len, lines)) <= 130
+    linked = {link.partition("#")[0] for link in pages.links(README)}
+    assert {page for page in PAGES if page != README} <= linked
+    pictures = list((ROOT / "docs").glob("*.png"))
+    assert {f"docs/{picture.name}" for picture in pictures} <= linked
+    assert sum(picture.stat().st_size for picture in pictures) < 60_000
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != README])
+def test_a_page_begins_with_its_purpose(page: str) -> None:
+    title, blank, purpose = PAGES[page].splitlines()[:3]
+    assert re.match(r"# \w", title)
+    assert not blank
+    assert re.match(r"This page (says|lists|names) .+", purpose)
+
+
+def test_readme_has_every_experiment_and_engine() -> None:
+    files = {file.relative_to(ROOT).as_posix() for file in (ROOT / "evals").rglob("*.yaml")}
+    assert {row[0].strip("`") for row in pages.table("file")} == files
+    named = {
+        name for row in pages.table("`engine.name`") for name in re.findall(r"`(\w+)`", row[0])
+    }
+    assert named == set(get_args(EngineSettings.model_fields["name"].annotation))
+
+
+def test_exit_statuses_are_the_same_on_both_pages() -> None:
+    short, long = pages.table("exit status of pytest"), pages.table("exit status")
+    assert len(short) == 5
+    assert [row[0] for row in short] == [row[0] for row in long]
+
+
+@pytest.mark.parametrize("target", ["install", "evals", "test"])
+def test_make_is_plain_pip_and_pytest(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    rule = r"\$\(STAMP\)" if target == "install" else target
+    (recipe,) = re.findall(rf"^{rule}:.*\n((?:\t.+\n)+)", makefile, flags=re.M)
+    by_hand = [shlex.split(command) for command in pages.commands(PAGES[README])]
+    for line in recipe.splitlines():
+        if line.startswith("\t$(BIN)/"):
+            assert _plain(line) in by_hand, line
+
+
+def _plain(line: str) -> list[str]:
+    """A line of the Makefile as one types it."""
+    for ours, typed in (
+        ("\t$(BIN)/", ""),
+        ("python -m pip", "pip"),
+        (" --quiet", ""),
+        ("--constraint", "-c"),
+        ("--editable", "-e"),
+        ("$(WORKERS)", "8"),
+    ):
+        line = line.replace(ours, typed)
+    return shlex.split(line)
+
+
+@pytest.mark.parametrize("text", pages.blocks("yaml"))
+def test_experiments_on_the_pages_are_valid(text: str, tmp_path: Path) -> None:
+    (tmp_path / "evals").symlink_to(ROOT / "evals")
+    least = "".join(
+        line for line in ("group: g\n", "tasks: [niah/single]\n") if line.split()[0] not in text
+    )
+    (tmp_path / "my.yaml").write_text(least + text, encoding="utf-8")
+    assert load_stages(tmp_path / "my.yaml")
+
+
+def test_messages_and_flags_on_the_pages_are_those_of_the_code() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
-    quoted = [re.findall(r"`([^`]+)`", row[0]) for row in readme.table("what you see")]
+    quoted = [re.findall(r"`([^`]+)`", row[0]) for row in pages.table("what you see")]
     letters = {"E", "F"}
     messages = {message for found in quoted for message in found} - letters - {"rejudge"}
     assert len(messages) >= 10

@@ -1,4 +1,4 @@
-"""The simulation behind README's "How far it goes" keeps to what can be reckoned by hand."""
+"""The simulation behind docs/scaling.md keeps to what can be reckoned by hand."""
 
 from __future__ import annotations
 

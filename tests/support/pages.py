@@ -1,4 +1,4 @@
-"""README as data: its blocks, commands, links and tables."""
+"""README, CONTRIBUTING and docs/ as data: their blocks, commands, links and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "README.md"
+_FILES = (README, *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")))
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (*_FILES, "CONTRIBUTING.md")}
+"""Every page by its path, in the order in which its commands are run."""
+TEXT = "\n".join(PAGES.values())
 
 _FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.S | re.M)
 _INLINE = re.compile(r"`((?:kvbench|make|pytest) [^`\n]+)`")
@@ -17,8 +21,8 @@ _HEADING = re.compile(r"^#+ (.+)$", flags=re.M)
 
 
 def blocks(language: str) -> list[str]:
-    """The text of every fenced block of a language."""
-    return [text for name, text in _FENCED.findall(README) if name == language]
+    """The text of every fenced block of a language, on any page."""
+    return [text for name, text in _FENCED.findall(TEXT) if name == language]
 
 
 def block(language: str, containing: str) -> str:
@@ -27,16 +31,16 @@ def block(language: str, containing: str) -> str:
     return found
 
 
-def commands() -> list[str]:
+def commands(text: str = TEXT) -> list[str]:
     """Every command, in the order of the text: those of `sh` blocks and those in a sentence.
 
     Comments are dropped, `a && b` is two, `x one|two` is `x one` and `x two`.
     """
     found: list[tuple[int, str]] = []
-    for match in _FENCED.finditer(README):
+    for match in _FENCED.finditer(text):
         if match[1] == "sh":
             found += [(match.start(), line) for line in _lines(match[2])]
-    unfenced = re.sub(r"^```\w*$", lambda fence: " " * len(fence[0]), README, flags=re.M)
+    unfenced = re.sub(r"^```\w*$", lambda fence: " " * len(fence[0]), text, flags=re.M)
     found += [(match.start(), match[1]) for match in _INLINE.finditer(unfenced)]
     parts = [part for _, line in sorted(found, key=_place) for part in line.split(" && ")]
     return list(dict.fromkeys(one for part in parts for one in _alternatives(part)))
@@ -65,28 +69,28 @@ def _alternatives(command: str) -> Iterator[str]:
     yield from map(" ".join, itertools.product(*choices))
 
 
-def links() -> list[str]:
-    """The targets of all links."""
-    return re.findall(r"\]\(([^)\s]+)\)", _FENCED.sub("", README))
+def links(page: str) -> list[str]:
+    """The targets of all links and images of a page."""
+    return re.findall(r"\]\(([^)\s]+)\)", _FENCED.sub("", PAGES[page]))
 
 
-def anchors() -> set[str]:
-    """What a link to a heading may be, as GitHub makes it."""
-    headings = _HEADING.findall(_FENCED.sub("", README))
+def anchors(page: str) -> set[str]:
+    """What a link to a heading of a page may be, as GitHub makes it."""
+    headings = _HEADING.findall(_FENCED.sub("", PAGES[page]))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def table(first_header: str) -> list[list[str]]:
-    """The rows of the table whose first column is headed so, as cells."""
-    _, _, after = README.partition(f"\n| {first_header} |")
+    """The rows of the first table whose first column is headed so, as cells."""
+    _, _, after = TEXT.partition(f"\n| {first_header} |")
     rows = itertools.takewhile(lambda line: line.startswith("|"), after.splitlines()[1:])
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows][1:]
 
 
-def tree() -> list[str]:
-    """The paths of the tree of what a run leaves, with `*` for what differs."""
+def tree(text: str) -> list[str]:
+    """The paths of a tree of what a run leaves, with `*` for what differs."""
     folder, paths = "", []
-    for line in block("text", "kvbench.sqlite").splitlines():
+    for line in text.splitlines():
         named = line.partition("# ")[0]
         if not line.startswith(" "):
             folder = ""
