@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,14 @@ def mock() -> Iterator[MockServer]:
     """A healthy scripted server."""
     with MockServer() as server:
         yield server
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """What is started now hears Ctrl-C: a script's background jobs, and what they start, do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass

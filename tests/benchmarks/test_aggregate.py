@@ -48,6 +48,7 @@ def aggregate(folder) -> tuple[float, str, str]:
         capture_output=True,
         text=True,
         check=True,
+        timeout=1200,
     )
     return time.perf_counter() - start, done.stdout, done.stderr
 

@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with httpx.Client(base_url=address["base_url"].removesuffix("/v1"), timeout=300) as http:
         yield Server(process, address, http)
     process.kill()
-    process.wait()
+    process.wait(60)
 
 
 def prompt_parts(index: int, chars: int = 900) -> tuple[str, str]:

@@ -88,6 +88,7 @@ def test_one_server_and_light_workers(
     assert summary["integrity"]["failures"] == {}
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(
     "end",
     [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],

@@ -158,7 +158,7 @@ def test_servers_end_with_a_killed_controller(
         time.sleep(0.1)
     assert len(running) >= 2
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(60)
     psutil.wait_procs(running, timeout=10)
     assert not servers(process.pid)
 

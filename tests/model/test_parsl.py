@@ -223,6 +223,7 @@ def test_the_same_figures_on_the_real_model(run: Run, expected: dict[str, Any]) 
 
 @pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_nobody_and_the_rest_is_asked_later(
     run: Run, expected: dict[str, Any]
 ) -> None:
@@ -258,5 +259,5 @@ def test_a_killed_controller_leaves_nobody(run: Run) -> None:
     process = run.start()
     wait_for(lambda: run.answered() >= 1)
     process.kill()
-    process.wait()
+    process.wait(60)
     wait_for(lambda: not run.family(), 20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +44,10 @@ def test_a_killed_server_ends_its_batch_with_the_answers_it_gives_live(
     sdk = openai.OpenAI(base_url=address["base_url"], api_key="none")
     bad = submit(sdk, [{**lines[0], "custom_id": "\ud800"}])
     batch = submit(sdk, lines)
-    while not sum(p.stat().st_size for p in (tmp_path / "work/files").glob("*-output.data")):
-        time.sleep(0.05)
+    files = tmp_path / "work/files"
+    wait_for(lambda: sum(p.stat().st_size for p in files.glob("*-output.data")))
     process.kill()
-    process.wait()
+    process.wait(60)
     (tmp_path / "address.json").unlink()
 
     process, address = launch(tmp_path, *work)
@@ -56,7 +55,7 @@ def test_a_killed_server_ends_its_batch_with_the_answers_it_gives_live(
     wait_for(lambda: sdk.batches.retrieve(batch.id).status == "completed")
     assert sdk.batches.retrieve(bad.id).status == "failed"  # and it kept nobody up
     process.kill()
-    process.wait()
+    process.wait(60)
     (refused,) = (tmp_path / "work/files").glob("*-errors.data")
     assert json.loads(refused.read_text())["response"]["body"]["error"]["code"] == "unknown_policy"
     (output,) = (tmp_path / "work/files").glob("*-output.data")

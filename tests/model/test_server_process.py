@@ -35,7 +35,7 @@ def test_sigterm_ends_it_in_the_middle_of_a_prefill(tmp_path: Path) -> None:
     time.sleep(1.5)  # 7,000 tokens take well over 10 s
     process.send_signal(signal.SIGTERM)
     wait_for(lambda: process.poll() is not None, 2)
-    asking.join()
+    asking.join(60)
     assert process.returncode == -signal.SIGTERM
     assert failures
 
@@ -45,14 +45,14 @@ def test_it_ends_with_the_process_it_watches(tmp_path: Path) -> None:
     process, _ = launch(tmp_path, "--watch-pid", str(watched.pid))
     watched.kill()  # not waited for: a zombie counts as gone
     wait_for(lambda: process.poll() is not None, 5)
-    watched.wait()
+    watched.wait(60)
 
 
 def test_a_watched_process_may_go_while_the_model_loads(tmp_path: Path) -> None:
     watched = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
     command = [sys.executable, "-m", "pytest_kvbench.engines.local", "--model", MODEL]
     process = subprocess.Popen([*command, "--watch-pid", str(watched.pid)])
-    watched.wait()
+    watched.wait(60)
     wait_for(lambda: process.poll() is not None, 10)
     assert process.returncode == 0
 
@@ -94,6 +94,6 @@ def test_it_listens_on_loopback_only(tmp_path: Path) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
     process.kill()
-    process.wait()
+    process.wait(60)
     assert [place.ip for place in listening] == ["127.0.0.1"]
     assert address["pid"] == process.pid

@@ -29,7 +29,9 @@ def test_light_processes_load_no_torch() -> None:
         "weights.default_device();"
         "print(sorted({'torch', 'transformers', 'kvpress'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip() == "[]"
 
 

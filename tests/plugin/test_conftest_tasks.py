@@ -126,7 +126,12 @@ def test_a_process_of_its_own_from_a_folder_without_any_mark(
     def kvbench(*words: str) -> str:
         command = [sys.executable, "-m", "pytest_kvbench.cli", *words]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=project.path / "sub", check=False
+            command,
+            capture_output=True,
+            text=True,
+            cwd=project.path / "sub",
+            check=False,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -139,7 +139,12 @@ def test_a_large_sweep_on_many_workers_asks_each_control_once(
     command = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-q", "-n"]
     options = [word for setting in wide for word in ("--kvbench-set", setting)]
     done = subprocess.run(
-        [*command, "8", *options], cwd=project.path, check=False, capture_output=True, text=True
+        [*command, "8", *options],
+        cwd=project.path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout
     assert "25 passed" in done.stdout
@@ -225,12 +230,14 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if (
         os.geteuid()
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=False
+            ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)],
+            check=False,
+            timeout=120,
         ).returncode
     ):
         pytest.skip("mounting needs privileges that this machine does not give")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=120)
 
 
 def test_a_full_disk_is_two_lines_and_the_next_run_completes(
@@ -248,7 +255,7 @@ def test_a_full_disk_is_two_lines_and_the_next_run_completes(
 
 
 def test_a_read_only_reports_folder_is_two_lines(project: Project, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=120)
     result = project.run("--kvbench-dir", str(small_disk))
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*kvbench: *cannot be written: Read-only file system*"])
@@ -256,9 +263,9 @@ def test_a_read_only_reports_folder_is_two_lines(project: Project, small_disk: P
 
 
 def test_a_group_on_a_read_only_disk_is_two_lines(project: Project, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=3m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=3m", str(small_disk)], check=True, timeout=120)
     project.run("--kvbench-dir", str(small_disk)).assert_outcomes(passed=ITEMS)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=120)
     result = project.run("--kvbench-dir", str(small_disk))
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*Read-only file system*"])

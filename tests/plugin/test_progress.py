@@ -117,7 +117,9 @@ def test_one_line_now_and_then_in_a_verbose_log(project: Project, mock: MockServ
     )
     quick = ("-p", "no:benchmark", "-p", "no:hypothesispytest")
     # A process of its own: the line goes to file descriptor 1, past what is captured here.
-    result = project.pytester.runpytest_subprocess(*quick, "-v", "-n", n, "-k", "bin0", *FEW)
+    result = project.pytester.runpytest_subprocess(
+        *quick, "-v", "-n", n, "-k", "bin0", *FEW, timeout=120
+    )
     result.assert_outcomes(passed=3, deselected=3 if n == "0" else 0)  # xdist counts none
     assert "\n\nkvbench: " not in result.stdout.str()
     lines = [line for line in result.outlines if line.startswith("kvbench: ")]
@@ -135,7 +137,9 @@ def test_a_server_that_counts_tokens_slowly_is_no_silence(
         "import pytest_kvbench.tasks.together as together\ntogether.EVERY_S = 0.05\n"
     )
     quick = ("-p", "no:benchmark", "-p", "no:hypothesispytest", "--kvbench-set", "tokenizer=auto")
-    result = project.pytester.runpytest_subprocess(*quick, "-v", "-k", "bin0", "-n", "0")
+    result = project.pytester.runpytest_subprocess(
+        *quick, "-v", "-k", "bin0", "-n", "0", timeout=120
+    )
     assert result.ret == 0
     lines = [line for line in result.outlines if line.startswith("kvbench: counting tokens at ")]
     assert lines

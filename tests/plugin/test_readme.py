@@ -162,6 +162,6 @@ def test_the_experiment_and_its_test(pytester: pytest.Pytester) -> None:
     (pytester.path / "evals").symlink_to(pages.ROOT / "evals")
     (pytester.path / "my.yaml").write_text(pages.block("yaml", "group: my_experiment"))
     pytester.makepyfile(test_mine=pages.block("python", '"my.yaml"'))
-    result = pytester.runpytest_subprocess("--kvbench-plan", "test_mine.py")
+    result = pytester.runpytest_subprocess("--kvbench-plan", "test_mine.py", timeout=120)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*15 cells*"])

@@ -24,7 +24,7 @@ def test_foreign_project_sees_nothing(pytester: pytest.Pytester, n: str) -> None
     project = pytester.mkdir("project")
     (project / "test_foreign.py").write_text(textwrap.dedent(FOREIGN), encoding="utf-8")
     args = ("-n", n, "-p", "no:cacheprovider", "-p", "no:benchmark", "project")
-    result = pytester.runpytest_subprocess(*args)
+    result = pytester.runpytest_subprocess(*args, timeout=120)
     result.assert_outcomes(passed=20)
     created = {path.name for path in project.iterdir()}
     assert created <= {"test_foreign.py", "__pycache__"}
@@ -44,7 +44,7 @@ def test_foreign_tests_keep_xdist_load_scheduling(pytester: pytest.Pytester) -> 
                 print("chose", type(dsession.sched._chosen).__name__)
         """
     )
-    result = pytester.runpytest_subprocess("-n", "2", "-s", "-p", "no:benchmark")
+    result = pytester.runpytest_subprocess("-n", "2", "-s", "-p", "no:benchmark", timeout=120)
     result.stdout.fnmatch_lines(["*chose LoadScheduling*"])
 
 
@@ -55,7 +55,12 @@ def test_plugin_import_is_light() -> None:
         "print(sorted({m.split('.')[0] for m in new} - {'pytest_kvbench'}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.home()
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path.home(),
+        timeout=120,
     )
     heavy = {"torch", "pandas", "matplotlib", "numpy", "pydantic", "httpx", "yaml", "sqlite3"}
     assert not heavy & set(eval(done.stdout))

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120, every_s: float = 0.05) -> Any:
     """What `condition` comes to, once it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.05)
+        time.sleep(every_s)
     raise AssertionError("it did not happen in time")
 
 

@@ -10,6 +10,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from tests.support.patience import wait_for
+
 
 class Serving:
     """Use as a context manager; `base_url` is up inside. Subclasses say their routes."""
@@ -23,8 +25,7 @@ class Serving:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.01)
+        wait_for(lambda: self._server.started, 60, every_s=0.01)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         return self
 
@@ -34,7 +35,7 @@ class Serving:
     def kill(self) -> None:
         """Stop listening and drop connections, as a dead server does."""
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
+        self._thread.join(60)
 
     @property
     def base_url(self) -> str:

@@ -208,7 +208,7 @@ def test_the_claim_of_the_dead_is_taken_over(controls: SharedControls) -> None:
         target=_die_while_adding, args=(controls.root,)
     )
     process.start()
-    process.join()
+    process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert controls.registry()[NAME]["state"] == "pending"
     assert condition(controls) == "abandoned"
@@ -230,7 +230,7 @@ def test_processes_never_lose_each_others_entries(controls: SharedControls) -> N
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(60)
     assert len(controls.registry()) == 24
     assert {f.condition for f in examine(controls.root)} == {"sound"}
 

@@ -381,7 +381,7 @@ tokenizer: approximate
         """
     )
     result = pytester.runpytest_subprocess(
-        "-p", "no:benchmark", "-n", "0", "--kvbench-report", "-v"
+        "-p", "no:benchmark", "-n", "0", "--kvbench-report", "-v", timeout=120
     )
     assert set(control.keys) == {f"Bearer {key}"}
     assert key not in result.stdout.str() + result.stderr.str()

@@ -108,7 +108,7 @@ def test_servers_end_when_the_controller_is_killed(run_id: str, tmp_path: Path) 
         running = pids(servers.open("none"))
     finally:
         controller.send_signal(signal.SIGKILL)
-        controller.wait()
+        controller.wait(60)
     assert gone(running)
 
 

@@ -134,7 +134,7 @@ def test_every_worker_gets_some_of_little() -> None:
                 flow.held.pop()()
             await asyncio.sleep(0)
 
-    asyncio.run(act())
+    asyncio.run(asyncio.wait_for(act(), 60))
     assert sum(flow.sizes) == 8
 
 
@@ -154,7 +154,7 @@ def test_no_more_is_out_than_allowed() -> None:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
 
-    asyncio.run(act())
+    asyncio.run(asyncio.wait_for(act(), 60))
 
 
 def test_a_lost_chunk_is_asked_again_call_by_call() -> None:
@@ -199,7 +199,7 @@ def test_what_is_cancelled_is_not_sent() -> None:
         await first
         await of.aclose()
 
-    asyncio.run(act())
+    asyncio.run(asyncio.wait_for(act(), 60))
     assert flow.sizes == [1]
     assert flow.closed == 1
 
@@ -462,7 +462,7 @@ def test_nothing_outlives_who_is_guarded_or_watched(tmp_path: Path, who: str) ->
     finally:
         for process in (guarded, watched):
             process.kill()
-            process.wait()
+            process.wait(60)
 
 
 _POOL = """\

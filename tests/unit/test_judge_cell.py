@@ -168,5 +168,7 @@ def test_a_worker_needs_neither_pandas_nor_the_rest_of_scipy():
         "judge_cell([1, 1], [1, 0], [0, 1], margin=0.1, alpha=0.05);"
         "big = {'pandas', 'scipy.stats', 'scipy.optimize', 'torch'}; print(big & set(sys.modules))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert out.stdout.strip() == "set()"

@@ -46,7 +46,7 @@ def test_starts_once_and_stops(folder: Path) -> None:
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join()
+        caller.join(60)
     (pid,) = {s.pid for s in served}
     assert psutil.pid_exists(pid)
     stop_all(folder)

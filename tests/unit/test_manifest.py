@@ -63,7 +63,9 @@ def test_same_seed_and_data_give_the_same_bytes_in_another_process_and_row_order
         data.write_text("\n".join(map(json.dumps, ordered)))
         out = folder / "manifest.json"
         command = [sys.executable, "-c", SCRIPT, str(out), str(data)]
-        subprocess.run(command, check=True, cwd=folder, env={"PYTHONHASHSEED": hash_seed})
+        subprocess.run(
+            command, check=True, cwd=folder, env={"PYTHONHASHSEED": hash_seed}, timeout=120
+        )
         outputs.append(out.read_bytes())
     assert outputs[0] == outputs[1]
     assert str(tmp_path).encode() not in outputs[0]

@@ -132,7 +132,9 @@ def test_nothing_new_loads_nothing_heavy(tmp_path):
         f"aggregate([Path({str(tmp_path)!r})], Path({str(tmp_path / FOLDER)!r}));"
         "print(*{m.split('.')[0] for m in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert not {"pandas", "pyarrow", "numpy"} & set(done.stdout.split())
 
 

@@ -410,7 +410,9 @@ def test_progress_line_counts_verdicts_and_fits():
 def test_importing_the_report_loads_nothing_heavy():
     heavy = {"jinja2", "matplotlib", "pandas", "scipy", "torch", "pytest"}
     code = "import sys, pytest_kvbench.report, pytest_kvbench.report.progress; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert not heavy & set(done.stdout.split())
 
 

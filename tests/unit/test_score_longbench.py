@@ -120,7 +120,7 @@ def test_chinese_scores_are_the_same_from_many_threads():
 
     threads = [threading.Thread(target=score) for _ in range(4)]
     [t.start() for t in threads]
-    [t.join() for t in threads]
+    [t.join(60) for t in threads]
     assert results == [expected] * 4
 
 

@@ -144,7 +144,7 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join()
+        writer.join(60)
     with Store(path) as store:
         assert store.count("answers") == 150
 

@@ -179,7 +179,12 @@ def test_no_fork_warnings_and_no_threads(serving):
     )
     env = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
     )
     assert done.stderr == ""
     assert done.stdout.strip() == "1"

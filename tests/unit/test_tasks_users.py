@@ -71,7 +71,9 @@ def test_an_installed_packages_tasks_are_found(tmp_path):
         """)
     )
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{USE}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout == "Rome is.\n\nQuestion: Capital of Italy?\nAnswer:\n"
 
 

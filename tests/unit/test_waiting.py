@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from pytest_kvbench.store.presence import Presence, at_work
 from tests.conftest import WORDS
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
+from tests.support.patience import wait_for
 
 FOLDER_G = Path("reports/g")
 EXAMPLES = 8
@@ -114,16 +116,15 @@ def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
 
 
 @contextlib.contextmanager
 def another_run() -> Iterator[subprocess.Popen[bytes]]:
     """A `kvbench run` that has stored something and lacks something."""
     with running(sys.executable, "-m", "pytest_kvbench.cli", "run", "exp.yaml") as run:
-        while not (FOLDER_G / DATABASE).exists() or not stored():
-            assert run.poll() is None
-            time.sleep(0.01)
+        wait_for(lambda: (FOLDER_G / DATABASE).exists() and stored(), every_s=0.01)
+        assert run.poll() is None
         assert stored() < REQUESTS
         yield run
 
@@ -149,7 +150,7 @@ def test_another_process_answers_and_this_one_reports(live: MockServer) -> None:
     with another_run() as run:
         result = kvbench("wait", "g", "--every", "0.05", "--then", "report")
         assert result.exit_code == 0, result.output
-        assert run.wait() == 0  # nobody stood in its way
+        assert run.wait(60) == 0  # nobody stood in its way
     assert f"g: complete, {REQUESTS} answers\ng: {REQUESTS} answers scored" in result.stdout
     assert (FOLDER_G / "report.md").is_file()
     assert not json.loads((FOLDER_G / "summary.json").read_text())["partial"]
@@ -242,7 +243,7 @@ def test_what_was_complete_is_not_where_a_run_plans_more(live: MockServer) -> No
             if len(seen) == 2:
                 prepare("kv.budgets=[1.0,0.5,0.2,0.1]")
                 other.kill()
-                other.wait()
+                other.wait(60)
 
         targets = awaited.find(["g", f"pid:{other.pid}"], Path("reports"), pace)
         looks = awaited.wait(targets, pace, plan_more)
@@ -450,7 +451,7 @@ def test_a_process_until_it_ends(prefix: str) -> None:
 
 def test_a_process_that_is_gone() -> None:
     with sleeping(0) as other:
-        other.wait()
+        other.wait(60)
     result = kvbench("wait", f"pid:{other.pid}", "pid:99999999999999999999")
     assert result.exit_code == 0
     assert result.stdout.count("no such process: it had ended before") == 2
@@ -517,6 +518,7 @@ def on_a_terminal(*args: str) -> tuple[subprocess.Popen[bytes], Callable[[bytes]
     def read_until(text: bytes) -> bytes:
         nonlocal shown
         while text not in shown:
+            assert select.select([ours], [], [], 60)[0], shown
             try:
                 shown += os.read(ours, 1000)
             except OSError:  # the other end is closed
@@ -526,6 +528,7 @@ def on_a_terminal(*args: str) -> tuple[subprocess.Popen[bytes], Callable[[bytes]
     return process, read_until
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_one_line_on_a_terminal_and_a_clean_end_on_control_c(live: MockServer) -> None:
     folder = prepare().folder
     with contextlib.closing(Presence(folder)):
@@ -533,7 +536,7 @@ def test_one_line_on_a_terminal_and_a_clean_end_on_control_c(live: MockServer) -
         read_until(b"g: 0/24 answers")
         process.send_signal(signal.SIGINT)
         shown = read_until(b"Aborted!")
-        assert process.wait() == 1
+        assert process.wait(60) == 1
     assert shown.count(b"\r") - shown.count(b"\r\n") >= 2  # redrawn
     assert shown.startswith(b"\r\x1b[?25lwaiting for g ")
     assert b"Traceback" not in shown
