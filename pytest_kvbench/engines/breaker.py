@@ -112,7 +112,7 @@ class Breaker:
             self._open.set()
 
     async def _turn(self) -> None:
-        if self._first:
+        if self._first or self._open.is_set():
             self._first = False
             return
         try:

@@ -59,8 +59,15 @@ class Pace:
 def tokens_of(body: Mapping[str, Any]) -> int:
     """About how many tokens a request will be counted for: its texts and the longest reply."""
     texts = [body.get("prompt") or "", *(m["content"] for m in body.get("messages", ()))]
-    characters = sum(len(text if isinstance(text, str) else str(text)) for text in texts)
+    characters = sum(map(_characters, texts))
     return characters // CHARACTERS_A_TOKEN + int(body.get("max_tokens") or 0)
+
+
+def _characters(content: Any) -> int:
+    """Of a text, or of one that comes in parts."""
+    if isinstance(content, list):
+        return sum(len(part.get("text", "")) for part in content)
+    return len(content if isinstance(content, str) else str(content))
 
 
 _Number = Callable[[Callable[[float], float]], float]
