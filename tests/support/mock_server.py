@@ -35,6 +35,8 @@ class MockServer(Serving):
     prompt_tokens: Callable[[str], int] = lambda prompt: len(prompt) // 4
     wrong: str = "no"
     latency_s: float = 0.0
+    queue_s: float = 0.0
+    """How long it says that each request queued: very long, and no answer took any time."""
     fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
     """How often each (prompt, policy, budget, seed) was asked for."""
@@ -86,6 +88,7 @@ class MockServer(Serving):
                     "prompt_tokens": self.prompt_tokens(prompt),
                     "completion_tokens": 1,
                 },
+                "timings": {"queue_s": self.queue_s},
             }
         )
 
