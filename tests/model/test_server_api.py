@@ -227,7 +227,7 @@ def test_tokenize_counts_as_the_model_does(server: Server) -> None:
 def test_prompts_made_and_cut_by_its_tokenize_are_those_of_its_tokenizer_file(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = weights.resolve(MODEL)
+    folder = weights.materialise(weights.resolve(MODEL))
     monkeypatch.setenv("KVBENCH_CACHE", str(tmp_path))
     source = TokenizerServer(MODEL, lambda: server.base_url)
     served, local = load_tokenizer("auto", server=source), load_tokenizer("auto", serving=folder)
