@@ -23,6 +23,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -31,7 +33,7 @@ from pydantic_core import ErrorDetails
 from pytest_kvbench.addresses import problem_of
 from pytest_kvbench.bounded import MIB, REPLY
 from pytest_kvbench.errors import ExperimentError, UsageError
-from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text
+from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text, refuse_yes
 from pytest_kvbench.reading.strict_yaml import MAX_TEXT
 from pytest_kvbench.records import FULL_CACHE, Sampling
 
@@ -80,6 +82,11 @@ class Section(BaseModel):
     """A frozen part of an experiment that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_yes(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 def _about(text: str, **rules: Any) -> Any:
@@ -811,7 +818,8 @@ def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
 
 def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[Path, ...]) -> None:
     data = dict(_read_yaml(file, env))
-    if file.resolve() in seen:
+    place = Path(os.path.realpath(file))  # `resolve` raises at links that lead in a circle
+    if place in seen:
         raise ExperimentError(
             f"{_shown(file)}: extends: the files extend each other in a circle",
             " -> ".join(_shown(f) for f in (*seen, file)),
@@ -823,7 +831,7 @@ def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[P
                 f"{_shown(file)}: extends: {brief(base)} is not a file name",
                 "valid: extends: default.yaml",
             )
-        _add_file(merged, file.parent / base, env, (*seen, file.resolve()))
+        _add_file(merged, file.parent / base, env, (*seen, place))
     merged.add(data, _shown(file))
     merged.files.append(file)
 
@@ -993,6 +1001,6 @@ def _join(prefix: str, key: object) -> str:
 def _shown(path: Path) -> str:
     """A path as a reader would type it."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        return str(Path(os.path.realpath(path)).relative_to(Path.cwd()))
     except ValueError:
         return str(path)

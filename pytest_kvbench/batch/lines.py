@@ -86,11 +86,12 @@ def read(line: bytes) -> Result:
     body, status = response.get("body"), response.get("status_code", 200)
     if error or status != 200 or not isinstance(body, dict):
         return _failed(key, status, error or (body or {}))
+    if told := completion.error_in(body):
+        return Result(key, Failure(key, "ENGINE_ERROR", sound.said(told)))
     try:
         return Result(key, completion.read(body, latency_s=None).answer(key))
     except NotACompletionError as wrong:
-        told = completion.error_of(body) or str(wrong)
-        return Result(key, Failure(key, "ENGINE_ERROR", told))
+        return Result(key, Failure(key, "ENGINE_ERROR", str(wrong)))
 
 
 def key_in(line: bytes) -> str | None:

@@ -12,6 +12,7 @@ from pytest_kvbench.batch.files import chunks
 from pytest_kvbench.batch.lines import Result, key_in, read
 from pytest_kvbench.bounded import MIB
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import open_file
 from pytest_kvbench.records import Answer, Failure
 from pytest_kvbench.store import Store
 
@@ -46,7 +47,7 @@ def results(paths: Iterable[Path], longest: int, *, given: bool = False) -> Iter
     """
     for path in paths:
         try:
-            with path.open("rb") as stream:
+            with open_file(path, pipe=True) as stream:
                 for number, line in enumerate(_lines(stream, longest), start=1):
                     if line.strip():
                         yield _read(path, number, line, longest, given)

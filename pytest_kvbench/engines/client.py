@@ -19,7 +19,7 @@ from pytest_kvbench import bounded, sound
 from pytest_kvbench.bounded import TooLargeError
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
 from pytest_kvbench.engines.breaker import Breaker
-from pytest_kvbench.engines.completion import NotACompletionError, error_message, error_of
+from pytest_kvbench.engines.completion import NotACompletionError, error_in, error_message
 from pytest_kvbench.engines.keys import masked
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace, tokens_of
@@ -231,7 +231,8 @@ def _decoded(response: aiohttp.ClientResponse, content: bytes) -> dict[str, Any]
         raise TransientError("ENGINE_ERROR", "the reply is not JSON") from None
     if not isinstance(data, dict):
         raise TransientError("ENGINE_ERROR", f"the reply is a JSON {type(data).__name__}")
-    if not data.get("choices"):
-        told = error_of(data) or str(NotACompletionError("it holds no choices"))
+    told = error_in(data)
+    if told or not data.get("choices"):
+        told = told or str(NotACompletionError("it holds no choices"))
         raise RequestFailedError("ENGINE_ERROR", f"HTTP {status}: {told}", status=status)
     return data

@@ -107,6 +107,12 @@ def error_of(data: object) -> str:
     return message
 
 
+def error_in(reply: object) -> str:
+    """The error that a reply reports, or its first choice, beside a text that ends there."""
+    choices = sound.objects(sound.fields(reply).get("choices"))
+    return error_of(reply) or error_of(choices[0] if choices else None)
+
+
 def error_message(content: bytes) -> str:
     """The message of an OpenAI-style error body, or the body's beginning."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_kvbench import bounded, sound
-from pytest_kvbench.engines.completion import NotACompletionError, error_of, said_by
+from pytest_kvbench.engines.completion import NotACompletionError, error_in, said_by
 
 _BOM = "\ufeff"
 
@@ -48,6 +48,8 @@ class Assembly:
         self.started = False
         self._lines = Lines()
         self._first = True
+        self._done = False
+        self._index: object = None
         self._chat = False
         self._pieces: list[str] = []
         self._refusal: list[str] = []
@@ -84,13 +86,15 @@ class Assembly:
             name, _, value = event.partition(":")
             if name == "error":  # llama.cpp names it so
                 raise BrokenStreamError(f"in mid-stream: {value.strip()}")
-            if name == "data" and value.strip() not in ("", "[DONE]"):
+            if name == "data" and value.strip() == "[DONE]":
+                self._done = True
+            elif name == "data" and value.strip() and not self._done:
                 self._take(value)
 
     def _take(self, value: str) -> None:
         try:
             data = sound.decoded(value)
-            if told := error_of(data):
+            if told := error_in(data):
                 raise BrokenStreamError(f"in mid-stream: {told}")
             for choice in data.get("choices") or ():
                 self._add(choice)
@@ -101,8 +105,13 @@ class Assembly:
         self._last.update({k: data[k] for k in ("usage", "timings") if data.get(k)})
 
     def _add(self, choice: dict[str, Any]) -> None:
-        chat = "delta" in choice
-        delta = choice["delta"] if chat else {"content": choice.get("text")}
+        if self._index is None:
+            self._index = choice.get("index")
+        if choice.get("index", self._index) != self._index:
+            return  # another one, where several were asked for
+        chat = "delta" in choice or "message" in choice  # a whole one, in a stream of one event
+        said = choice.get("delta", choice.get("message"))
+        delta = said if chat else {"content": choice.get("text")}
         self._chat |= chat
         for found, told in ((self._pieces, "content"), (self._refusal, "refusal")):
             if piece := said_by((delta or {}).get(told)):

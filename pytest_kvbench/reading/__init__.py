@@ -10,8 +10,15 @@ Whatever cannot be read is a `UsageError` that names the file and the row, line 
 
 from pytest_kvbench.reading.strict_json import parse_json
 from pytest_kvbench.reading.strict_yaml import parse_yaml
-from pytest_kvbench.reading.text import Place, TextStream, first_character, read_text, text_lines
-from pytest_kvbench.reading.values import brief, odd_value
+from pytest_kvbench.reading.text import (
+    Place,
+    TextStream,
+    first_character,
+    open_file,
+    read_text,
+    text_lines,
+)
+from pytest_kvbench.reading.values import brief, odd_value, refuse_yes
 
 __all__ = [
     "Place",
@@ -19,8 +26,10 @@ __all__ = [
     "brief",
     "first_character",
     "odd_value",
+    "open_file",
     "parse_json",
     "parse_yaml",
     "read_text",
+    "refuse_yes",
     "text_lines",
 ]

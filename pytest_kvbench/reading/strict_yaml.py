@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,10 @@ _STR, _MAP, _SEQ, _MERGE = f"{_TAG}str", f"{_TAG}map", f"{_TAG}seq", f"{_TAG}mer
 _SCALARS = frozenset({_STR, f"{_TAG}int", f"{_TAG}float", f"{_TAG}bool", f"{_TAG}null"})
 _WORDS = frozenset({f"{_TAG}timestamp", f"{_TAG}value", _MERGE})
 """Plain words that YAML 1.1 makes something else of: a date, `=` and `<<` are texts to us."""
+
+_NUMBERS = frozenset({f"{_TAG}int", f"{_TAG}float"})
+_BASES = re.compile(r"[-+]?(0[0-7_]+$|[0-9_]+:)")
+"""Numbers that YAML 1.1 takes for others than are meant, 010 for 8 and 1:30 for 90: texts too."""
 
 _LONGEST_NUMBER = 100
 _CHECK = "check the indentation and the colons around that line"
@@ -104,7 +109,8 @@ class _Loader(yaml.SafeLoader):
             node.value = list(_texts_once(node))
 
     def _check_scalar(self, node: yaml.ScalarNode) -> None:
-        node.tag = _STR if node.tag in _WORDS else node.tag
+        if node.tag in _WORDS or (node.tag in _NUMBERS and _BASES.match(node.value)):
+            node.tag = _STR
         node.value = _paired(node.value)
         if node.tag not in _SCALARS:
             raise _tagged(node)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import gzip
 import io
+import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,6 +34,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _KNOWN = {
+    _GZIP: "compressed by gzip twice",
     b"PK\x03\x04": "a zip file (a spreadsheet is one too)",
     b"\xd0\xcf\x11\xe0": "an old Office file",
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
@@ -44,19 +48,48 @@ BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
 """What files, gzip and zip raise; the last is a zip's password or unknown method."""
 
 
-def text_lines(file: Place, where: str = "", *, newline: str | None = None) -> Iterator[str]:
+_PIPES = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""Where a shell puts what it hands over: `<(...)`. Somebody is at the other end already."""
+
+
+def open_file(path: Path, *, pipe: bool = False) -> io.BufferedReader:
+    """As `path.open("rb")`, of files alone: a pipe may wait for ever, a device has no end.
+
+    Args:
+        path: what to open.
+        pipe: whether a shell's own pipe is taken, which can be read once.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    if pipe and str(path).startswith(_PIPES):
+        return path.open("rb")
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for no other end
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "a pipe or a device: save what it gives as a file", str(path))
+
+
+def text_lines(
+    file: Place, where: str = "", *, newline: str | None = None, pipe: bool = False
+) -> Iterator[str]:
     """The lines of a text file, with their ends.
 
     Args:
         file: what to read.
         where: how errors name it; its path where empty.
         newline: as of `open`; "" leaves the ends of lines as they are.
+        pipe: as of `open_file`.
 
     Raises:
         UsageError: it cannot be read or is no text, naming the row and byte.
     """
     where = where or str(file)
-    with _opened(file, where, newline) as stream:
+    with _opened(file, where, newline, pipe=pipe) as stream:
         number = 0
         while line := stream.readline(MAX_LINE):
             number += 1
@@ -112,7 +145,7 @@ class TextStream(io.TextIOBase):
 
     def __init__(self, file: Place, *, nul: bool = False) -> None:
         self._file, self._number, self._nul = file, 0, nul
-        self._lines = text_lines(file, newline="")
+        self._lines = text_lines(file, newline="", pipe=True)
 
     def readable(self) -> bool:
         """Always."""
@@ -136,10 +169,12 @@ class TextStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def _opened(file: Place, where: str, newline: str | None = None) -> Iterator[io.TextIOWrapper]:
+def _opened(
+    file: Place, where: str, newline: str | None = None, *, pipe: bool = False
+) -> Iterator[io.TextIOWrapper]:
     """A file as text; bytes that are none become surrogates, which `_check` tells by row."""
     with _refusing(where), contextlib.ExitStack() as open_files:
-        raw = open_files.enter_context(_binary(file, where))
+        raw = open_files.enter_context(_binary(file, where, pipe))
         stream = open_files.enter_context(_unpacked(raw))
         encoding = _encoding(stream.peek(_SNIFFED)[:_SNIFFED], where)
         yield open_files.enter_context(
@@ -162,9 +197,9 @@ def _refusing(where: str) -> Iterator[None]:
         ) from error
 
 
-def _binary(file: Place, where: str) -> IO[bytes]:
+def _binary(file: Place, where: str, pipe: bool) -> IO[bytes]:
     try:
-        return file.open("rb")
+        return open_file(file, pipe=pipe) if isinstance(file, Path) else file.open("rb")
     except ValueError as error:  # a NUL in its name
         raise UsageError(f"{where!r}: cannot be read: {error}", "check the path") from error
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 MAX_DEPTH = 32
 """Lists and mappings inside each other; what stores and sends them goes down by recursion."""
@@ -32,6 +33,29 @@ def brief(value: object) -> str:
 def digits(number: int) -> int:
     """About how many digits a whole number has, without writing it."""
     return int(number.bit_length() * math.log10(2)) + 1
+
+
+def refuse_yes(value: object, annotation: object) -> object:
+    """A value as it is, unless a yes or no stands where a number belongs, which would be 1 or 0.
+
+    Args:
+        value: what is given, or a list of it.
+        annotation: the type that is wanted.
+
+    Raises:
+        ValueError: naming what YAML makes of which words.
+    """
+    given = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, bool) for one in given):
+        wanted = set(_types(annotation))
+        if wanted & {int, float} and not wanted & {bool, Any}:
+            raise ValueError("needed is a number: yes and on are true, no and off are false")
+    return value
+
+
+def _types(annotation: object) -> Iterator[object]:
+    inner = get_args(annotation)
+    yield from itertools.chain.from_iterable(map(_types, inner)) if inner else (annotation,)
 
 
 def odd_value(value: object, *, nul: bool = True) -> tuple[str, str] | None:

@@ -24,6 +24,7 @@ from typing import IO, Any, Protocol
 
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.files import UNCONFIRMED, UNFINISHED, sweep, unfinished_file, writing
+from pytest_kvbench.reading import open_file
 from pytest_kvbench.records import canonical, to_json
 from pytest_kvbench.settings import GROUP_NAMES, is_group_name
 from pytest_kvbench.store import DATABASE
@@ -185,7 +186,8 @@ class Archive:
         self._path = path
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._explained())
-            file = stack.enter_context(gzip.open(path))
+            packed = stack.enter_context(open_file(path))
+            file = stack.enter_context(gzip.open(packed))
             self._stream = _Bounded(file, _MOST_INDEX_BYTES + _CHUNK)
             self._tar = stack.enter_context(tarfile.open(fileobj=self._stream, mode="r|"))  # type: ignore[call-overload]  # all that a stream needs is read
             self.index = self._read_index()

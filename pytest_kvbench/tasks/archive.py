@@ -22,7 +22,7 @@ from platformdirs import user_cache_path
 
 from pytest_kvbench.errors import StoreError, UsageError
 from pytest_kvbench.files import replace_text
-from pytest_kvbench.reading import Place, brief, parse_json, read_text, text_lines
+from pytest_kvbench.reading import Place, brief, open_file, parse_json, read_text, text_lines
 from pytest_kvbench.reading.text import BROKEN
 from pytest_kvbench.tasks.jsonl import objects
 
@@ -66,7 +66,11 @@ class Archive:
 
     def digest(self, name: str) -> str:
         """The sha256 of a task's file."""
-        with _reading(self.files[name]), self.files[name].open("rb") as file:
+        place = self.files[name]
+        with (
+            _reading(place),
+            open_file(place) if isinstance(place, Path) else place.open("rb") as file,
+        ):
             return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
@@ -89,7 +93,7 @@ def local_archive(given: str | None, variable: str) -> Archive | None:
     if not name:
         return None
     path = Path(name).expanduser()
-    if not path.is_dir() and not zipfile.is_zipfile(path):
+    if not path.is_dir() and not (path.is_file() and zipfile.is_zipfile(path)):
         raise UsageError(
             f"{'path' if given else variable}: {name} is neither a folder nor a zip",
             "give the folder or zip with the benchmark's *.jsonl files",

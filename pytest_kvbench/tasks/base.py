@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.reading import brief
+from pytest_kvbench.reading import brief, open_file, refuse_yes
 from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -56,6 +56,11 @@ class TaskOptions(BaseModel):
     """Base of a task's options: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_yes(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 OptionsT = TypeVar("OptionsT", bound=TaskOptions)
@@ -115,7 +120,7 @@ def files_digest(files: Sequence[Path]) -> str:
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,53 @@ def test_odd_rows_end_in_two_lines_under_pytest(project: Project, workers: str) 
     assert result.ret == 4
     result.stdout.fnmatch_lines(["*words.jsonl:101: is not UTF-8 text: byte 0xe9*"])
     result.stdout.no_fnmatch_line("*Traceback*")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "circle"])
+def test_what_is_no_file_is_refused_and_never_waited_for(
+    project: Project, kvbench: Kvbench, kind: str
+) -> None:
+    """Each of these was waited for without an end, or ended in a traceback."""
+    odd = project.path / "odd.yaml"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to("/dev/zero" if kind == "device" else odd)
+    exp, folder = project.path / "exp.yaml", project.path / "data"
+    folder.mkdir()
+    (folder / "qasper.jsonl").symlink_to(odd)
+    whole = exp.read_text()
+    data = f"task_options: {{longbench/qasper: {{path: {folder}}}}}"
+    for command, text in (
+        (("validate", "odd.yaml"), whole),
+        (("validate", "exp.yaml"), f"extends: odd.yaml\n{whole}"),
+        (("prepare", "exp.yaml"), whole.replace("words.jsonl", "odd.yaml")),
+        (
+            ("prepare", "exp.yaml"),
+            f"{whole.replace('jsonl:words.jsonl', 'longbench/qasper')}{data}",
+        ),
+        (("judge", "odd.yaml"), whole),
+        (("score-file", "jsonl:x", "odd.yaml"), whole),
+    ):
+        exp.write_text(text)
+        assert "odd.yaml" in (told := two_lines(kvbench(*command))) or "qasper.jsonl" in told
+    assert kvbench("restore", "odd.yaml").exit_code in (4, 10)
+
+
+def test_a_pipe_of_the_shell_is_judged_and_is_not_read_twice(
+    tmp_path: Path, kvbench: Kvbench
+) -> None:
+    def given(text: str) -> str:
+        near, far = os.pipe()
+        os.write(far, text.encode())
+        os.close(far)
+        return f"/dev/fd/{near}"
+
+    assert kvbench("judge", given(HEADER + PAIRS)).exit_code == 0
+    rows = f"{json.dumps({'prediction': 'x', 'answers': ['x']})}\n" * 500
+    assert "save what it gives as a file" in two_lines(
+        kvbench("score-file", "jsonl:x", given(rows))
+    )
 
 
 ROW = {"question": "q", "answers": ["a"]}

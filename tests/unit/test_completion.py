@@ -314,6 +314,47 @@ def test_a_last_line_without_an_end_counts() -> None:
     assert found.text == "a"
 
 
+def test_of_several_choices_in_a_stream_the_first_is_the_answer() -> None:
+    """Two that came in turns were one text of both."""
+    first, second = ({"index": index, "finish_reason": None} for index in (0, 1))
+    both = {
+        "choices": [{**first, "delta": {"content": "a"}}, {**second, "delta": {"content": "B"}}]
+    }
+    ended = delta("", index=1, finish_reason="length")
+    found = streamed(f"data: {json.dumps(both)}", delta("b", index=0), ended, END)
+    assert isinstance(found, Answer)
+    assert (found.text, found.finish_reason) == ("ab", "stop")
+
+
+def test_what_comes_after_the_end_of_a_stream_is_no_part_of_it() -> None:
+    found = streamed(delta("a"), END, "data: [DONE]", delta("b"), "data: {")
+    assert isinstance(found, Answer)
+    assert found.text == "a"
+
+
+def test_a_whole_message_in_a_stream_is_what_was_said() -> None:
+    """It was an empty answer."""
+    whole = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
+    found = streamed(f"data: {json.dumps(whole)}", "data: [DONE]")
+    assert isinstance(found, Answer)
+    assert found.text == "a"
+
+
+@pytest.mark.parametrize("place", ["reply", "choice"])
+def test_a_reply_that_reports_an_error_is_no_answer(place: str) -> None:
+    """The text beside it is what was said until then."""
+    error = {"error": {"message": "out of memory"}}
+    choice = {"delta": {"content": "hal"}, "message": {"content": "hal"}, "finish_reason": "stop"}
+    reply = {"choices": [{**choice, **(error if place == "choice" else {})}]}
+    body = {**reply, **(error if place == "reply" else {})}
+    line = {"custom_id": "k", "response": {"status_code": 200, "body": body}}
+    (outcome,) = [lines.read(json.dumps(line).encode()).outcome]
+    assert isinstance(outcome, Failure)
+    assert outcome.message == "out of memory"
+    with pytest.raises(BrokenStreamError, match="out of memory"):
+        streamed(f"data: {json.dumps(body)}")
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -35,6 +35,7 @@ BROKEN = {
     "half of utf-16": (TEXT.encode("utf-16")[:-1], "is not"),
     "cut gzip": (gzip.compress(TEXT.encode())[:-9], "cannot be read"),
     "altered gzip": (gzip.compress(TEXT.encode())[:12] + b"\xff" * 30, "cannot be read"),
+    "gzip twice": (gzip.compress(gzip.compress(TEXT.encode())), "compressed by gzip twice"),
     "zip": (b"PK\x03\x04", "a zip file"),
     "parquet": (b"PAR1", "parquet"),
     "binary": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary"),
@@ -155,6 +156,13 @@ def test_yaml_that_says_nothing_sane_is_refused_by_line(text: str, line: int, sa
     with pytest.raises(UsageError, match=f"^e.yaml: line {line}[ ,]") as caught:
         parse_yaml(text, "e.yaml")
     assert said in refusal(caught)
+
+
+def test_numbers_that_yaml_takes_for_others_are_texts() -> None:
+    text = "[010, -017, 1:30, 1:30.5, 10:00:00, 0, 10, 0.5, 0x10, 1_000, 00]"
+    assert parse_yaml(text, "f") == [
+        *("010", "-017", "1:30", "1:30.5", "10:00:00", 0, 10, 0.5, 16, 1000, "00"),
+    ]
 
 
 def test_yaml_keys_and_dates_are_texts_and_merges_merge() -> None:

@@ -171,8 +171,10 @@ def test_what_is_sound_of_an_odd_reply_is_kept(
         (SOUND.replace('"word"', "3"), "content is", 1),
         ('{"choices": null, "error": {"message": "no \\ud83d \\u001b[31mmemory"}}', "memory", 1),
         (json.dumps({"error": "x" * 9000}), "xxx...", 1),
+        (SOUND.replace('"usage"', '"error": {"message": "no memory"}, "usage"'), "no memory", 1),
+        (SOUND.replace('"index": 0', '"index": 0, "error": "no memory"'), "no memory", 1),
     ],
-    ids=["nested", "nested-choices", "number", "error", "long"],
+    ids=["nested", "nested-choices", "number", "error", "long", "beside", "in the choice"],
 )
 def test_a_reply_without_an_answer_is_one_failure_that_says_why(
     serve: Callable[[Reply], Odd], name: str, content: Any, told: str, posts: int

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.errors import ExperimentError
+from pytest_kvbench.errors import ExperimentError, UsageError
 from pytest_kvbench.settings import Experiment, Override, load_experiment
+from pytest_kvbench.tasks import get_task
 
 MINIMAL = "group: g\ntasks: [niah/single]\n"
 
@@ -238,3 +239,30 @@ def test_marks_and_gzip_are_read(tmp_path: Path) -> None:
     file.write_bytes((MINIMAL + "description: caf\u00e9").encode("latin-1"))
     with pytest.raises(ExperimentError, match=r"e\.yaml:3: is not UTF-8 text: byte 0xe9"):
         load_experiment(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("bins: {per_bin: yes}", "bins.per_bin"),
+        ("bins: {n: 2, per_bin: [5, on]}", "bins.per_bin"),
+        ("kv: {budgets: [yes]}", "kv.budgets"),
+        ("engine: {timeout_s: on}", "engine.timeout_s"),
+        ("gate: {margin: no}", "gate.margin"),
+        ("sampling: {seed: off}", "sampling.seed"),
+    ],
+)
+def test_a_yes_is_no_number(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(ExperimentError, match=rf"{key}: .*needed is a number: yes and on are true"):
+        load_experiment(write(tmp_path, f"{MINIMAL}{text}\n"))
+
+
+def test_a_yes_is_no_number_of_a_task_either() -> None:
+    with pytest.raises(UsageError, match="needed is a number"):
+        get_task("jsonl:x", options={"max_tokens": True})
+
+
+def test_a_time_and_a_number_with_a_zero_before_are_what_is_written(tmp_path: Path) -> None:
+    text = "executor: {walltime: 10:00:00}\nbins: {n: 1, per_bin: 010}\n"
+    experiment = load_experiment(write(tmp_path, MINIMAL + text)).experiment
+    assert (experiment.executor.walltime, experiment.bins.per_bin) == ("10:00:00", 10)
