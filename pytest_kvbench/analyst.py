@@ -20,7 +20,7 @@ from pytest_kvbench.errors import KvbenchError
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
-    from pytest_kvbench.settings import Experiment
+    from pytest_kvbench.experiment.schema import Experiment
 
 
 class Analyst:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
+from pytest_kvbench.experiment.load import Declared, Override, load_stages
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.hints import command
-from pytest_kvbench.settings import Declared, Experiment, Override, load_stages
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.origin import refuse_unconfirmed
 

@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from pytest_kvbench.engines import facts, levers
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.load import Declared
+from pytest_kvbench.experiment.schema import Experiment, Variant
 from pytest_kvbench.records import (
     FULL_CACHE,
     Arm,
@@ -20,7 +22,6 @@ from pytest_kvbench.records import (
     digest,
     format_budget,
 )
-from pytest_kvbench.settings import Declared, Experiment, Variant
 from pytest_kvbench.tasks import TaskFactory, check_task_name
 from pytest_kvbench.tasks.base import Task
 

@@ -25,8 +25,8 @@ from pytest_kvbench.analyse.sequential import (
     drawing_order,
     start,
 )
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import Cell, Request, TaskManifest
-from pytest_kvbench.settings import Experiment
 
 Planned = Sequence[tuple[Cell, Request]]
 Outcomes = Mapping[str, Mapping[str, Any]]

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.records import Cell, Example, Label, Request
-from pytest_kvbench.settings import Gate
 
 PROBE = 8
 """Examples asked first where the control and its treatments come from one prefill."""

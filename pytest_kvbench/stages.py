@@ -25,15 +25,12 @@ from pytest_kvbench import declared, executors, plan, sanity
 from pytest_kvbench.engines import Engine, EngineSource, engine_source, proof_of
 from pytest_kvbench.errors import ControlError, GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.execute import Pool, Tally, Work, first_cause
+from pytest_kvbench.experiment.load import Declared
+from pytest_kvbench.experiment.schema import ExecutorSettings, Experiment
 from pytest_kvbench.files import is_unconfirmed, replace_json, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import Cell, Proof, Request, TaskManifest, Telemetry, canonical
 from pytest_kvbench.score import score_answer
-from pytest_kvbench.settings import (
-    Declared,
-    ExecutorSettings,
-    Experiment,
-)
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.controls import SharedControls, control_key
 from pytest_kvbench.store.upkeep import orphans

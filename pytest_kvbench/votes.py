@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import TaskManifest, weakest
 from pytest_kvbench.score.vote import Ballot, ballot, elect
-from pytest_kvbench.settings import Experiment
 
 Row = Mapping[str, Any]
 

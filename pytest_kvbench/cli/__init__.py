@@ -24,8 +24,9 @@ import click
 
 from pytest_kvbench.cli import batch, given, groups, keeping, knowledge, options, power, waiting
 from pytest_kvbench.errors import EngineError, GuardError, KvbenchError, UsageError
+from pytest_kvbench.experiment.load import Declared, Override, load_experiment
+from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.hints import command
-from pytest_kvbench.settings import Declared, Gate, Override, load_experiment
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import given, options
-from pytest_kvbench.settings import Declared
+from pytest_kvbench.experiment.load import Declared
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.ledger import Batch

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pytest_kvbench.cli.saying import Saying
 from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.hints import command_of_file
-from pytest_kvbench.settings import Declared, Override, load_stages
 from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:

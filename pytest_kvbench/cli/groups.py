@@ -96,9 +96,9 @@ def rejudge(
     """Judge a stored GROUP by other rules; asks no model and changes nothing stored."""
     from pytest_kvbench import stages
     from pytest_kvbench.declared import find_declared
+    from pytest_kvbench.experiment.load import Override
     from pytest_kvbench.ops.rejudge import rejudge as rejudged
     from pytest_kvbench.report import terminal_lines, write_report
-    from pytest_kvbench.settings import Override
 
     given = {f"gate.{key}": value for key, value in gate.items() if value is not None}
     overrides = [Override(key, value, f"--{key[5:]}") for key, value in given.items()]

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from pytest_kvbench.cli import given, options
-from pytest_kvbench.settings import Experiment, Gate, Override, load_experiment
+from pytest_kvbench.experiment.load import Override, load_experiment
+from pytest_kvbench.experiment.schema import Experiment, Gate
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pytest_kvbench.engines.places import Crowd
 from pytest_kvbench.files import run_folder
 
 if TYPE_CHECKING:
-    from pytest_kvbench.settings import KV, EngineSettings
+    from pytest_kvbench.experiment.engine import EngineSettings
+    from pytest_kvbench.experiment.schema import KV
 
 __all__ = [
     "Capabilities",

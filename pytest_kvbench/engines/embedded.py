@@ -22,10 +22,10 @@ from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.places import Crowd, name_of
 from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.network import client_of
 from pytest_kvbench.records import Answer, Failure, Request, digest
-from pytest_kvbench.settings import EngineSettings
 
 _PROBE_S = 10.0
 

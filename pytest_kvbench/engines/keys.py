@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_kvbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from pytest_kvbench.settings import EngineSettings
+    from pytest_kvbench.experiment.engine import EngineSettings
 
 KEY_NAMES = ("KVBENCH_API_KEY", "OPENAI_API_KEY")
 _SHORTEST = 8

@@ -29,6 +29,8 @@ from pytest_kvbench.engines.places import Crowd, name_of
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.servers import Running, Servers, Started, at_once, check_declared
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import (
     FULL_CACHE,
@@ -39,7 +41,6 @@ from pytest_kvbench.records import (
     canonical,
     digest,
 )
-from pytest_kvbench.settings import KV, EngineSettings
 
 
 class OpenAISource:

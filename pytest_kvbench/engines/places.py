@@ -21,7 +21,7 @@ from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.records import digest
 
 if TYPE_CHECKING:
-    from pytest_kvbench.settings import EngineSettings
+    from pytest_kvbench.experiment.engine import EngineSettings
 
 _EVERY_S = 0.02
 """How often a process that waits looks for a place that another has given back."""

@@ -20,9 +20,10 @@ from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.watch import command_line
 from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import FULL_CACHE, digest
-from pytest_kvbench.settings import KV, EngineSettings
 
 
 class Servers(Protocol):

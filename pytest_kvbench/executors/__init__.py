@@ -13,7 +13,8 @@ Workers answer; the controller alone stores. Parsl is imported where it is used,
 from __future__ import annotations
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.settings import EngineSettings, ExecutorSettings
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import ExecutorSettings
 
 
 def check(executor: ExecutorSettings, engine: EngineSettings, *, workers: bool = False) -> None:

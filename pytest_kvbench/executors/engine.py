@@ -16,9 +16,10 @@ from pytest_kvbench.engines import Capabilities, stop_all
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.executors.flow import Flow, ParslFlow
 from pytest_kvbench.executors.worker import VERSION, Outcome, Terms, server_folders
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import KV, ExecutorSettings
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import Answer, Failure, Request, canonical
-from pytest_kvbench.settings import KV, EngineSettings, ExecutorSettings
 
 CHUNK = 16
 """Requests that travel together, at most: what is lost with a worker."""

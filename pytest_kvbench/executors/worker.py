@@ -18,8 +18,9 @@ from pathlib import Path
 
 from pytest_kvbench.engines import Engine, EngineSource, engine_source
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.records import Answer, Failure, Request
-from pytest_kvbench.settings import KV, EngineSettings
 
 Outcome = list[Answer | Failure] | EngineError
 """What one call of `Engine.answer` gave, or what it raised."""

@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.experiment.schema import Experiment, Variant
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
-from pytest_kvbench.settings import Experiment, Variant
 from pytest_kvbench.store import RunRow, Store
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.votes import votes

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pytest_kvbench import stages
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.ops.observed import observed
 from pytest_kvbench.report.summary import build_summary
-from pytest_kvbench.settings import Experiment
 
 Failures = Literal["drop", "zero"]
 """What becomes of a request without a reply: its pair is dropped, or it scores 0."""

@@ -10,9 +10,10 @@ import pytest
 
 from pytest_kvbench import plan
 from pytest_kvbench.errors import ExperimentError, KvbenchError
+from pytest_kvbench.experiment.load import Declared, load_stages
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.plugin.options import ERROR_PREFIX, Options
 from pytest_kvbench.records import Cell
-from pytest_kvbench.settings import Declared, Experiment, load_stages
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_kvbench.settings import Override
+    from pytest_kvbench.experiment.load import Override
     from pytest_kvbench.tasks import TaskFactory
 
 MARK = "kvbench"
@@ -120,7 +120,7 @@ class Options:
         Raises:
             ExperimentError: an override is not KEY=VALUE.
         """
-        from pytest_kvbench.settings import Override
+        from pytest_kvbench.experiment.load import Override
 
         given = config.option
         shortcuts = (

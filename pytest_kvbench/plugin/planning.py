@@ -8,10 +8,10 @@ import pytest
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.plugin.collection import declaration_of
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.records import Cell
-from pytest_kvbench.settings import Experiment
 from pytest_kvbench.store import DATABASE, Store
 
 FIRST_GUESS_S = 1 / 500

@@ -26,6 +26,7 @@ from pytest_kvbench.errors import (
     UsageError,
 )
 from pytest_kvbench.execute import Pool, Tally, first_cause
+from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.controller import Controller
@@ -33,7 +34,6 @@ from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.records import Cell, Request, digest, weakest
-from pytest_kvbench.settings import Declared
 from pytest_kvbench.store import Store
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import InfrastructureError
+from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.records import Cell, Proof
-from pytest_kvbench.settings import Gate
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.cell import CellResult

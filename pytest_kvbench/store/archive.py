@@ -23,10 +23,10 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, Protocol
 
 from pytest_kvbench.errors import StoreError
+from pytest_kvbench.experiment.limits import GROUP_NAMES, is_group_name
 from pytest_kvbench.files import UNCONFIRMED, UNFINISHED, sweep, unfinished_file, writing
 from pytest_kvbench.reading import open_file
 from pytest_kvbench.records import canonical, to_json
-from pytest_kvbench.settings import GROUP_NAMES, is_group_name
 from pytest_kvbench.store import DATABASE
 
 INDEX = "index.json"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import GuardError, StoreError
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed, replace_text, scratch, writing
 from pytest_kvbench.hints import command
-from pytest_kvbench.settings import Experiment
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.database import copy_database
 

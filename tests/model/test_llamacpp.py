@@ -17,8 +17,8 @@ import pytest
 
 from pytest_kvbench.engines.kinds import llamacpp
 from pytest_kvbench.engines.launch import serve, stop_all
+from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.files import run_folder
-from pytest_kvbench.settings import EngineSettings
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.model

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytest_kvbench import plan, stages
 from pytest_kvbench.analyse.rules import Analysis
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.ops.observed import observed
 from pytest_kvbench.records import (
     Answer,
@@ -21,7 +22,6 @@ from pytest_kvbench.records import (
     TaskManifest,
     Telemetry,
 )
-from pytest_kvbench.settings import Experiment
 from pytest_kvbench.store import DATABASE, RunRow, Store
 
 TASK = "jsonl:words.jsonl"

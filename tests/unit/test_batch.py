@@ -24,7 +24,7 @@ from pytest_kvbench.batch.files import OPENAI, Limits
 from pytest_kvbench.batch.ledger import FOLDER, LEDGER
 from pytest_kvbench.cli import main
 from pytest_kvbench.errors import EngineError, ExperimentError, GuardError
-from pytest_kvbench.settings import load_experiment
+from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.stages import Prepared
 from pytest_kvbench.store import Store
 from tests.conftest import WORDS

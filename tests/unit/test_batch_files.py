@@ -18,8 +18,8 @@ from pytest_kvbench.batch.files import Lane, Limits, Splitter, Written, clipped,
 from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.lines import Writer, read
 from pytest_kvbench.errors import GuardError, UsageError
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import Answer, Arm, Failure, Prompt, Request, Sampling
-from pytest_kvbench.settings import Experiment
 
 LANE = Lane("none", "http://x/v1", "/v1/completions")
 HOSTED = {"name": "openai", "model": "m", "base_url": "http://x/v1"}

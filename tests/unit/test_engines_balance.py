@@ -13,7 +13,7 @@ from pytest_kvbench.engines import balance
 from pytest_kvbench.engines.balance import Balanced, alike
 from pytest_kvbench.engines.base import Reply
 from pytest_kvbench.errors import EngineError, UsageError
-from pytest_kvbench.settings import EngineSettings
+from pytest_kvbench.experiment.engine import EngineSettings
 
 
 @dataclass

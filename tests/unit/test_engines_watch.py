@@ -19,8 +19,8 @@ import pytest
 from pytest_kvbench.engines.launch import stop, stop_all
 from pytest_kvbench.engines.servers import Started
 from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.files import run_folder
-from pytest_kvbench.settings import load_experiment
 
 SERVER = """
 import http.server, os, subprocess, sys

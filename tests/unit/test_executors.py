@@ -23,6 +23,9 @@ from pytest_kvbench.errors import EngineError, ExperimentError, UsageError
 from pytest_kvbench.executors import flow as flow_module
 from pytest_kvbench.executors import guard, presets, worker
 from pytest_kvbench.executors.engine import CHUNK, HandedOut
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.load import load_experiment
+from pytest_kvbench.experiment.schema import KV, ExecutorSettings, Experiment
 from pytest_kvbench.records import (
     Answer,
     Arm,
@@ -32,13 +35,6 @@ from pytest_kvbench.records import (
     Sampling,
     Telemetry,
     digest,
-)
-from pytest_kvbench.settings import (
-    KV,
-    EngineSettings,
-    ExecutorSettings,
-    Experiment,
-    load_experiment,
 )
 from tests.support.mock_server import MockServer
 

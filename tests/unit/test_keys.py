@@ -14,8 +14,9 @@ from pytest_kvbench.engines.keys import check_absent, masked
 from pytest_kvbench.engines.launch import stop_all
 from pytest_kvbench.engines.servers import Started
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.files import run_folder
-from pytest_kvbench.settings import EngineSettings, load_experiment
 
 KEY = "sesame-4711"
 PRINTS_ENVIRONMENT = """

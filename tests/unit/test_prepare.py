@@ -11,7 +11,7 @@ import pytest
 
 from pytest_kvbench import stages
 from pytest_kvbench.errors import GuardError
-from pytest_kvbench.settings import Declared, load_experiment
+from pytest_kvbench.experiment.load import Declared, load_experiment
 from pytest_kvbench.tasks import tokenizers
 
 ROW = {"question": "Who?", "context": "Ada wrote it. " * 20, "answers": ["Ada"]}

@@ -25,6 +25,7 @@ from pytest_kvbench.engines import engine_source
 from pytest_kvbench.engines.base import EngineSource
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.records import (
     Answer,
     Arm,
@@ -34,7 +35,6 @@ from pytest_kvbench.records import (
     Sampling,
     canonical,
 )
-from pytest_kvbench.settings import load_experiment
 from tests.support.serving import Serving
 
 Reply = Callable[["Odd"], Response]

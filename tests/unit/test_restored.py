@@ -21,9 +21,9 @@ from pytest_kvbench import stages
 from pytest_kvbench.batch.ledger import Ledger
 from pytest_kvbench.cli import main
 from pytest_kvbench.errors import GuardError, StoreError
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed
 from pytest_kvbench.records import digest
-from pytest_kvbench.settings import Experiment
 from pytest_kvbench.store import DATABASE, SCHEMA_VERSION, Store, database
 from pytest_kvbench.store.archive import Index
 from pytest_kvbench.store.origin import claims, mark

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import ExperimentError, UsageError
-from pytest_kvbench.settings import Experiment, Override, load_experiment
+from pytest_kvbench.experiment.load import Override, load_experiment
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.tasks import get_task
 
 MINIMAL = "group: g\ntasks: [niah/single]\n"

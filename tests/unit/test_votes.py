@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_kvbench import plan
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import (
     Bin,
     Example,
@@ -18,7 +19,6 @@ from pytest_kvbench.records import (
 )
 from pytest_kvbench.score import METRICS
 from pytest_kvbench.score.vote import ballot, elect
-from pytest_kvbench.settings import Experiment
 from pytest_kvbench.votes import votes
 
 LETTERS = st.sampled_from(["A", "B", "C", "D", ""])

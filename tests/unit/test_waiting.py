@@ -25,8 +25,8 @@ from pytest_kvbench import awaited, stages
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.ledger import FOLDER, Ledger
 from pytest_kvbench.cli import main, waiting
+from pytest_kvbench.experiment.load import Override, load_experiment
 from pytest_kvbench.records import Answer, Request, Telemetry
-from pytest_kvbench.settings import Override, load_experiment
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.outstanding import Count
 from pytest_kvbench.store.presence import Presence, at_work

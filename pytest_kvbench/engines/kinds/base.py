@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.engines.probe import Probe
-from pytest_kvbench.settings import EngineSettings
+from pytest_kvbench.experiment.engine import EngineSettings
 
 Types = tuple[str, str]
 """The types of keys and values, in the server's own words."""

@@ -17,8 +17,8 @@ from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.records import digest
-from pytest_kvbench.settings import EngineSettings
 
 _LENGTHS = (16, 80)
 _FILE = "kvbench-probe.bin"

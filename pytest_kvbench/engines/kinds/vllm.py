@@ -14,7 +14,7 @@ from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.watch import command_line
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.settings import EngineSettings
+from pytest_kvbench.experiment.engine import EngineSettings
 
 _CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

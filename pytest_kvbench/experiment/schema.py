@@ -1,0 +1,394 @@
+"""What is declared: the sections of an experiment and their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    model_validator,
+)
+
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.limits import (
+    GROUP,
+    GROUP_NAMES,
+    HOTTEST,
+    MAX_BINS,
+    MAX_CELLS,
+    MAX_GROUP,
+    MAX_REQUESTS,
+    MAX_TOKENS,
+)
+from pytest_kvbench.experiment.section import Count, Edge, Fraction, Listed, Section, about, unique
+from pytest_kvbench.records import Sampling
+
+
+class PerBin(Section):
+    """How many examples a bin may take, where sampling stops as soon as its cells are decided."""
+
+    min: int = about("examples before the first look, at least 1", default=12, ge=1)
+    max: Count = about("examples at which to stop, from min to 100,000", default=200)
+
+
+class Bins(Section):
+    """Length classes of prompts, and how many examples each gets."""
+
+    n: int = about("a whole number of bins, from 1 to 1,000", default=3, ge=1, le=MAX_BINS)
+    per_bin: Count | tuple[Count, ...] | PerBin = about(
+        "examples per bin: one whole number up to 100,000, or a list with one per bin; {min: 12, "
+        "max: 200} under sampling.strategy: sequential",
+        default=8,
+    )
+    edges: tuple[Edge, ...] | None = about(
+        "increasing inner edges; n follows", default=None, max_length=MAX_BINS - 1
+    )
+    range: tuple[Edge, Edge] = about(
+        "two increasing numbers: the tokens of generated prompts", default=(256, 2048)
+    )
+    by: Literal["tokens", "length"] = about(
+        "tokens, or length (the data set's own field)", default="tokens"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_from_edges(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("edges"), list | tuple):
+            return {"n": len(data["edges"]) + 1, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Bins:
+        edges, per_bin = self.edges, self.per_bin
+        if edges is not None and self.n != len(edges) + 1:
+            raise ValueError(f"n is {self.n}, but {len(edges)} edges make {len(edges) + 1} bins")
+        if edges is not None and list(edges) != sorted(set(edges)):
+            raise ValueError(f"edges must increase, got {list(edges)}")
+        if isinstance(per_bin, tuple) and len(per_bin) != self.n:
+            raise ValueError(f"per_bin lists {len(per_bin)} numbers for {self.n} bins")
+        if isinstance(per_bin, PerBin) and per_bin.min > per_bin.max:
+            raise ValueError(f"per_bin: min {per_bin.min} is above max {per_bin.max}")
+        if not 0 < self.range[0] < self.range[1]:
+            raise ValueError(f"range must be two increasing numbers, got {list(self.range)}")
+        return self
+
+    @property
+    def per_bins(self) -> tuple[int, ...]:
+        """Examples wanted in each bin, at most."""
+        if isinstance(self.per_bin, PerBin):
+            return (self.per_bin.max,) * self.n
+        return self.per_bin if isinstance(self.per_bin, tuple) else (self.per_bin,) * self.n
+
+    @property
+    def least(self) -> int:
+        """Examples before the first look, where sampling is sequential."""
+        return self.per_bin.min if isinstance(self.per_bin, PerBin) else min(self.per_bins)
+
+
+class KV(Section):
+    """The policies and the ladder of budgets."""
+
+    policies: Annotated[tuple[str, ...], Listed, AfterValidator(unique)] = about(
+        "a list of policy names, each once", default=("snapkv",)
+    )
+    budgets: Annotated[tuple[Fraction, ...], Listed, AfterValidator(unique)] = about(
+        "a list of fractions of the full cache's bytes, each in (0, 1] and once; 1.0 makes the "
+        "control's own item",
+        default=(1.0, 0.5, 0.2),
+    )
+    question_aware: bool = about(
+        "true: a policy sees the question; false: the context alone", default=True
+    )
+    params: Mapping[str, Mapping[str, Any]] = about(
+        "parameters by policy: {snapkv: {window_size: 32}}", default_factory=dict
+    )
+
+
+class SamplingSettings(Section):
+    """How tokens are drawn, and how often."""
+
+    temperature: float = about("a number from 0 to 100; 0 is greedy", default=0.0, ge=0, le=HOTTEST)
+    top_p: float = about("a number in (0, 1]", default=1.0, gt=0, le=1)
+    max_tokens: int | None = about(
+        "new tokens, at least 1; unset: the task's own", default=None, ge=1, le=MAX_TOKENS
+    )
+    trials: int = about(
+        "a whole number from 1 to 1,000: how often each example is asked; more than one needs a "
+        "temperature",
+        default=1,
+        ge=1,
+        le=1_000,
+    )
+    self_consistency: int = about(
+        "samples that vote on each answer, at least 1: one answer for the price of so many; more "
+        "than one needs a temperature",
+        default=1,
+        ge=1,
+        le=1_000,
+    )
+    seed: int = about("a whole number from 0 to 2,147,483,647", default=0, ge=0, le=2**31 - 1)
+    strategy: Literal["fixed", "sequential"] = about(
+        "fixed (bins.per_bin examples for every cell) or sequential (until a cell is decided, "
+        "between bins.per_bin {min, max})",
+        default="fixed",
+    )
+
+
+class Variant(Section):
+    """One way of asking: what differs from the experiment's own."""
+
+    temperature: float | None = about(
+        "a number from 0 to 100; 0 is greedy", default=None, ge=0, le=HOTTEST
+    )
+    top_p: float | None = about("a number in (0, 1]", default=None, gt=0, le=1)
+    before: str = about("text in front of every prompt", default="")
+    after: str = about("text behind every prompt", default="")
+
+
+class Gate(Section):
+    """When a cell holds, and what an item does about it."""
+
+    margin: float = about("a loss one can live with, in (0, 1)", default=0.10, gt=0, lt=1)
+    alpha: float = about(
+        "the error rate, in (0, 0.5); intervals are at 1 - alpha", default=0.05, gt=0, lt=0.5
+    )
+    mode: Literal["measure", "gate"] = about(
+        "measure (no verdict fails a test) or gate (a cell that breaks does)", default="measure"
+    )
+    undetermined: Literal["pass", "fail"] = about(
+        "pass or fail: what an undetermined cell does in mode gate", default="pass"
+    )
+    max_lost: float = about(
+        "share of lost pairs above which a cell is not measured, in [0, 1)",
+        default=0.05,
+        ge=0,
+        lt=1,
+    )
+    drop_threshold: float = about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
+    correction: Literal["holm", "bh", "none"] = about(
+        "holm, bh or none: how p-values of many cells are adjusted", default="holm"
+    )
+    control_floor: float | None = about(
+        "in [0, 1): the control's mean in the shortest bin must be above it, or its treatments are "
+        "not asked; null: chance, which is 0, or one over the options of a choice",
+        default=None,
+        ge=0,
+        lt=1,
+    )
+    max_sick: float = about(
+        "share of a control's replies that may be empty, refused or cut off without a score, "
+        "before its treatments are given up",
+        default=0.5,
+        ge=0,
+        le=1,
+    )
+
+
+class Prices(Section):
+    """What a hosted model costs, per million tokens."""
+
+    prompt: float = about("a number of at least 0", ge=0, le=1e9)
+    completion: float = about("a number of at least 0", ge=0, le=1e9)
+    currency: str = about("a name, as in USD", default="USD")
+
+
+def _clock(value: Any) -> Any:
+    """What YAML makes of an unquoted 10:00:00 is a number of seconds."""
+    if isinstance(value, int) and value > 0:
+        return f"{value // 3600:02}:{value // 60 % 60:02}:{value % 60:02}"
+    return value
+
+
+class ExecutorSettings(Section):
+    """Where requests are asked from: this machine, or the workers of a Parsl executor.
+
+    Decides no answer, so it is no part of a group's identity: `Experiment.snapshot` leaves it out.
+    """
+
+    name: Literal["local", "parsl"] = about(
+        "local (this process) or parsl (workers that Parsl starts)", default="local"
+    )
+    preset: Literal["local", "slurm", "kubernetes"] = about(
+        "local, slurm or kubernetes, where no config is named", default="local"
+    )
+    config: str | None = about(
+        "a Python file that defines `config`, a parsl.Config; it takes the preset's place",
+        default=None,
+    )
+    workers: int = about("worker processes on each node, at least 1", default=2, ge=1, le=1_000)
+    nodes: int = about("nodes of a block, at least 1", default=1, ge=1, le=10_000)
+    blocks: int = about("blocks (jobs, pods) at most, at least 1", default=1, ge=1, le=10_000)
+    walltime: Annotated[str, BeforeValidator(_clock)] = about(
+        "how long a Slurm job may last, HH:MM:SS",
+        default="01:00:00",
+        pattern=r"^\d{1,3}:[0-5]\d:[0-5]\d$",
+    )
+    partition: str | None = about("a Slurm partition", default=None)
+    account: str | None = about("a Slurm account", default=None)
+    scheduler_options: str = about(
+        "more #SBATCH lines, as in '#SBATCH --gpus-per-node=1'", default=""
+    )
+    memory_gb: int | None = about(
+        "GB of a Slurm node or a Kubernetes pod; unset: the cluster's own, 8 for a pod",
+        default=None,
+        ge=1,
+        le=1_000_000,
+    )
+    namespace: str = about("a Kubernetes namespace", default="default")
+    image: str | None = about("the image of a Kubernetes pod, this package inside", default=None)
+    address: str | None = about(
+        "where workers reach this machine; unset: the address of its way out", default=None
+    )
+    worker_init: str = about(
+        "shell lines before a worker starts, as in 'module load cuda'", default=""
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExecutorSettings:
+        pods = self.name == "parsl" and self.config is None and self.preset == "kubernetes"
+        if pods and self.image is None:
+            raise ValueError("preset kubernetes needs an image that has this package")
+        if pods and self.nodes > 1:
+            raise ValueError("a pod is one node: with preset kubernetes say blocks, not nodes")
+        return self
+
+
+class Experiment(Section):
+    """One experiment: everything that decides what is asked, of whom, and how it is judged."""
+
+    group: str = about(
+        f"{GROUP_NAMES}; its folder is below reports/", pattern=GROUP, max_length=MAX_GROUP
+    )
+    description: str = about("a sentence for the report", default="")
+    tasks: Annotated[tuple[str, ...], Listed, AfterValidator(unique)] = about(
+        "a list of task names, each once: [niah/single]"
+    )
+    task_options: Mapping[str, Mapping[str, Any]] = about(
+        "options by task name or family: {niah: {haystack: noise}}", default_factory=dict
+    )
+    bins: Bins = Bins()
+    kv: KV = KV()
+    engine: EngineSettings = EngineSettings()
+    executor: ExecutorSettings = Field(default=ExecutorSettings(), exclude=True)
+    sampling: SamplingSettings = SamplingSettings()
+    gate: Gate = Gate()
+    variants: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]*$")], Variant] = (
+        about(
+            "ways of asking by name: {plain: {}, warm: {temperature: 0.7}, terse: {after: ' In one "
+            "word.'}}",
+            default_factory=dict,
+        )
+    )
+    tokenizer: str = about(
+        "auto (the serving model's), approximate, tiktoken:NAME or hf:PATH_OR_ID",
+        default="auto",
+        pattern=r"^(auto|approximate|(tiktoken|hf):.+)$",
+    )
+    prices: Prices | None = about(
+        "per million tokens, for the report: {prompt: 0.5, completion: 1.5, currency: USD}",
+        default=None,
+    )
+    aa: bool = about("true: run the control twice, as a noise floor", default=False)
+    after: str | None = about(
+        "a group that is run first: arms that break there, by task, are not asked here",
+        default=None,
+        pattern=GROUP,
+        max_length=MAX_GROUP,
+    )
+    dropped: Mapping[str, tuple[str, ...]] = about(
+        "arms that are not asked, by task: {niah/single: [snapkv-0.20]}; filled in by `after`",
+        default_factory=dict,
+    )
+
+    @model_validator(mode="after")
+    def _limits_where_sequential(self) -> Experiment:
+        limited = isinstance(self.bins.per_bin, PerBin)
+        if limited != self.sequential:
+            raise ValueError(
+                "bins.per_bin: {min, max} and sampling.strategy: sequential need each other; got "
+                f"bins.per_bin {self.bins.per_bin!r} and strategy {self.sampling.strategy}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_live(self) -> Experiment:
+        if self.sequential and self.engine.mode == "batch":
+            raise ValueError(
+                "sampling.strategy: sequential looks at answers before it asks on, and "
+                "engine.mode: batch has them tomorrow; use strategy: fixed or mode: live"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plannable(self) -> Experiment:
+        kv, asked = self.kv, len(self.tasks) * len(self.ways)
+        cells = asked * self.bins.n * len(kv.policies) * len(kv.budgets)
+        draws = self.sampling.trials * self.sampling.self_consistency
+        examples = max(1, sum(self.bins.per_bins))
+        requests = cells // self.bins.n * examples * draws
+        if cells > MAX_CELLS:
+            raise ValueError(
+                f"tasks x bins x variants x policies x budgets make {cells:,} cells, more than "
+                f"{MAX_CELLS:,}: split it into several experiments"
+            )
+        if requests > MAX_REQUESTS:
+            raise ValueError(
+                f"cells, bins.per_bin and samples make {requests:,} requests, more than "
+                f"{MAX_REQUESTS:,}: lower bins.per_bin or split it"
+            )
+        return self
+
+    @property
+    def sequential(self) -> bool:
+        """Whether sampling stops as soon as cells are decided."""
+        return self.sampling.strategy == "sequential"
+
+    @model_validator(mode="after")
+    def _greedy_once(self) -> Experiment:
+        drawn = any(self.sampling_of(name).temperature > 0 for name in self.ways)
+        for key, called in (("trials", "trial"), ("self_consistency", "sample")):
+            count = getattr(self.sampling, key)
+            if count > 1 and not drawn:
+                raise ValueError(
+                    f"sampling.{key} is {count} at temperature 0, where every {called} gives the "
+                    f"same answer; use {key}: 1 or a temperature above 0"
+                )
+        return self
+
+    @property
+    def ways(self) -> Mapping[str, Variant]:
+        """The variants by name; one without a name where none is declared."""
+        return self.variants or {"": Variant()}
+
+    def sampling_of(self, variant: str) -> Sampling:
+        """How a variant's tokens are drawn; greedy decoding draws nothing, so it has no seed."""
+        way, own = self.ways[variant], self.sampling
+        temperature = own.temperature if way.temperature is None else way.temperature
+        top_p = own.top_p if way.top_p is None else way.top_p
+        return Sampling(temperature, top_p, own.seed if temperature > 0 else 0)
+
+    def samples_of(self, variant: str) -> int:
+        """How many samples vote on each of a variant's answers; greedy decoding has but one."""
+        return self.sampling.self_consistency if self.sampling_of(variant).temperature > 0 else 1
+
+    def draws_of(self, variant: str) -> int:
+        """How often a variant asks each example: in every trial as many samples as vote."""
+        greedy = self.sampling_of(variant).temperature == 0
+        return 1 if greedy else self.sampling.trials * self.sampling.self_consistency
+
+    @property
+    def votes(self) -> bool:
+        """Whether any answer is a vote."""
+        return any(self.samples_of(name) > 1 for name in self.ways)
+
+    def options_of(self, task: str) -> Mapping[str, Any]:
+        """Options of a task: its family's (`niah`), then its own (`niah/single`)."""
+        family = task.split("/")[0].split(":")[0]
+        return {**self.task_options.get(family, {}), **self.task_options.get(task, {})}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain JSON data; `Experiment(**snapshot)` gives the experiment back, asked from here."""
+        return self.model_dump(mode="json")
