@@ -17,7 +17,8 @@ import pytest
 # What an inner pytest imports it forgets again, but numpy can be loaded only once.
 import pytest_kvbench.analyse.observations
 import pytest_kvbench.report.plots  # noqa: F401 -- for the same reason
-from pytest_kvbench import analyst, stages
+from pytest_kvbench.pipeline import judge as judge_stage
+from pytest_kvbench.pipeline import judge_process
 from tests.support.mock_server import MockServer
 
 # Most plugin tests start Python several times: compiling everything each time would double theirs.
@@ -70,7 +71,7 @@ class Project:
 class AnalystHere:
     """In place of the analyst's process: pandas is in this one, and each would load it anew."""
 
-    judge = staticmethod(stages.judge)
+    judge = staticmethod(judge_stage.judge)
 
     def warm(self) -> None:
         pass
@@ -84,7 +85,7 @@ def project(
     pytester: pytest.Pytester, mock: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> Project:
     """An experiment on the mock server."""
-    monkeypatch.setattr(analyst, "Analyst", AnalystHere)
+    monkeypatch.setattr(judge_process, "Analyst", AnalystHere)
     rows = [
         {
             "question": f"Say {word}",

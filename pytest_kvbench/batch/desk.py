@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_kvbench import plan, sound, stages
+from pytest_kvbench import sound
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, chunks, keys_of
 from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id, refuse_foreign
@@ -26,6 +26,8 @@ from pytest_kvbench.engines.base import bearer
 from pytest_kvbench.engines.keys import api_key_of
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.files import writing
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
 from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import ControlEntry, SharedControls, control_key
@@ -46,7 +48,7 @@ class Submitted:
 
 @contextlib.contextmanager
 def desk(
-    prepared: stages.Prepared,
+    prepared: Prepared,
     controls: Path | None = None,
     *,
     limits: Limits = OPENAI,
@@ -81,7 +83,7 @@ class Desk:
 
     def __init__(
         self,
-        prepared: stages.Prepared,
+        prepared: Prepared,
         store: Store,
         controls: SharedControls,
         limits: Limits,
@@ -131,7 +133,7 @@ class Desk:
 
         def note(file: Any) -> None:
             self._on_step("write")
-            self.ledger.note(file, stages.now())
+            self.ledger.note(file, now())
             self._on_step("written")
 
         count, writer = 0, Writer(self._prepared.experiment)
@@ -333,7 +335,7 @@ class Desk:
 
 
 def planned(
-    prepared: stages.Prepared, cells: Sequence[Cell] | None = None
+    prepared: Prepared, cells: Sequence[Cell] | None = None
 ) -> Iterator[tuple[Cell, Request]]:
     """The requests of some cells, by default of the whole plan; one at a time."""
     some = plan.cells(prepared.experiment) if cells is None else cells
@@ -342,7 +344,7 @@ def planned(
 
 
 def missing(
-    prepared: stages.Prepared,
+    prepared: Prepared,
     store: Store,
     taken: Keys,
     cells: Sequence[Cell] | None = None,
@@ -363,7 +365,7 @@ def missing(
 
 
 def share_controls(
-    prepared: stages.Prepared,
+    prepared: Prepared,
     store: Store,
     shared: SharedControls,
     cells: Sequence[Cell] | None = None,

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_kvbench import stages
 from pytest_kvbench.batch.desk import desk, missing, share_controls
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, Written
 from pytest_kvbench.batch.lines import Writer
 from pytest_kvbench.batch.results import Taken, results, take
+from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import SharedControls
 
 
-def export(prepared: stages.Prepared, folder: Path, limits: Limits = OPENAI) -> list[Written]:
+def export(prepared: Prepared, folder: Path, limits: Limits = OPENAI) -> list[Written]:
     """Write what has no answer and is in no open batch; the files.
 
     Nobody knows what becomes of them, so the ledger does not: exported twice is there twice.
@@ -44,7 +44,7 @@ def export(prepared: stages.Prepared, folder: Path, limits: Limits = OPENAI) -> 
     return files
 
 
-def take_files(prepared: stages.Prepared, paths: Sequence[Path]) -> Taken:
+def take_files(prepared: Prepared, paths: Sequence[Path]) -> Taken:
     """Store the results in files; what was never asked of the group is counted and left.
 
     Raises:

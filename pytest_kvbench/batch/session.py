@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_kvbench import stages
 from pytest_kvbench.batch.desk import desk
 from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.ledger import Ledger, said
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Cell
 from pytest_kvbench.store import Store
 
@@ -47,9 +47,7 @@ class Waiting:
         self._keys.close()
 
 
-def sync(
-    prepared: stages.Prepared, controls: Path | None, run_id: str, cells: Sequence[Cell]
-) -> Waiting:
+def sync(prepared: Prepared, controls: Path | None, run_id: str, cells: Sequence[Cell]) -> Waiting:
     """Fetch, then submit what some cells lack; the other processes of the run find it done.
 
     Args:

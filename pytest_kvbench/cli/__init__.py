@@ -30,7 +30,7 @@ from pytest_kvbench.hints import command
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
-    from pytest_kvbench.stages import Prepared, Site
+    from pytest_kvbench.pipeline.group import Prepared, Site
 
 EXIT_USAGE = 4
 EXIT_INFRASTRUCTURE = 10
@@ -74,7 +74,7 @@ _force = click.option("--force", is_flag=True, help="Go on where the stored grou
 @options.sets
 def validate(file: Path, sets: tuple[str, ...]) -> None:
     """Check an experiment FILE; say what it would measure."""
-    from pytest_kvbench import plan
+    from pytest_kvbench.pipeline import plan
 
     for declared in given.loaded(file, sets):
         cells = plan.cells(declared.experiment)
@@ -106,17 +106,22 @@ def resolve(file: Path, sets: tuple[str, ...]) -> None:
 @_force
 def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: bool) -> None:
     """Choose the examples and write the manifest; asks no model."""
-    from pytest_kvbench import stages
+    from pytest_kvbench.pipeline import ask, conclude
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.group import check_engine, now, source_of
+    from pytest_kvbench.pipeline.prepare import MANIFEST, bin_spec, prepare_data
 
     every = given.declared(group_or_yaml, reports, sets)
     for declared in every:
-        manifests = stages.prepare_data(declared, given.site(reports, every, force=force))
+        manifests = prepare_data(declared, given.site(reports, every, force=force))
         for manifest in manifests.values():
             counts = ", ".join(
                 f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
             )
             click.echo(f"{manifest.task}: {counts}")
-        click.echo(reports / declared.experiment.group / stages.MANIFEST)
+        click.echo(reports / declared.experiment.group / MANIFEST)
 
 
 @main.command()
@@ -247,7 +252,12 @@ def score_file(task: str, predictions: Path, as_json: bool) -> None:
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in an experiment.")
 def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     """Show an example of a TASK, its prompt as sent, and its token counts."""
-    from pytest_kvbench import plan, stages
+    from pytest_kvbench.pipeline import ask, conclude, plan
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.group import check_engine, now, source_of
+    from pytest_kvbench.pipeline.prepare import MANIFEST, bin_spec, prepare_data
     from pytest_kvbench.tasks import get_task
     from pytest_kvbench.tasks.show import show_task
     from pytest_kvbench.tasks.tokenizers import load_tokenizer
@@ -260,7 +270,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     site = given.site(Path())
     plan.check(declared, site.tasks)
     experiment = declared.experiment
-    source = stages.source_of(experiment, site)
+    source = source_of(experiment, site)
     tokenizer = load_tokenizer(
         experiment.tokenizer,
         serving=source.tokenizer_folder(),
@@ -269,7 +279,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     )
     for line in show_task(
         get_task(task, options=experiment.options_of(task), extra=site.tasks),
-        stages.bin_spec(experiment),
+        bin_spec(experiment),
         tokenizer,
         experiment.sampling.seed,
         index=index,
@@ -300,13 +310,18 @@ def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
 
 
 def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
-    from pytest_kvbench import stages
     from pytest_kvbench.batch.ledger import warn_of_open
+    from pytest_kvbench.pipeline import ask, conclude
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.group import check_engine, now, source_of
+    from pytest_kvbench.pipeline.prepare import MANIFEST, bin_spec, prepare_data
     from pytest_kvbench.store import Store
     from pytest_kvbench.store.presence import Presence
 
-    stages.check_engine(declared.experiment, site)
-    prepared = stages.prepare(declared, site)
+    check_engine(declared.experiment, site)
+    prepared = prepare_stage.prepare(declared, site)
     present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
     if declared.experiment.engine.mode == "batch":
         batch.pick_up_and_hand_over(prepared)
@@ -314,9 +329,9 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
     warn_of_open(prepared.folder)
     total = len(prepared.requests())
     with groups.progress(total) as settled:
-        tally = stages.run(prepared, site, settled)
+        tally = ask.run(prepared, site, settled)
     with Store(prepared.database) as store:
-        store.finish_run(site.run_id, stages.now())
+        store.finish_run(site.run_id, now())
     click.echo(
         f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
         f"{tally.stored} stored before, {tally.reused} shared controls reused"
@@ -330,8 +345,13 @@ def _conclude(prepared: Prepared, gate: Gate) -> None:
 
 
 def _score(prepared: Prepared) -> None:
-    from pytest_kvbench import stages
     from pytest_kvbench.errors import MissingPrerequisiteError
+    from pytest_kvbench.pipeline import ask, conclude
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.group import check_engine, now, source_of
+    from pytest_kvbench.pipeline.prepare import MANIFEST, bin_spec, prepare_data
     from pytest_kvbench.store import Store
 
     group = prepared.experiment.group
@@ -342,22 +362,32 @@ def _score(prepared: Prepared) -> None:
                 f"group {group}: nothing has been answered yet",
                 f"run it: {command('run', prepared.folder)}",
             )
-        count = stages.score(store, keys)
+        count = score_stage.score(store, keys)
     click.echo(f"{group}: {count} answers scored")
 
 
 def _analyse(prepared: Prepared, gate: Gate) -> None:
-    from pytest_kvbench import stages
+    from pytest_kvbench.pipeline import ask, conclude
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.group import check_engine, now, source_of
+    from pytest_kvbench.pipeline.prepare import MANIFEST, bin_spec, prepare_data
     from pytest_kvbench.report import append_step_summary, terminal_lines
 
     experiment = prepared.experiment.model_copy(update={"gate": gate})
-    summary = stages.analyse(replace(prepared, experiment=experiment))
+    summary = conclude.analyse(replace(prepared, experiment=experiment))
     append_step_summary(summary, os.environ)
-    for line in terminal_lines(summary, paths=[str(prepared.folder / stages.SUMMARY)]):
+    for line in terminal_lines(summary, paths=[str(prepared.folder / SUMMARY)]):
         click.echo(line)
 
 
 def _report(prepared: Prepared, *elsewhere: Path) -> None:
-    from pytest_kvbench import stages
+    from pytest_kvbench.pipeline import ask, conclude
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.group import check_engine, now, source_of
+    from pytest_kvbench.pipeline.prepare import MANIFEST, bin_spec, prepare_data
 
-    click.echo(stages.report(prepared, *elsewhere))
+    click.echo(conclude.report(prepared, *elsewhere))

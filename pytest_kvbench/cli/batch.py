@@ -14,7 +14,7 @@ from pytest_kvbench.experiment.load import Declared
 if TYPE_CHECKING:
     from pytest_kvbench.batch.ledger import Batch
     from pytest_kvbench.batch.results import Taken
-    from pytest_kvbench.stages import Prepared
+    from pytest_kvbench.pipeline.group import Prepared
 
 
 @click.group()
@@ -109,10 +109,10 @@ def export(group_or_yaml: str, reports: Path, sets: tuple[str, ...], folder: Pat
 @options.reports
 def import_(group: str, files: tuple[Path, ...], reports: Path) -> None:
     """Store the answers in result FILEs: output and error files, in any order."""
-    from pytest_kvbench import stages
     from pytest_kvbench.batch.portable import take_files
+    from pytest_kvbench.pipeline.group import open_group
 
-    prepared = stages.open_group(reports / group, given.tasks(reports))
+    prepared = open_group(reports / group, given.tasks(reports))
     _tell(prepared, take_files(prepared, files))
 
 
@@ -150,11 +150,12 @@ def _stage_waits(declared: Declared, reports: Path) -> bool:
 
 
 def _prepared(declared: Declared, reports: Path) -> Prepared:
-    from pytest_kvbench import stages
+    from pytest_kvbench.pipeline.group import source_of
+    from pytest_kvbench.pipeline.prepare import prepare
 
     site = given.site(reports, [declared])
-    stages.source_of(declared.experiment, site).check()
-    return stages.prepare(declared, site)
+    source_of(declared.experiment, site).check()
+    return prepare(declared, site)
 
 
 def _name(prepared: Prepared) -> str:

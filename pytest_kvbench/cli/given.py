@@ -18,7 +18,7 @@ from pytest_kvbench.hints import command_of_file
 from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:
-    from pytest_kvbench.stages import Prepared, Site
+    from pytest_kvbench.pipeline.group import Prepared, Site
     from pytest_kvbench.tasks import TaskFactory
 
 
@@ -31,7 +31,7 @@ def declared(
     name: str, reports: Path, sets: tuple[str, ...], *, ran: bool = False, reads: bool = False
 ) -> tuple[Declared, ...]:
     """The stages of a file or a group, checked: see `find_declared`."""
-    from pytest_kvbench.declared import find_declared
+    from pytest_kvbench.pipeline.find import find_declared
 
     found = find_declared(name, reports, _overrides(sets), ran=ran, reads=reads)
     return _checked(found, (reports,))
@@ -43,14 +43,14 @@ def opened(declared: Declared, reports: Path) -> Prepared:
     Raises:
         MissingPrerequisiteError: it has not been run.
     """
-    from pytest_kvbench import stages
+    from pytest_kvbench.pipeline.group import group_folder, open_group
     from pytest_kvbench.store import DATABASE
 
-    folder = stages.group_folder(declared.experiment, reports)
+    folder = group_folder(declared.experiment, reports)
     if declared.files and not (folder / DATABASE).is_file():
         run = command_of_file("run", declared.files[-1], reports)
         raise MissingPrerequisiteError(f"{folder}: no group has been run there", f"make one: {run}")
-    return stages.open_group(folder, tasks(reports, of=[declared]))
+    return open_group(folder, tasks(reports, of=[declared]))
 
 
 def tasks(*folders: Path, of: Sequence[Declared] = ()) -> ProjectTasks:
@@ -71,7 +71,7 @@ def site(
     reports: Path, of: Sequence[Declared] = (), *, fresh: bool = False, force: bool = False
 ) -> Site:
     """A run of this process."""
-    from pytest_kvbench.stages import Site
+    from pytest_kvbench.pipeline.group import Site
 
     return Site(
         reports=reports,
@@ -90,7 +90,7 @@ def _overrides(sets: tuple[str, ...]) -> list[Override]:
 
 
 def _checked(every: tuple[Declared, ...], folders: Sequence[Path]) -> tuple[Declared, ...]:
-    from pytest_kvbench import plan
+    from pytest_kvbench.pipeline import plan
 
     brought = tasks(*folders, of=every)
     for one in every:

@@ -61,11 +61,11 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
 @options.reports
 def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
     """Save the results of GROUPs as the baseline NAME, a plain JSON file each."""
-    from pytest_kvbench import stages
     from pytest_kvbench.ops.baselines import save_baseline, side_of
+    from pytest_kvbench.pipeline.group import open_group
 
     for group in groups:
-        side = side_of(stages.open_group(reports / group))
+        side = side_of(open_group(reports / group))
         click.echo(save_baseline(side, reports, name))
 
 
@@ -94,15 +94,15 @@ def rejudge(
     **gate: float | str | None,
 ) -> None:
     """Judge a stored GROUP by other rules; asks no model and changes nothing stored."""
-    from pytest_kvbench import stages
-    from pytest_kvbench.declared import find_declared
     from pytest_kvbench.experiment.load import Override
     from pytest_kvbench.ops.rejudge import rejudge as rejudged
+    from pytest_kvbench.pipeline.find import find_declared
+    from pytest_kvbench.pipeline.group import open_group
     from pytest_kvbench.report import terminal_lines, write_report
 
     given = {f"gate.{key}": value for key, value in gate.items() if value is not None}
     overrides = [Override(key, value, f"--{key[5:]}") for key, value in given.items()]
-    prepared = stages.open_group(reports / group)
+    prepared = open_group(reports / group)
     (declared,) = find_declared(group, reports, overrides, ran=True)
     summary = rejudged(prepared, declared.experiment, failures)
     if as_json:

@@ -193,11 +193,11 @@ def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
 
 
 def _export_group(folder: Path, inspect: Path | None, artifacts: Path | None) -> None:
-    from pytest_kvbench import stages
     from pytest_kvbench.ops.artifacts import export_artifacts
     from pytest_kvbench.ops.inspect_logs import export_inspect
+    from pytest_kvbench.pipeline.group import open_group
 
-    prepared = stages.open_group(folder)
+    prepared = open_group(folder)
     if inspect:
         click.echo(f"{inspect}: {len(export_inspect(prepared, inspect))} logs of {folder.name}")
     if artifacts:

@@ -93,7 +93,7 @@ def power(
 
 
 def _experiment(file: Path, sets: tuple[str, ...]) -> Experiment:
-    from pytest_kvbench import plan
+    from pytest_kvbench.pipeline import plan
 
     declared = load_experiment(file, overrides=[Override.parse(text) for text in sets])
     plan.check(declared, given.tasks(of=[declared]))
@@ -104,7 +104,7 @@ def shape_of(experiment: Experiment | None, cells: int | None) -> Shape:
     """An experiment's shape; without one, `cells` budgets of one policy on one bin."""
     if experiment is None:
         return Shape(cells or 1, 1, (cells or 1) + 1)
-    from pytest_kvbench import plan
+    from pytest_kvbench.pipeline import plan
 
     groups = plan.groups(plan.cells(experiment))
     per_example = sum(

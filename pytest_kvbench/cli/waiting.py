@@ -16,7 +16,7 @@ from pytest_kvbench.cli import given, knowledge, options
 from pytest_kvbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from pytest_kvbench.awaited import Look, Target
+    from pytest_kvbench.batch.wait import Look, Target
 
 EXIT_NOT_THERE = 10
 """As an error of infrastructure: what was waited for will not come by itself."""
@@ -81,13 +81,13 @@ def wait(
 
     Exit status 10 where answers will not come or the time was over; --then is done for the others.
     """
-    from pytest_kvbench import awaited
+    from pytest_kvbench.batch import wait
 
-    pace = awaited.Pace(timeout_s=timeout)
+    pace = wait.Pace(timeout_s=timeout)
     if every is not None:
-        pace = awaited.Pace(every, every, timeout)
+        pace = wait.Pace(every, every, timeout)
     files = [Path(name).parent for name in targets if Path(name).suffix in {".yaml", ".yml"}]
-    found = awaited.find(targets, reports, pace, given.tasks(*files, reports))
+    found = wait.find(targets, reports, pace, given.tasks(*files, reports))
     of_groups = [stage for stage in then if stage != _AGGREGATE]
     if of_groups and all(target.folder is None for target in found):
         raise UsageError(
@@ -95,7 +95,7 @@ def wait(
             f"name a group or a batch too, or do what needs none: --then {_AGGREGATE}",
         )
     with _progress([target.name for target in found]) as show:
-        looks = awaited.wait(found, pace, show)
+        looks = wait.wait(found, pace, show)
     there = [target for target in found if _tell(target, looks[target.name])]
     if there:
         _do(ctx, then, there, reports)

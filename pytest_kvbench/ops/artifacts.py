@@ -20,10 +20,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from pytest_kvbench import stages
 from pytest_kvbench.files import replace_json, replace_text, sweep, unfinished_folder, writing
 from pytest_kvbench.ops.observed import Observed, observed
 from pytest_kvbench.ops.rows import stored_provenance
+from pytest_kvbench.pipeline.group import Prepared, now
+from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.records import Arm, Cell, Request, digest, to_json
 from pytest_kvbench.report.summary import provenance_of
 from pytest_kvbench.store import RunRow
@@ -46,7 +47,7 @@ class _Artifact:
     """One arm with all it was asked."""
 
     arm: Arm
-    prepared: stages.Prepared
+    prepared: Prepared
     requests: Sequence[tuple[Cell, Request]]
     observed: Sequence[Mapping[str, Any]]
 
@@ -70,7 +71,7 @@ class _Artifact:
         return len(self.observed) == len(self.requests)
 
 
-def export_artifacts(prepared: stages.Prepared, target: Path) -> Exported:
+def export_artifacts(prepared: Prepared, target: Path) -> Exported:
     """Export every arm of a group whose answers are complete.
 
     Args:
@@ -81,7 +82,7 @@ def export_artifacts(prepared: stages.Prepared, target: Path) -> Exported:
         StoreError: it cannot be written.
     """
     seen = observed(prepared)
-    cells = stages.judge(prepared.experiment, seen.judged).cells
+    cells = judge(prepared.experiment, seen.judged).cells
     artifacts = list(_artifacts(prepared, seen))
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def export_artifacts(prepared: stages.Prepared, target: Path) -> Exported:
     )
 
 
-def _artifacts(prepared: stages.Prepared, seen: Observed) -> Iterator[_Artifact]:
+def _artifacts(prepared: Prepared, seen: Observed) -> Iterator[_Artifact]:
     by_arm: dict[str, list[tuple[Cell, Request]]] = {}
     for cell, request in seen.planned:
         by_arm.setdefault(request.arm.arm_id, []).append((cell, request))
@@ -159,7 +160,7 @@ def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]]) 
                 for c in cells
             },
         },
-        "exported_at": stages.now(),
+        "exported_at": now(),
     }
 
 

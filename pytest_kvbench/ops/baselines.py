@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench import stages
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.pipeline.group import Prepared, now, open_group
+from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.store import DATABASE
 
 FOLDER = ".baselines"
@@ -64,7 +65,7 @@ class Side:
     def to_json(self) -> dict[str, Any]:
         """What a baseline's file holds."""
         cells = [cell.to_json() for cell in self.cells]
-        return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": stages.now()}
+        return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": now()}
 
 
 def pooled_key(task: str, variant: str, policy: str, budget: float) -> str:
@@ -72,14 +73,14 @@ def pooled_key(task: str, variant: str, policy: str, budget: float) -> str:
     return json.dumps([task, variant, policy, budget])
 
 
-def side_of(prepared: stages.Prepared) -> Side:
+def side_of(prepared: Prepared) -> Side:
     """A group as it is now, judged by its own experiment's rules. Changes nothing.
 
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
     rows = observed(prepared).judged
-    judged = stages.judge(prepared.experiment, rows).cells
+    judged = judge(prepared.experiment, rows).cells
     words = {_key(row): row["verdict_holm"] for row in judged}
     pooled = {
         pooled_key(*(row[k] for k in ("task", "variant", "policy", "budget"))): row["verdict_holm"]
@@ -194,7 +195,7 @@ def find_side(name: str, reports: Path, group: str | None = None) -> Side:
     if name.endswith(".json"):
         return load_baseline(Path(name))
     if (reports / name / DATABASE).is_file():
-        return side_of(stages.open_group(reports / name))
+        return side_of(open_group(reports / name))
     held = {path.stem: path for path in sorted(_named(reports, name).glob("*.json"))}
     chosen = held.get(group or "") or (next(iter(held.values())) if len(held) == 1 else None)
     if chosen is None:

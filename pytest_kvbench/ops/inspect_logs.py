@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench import stages
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Arm, Cell, Request, format_budget
 from pytest_kvbench.store import RunRow
 
@@ -19,7 +19,7 @@ _STOPS = {"stop": "stop", "length": "max_tokens"}
 Answered = Sequence[tuple[Request, Mapping[str, Any]]]
 
 
-def export_inspect(prepared: stages.Prepared, target: Path) -> list[Path]:
+def export_inspect(prepared: Prepared, target: Path) -> list[Path]:
     """Write the logs of a group; older logs of the same arms and answers are replaced.
 
     Args:
@@ -54,7 +54,7 @@ def _by_arm(
 
 
 def _log(
-    prepared: stages.Prepared, run: RunRow, arm: Arm, task: str, answered: Answered
+    prepared: Prepared, run: RunRow, arm: Arm, task: str, answered: Answered
 ) -> dict[str, Any]:
     manifest = prepared.manifests[task]
     examples = {entry.example.example_id: entry.example for entry in manifest.entries}

@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import Experiment, Variant
 from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.observe import observations
+from pytest_kvbench.pipeline.rounds import drawn_so_far
+from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
 from pytest_kvbench.store import RunRow, Store
 from pytest_kvbench.tasks.base import Task
-from pytest_kvbench.votes import votes
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Observed:
     run: RunRow
 
 
-def observed(prepared: stages.Prepared) -> Observed:
+def observed(prepared: Prepared) -> Observed:
     """What a group holds. Changes nothing, needs no data.
 
     Raises:
@@ -53,8 +56,8 @@ def observed(prepared: stages.Prepared) -> Observed:
     """
     group = prepared.experiment.group
     with Store(prepared.database, reads=True) as store:
-        planned = stages.drawn(prepared, store, list(_planned(prepared, store.latest_keys())))
-        rows = stages.observations(prepared, store, planned)
+        planned = drawn_so_far(prepared, store, list(_planned(prepared, store.latest_keys())))
+        rows = observations(prepared, store, planned)
         run = store.runs()[-1]
     if not rows:
         raise MissingPrerequisiteError(
@@ -70,7 +73,7 @@ def observed(prepared: stages.Prepared) -> Observed:
 
 
 def _planned(
-    prepared: stages.Prepared, keys: Mapping[tuple[Any, ...], str]
+    prepared: Prepared, keys: Mapping[tuple[Any, ...], str]
 ) -> Iterator[tuple[Cell, Request]]:
     experiment = prepared.experiment
     blank = dict.fromkeys(experiment.tasks, cast("Task", _Blank()))

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from pytest_kvbench import stages
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.observe import missing_cells
 from pytest_kvbench.report.summary import build_summary
 
 Failures = Literal["drop", "zero"]
@@ -17,7 +19,7 @@ Failures = Literal["drop", "zero"]
 
 
 def rejudge(
-    prepared: stages.Prepared, experiment: Experiment, failures: Failures = "drop"
+    prepared: Prepared, experiment: Experiment, failures: Failures = "drop"
 ) -> dict[str, Any]:
     """The summary of a group under the `gate` of another experiment.
 
@@ -37,9 +39,9 @@ def rejudge(
     return build_summary(
         experiment.snapshot(),
         prepared.manifests,
-        asdict(stages.judge(experiment, judged)),
+        asdict(judge(experiment, judged)),
         judged,
-        stages.missing_cells(seen.planned, seen.rows),
+        missing_cells(seen.planned, seen.rows),
         seen.run,
     )
 

@@ -8,10 +8,10 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_kvbench import plan
 from pytest_kvbench.errors import ExperimentError, KvbenchError
 from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.pipeline import plan
 from pytest_kvbench.plugin.options import ERROR_PREFIX, Options
 from pytest_kvbench.records import Cell
 

@@ -28,8 +28,8 @@ from pytest_kvbench.plugin.properties import progress_wanted
 from pytest_kvbench.plugin.scope import group_of, without_scope
 
 if TYPE_CHECKING:
-    from pytest_kvbench.analyst import Analyst
-    from pytest_kvbench.stages import Prepared
+    from pytest_kvbench.pipeline.group import Prepared
+    from pytest_kvbench.pipeline.judge_process import Analyst
 
 EXIT_INFRASTRUCTURE = 10
 PROGRESS = "kvbench-progress"
@@ -79,7 +79,7 @@ class Controller:
     @cached_property
     def analyst(self) -> Analyst:
         """Who judges at the end."""
-        from pytest_kvbench.analyst import Analyst
+        from pytest_kvbench.pipeline.judge_process import Analyst
 
         return Analyst()
 
@@ -214,34 +214,37 @@ class Controller:
             self.analyst.close()
 
     def _finish(self, group: str, options: Options, run_id: str) -> _Result:
-        from pytest_kvbench import stages
         from pytest_kvbench.batch.ledger import waiting
         from pytest_kvbench.errors import KvbenchError
+        from pytest_kvbench.pipeline import conclude
+        from pytest_kvbench.pipeline.conclude import SUMMARY, analyse, is_reported, judged_on
+        from pytest_kvbench.pipeline.group import now, open_group
+        from pytest_kvbench.pipeline.score import score
         from pytest_kvbench.store import Store
 
         waits = ""
         try:
             waits = waiting(options.reports / group)
-            prepared = stages.open_group(options.reports / group, options.tasks)
+            prepared = open_group(options.reports / group, options.tasks)
             with Store(prepared.database) as store:
                 if run_id not in {run.run_id for run in store.runs()}:
                     return _Result(group, None, problem="nothing was run: see the errors above")
-                store.finish_run(run_id, stages.now())
-                stages.score(store, [request.key for _, request in prepared.requests()])
+                store.finish_run(run_id, now())
+                score(store, [request.key for _, request in prepared.requests()])
                 landed, answers = store.landed(run_id), store.count("answers")
-            before = stages.judged_on(prepared)
-            summary = stages.analyse(prepared, self.analyst.judge)
+            before = judged_on(prepared)
+            summary = analyse(prepared, self.analyst.judge)
             against = self._against(prepared, options)
-            files = [prepared.folder / stages.SUMMARY]
+            files = [prepared.folder / SUMMARY]
             if options.report:
                 folder = options.report_folder / group if options.report_folder else None
-                written = stages.is_reported(prepared, folder)
+                written = is_reported(prepared, folder)
                 report = (folder or prepared.folder) / "report.md"
-                files.insert(0, report if written else stages.report(prepared, folder))
+                files.insert(0, report if written else conclude.report(prepared, folder))
         except KvbenchError as error:
             return _Result(group, None, problem=waits or str(error))
         _step_summary(summary)
-        same = not landed and not waits and before == stages.judged_on(prepared)
+        same = not landed and not waits and before == judged_on(prepared)
         idle = f"nothing was left to do: {answers:,} answers were there" if same else waits
         return _Result(group, summary, tuple(files), idle=idle, against=against)
 

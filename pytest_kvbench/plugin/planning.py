@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.group import group_folder, open_group
 from pytest_kvbench.plugin.collection import declaration_of
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.records import Cell
@@ -37,10 +38,10 @@ def experiment_lines(
     experiment: Experiment, cells: Sequence[Cell], options: Options
 ) -> Iterator[str]:
     """The plan of one experiment."""
-    folder = stages.group_folder(experiment, options.reports)
+    folder = group_folder(experiment, options.reports)
     manifests, stored, seconds = {}, 0, None
     try:
-        prepared = stages.open_group(folder, options.tasks)
+        prepared = open_group(folder, options.tasks)
         manifests = dict(prepared.manifests)
         with Store(folder / DATABASE, reads=True) as store:
             stored = len(store.answered([r.key for _, r in prepared.requests(cells)]))

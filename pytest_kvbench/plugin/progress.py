@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench import plan, stages
 from pytest_kvbench.errors import KvbenchError
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.group import open_group
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.properties import verdict_on
@@ -80,7 +81,7 @@ class Watched:
         if self._run_id not in {run.run_id for run in store.runs()}:
             store.close()
             return False
-        prepared = stages.open_group(self._folder, self._options.tasks)
+        prepared = open_group(self._folder, self._options.tasks)
         known = plan.cells(prepared.experiment)
         # An id ends with its cell's, unless the test has more parameters: then all are counted.
         cells = [c for c in known if any(_names(i, c.item_id) for i in self._selected)] or known

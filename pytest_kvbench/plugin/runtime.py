@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench import plan, sound, stages
-from pytest_kvbench.analyst import Analyst
+from pytest_kvbench import sound
 from pytest_kvbench.engines.watch import end_with
 from pytest_kvbench.errors import (
     ControlError,
@@ -25,8 +24,18 @@ from pytest_kvbench.errors import (
     KvbenchError,
     UsageError,
 )
-from pytest_kvbench.execute import Pool, Tally, first_cause
 from pytest_kvbench.experiment.load import Declared
+from pytest_kvbench.pipeline import group as group_stage
+from pytest_kvbench.pipeline import plan, rounds
+from pytest_kvbench.pipeline.ask import make_pool, work_of
+from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
+from pytest_kvbench.pipeline.judge_process import Analyst
+from pytest_kvbench.pipeline.observe import voted
+from pytest_kvbench.pipeline.pool import Pool, Tally, first_cause
+from pytest_kvbench.pipeline.prepare import prepare
+from pytest_kvbench.pipeline.rounds import drawn_so_far
+from pytest_kvbench.pipeline.sane_control import sickness
+from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.collection import Declaration, declaration_of
 from pytest_kvbench.plugin.controller import Controller
@@ -66,7 +75,7 @@ class _Experiment:
     """One experiment of this session, prepared, with its pool and what was started."""
 
     key: str
-    prepared: stages.Prepared
+    prepared: Prepared
     pool: Pool
     store: Store
     cells: frozenset[Cell]
@@ -81,7 +90,7 @@ class _Experiment:
         """Hand a group to the pool, once."""
         if group not in self.started:
             self.requests[group] = self.prepared.requests(self.selected[group])
-            work = stages.work_of(self.prepared, group, self.requests[group])
+            work = work_of(self.prepared, group, self.requests[group])
             self.started[group] = self.pool.submit(work)
         return self.started[group]
 
@@ -97,10 +106,10 @@ class _Experiment:
     def settle(self, group: plan.CellGroup) -> None:
         """The group is done: score it, and keep of its requests those that were wanted."""
         requests = self.requests[group]
-        stages.score(self.store, [request.key for _, request in requests])
+        score(self.store, [request.key for _, request in requests])
         if self.prepared.experiment.sequential and group not in self.levels:
-            self.levels[group] = stages.levels(self.prepared, self.store, requests)
-            self.requests[group] = list(stages.drawn(self.prepared, self.store, requests))
+            self.levels[group] = rounds.levels(self.prepared, self.store, requests)
+            self.requests[group] = list(drawn_so_far(self.prepared, self.store, requests))
 
     @cached_property
     def clusters(self) -> dict[str, str]:
@@ -149,7 +158,7 @@ class Runtime:
         key = _key(declared)
         if key not in self._checked:
             site, workers = self._site(declared), self._worker is not None
-            stages.check_engine(declared.experiment, site, workers=workers)
+            group_stage.check_engine(declared.experiment, site, workers=workers)
             self._checked.add(key)
 
     # -- hooks -----------------------------------------------------------------------------
@@ -284,7 +293,7 @@ class Runtime:
         mine = [(c, r) for c, r in requests if c in (cell, cell.control) and not r.aa]
         rows = [
             row
-            for row in stages.voted(experiment.prepared, experiment.store, mine)
+            for row in voted(experiment.prepared, experiment.store, mine)
             if (row["policy"], row["budget"]) == (cell.policy, cell.budget)
         ]
         settings = experiment.prepared.experiment
@@ -302,7 +311,7 @@ class Runtime:
             clusters=experiment.clusters,
             proof=weakest([row["proof"] for row in rows if not row["failure"]]),
             level=experiment.levels.get(plan.CellGroup.of(cell), {}).get(cell),
-            sickness=stages.sickness(experiment.prepared, experiment.store, mine, whole=True)
+            sickness=sickness(experiment.prepared, experiment.store, mine, whole=True)
             if cell.is_control
             else "",
         )
@@ -311,7 +320,7 @@ class Runtime:
         key = _key(declared)
         if key not in self._experiments:
             site = self._site(declared)
-            prepared = stages.prepare(declared, site, self._analyst.judge)
+            prepared = prepare(declared, site, self._analyst.judge)
             cells = frozenset(plan.cells(prepared.experiment))
             selected = [cell for cell in self._selected[key] if cell in cells]
             waiting = None
@@ -324,7 +333,7 @@ class Runtime:
             self._experiments[key] = _Experiment(
                 key,
                 prepared,
-                stages.make_pool(prepared, site, on_start=self._warm),
+                make_pool(prepared, site, on_start=self._warm),
                 Store(prepared.database),
                 cells,
                 plan.groups(selected),
@@ -332,16 +341,14 @@ class Runtime:
             )
         return self._experiments[key]
 
-    def _sync(
-        self, key: str, prepared: stages.Prepared, site: stages.Site, selected: Sequence[Cell]
-    ) -> Waiting:
+    def _sync(self, key: str, prepared: Prepared, site: Site, selected: Sequence[Cell]) -> Waiting:
         """Fetch and submit batches, once: a server that is down is not tried for every item."""
         from pytest_kvbench.batch.session import sync  # late: HTTP that live runs need not
 
         if key in self._unsynced:
             raise self._unsynced[key]
         try:
-            controls = stages.controls_root(site, prepared.folder)
+            controls = controls_root(site, prepared.folder)
             return sync(prepared, controls, self._run_id, selected)
         except KvbenchError as error:
             self._unsynced[key] = error
@@ -358,12 +365,12 @@ class Runtime:
         controller = self._config.pluginmanager.get_plugin(Controller.NAME)
         return Analyst() if controller is None else controller.analyst
 
-    def _site(self, declared: Declared) -> stages.Site:
+    def _site(self, declared: Declared) -> Site:
         """This run. An experiment of few groups keeps few workers busy: they share its places."""
         groups = len(plan.groups(plan.cells(declared.experiment)))
         options = Options.of(self._config)
         cache = getattr(self._config, "cache", None)  # absent under -p no:cacheprovider
-        return stages.Site(
+        return Site(
             reports=options.reports,
             run_id=self._run_id,
             owner_pid=self._owner_pid,

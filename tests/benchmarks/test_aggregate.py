@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from pytest_kvbench import stages
 from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.store import DATABASE
 from tests.support.groups import make_group
 
@@ -29,7 +29,7 @@ MOST_S, MOST_AGAIN_S = 30.0, 2.0
 def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("groups")
     first = make_group(folder, "g000", **SHAPE)
-    analysis = stages.judge(first.experiment, observed(first).rows)
+    analysis = judge(first.experiment, observed(first).rows)
     for i in range(1, GROUPS):
         make_group(folder, f"g{i:03d}", analysis=analysis, **SHAPE)
     broken = folder / "broken"

@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 
-from pytest_kvbench import sanity
+from pytest_kvbench.pipeline import sane_control
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -145,7 +145,7 @@ def test_a_sick_control_fails_and_its_treatments_are_spared(
     result.assert_outcomes(errors=2, failed=1, deselected=3)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*there is nothing to lose*", "*its treatments are not asked*"])
-    assert mock.posts == sanity.PROBE
+    assert mock.posts == sane_control.PROBE
 
 
 @pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
@@ -157,13 +157,13 @@ def test_a_full_cache_that_says_nothing_stops_every_bin(
     sick = project.run("-n", n)
     sick.assert_outcomes(errors=4, failed=2)
     sick.stdout.fnmatch_lines(["*8 of 8 replies of the full cache are useless (8 EMPTY_OUTPUT)*"])
-    assert mock.posts == 2 * sanity.PROBE
+    assert mock.posts == 2 * sane_control.PROBE
     again = project.run("-n", n)
     again.assert_outcomes(errors=4, failed=2)
-    assert mock.posts == 2 * sanity.PROBE
+    assert mock.posts == 2 * sane_control.PROBE
     allowed = project.run("-n", n, "--kvbench-set", "gate.max_sick=1")
     allowed.assert_outcomes(errors=2, failed=1, passed=3)  # in bin 1
-    assert mock.posts == sanity.PROBE + 10
+    assert mock.posts == sane_control.PROBE + 10
 
 
 def test_x_stops_and_starts_nothing_more(project: Project, mock: MockServer) -> None:

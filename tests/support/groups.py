@@ -6,10 +6,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_kvbench import plan, stages
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.group import Prepared, open_group
+from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.records import (
     Answer,
     Bin,
@@ -52,7 +54,7 @@ def make_group(
     failed: int = 0,
     analysis: Analysis | None = None,
     **keys: object,
-) -> stages.Prepared:
+) -> Prepared:
     """A group, answered, scored and analysed.
 
     Args:
@@ -86,9 +88,9 @@ def make_group(
             RunRow(f"run-{group}", experiment.snapshot(), {"weights": "m"}, 0, "pytest", STARTED)
         )
         answer_all(store, experiment, manifests, draw, rng, failed)
-    prepared = stages.open_group(reports / group)
+    prepared = open_group(reports / group)
     if analysis is None:
-        analysis = stages.judge(experiment, observed(prepared).rows)
+        analysis = judge(experiment, observed(prepared).rows)
     with Store(prepared.database) as store:
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
     return prepared

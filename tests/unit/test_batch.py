@@ -18,14 +18,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pytest_kvbench import stages
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.files import OPENAI, Limits
 from pytest_kvbench.batch.ledger import FOLDER, LEDGER
 from pytest_kvbench.cli import main
 from pytest_kvbench.errors import EngineError, ExperimentError, GuardError
 from pytest_kvbench.experiment.load import load_experiment
-from pytest_kvbench.stages import Prepared
+from pytest_kvbench.pipeline import prepare as prepare_stage
+from pytest_kvbench.pipeline.group import Prepared, Site
+from pytest_kvbench.pipeline.observe import observations
+from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.store import Store
 from tests.conftest import WORDS
 from tests.support.batch_server import BatchServer, answered
@@ -73,8 +75,8 @@ def prepare(server: BatchServer, group: str, **engine: Any) -> Prepared:
         "tokenizer": "approximate",
     }
     Path(f"{group}.yaml").write_text(json.dumps(inline))
-    site = stages.Site(Path("reports"), f"run-{group}", os.getpid(), "kvbench")
-    return stages.prepare(load_experiment(Path(f"{group}.yaml")), site)
+    site = Site(Path("reports"), f"run-{group}", os.getpid(), "kvbench")
+    return prepare_stage.prepare(load_experiment(Path(f"{group}.yaml")), site)
 
 
 def counted(prepared: Prepared) -> tuple[int, int]:
@@ -165,13 +167,13 @@ def test_the_embedded_server_proves_its_budgets(prepared: Prepared, server: Batc
     engine = {"name": "local", "model": "mock", "base_url": server.base_url, "mode": "batch"}
     kv = {"policies": ["snapkv"], "budgets": [1.0, 0.5]}
     declared = load_experiment(None, inline={**inline, "group": "e", "engine": engine, "kv": kv})
-    site = stages.Site(Path("reports"), "run-e", os.getpid(), "kvbench")
-    mine = stages.prepare(declared, site)
+    site = Site(Path("reports"), "run-e", os.getpid(), "kvbench")
+    mine = prepare_stage.prepare(declared, site)
     finish(mine)
     assert len(server.batches) == 1  # it has all arms
     with Store(mine.database) as store:
-        stages.score(store, [request.key for _, request in mine.requests()])
-        rows = stages.observations(mine, store, mine.requests())
+        score(store, [request.key for _, request in mine.requests()])
+        rows = observations(mine, store, mine.requests())
     assert {(row["budget"], row["proof"]) for row in rows} == {(1.0, "proven"), (0.5, "proven")}
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench import plan
 from pytest_kvbench.engines import facts, levers
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.load import Declared, load_experiment
+from pytest_kvbench.pipeline import plan
 
 URL = "http://127.0.0.1:1/v1"
 

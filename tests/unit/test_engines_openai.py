@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from pytest_kvbench import plan
 from pytest_kvbench.engines import engine_source, proof_of, stop_all
 from pytest_kvbench.engines.base import EngineSource
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import run_folder
+from pytest_kvbench.pipeline import plan
 from pytest_kvbench.records import Answer, Arm, Failure, Prompt, Request, Sampling
 from pytest_kvbench.tasks.tokenizers import load_tokenizer
 from tests.support.wire import Wire

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_kvbench.engines.base import Capabilities, proof_of
 from pytest_kvbench.errors import EngineError
-from pytest_kvbench.execute import Pool, Tally, Work, first_cause
+from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
 from pytest_kvbench.records import (
     Answer,
     Arm,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pytest_kvbench import analyst
 from pytest_kvbench.engines.keys import check_absent, masked
 from pytest_kvbench.engines.launch import stop_all
 from pytest_kvbench.engines.servers import Started
@@ -17,6 +16,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.files import run_folder
+from pytest_kvbench.pipeline import judge_process
 
 KEY = "sesame-4711"
 PRINTS_ENVIRONMENT = """
@@ -90,7 +90,9 @@ def test_who_judges_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KVBENCH_API_KEY", "OPENAI_API_KEY", "MY_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, KEY)
     started: list[dict[str, str]] = []
-    monkeypatch.setattr(analyst.subprocess, "Popen", lambda command, env, **_: started.append(env))
-    analyst.Analyst().warm()
+    monkeypatch.setattr(
+        judge_process.subprocess, "Popen", lambda command, env, **_: started.append(env)
+    )
+    judge_process.Analyst().warm()
     assert KEY not in started[0].values()
     assert "PATH" in started[0]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_kvbench import stages
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.experiment.load import Declared, load_experiment
+from pytest_kvbench.pipeline.group import Site
+from pytest_kvbench.pipeline.prepare import prepare_data
 from pytest_kvbench.tasks import tokenizers
 
 ROW = {"question": "Who?", "context": "Ada wrote it. " * 20, "answers": ["Ada"]}
@@ -51,8 +52,8 @@ def declared(**options: Any) -> Declared:
     return load_experiment(inline=inline)
 
 
-def site(tmp_path: Path, *, force: bool = False) -> stages.Site:
-    return stages.Site(tmp_path / "reports", "run", os.getpid(), "test", force=force)
+def site(tmp_path: Path, *, force: bool = False) -> Site:
+    return Site(tmp_path / "reports", "run", os.getpid(), "test", force=force)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_kvbench.tasks.tokenizers.TokenizerWarning")
@@ -61,30 +62,30 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest_kvbench.tasks.tokenizers
 def test_a_second_prepare_counts_no_token(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = stages.prepare_data(declared(), site(tmp_path))
+    first = prepare_data(declared(), site(tmp_path))
 
     def refuse(self: object, texts: object) -> None:
         raise AssertionError("tokenized again")
 
     monkeypatch.setattr(tokenizers.Approximate, "count", refuse)
-    assert stages.prepare_data(declared(), site(tmp_path)) == first
+    assert prepare_data(declared(), site(tmp_path)) == first
 
 
 def test_changed_data_are_noticed(data: Path, tmp_path: Path) -> None:
-    before = stages.prepare_data(declared(), site(tmp_path))
+    before = prepare_data(declared(), site(tmp_path))
     write_rows(data, [_row(f"Which {i}?", i) for i in range(8)])
     with pytest.raises(GuardError, match="data of longbench/qasper"):
-        stages.prepare_data(declared(), site(tmp_path))
-    after = stages.prepare_data(declared(), site(tmp_path, force=True))
+        prepare_data(declared(), site(tmp_path))
+    after = prepare_data(declared(), site(tmp_path, force=True))
     assert before != after
     questions = {e.example.question for e in after["longbench/qasper"].entries}
     assert all(q.startswith("Which") for q in questions)
 
 
 def test_data_may_move(data: Path, tmp_path: Path) -> None:
-    before = stages.prepare_data(declared(), site(tmp_path))
+    before = prepare_data(declared(), site(tmp_path))
     data.parent.rename(tmp_path / "elsewhere")
-    assert stages.prepare_data(declared(path="elsewhere"), site(tmp_path)) == before
+    assert prepare_data(declared(path="elsewhere"), site(tmp_path)) == before
 
 
 def test_data_that_are_gone_are_not_needed_again(data: Path, tmp_path: Path) -> None:
@@ -93,13 +94,13 @@ def test_data_that_are_gone_are_not_needed_again(data: Path, tmp_path: Path) -> 
     experiment = load_experiment(
         inline={"group": "g", "tasks": [f"jsonl:{rows}"], "tokenizer": "approximate"}
     )
-    before = stages.prepare_data(experiment, site(tmp_path))
+    before = prepare_data(experiment, site(tmp_path))
     rows.unlink()
     with pytest.warns(UserWarning, match="cannot be compared"):
-        assert stages.prepare_data(experiment, site(tmp_path)) == before
+        assert prepare_data(experiment, site(tmp_path)) == before
 
 
 def test_a_cut_that_moves_replaces_the_stored_example(data: Path, tmp_path: Path) -> None:
-    stages.prepare_data(declared(max_length=30), site(tmp_path))
-    shorter = stages.prepare_data(declared(max_length=20), site(tmp_path, force=True))
-    assert stages.prepare_data(declared(max_length=20), site(tmp_path)) == shorter
+    prepare_data(declared(max_length=30), site(tmp_path))
+    shorter = prepare_data(declared(max_length=20), site(tmp_path, force=True))
+    assert prepare_data(declared(max_length=20), site(tmp_path)) == shorter

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pytest_kvbench import stages
 from pytest_kvbench.batch.ledger import Ledger
 from pytest_kvbench.cli import main
 from pytest_kvbench.errors import GuardError, StoreError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed
+from pytest_kvbench.pipeline.group import Site, controls_root, open_group
 from pytest_kvbench.records import digest
 from pytest_kvbench.store import DATABASE, SCHEMA_VERSION, Store, database
 from pytest_kvbench.store.archive import Index
@@ -285,10 +285,10 @@ def test_no_python_of_an_archive_is_loaded(pytester: pytest.Pytester) -> None:
 
 
 def test_its_controls_join_no_others_before_it_is_confirmed(tmp_path: Path) -> None:
-    site = stages.Site(tmp_path, "r", 1, "", controls=tmp_path / "cache" / "controls")
-    assert stages.controls_root(site, tmp_path / "g") == tmp_path / "cache" / "controls"
+    site = Site(tmp_path, "r", 1, "", controls=tmp_path / "cache" / "controls")
+    assert controls_root(site, tmp_path / "g") == tmp_path / "cache" / "controls"
     mark(tmp_path / "g")
-    assert stages.controls_root(site, tmp_path / "g") == tmp_path / "g" / "shared_controls"
+    assert controls_root(site, tmp_path / "g") == tmp_path / "g" / "shared_controls"
 
 
 def test_a_group_is_what_its_folder_is_called(kvbench: Kvbench, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_group_is_what_its_folder_is_called(kvbench: Kvbench, tmp_path: Path) 
     make_group(tmp_path / "reports", "victim", per_bin=4, bins=1)
     shutil.copytree("reports/victim", "reports/g")
     before = Path("reports/victim", DATABASE).read_bytes()
-    assert stages.open_group(Path("reports/g")).experiment.group == "g"
+    assert open_group(Path("reports/g")).experiment.group == "g"
     kvbench("score", "g")
     kvbench("rejudge", "g", "--to", "reports/g")
     assert sorted(p.name for p in Path("reports/victim").iterdir()) == [DATABASE]

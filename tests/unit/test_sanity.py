@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.experiment.schema import Gate
-from pytest_kvbench.plan import CellGroup
+from pytest_kvbench.pipeline.plan import CellGroup
+from pytest_kvbench.pipeline.sane_control import PROBE, Reply, asked_first, problem, replies
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request, Sampling
-from pytest_kvbench.sanity import PROBE, Reply, asked_first, problem, replies
 
 FINE = Reply(1.0, "", 0.0)
 LABELS = st.sampled_from(["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pytest_kvbench import plan
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import (
     Bin,
     Example,
@@ -19,7 +20,6 @@ from pytest_kvbench.records import (
 )
 from pytest_kvbench.score import METRICS
 from pytest_kvbench.score.vote import ballot, elect
-from pytest_kvbench.votes import votes
 
 LETTERS = st.sampled_from(["A", "B", "C", "D", ""])
 

@@ -21,11 +21,16 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 from starlette.responses import Response
 
-from pytest_kvbench import awaited, stages
+from pytest_kvbench.batch import wait
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.ledger import FOLDER, Ledger
 from pytest_kvbench.cli import main, waiting
 from pytest_kvbench.experiment.load import Override, load_experiment
+from pytest_kvbench.pipeline import conclude
+from pytest_kvbench.pipeline import prepare as prepare_stage
+from pytest_kvbench.pipeline.ask import make_pool
+from pytest_kvbench.pipeline.group import Prepared, Site
+from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.records import Answer, Request, Telemetry
 from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.outstanding import Count
@@ -96,11 +101,11 @@ def kvbench(*args: str) -> Result:
     return CliRunner().invoke(main, list(args), catch_exceptions=False)
 
 
-def prepare(*sets: str) -> stages.Prepared:
+def prepare(*sets: str) -> Prepared:
     """What a run does before it asks."""
-    site = stages.Site(Path("reports"), f"run{time.monotonic_ns()}", os.getpid(), "pytest x")
+    site = Site(Path("reports"), f"run{time.monotonic_ns()}", os.getpid(), "pytest x")
     overrides = [Override.parse(text) for text in sets]
-    return stages.prepare(load_experiment(Path("exp.yaml"), overrides=overrides), site)
+    return prepare_stage.prepare(load_experiment(Path("exp.yaml"), overrides=overrides), site)
 
 
 def stored(table: str = "answers") -> int:
@@ -174,7 +179,7 @@ def test_a_group_that_nobody_works_on_is_given_some_looks(live: MockServer) -> N
     began = time.monotonic()
     result = kvbench("wait", "g", "--every", "0.1")
     refused(result, f"{REQUESTS} of {REQUESTS} requests have no answer", "pytest x")
-    assert time.monotonic() - began > (awaited.LOOKS - 1) * 0.1
+    assert time.monotonic() - began > (wait.LOOKS - 1) * 0.1
     assert result.stderr.count("\n") == 4  # two of them progress
 
 
@@ -199,7 +204,7 @@ def test_whoever_is_at_work_is_seen_until_the_last_has_gone(tmp_path: Path) -> N
 
 def test_a_pool_is_at_work_until_it_is_closed(live: MockServer) -> None:
     prepared = prepare()
-    pool = stages.make_pool(prepared, stages.Site(Path("reports"), "r", os.getpid(), "pytest x"))
+    pool = make_pool(prepared, Site(Path("reports"), "r", os.getpid(), "pytest x"))
     assert at_work(FOLDER_G)
     pool.close()
     assert not at_work(FOLDER_G)
@@ -208,13 +213,13 @@ def test_a_pool_is_at_work_until_it_is_closed(live: MockServer) -> None:
 def test_a_command_is_at_work_until_its_last_stage(
     live: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, report = [], stages.report
+    seen, report = [], conclude.report
 
-    def reported(prepared: stages.Prepared) -> Path:
+    def reported(prepared: Prepared) -> Path:
         seen.append(at_work(prepared.folder))
         return report(prepared)
 
-    monkeypatch.setattr(stages, "report", reported)
+    monkeypatch.setattr("pytest_kvbench.pipeline.conclude.report", reported)
     kvbench("all", "exp.yaml")
     assert (seen, at_work(FOLDER_G)) == ([True], False)
 
@@ -234,7 +239,7 @@ def test_failures_are_an_end_unless_a_later_run_asks_again(live: MockServer) -> 
 
 def test_what_was_complete_is_not_where_a_run_plans_more(live: MockServer) -> None:
     kvbench("run", "exp.yaml")
-    pace = awaited.Pace(0.02)
+    pace = wait.Pace(0.02)
     seen: list[bool] = []
     with sleeping(60) as other:
 
@@ -245,8 +250,8 @@ def test_what_was_complete_is_not_where_a_run_plans_more(live: MockServer) -> No
                 other.kill()
                 other.wait(60)
 
-        targets = awaited.find(["g", f"pid:{other.pid}"], Path("reports"), pace)
-        looks = awaited.wait(targets, pace, plan_more)
+        targets = wait.find(["g", f"pid:{other.pid}"], Path("reports"), pace)
+        looks = wait.wait(targets, pace, plan_more)
     assert seen[:3] == [True, True, False]
     count = looks["g"].count
     assert count is not None
@@ -278,12 +283,12 @@ def test_every_stage_of_a_sweep(live: MockServer) -> None:
 
 def test_who_is_at_work_on_a_stage_comes_to_the_next(live: MockServer) -> None:
     kvbench("run", "exp.yaml")
-    pace = awaited.Pace(0.01, timeout_s=0.3)
+    pace = wait.Pace(0.01, timeout_s=0.3)
     other = Path("reports/other")
     with contextlib.closing(Presence(FOLDER_G)):
-        targets = [awaited.Group(awaited.Batches(folder, 1)) for folder in (FOLDER_G, other)]
+        targets = [wait.Group(wait.Batches(folder, 1)) for folder in (FOLDER_G, other)]
         began = time.monotonic()
-        looks = awaited.wait(targets, pace, lambda _: None)
+        looks = wait.wait(targets, pace, lambda _: None)
     assert time.monotonic() - began >= 0.3
     assert [looks[name].done for name in ("g", "other")] == [True, False]
 
@@ -298,7 +303,7 @@ def test_a_sequential_group_is_complete_when_nothing_more_is_wanted(live: MockSe
 
     prepared = prepare()
     with Store(prepared.database) as store:
-        first = [request for _, request in stages.drawn(prepared, store, prepared.requests())]
+        first = [request for _, request in drawn_so_far(prepared, store, prepared.requests())]
         assert len(first) == 24
         store.save_requests(first)
         answers = [Answer(r.key, word_of(prepared, r), "stop", Telemetry(0.1)) for r in first]
@@ -311,7 +316,7 @@ def test_a_sequential_group_is_complete_when_nothing_more_is_wanted(live: MockSe
     assert f"complete, {stored()} answers" in done.stdout
 
 
-def word_of(prepared: stages.Prepared, request: Request) -> str:
+def word_of(prepared: Prepared, request: Request) -> str:
     """The right answer."""
     entries = prepared.manifests[request.task].entries
     return next(e.example.answers[0] for e in entries if e.example.example_id == request.example_id)
@@ -341,8 +346,8 @@ def test_batches_are_fetched_when_they_end(server: BatchServer) -> None:
 def test_a_provider_is_asked_less_often_than_a_group_is_looked_at(server: BatchServer) -> None:
     server.lag = 100
     submitted()
-    targets = awaited.find(["g", "batch_0"], Path("reports"), awaited.Pace())
-    looks = awaited.wait(targets, awaited.Pace(0.01, 30, timeout_s=0.3), lambda _: None)
+    targets = wait.find(["g", "batch_0"], Path("reports"), wait.Pace())
+    looks = wait.wait(targets, wait.Pace(0.01, 30, timeout_s=0.3), lambda _: None)
     assert server.actions.count("poll") == 2  # each batch once, whoever waits
     assert [look.active for look in looks.values()] == [True, True]
 
@@ -421,8 +426,8 @@ def test_an_altered_file_is_no_reason_to_wait(server: BatchServer) -> None:
     for file in (FOLDER_G / FOLDER).glob("*.jsonl"):
         file.write_bytes(b"{}\n")
     server.lag = 0
-    targets = awaited.find(["g"], Path("reports"), awaited.Pace())
-    look = awaited.wait(targets, awaited.Pace(0.01, timeout_s=5), lambda _: None)["g"]
+    targets = wait.find(["g"], Path("reports"), wait.Pace())
+    look = wait.wait(targets, wait.Pace(0.01, timeout_s=5), lambda _: None)["g"]
     assert not look.active  # at once, and not when a provider would be given up
     assert "sha256" in look.problem
     assert "kvbench batch cancel" in look.hint
@@ -458,7 +463,7 @@ def test_a_process_that_is_gone() -> None:
 
 
 def test_another_process_of_that_number_is_not_waited_for() -> None:
-    target = awaited.Process(os.getpid())
+    target = wait.Process(os.getpid())
     assert target.look().active
     assert target._process is not None
     target._process._ident = (os.getpid(), 1.0)  # type: ignore[attr-defined]  # as if begun in 1970
@@ -557,5 +562,5 @@ def test_elsewhere_a_line_where_something_changed(live: MockServer) -> None:
 def test_elsewhere_at_most_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     with waiting._progress(["g"]) as show:
         for answered in range(3):
-            show({"g": awaited.Look(count=Count(3, answered, 0, 0))})
+            show({"g": wait.Look(count=Count(3, answered, 0, 0))})
     assert capsys.readouterr().err == "waiting for g\ng: 0/3 answers\n"

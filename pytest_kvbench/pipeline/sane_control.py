@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.experiment.schema import Gate
-from pytest_kvbench.records import Cell, Example, Label, Request
+from pytest_kvbench.pipeline import sane_control
+from pytest_kvbench.records import (
+    Cell,
+    Example,
+    Label,
+    Request,
+)
+from pytest_kvbench.store import Store
+
+if TYPE_CHECKING:
+    pass
+from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.score import score
 
 PROBE = 8
 """Examples asked first where the control and its treatments come from one prefill."""
@@ -100,3 +112,25 @@ def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -
             f"gate.control_floor ({known}): there is nothing to lose"
         )
     return ""
+
+
+def sickness(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]], whole: bool = False
+) -> str:
+    """What is wrong with the control of one group, by the replies that are there; "" if nothing.
+
+    Where not all are asked that will be (`whole`), a low mean of few is not held against it.
+    """
+    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
+    keys = [request.key for _, request in controls]
+    score(store, keys)
+    outcomes = store.outcomes(keys)
+    task, index = controls[0][0].task, controls[0][0].bin
+    manifest = prepared.manifests[task]
+    examples = {e.example.example_id: e.example for e in manifest.of_bin(index)}
+    return sane_control.problem(
+        sane_control.replies(controls, outcomes, examples, manifest.metric),
+        prepared.experiment.gate,
+        shortest=index == 0,
+        whole=whole or len(outcomes) == len(controls),
+    )

@@ -1,7 +1,7 @@
 """Judges in a process of its own, which loads pandas while the answers come in.
 
 pandas and scipy cost a process 90 MB and a second; from here they cost the measuring process
-neither. `python -m pytest_kvbench.analyst` reads pickled questions and writes pickled results until
+neither. `python -m pytest_kvbench.pipeline.judge_process` reads pickled questions and writes pickled results until
 its input ends, which it does with the process that asked, however that one ends.
 """
 
@@ -14,9 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_kvbench import stages
 from pytest_kvbench.engines.keys import without_secrets
 from pytest_kvbench.errors import KvbenchError
+from pytest_kvbench.pipeline import judge as judge_stage
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
@@ -51,7 +51,7 @@ class Analyst:
             process.stdin.flush()
             result: Analysis | KvbenchError = pickle.load(process.stdout)  # noqa: S301 -- of our own process
         except (EOFError, BrokenPipeError):
-            return stages.judge(experiment, rows)
+            return judge_stage.judge(experiment, rows)
         if isinstance(result, KvbenchError):
             raise result
         return result
@@ -76,7 +76,7 @@ def main() -> None:
             return
         result: Analysis | KvbenchError
         try:
-            result = stages.judge(experiment, rows)
+            result = judge_stage.judge(experiment, rows)
         except KvbenchError as error:
             result = error
         pickle.dump(result, sys.stdout.buffer)

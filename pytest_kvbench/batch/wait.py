@@ -17,14 +17,16 @@ from typing import Protocol
 
 import psutil
 
-from pytest_kvbench import stages
 from pytest_kvbench.batch.desk import LOCK, desk, planned
 from pytest_kvbench.batch.ledger import Batch, Ledger, refuse_foreign, said
-from pytest_kvbench.declared import find_declared, groups_of
 from pytest_kvbench.engines.watch import is_alive
 from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.files import is_unconfirmed, try_lock
 from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline.find import find_declared, groups_of
+from pytest_kvbench.pipeline.group import Prepared, group_folder, open_group
+from pytest_kvbench.pipeline.rounds import drawn_so_far
+from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.outstanding import Count, Outstanding
 from pytest_kvbench.store.presence import at_work
@@ -156,7 +158,7 @@ class Batches:
             if not free:
                 return  # who is at the desk fetches by itself, or we do next time
         try:
-            with desk(stages.open_group(self.folder, self.tasks)) as open_desk:
+            with desk(open_group(self.folder, self.tasks)) as open_desk:
                 open_desk.fetch()
         except KvbenchError as error:
             # A night's wait outlives a provider's bad minutes; an altered file stays altered.
@@ -300,13 +302,13 @@ class Group:
         """Note what is planned; the plan itself, with its prompts, is not kept."""
         if self._keys is not None:
             self._keys.close()
-        prepared = stages.open_group(self.folder, self._batches.tasks)
+        prepared = open_group(self.folder, self._batches.tasks)
         self._sequential = prepared.experiment.sequential
         self._keys = Outstanding(_wanted(prepared))
         self._run = run
 
 
-def _wanted(prepared: stages.Prepared) -> Iterator[str]:
+def _wanted(prepared: Prepared) -> Iterator[str]:
     """The keys of the plan: of all of it, or of what sequential sampling wants by now."""
     if not prepared.experiment.sequential:
         yield from (request.key for _, request in planned(prepared))
@@ -314,8 +316,8 @@ def _wanted(prepared: stages.Prepared) -> Iterator[str]:
     with Store(prepared.database) as store:
         most = prepared.requests()
         # As the run does after a round; unscored, its answers would look outstanding.
-        stages.score(store, [request.key for _, request in most])
-        yield from (request.key for _, request in stages.drawn(prepared, store, most))
+        score(store, [request.key for _, request in most])
+        yield from (request.key for _, request in drawn_so_far(prepared, store, most))
 
 
 def _done(batch: Batch) -> int:
@@ -370,7 +372,7 @@ def _named(name: str, reports: Path, batches: Callable[[Path], Batches]) -> Iter
         yield from (Group(batches(reports / group)) for group in groups)
     elif Path(name).suffix in {".yaml", ".yml"}:
         for declared in find_declared(name, reports):
-            yield Group(batches(stages.group_folder(declared.experiment, reports)))
+            yield Group(batches(group_folder(declared.experiment, reports)))
     elif number.isdecimal() and number.isascii():
         yield Process(int(number))
     else:

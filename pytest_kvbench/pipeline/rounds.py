@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_kvbench import plan
 from pytest_kvbench.analyse.sequential import (
     Drawn,
     Limits,
@@ -26,7 +25,14 @@ from pytest_kvbench.analyse.sequential import (
     start,
 )
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.pipeline import plan
 from pytest_kvbench.records import Cell, Request, TaskManifest
+from pytest_kvbench.store import Store
+
+if TYPE_CHECKING:
+    pass
+from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.observe import voted
 
 Planned = Sequence[tuple[Cell, Request]]
 Outcomes = Mapping[str, Mapping[str, Any]]
@@ -176,3 +182,35 @@ def first_round(
         for cell, request in draw.planned
         if request.example_id in draw.order[: draw.limits.least]
     ]
+
+
+def drawn_so_far(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Sequence[tuple[Cell, Request]]:
+    """What of a plan is wanted by now: all of it, or what sequential sampling came to."""
+    if not prepared.experiment.sequential:
+        return planned
+    from pytest_kvbench.pipeline import rounds
+
+    outcomes = stored_outcomes(prepared, store, planned)
+    return rounds.drawn(prepared.experiment, prepared.manifests, planned, outcomes)
+
+
+def levels(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> dict[Cell, float]:
+    """The two-sided level at which each treated cell of sequential groups stopped."""
+    from pytest_kvbench.pipeline.rounds import group_draws
+
+    outcomes = stored_outcomes(prepared, store, planned)
+    draws = group_draws(prepared.experiment, prepared.manifests, planned)
+    return {cell: level for draw in draws for cell, level in draw.levels(outcomes).items()}
+
+
+def stored_outcomes(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Mapping[str, Mapping[str, Any]]:
+    """By request key: what sampling goes by. Of a sample that is its vote's outcome."""
+    if not prepared.experiment.votes:
+        return store.outcomes([request.key for _, request in planned])
+    return {key: vote for vote in voted(prepared, store, planned) for key in vote["keys"]}

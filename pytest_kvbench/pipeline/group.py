@@ -1,0 +1,187 @@
+"""Where a run takes place, and a group as it is opened or left by its last run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from pytest_kvbench import executors
+from pytest_kvbench.engines import EngineSource, engine_source
+from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.experiment.schema import ExecutorSettings, Experiment
+from pytest_kvbench.files import is_unconfirmed, sweep, writing
+from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline import find, plan
+from pytest_kvbench.records import Cell, Request, TaskManifest
+from pytest_kvbench.store import DATABASE, RunRow, Store
+from pytest_kvbench.tasks import TaskFactory, get_task
+from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.together import Say, say_nothing
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one run takes place, and what it may do.
+
+    `reports` holds the groups; `controls` the shared controls (None: inside the group). All
+    processes of a run share `run_id`; started servers end with `owner_pid`; about `share` of them
+    ask at the same time, and where there are `others` at all, they count the engine's places
+    together. `tasks` are those of a conftest. `say` shows a line in place of the one before while
+    something takes long; an empty one takes it away.
+    """
+
+    reports: Path
+    run_id: str
+    owner_pid: int
+    command: str
+    controls: Path | None = None
+    share: int = 1
+    others: bool = False
+    fresh: bool = False
+    force: bool = False
+    tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
+    say: Say = say_nothing
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A group that can be run or judged: what is asked, of which engine.
+
+    `executor` says from where, this time: no fact about the group, so it is stored nowhere.
+    """
+
+    experiment: Experiment
+    folder: Path
+    manifests: Mapping[str, TaskManifest]
+    fingerprint: Mapping[str, str]
+    replicate_offset: int
+    extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+
+    @property
+    def database(self) -> Path:
+        """The group's SQLite file."""
+        return self.folder / DATABASE
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by name, for their prompts."""
+        return {
+            name: get_task(name, options=self.experiment.options_of(name), extra=self.extra_tasks)
+            for name in self.experiment.tasks
+        }
+
+    def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
+        """The requests of some cells, by default of the whole plan; controls always included."""
+        return self._all_requests if cells is None else self._requests(cells)
+
+    @cached_property
+    def _all_requests(self) -> list[tuple[Cell, Request]]:
+        return self._requests(plan.cells(self.experiment))
+
+    def _requests(self, cells: Sequence[Cell]) -> list[tuple[Cell, Request]]:
+        target = plan.Target(self.fingerprint, self.replicate_offset)
+        return list(plan.requests(self.experiment, cells, self.manifests, self.tasks, target))
+
+
+def group_folder(experiment: Experiment, reports: Path) -> Path:
+    """Where a group's files are."""
+    return reports / experiment.group
+
+
+def source_of(experiment: Experiment, site: Site) -> EngineSource:
+    """The engine of an experiment, as this run would reach or start it."""
+    return engine_source(
+        experiment.engine,
+        experiment.kv,
+        run_id=site.run_id,
+        owner_pid=site.owner_pid,
+        log=group_folder(experiment, site.reports) / "engine.log",
+        share=site.share,
+        meet=site.others,
+    )
+
+
+def check_engine(experiment: Experiment, site: Site, *, workers: bool = False) -> None:
+    """Refuse an engine or an executor that can never run.
+
+    `workers`: this is a worker of pytest-xdist.
+
+    Raises:
+        UsageError: naming the command that mends it.
+    """
+    source_of(experiment, site).check()
+    executors.check(experiment.executor, experiment.engine, workers=workers)
+
+
+def controls_root(site: Site, folder: Path) -> Path:
+    """Where a group's controls are shared; with nobody, while its answers are a stranger's."""
+    own = folder / "shared_controls"
+    return own if site.controls is None or is_unconfirmed(folder) else site.controls
+
+
+@contextlib.contextmanager
+def opened_store(experiment: Experiment, site: Site) -> Iterator[Store]:
+    """The group's store, for one process at a time."""
+    folder = group_folder(experiment, site.reports)
+    lock = folder / ".prepare.lock"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    with FileLock(lock), Store(folder / DATABASE) as store:
+        sweep(folder, below=True)
+        yield store
+
+
+def open_group(
+    folder: Path, extra_tasks: Mapping[str, TaskFactory] = MappingProxyType({})
+) -> Prepared:
+    """The group as its last run left it; needs no engine and no data.
+
+    Raises:
+        MissingPrerequisiteError: nothing was prepared there.
+    """
+    if not (folder / DATABASE).is_file():
+        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{DATABASE}"))
+        raise MissingPrerequisiteError(
+            f"{folder}: no group has been run there",
+            f"groups there: {', '.join(near)}" if near else "make one: kvbench run FILE.yaml",
+        )
+    with Store(folder / DATABASE, reads=True) as store:
+        runs = store.runs()
+        if not runs:
+            raise find.never_run(folder, prepared=store.prepared() is not None)
+        return prepared_from(store, runs[-1], extra_tasks)
+
+
+def prepared_from(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory]) -> Prepared:
+    folder = store.path.parent
+    experiment = find.stored_experiment(folder, run.snapshot)
+    manifests = {}
+    for task in experiment.tasks:
+        stored = store.manifest(task)
+        if stored is None:
+            raise MissingPrerequisiteError(
+                f"{folder}: no examples are stored for {task}",
+                f"prepare the group again: {command('prepare', folder)}",
+            )
+        manifests[task] = stored[0]
+    return Prepared(
+        experiment, folder, manifests, run.fingerprint, run.replicate_offset, extra_tasks
+    )
+
+
+def now() -> str:
+    """The time in UTC, to the millisecond, as stored."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,118 @@
+"""Stored outcomes become observations: one per planned request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.engines import proof_of
+from pytest_kvbench.pipeline.votes import votes
+from pytest_kvbench.records import Cell, Proof, Request, Telemetry
+from pytest_kvbench.store import Store
+
+if TYPE_CHECKING:
+    pass
+from pytest_kvbench.pipeline.group import Prepared
+
+TOGETHER = 5_000  # answers whose texts and scores are held at once
+
+
+def observations(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> list[dict[str, Any]]:
+    """One row per planned request that has an answer or a failure, as `analyse` wants them.
+
+    A treatment is proven only against a control that saw as many tokens: where `planned` has the
+    control's request too, another count leaves it unverified.
+    """
+    clusters = {
+        entry.example.example_id: entry.example.cluster
+        for manifest in prepared.manifests.values()
+        for entry in manifest.entries
+    }
+    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
+    seen = {
+        _asked(cell, request): outcome["prompt_tokens"]
+        for cell, request, outcome in _with_outcomes(store, controls)
+    }
+    return [
+        {
+            "task": cell.task,
+            "bin": cell.bin,
+            "variant": cell.variant,
+            "policy": cell.policy,
+            "budget": cell.budget,
+            "replicate": request.replicate,
+            "aa": request.aa,
+            "example_id": request.example_id,
+            "cluster": clusters[request.example_id],
+            "proof": _proof(request, outcome, seen.get(_asked(cell, request))),
+            **outcome,
+        }
+        for cell, request, outcome in _with_outcomes(store, planned)
+    ]
+
+
+def _with_outcomes(
+    store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Iterator[tuple[Cell, Request, Mapping[str, Any]]]:
+    """The planned requests that have an outcome, each with it."""
+    for start in range(0, len(planned), TOGETHER):
+        some = planned[start : start + TOGETHER]
+        outcomes = store.outcomes([request.key for _, request in some])
+        for cell, request in some:
+            if (outcome := outcomes.get(request.key)) is not None:
+                yield cell, request, outcome
+
+
+def voted(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Sequence[Mapping[str, Any]]:
+    """The observations that are judged: where samples vote, one per vote (see `votes`)."""
+    rows = observations(prepared, store, planned)
+    return votes(rows, prepared.experiment, prepared.manifests)
+
+
+def _asked(cell: Cell, request: Request) -> tuple[object, ...]:
+    """What a control and its treatments have in common."""
+    return cell.task, cell.variant, request.example_id, request.replicate
+
+
+def _proof(request: Request, outcome: Mapping[str, Any], control_tokens: int | None) -> Proof:
+    proof, tokens = proof_of(request.arm, _achieved(outcome)), outcome["prompt_tokens"]
+    differs = None not in (tokens, control_tokens) and tokens != control_tokens
+    return "unverified" if differs and proof == "proven" else proof
+
+
+def _achieved(outcome: Mapping[str, Any]) -> Telemetry | None:
+    if outcome["text"] is None:
+        return None
+    return Telemetry(
+        latency_s=outcome["latency_s"],
+        achieved=outcome["achieved"],
+        prompt_tokens=outcome["prompt_tokens"],
+    )
+
+
+def missing_cells(
+    planned: Sequence[tuple[Cell, Request]], seen: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The cells of the plan that lack an outcome for some request, and how many."""
+    have = {row["key"] for row in seen}
+    lacking: dict[Cell, int] = {}
+    total: dict[Cell, int] = {}
+    for cell, request in planned:
+        total[cell] = total.get(cell, 0) + 1
+        lacking[cell] = lacking.get(cell, 0) + (request.key not in have)
+    return [
+        {
+            "task": cell.task,
+            "bin": cell.bin,
+            "variant": cell.variant,
+            "policy": cell.policy,
+            "budget": cell.budget,
+            "reason": "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing",
+        }
+        for cell, n in lacking.items()
+        if n
+    ]
