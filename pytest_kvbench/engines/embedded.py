@@ -17,7 +17,6 @@ from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError
 from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.launch import serve
-from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.places import Crowd, name_of
@@ -26,6 +25,7 @@ from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.network import client_of
 from pytest_kvbench.records import Answer, Failure, Request, digest
+from pytest_kvbench.server import weights
 
 _PROBE_S = 10.0
 
@@ -129,7 +129,7 @@ class EmbeddedSource:
 
         def command(address: Path) -> list[str]:
             return [
-                *(sys.executable, "-m", "pytest_kvbench.engines.local"),
+                *(sys.executable, "-m", "pytest_kvbench.server"),
                 *("--model", self._settings.model),
                 *("--dtype", self._dtype, "--port", "0"),
                 *("--watch-pid", str(self._owner_pid), "--address-file", str(address)),
@@ -229,7 +229,7 @@ def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
     except (httpx.HTTPError, bounded.TooLargeError, ValueError) as error:
         raise EngineError(
             f"engine.base_url: no server answers at {url}: {sound.said(str(error))}",
-            "start it: python -m pytest_kvbench.engines.local --port 8000",
+            "start it: python -m pytest_kvbench.server --port 8000",
         ) from None
     served = {str(n): e for e in entries for n in (e.get("id"), *_list(e.get("aliases")))}
     if model not in served:

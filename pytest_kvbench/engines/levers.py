@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from pytest_kvbench.engines.local.policies import get_policy
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import Endpoint, EngineSettings
 from pytest_kvbench.experiment.schema import KV
+from pytest_kvbench.policies.table import get_policy
 from pytest_kvbench.records import FULL_CACHE
 
 _GGML_BITS = {"q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5, "iq4_nl": 4.5}

@@ -16,7 +16,6 @@ from pytest_kvbench.engines.balance import alike
 from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.kinds import KINDS, Kind
 from pytest_kvbench.engines.kinds.base import Types
-from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.watch import command_line
 from pytest_kvbench.errors import EngineError, UsageError
@@ -24,6 +23,7 @@ from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import FULL_CACHE, digest
+from pytest_kvbench.server import weights
 
 
 class Servers(Protocol):

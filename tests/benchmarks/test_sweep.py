@@ -31,9 +31,9 @@ FASTER_THAN = {500: 2.5, 1000: 2.5, 2000: 4.5, 4000: 4.5}
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    from pytest_kvbench.engines.local import model, weights
-    from pytest_kvbench.engines.local.engine import Engine
-    from pytest_kvbench.engines.local.reuse import PrefillCache
+    from pytest_kvbench.server import model, weights
+    from pytest_kvbench.server.engine import Engine
+    from pytest_kvbench.server.reuse import PrefillCache
 
     folder = weights.materialise(weights.resolve(MODEL))
     loaded = model.load(folder, "float32", "cpu", THREADS)
@@ -47,9 +47,9 @@ def stock_attention(direct: Direct) -> Iterator[None]:
 
 
 def sweep(engine: Any, ids: list[int]) -> tuple[list[str], Any]:
-    from pytest_kvbench.engines.local.engine import ArmSpec, Done, Job, Piece
-    from pytest_kvbench.engines.local.policies import get_policy
-    from pytest_kvbench.engines.local.sampling import Sampling
+    from pytest_kvbench.policies.table import get_policy
+    from pytest_kvbench.server.drawing import Sampling
+    from pytest_kvbench.server.engine import ArmSpec, Done, Job, Piece
 
     policy = get_policy("snapkv")
     arms = [ArmSpec(policy, policy.with_defaults({}), budget) for budget in BUDGETS]

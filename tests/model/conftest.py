@@ -43,7 +43,7 @@ class Server:
 def launch(folder: Path, *more: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     """Start a server and wait until it is ready; its log is `folder/server.log`."""
     address = folder / "address.json"
-    command = [sys.executable, "-m", "pytest_kvbench.engines.local", "--model", MODEL]
+    command = [sys.executable, "-m", "pytest_kvbench.server", "--model", MODEL]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--address-file", address, "--watch-pid", str(os.getpid()), *more],
@@ -141,7 +141,7 @@ def direct() -> Direct:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pytest_kvbench.engines.local import weights
+    from pytest_kvbench.server import weights
 
     folder = weights.materialise(weights.resolve(MODEL))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

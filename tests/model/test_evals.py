@@ -66,7 +66,7 @@ def test_one_server_and_light_workers(
         try:
             workers = psutil.Process(process.pid).children()
             for worker in workers:
-                if "pytest_kvbench.engines.local" in " ".join(worker.cmdline()):
+                if "pytest_kvbench.server" in " ".join(worker.cmdline()):
                     continue
                 seen.add(worker.pid)
                 heaviest = max(heaviest, worker.memory_info().rss)

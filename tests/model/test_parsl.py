@@ -214,7 +214,7 @@ def test_the_same_figures_on_the_real_model(run: Run, expected: dict[str, Any]) 
     run.start()
     wait_for(lambda: run.answered() >= 1)
     assert len(run.workers()) == 2
-    servers = [p for p in run.family() if "pytest_kvbench.engines.local" in line_of(p)]
+    servers = [p for p in run.family() if "pytest_kvbench.server" in line_of(p)]
     assert len(servers) == 1
     run.finish()
     assert comparable(run.summary) == expected

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from pytest_kvbench.engines.base import TokenizerServer
-from pytest_kvbench.engines.local import weights
-from pytest_kvbench.engines.local.limits import MOST_JSON_BYTES
-from pytest_kvbench.engines.local.protocol import LONGEST_STOP, MOST_STOPS
+from pytest_kvbench.server import weights
+from pytest_kvbench.server.limits import MOST_JSON_BYTES
+from pytest_kvbench.server.protocol import LONGEST_STOP, MOST_STOPS
 from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
@@ -97,7 +97,7 @@ def test_the_openai_sdk_lists_models_and_gets_errors(sdk: openai.OpenAI, server:
 
 
 def test_the_fingerprint_is_the_one_a_client_works_out(server: Server) -> None:
-    from pytest_kvbench.engines.local import weights
+    from pytest_kvbench.server import weights
 
     folder = weights.materialise(weights.resolve(MODEL))
     assert weights.fingerprint_parts(folder, "float32", "auto") == server.address["fingerprint"]

@@ -15,11 +15,11 @@ import torch
 from torch.nn import functional
 from transformers.integrations import sdpa_attention
 
-from pytest_kvbench.engines.local import ragged
-from pytest_kvbench.engines.local.engine import ArmReport, ArmSpec, Engine, Job, Piece
-from pytest_kvbench.engines.local.policies import POLICIES, get_policy
-from pytest_kvbench.engines.local.reuse import PrefillCache
-from pytest_kvbench.engines.local.sampling import Sampling
+from pytest_kvbench.policies.table import POLICIES, get_policy
+from pytest_kvbench.server import ragged
+from pytest_kvbench.server.drawing import Sampling
+from pytest_kvbench.server.engine import ArmReport, ArmSpec, Engine, Job, Piece
+from pytest_kvbench.server.reuse import PrefillCache
 from tests.support.tiny_model import tiny_model
 
 pytestmark = pytest.mark.model

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_kvbench.engines.local import model as model_module
-from pytest_kvbench.engines.local import weights
-from pytest_kvbench.engines.local.engine import ArmReport, ArmSpec, Done, Engine, Job, Piece
-from pytest_kvbench.engines.local.model import LocalModel
-from pytest_kvbench.engines.local.policies import get_policy
-from pytest_kvbench.engines.local.reuse import Layer, PrefillCache
-from pytest_kvbench.engines.local.sampling import Sampler, Sampling
-from pytest_kvbench.engines.local.text import TextStream
-from pytest_kvbench.engines.local.worker import Worker
+from pytest_kvbench.policies.table import get_policy
+from pytest_kvbench.server import model as model_module
+from pytest_kvbench.server import weights
+from pytest_kvbench.server.drawing import Sampler, Sampling
+from pytest_kvbench.server.engine import ArmReport, ArmSpec, Done, Engine, Job, Piece
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.reuse import Layer, PrefillCache
+from pytest_kvbench.server.text import TextStream
+from pytest_kvbench.server.worker import Worker
 from tests.model.conftest import MODEL, prompt_parts
 
 pytestmark = pytest.mark.model

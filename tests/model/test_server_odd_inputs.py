@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from pytest_kvbench.engines.local import limits
-from pytest_kvbench.engines.local.engine import Engine
-from pytest_kvbench.engines.local.policies import POLICIES
-from pytest_kvbench.engines.local.protocol import ChatRequest, CompletionRequest, TokenizeRequest
-from pytest_kvbench.engines.local.reuse import PrefillCache
-from pytest_kvbench.engines.local.server import Served, build_app
-from pytest_kvbench.engines.local.worker import Worker
+from pytest_kvbench.policies.table import POLICIES
+from pytest_kvbench.server import limits
+from pytest_kvbench.server.engine import Engine
+from pytest_kvbench.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
+from pytest_kvbench.server.reuse import PrefillCache
+from pytest_kvbench.server.server import Served, build_app
+from pytest_kvbench.server.worker import Worker
 from tests.support.odd_json import odd_values, with_odd_fields
 from tests.support.patience import wait_for
 from tests.support.tiny_model import tiny_model
@@ -218,7 +218,7 @@ def test_no_odd_address_is_a_server_error(
 def test_what_goes_wrong_with_one_reply_is_not_its_neighbours(
     http: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_kvbench.engines.local.text import TextStream
+    from pytest_kvbench.server.text import TextStream
 
     plain = TextStream.push
 

@@ -50,7 +50,7 @@ def test_it_ends_with_the_process_it_watches(tmp_path: Path) -> None:
 
 def test_a_watched_process_may_go_while_the_model_loads(tmp_path: Path) -> None:
     watched = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
-    command = [sys.executable, "-m", "pytest_kvbench.engines.local", "--model", MODEL]
+    command = [sys.executable, "-m", "pytest_kvbench.server", "--model", MODEL]
     process = subprocess.Popen([*command, "--watch-pid", str(watched.pid)])
     watched.wait(60)
     wait_for(lambda: process.poll() is not None, 10)
@@ -68,7 +68,7 @@ def test_a_watched_process_may_go_while_the_model_loads(tmp_path: Path) -> None:
 def test_a_wrong_command_line_is_two_lines_and_exit_code_4(
     arguments: list[str], words: list[str]
 ) -> None:
-    command = [sys.executable, "-m", "pytest_kvbench.engines.local", *arguments]
+    command = [sys.executable, "-m", "pytest_kvbench.server", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 2
@@ -80,7 +80,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "pytest_kvbench.engines.local", "--port", port]
+        command = [sys.executable, "-m", "pytest_kvbench.server", "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 4
     assert port in done.stderr

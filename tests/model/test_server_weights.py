@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kvbench.engines.local import policies, weights
 from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.policies import table
+from pytest_kvbench.server import weights
 
 
 def folder_with(path: Path, *names: str) -> Path:
@@ -25,7 +26,7 @@ WHOLE = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safete
 
 def test_light_processes_load_no_torch() -> None:
     code = (
-        "import sys; from pytest_kvbench.engines.local import weights, policies;"
+        "import sys; from pytest_kvbench.server import weights, policies;"
         "weights.default_device();"
         "print(sorted({'torch', 'transformers', 'kvpress'} & set(sys.modules)))"
     )
@@ -116,7 +117,7 @@ def test_a_gguf_file_is_converted_once_by_whoever_comes_first(
     """Two processes at once; the tokenizer splits digits and ends at the right token."""
     monkeypatch.setenv("KVBENCH_CACHE", str(tmp_path))
     code = (
-        "from pytest_kvbench.engines.local import weights;"
+        "from pytest_kvbench.server import weights;"
         "print(weights.materialise(weights.resolve('smollm2-135m')))"
     )
     both = [
@@ -139,14 +140,14 @@ def test_a_gguf_file_is_converted_once_by_whoever_comes_first(
 
 
 def test_policies_are_known_by_name_and_their_parameters_checked() -> None:
-    assert next(iter(policies.POLICIES)) == "none"
+    assert next(iter(table.POLICIES)) == "none"
     with pytest.raises(UsageError) as unknown:
-        policies.get_policy("snapkw")
+        table.get_policy("snapkw")
     assert "snapkv" in unknown.value.hint
-    snapkv = policies.get_policy("snapkv")
+    snapkv = table.get_policy("snapkv")
     assert snapkv.with_defaults({"window_size": 8}) == {"window_size": 8, "kernel_size": 5}
     assert snapkv.min_tokens({"window_size": 8}) == 9
-    expected = policies.get_policy("expected_attention")
+    expected = table.get_policy("expected_attention")
     assert expected.with_defaults({"epsilon": 1})["epsilon"] == 1
     for params in ({"epsilon": "x"}, {"use_vnorm": 1}, {"n_sink": True}, {"n_sink": -1}):
         with pytest.raises(UsageError, match="Valid"):
@@ -155,7 +156,7 @@ def test_policies_are_known_by_name_and_their_parameters_checked() -> None:
 
 def test_every_policy_names_a_class_of_kvpress_that_takes_its_parameters() -> None:
     kvpress = pytest.importorskip("kvpress")
-    for policy in policies.POLICIES.values():
+    for policy in table.POLICIES.values():
         if policy.press:
             press = getattr(kvpress, policy.press)(
                 compression_ratio=0.5, **policy.with_defaults({})

@@ -15,9 +15,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pytest_kvbench.engines.local.policies import POLICIES
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.section import Section
+from pytest_kvbench.policies.table import POLICIES
 from pytest_kvbench.tasks import BUILT_IN, FAMILIES
 from pytest_kvbench.tasks.base import TaskOptions
 from tests.support.pages import ROOT

@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pytest_kvbench.engines.local import ragged
-from pytest_kvbench.engines.local.model import LocalModel
+from pytest_kvbench.server import ragged
+from pytest_kvbench.server.model import LocalModel
 
 CONTEXT = 256
 _TEMPLATE = (

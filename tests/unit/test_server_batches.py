@@ -20,11 +20,11 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
-from pytest_kvbench.engines.local.batch_files import BadFile, read_requests
-from pytest_kvbench.engines.local.batches import WINDOW_S, Shelf
-from pytest_kvbench.engines.local.limits import MOST_JSON_BYTES
-from pytest_kvbench.engines.local.protocol import ApiError
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.server.batch_files import BadFile, read_requests
+from pytest_kvbench.server.batches import WINDOW_S, Shelf
+from pytest_kvbench.server.limits import MOST_JSON_BYTES
+from pytest_kvbench.server.protocol import ApiError
 from tests.support.odd_json import with_odd_fields
 
 CHAT = "/v1/chat/completions"

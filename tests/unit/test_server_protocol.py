@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from pytest_kvbench.engines.local import limits
-from pytest_kvbench.engines.local.limits import BodyLimit
-from pytest_kvbench.engines.local.policies import POLICIES
-from pytest_kvbench.engines.local.protocol import (
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.policies.table import POLICIES
+from pytest_kvbench.server import limits
+from pytest_kvbench.server.limits import BodyLimit
+from pytest_kvbench.server.protocol import (
     ApiError,
     BatchRequest,
     ChatRequest,
@@ -25,7 +26,6 @@ from pytest_kvbench.engines.local.protocol import (
     TokenizeRequest,
     parse,
 )
-from pytest_kvbench.errors import UsageError
 from tests.support.odd_json import odd_values, with_odd_fields
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}

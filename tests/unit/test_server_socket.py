@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from pytest_kvbench.engines.local import __main__ as served
+from pytest_kvbench.server import __main__ as served
 
 
 def test_replies_are_not_held_back_for_more() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from pytest_kvbench.engines.local import text as text_module
-from pytest_kvbench.engines.local.text import TextStream
+from pytest_kvbench.server import text as text_module
+from pytest_kvbench.server.text import TextStream
 
 WORDS = ["".join(letters) for n in (1, 2, 3) for letters in itertools.product("ab", repeat=n)]
 """Every token is a bit of text over two letters, so that beginnings of stop strings abound."""

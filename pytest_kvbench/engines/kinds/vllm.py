@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pytest_kvbench.engines import levers
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
-from pytest_kvbench.engines.local import weights
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.watch import command_line
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.server import weights
 
 _CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

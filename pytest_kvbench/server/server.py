@@ -21,22 +21,22 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pytest_kvbench.engines.local import intake, replies
-from pytest_kvbench.engines.local.batches import Complete, Shelf
-from pytest_kvbench.engines.local.engine import Done, Event, Job, Piece
-from pytest_kvbench.engines.local.limits import BodyLimit
-from pytest_kvbench.engines.local.model import LocalModel
-from pytest_kvbench.engines.local.policies import POLICIES
-from pytest_kvbench.engines.local.protocol import (
+from pytest_kvbench.policies.table import POLICIES
+from pytest_kvbench.records import digest
+from pytest_kvbench.server import intake, replies
+from pytest_kvbench.server.batches import Complete, Shelf
+from pytest_kvbench.server.engine import Done, Event, Job, Piece
+from pytest_kvbench.server.limits import BodyLimit
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.protocol import (
     ApiError,
     ChatRequest,
     CompletionRequest,
     TokenizeRequest,
     parse,
 )
-from pytest_kvbench.engines.local.replies import Reply
-from pytest_kvbench.engines.local.worker import Worker
-from pytest_kvbench.records import digest
+from pytest_kvbench.server.replies import Reply
+from pytest_kvbench.server.worker import Worker
 
 log = logging.getLogger(__name__)
 

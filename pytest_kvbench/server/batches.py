@@ -26,17 +26,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from pytest_kvbench.engines.local.batch_files import (
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import replace_json
+from pytest_kvbench.server.batch_files import (
     Asked,
     BadFile,
     Results,
     new_id,
     read_requests,
 )
-from pytest_kvbench.engines.local.limits import MOST_FILE_BYTES, check_size
-from pytest_kvbench.engines.local.protocol import ApiError, BatchRequest, parse
-from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import replace_json
+from pytest_kvbench.server.limits import MOST_FILE_BYTES, check_size
+from pytest_kvbench.server.protocol import ApiError, BatchRequest, parse
 
 WINDOW_S = 24 * 3600
 _AT_ONCE = 8  # lines in the model's queue: enough to decode together

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer  # type: ignore[import-untyped]  # ships no typ
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from pytest_kvbench.engines.local import ragged
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.server import ragged
 
 log = logging.getLogger(__name__)
 

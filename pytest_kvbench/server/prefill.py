@@ -16,10 +16,10 @@ import kvpress
 import torch
 from transformers import DynamicCache
 
-from pytest_kvbench.engines.local.model import LocalModel
-from pytest_kvbench.engines.local.policies import Policy
-from pytest_kvbench.engines.local.ragged import RowKV
-from pytest_kvbench.engines.local.reuse import Layer, PrefillCache, Recording
+from pytest_kvbench.policies.table import Policy
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.ragged import RowKV
+from pytest_kvbench.server.reuse import Layer, PrefillCache, Recording
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pytest_kvbench.engines.local.protocol import ApiError
+from pytest_kvbench.server.protocol import ApiError
 
 MOST_JSON_BYTES = 16 * 2**20
 """A prompt of a million tokens has a few MB."""

@@ -189,7 +189,7 @@ def _convert(gguf: Path, target: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "pytest_kvbench.engines.local.convert",
+            "pytest_kvbench.server.convert",
             str(gguf),
             str(temporary),
         ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_kvbench.engines.local.engine import ArmReport, Done, Piece, Timings
+from pytest_kvbench.server.engine import ArmReport, Done, Piece, Timings
 
 
 @dataclass

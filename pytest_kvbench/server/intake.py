@@ -7,20 +7,20 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_kvbench.engines.local.engine import ArmSpec, Event, Job, removed
-from pytest_kvbench.engines.local.model import LocalModel
-from pytest_kvbench.engines.local.policies import Policy, get_policy
-from pytest_kvbench.engines.local.prefill import clock
-from pytest_kvbench.engines.local.protocol import (
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.policies.table import Policy, get_policy
+from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.server.drawing import Sampling
+from pytest_kvbench.server.engine import ArmSpec, Event, Job, removed
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.prefill import clock
+from pytest_kvbench.server.protocol import (
     ApiError,
     ChatRequest,
     CompletionRequest,
     KvArm,
     Message,
 )
-from pytest_kvbench.engines.local.sampling import Sampling
-from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import FULL_CACHE
 
 _MOST_CHARACTERS = 128  # of a token: the longest of any vocabulary are runs of blanks
 _BOUNDARY = "\u241e\u2063kvbench\u2063\u241e"  # in no real prompt: a symbol and invisible marks

@@ -1,4 +1,4 @@
-"""`python -m pytest_kvbench.engines.local --model M`: serve one model until told to stop.
+"""`python -m pytest_kvbench.server --model M`: serve one model until told to stop.
 
 SIGTERM and SIGINT end the process at once, in the middle of a prefill too: nothing here needs
 tidying up. The process also ends when the one it watches does.
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from pytest_kvbench.engines.local import weights
 from pytest_kvbench.errors import KvbenchError, UsageError
+from pytest_kvbench.server import weights
 
 _WATCH_EVERY_S = 0.5
 _SHARED_ROWS = 32  # a row's share of a step: 55 ms alone, 14 of 8, 9 of 16, 6.5 of 32 (two cores)
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pytest_kvbench.engines.local")
+    parser = argparse.ArgumentParser(prog="python -m pytest_kvbench.server")
     parser.add_argument("--model", default="smollm2-135m", help="a name, folder, .gguf or hub id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
@@ -84,10 +84,10 @@ def _serve(options: argparse.Namespace) -> None:
     # Only now: a wrong model name or a taken port must not wait for torch.
     import uvicorn
 
-    from pytest_kvbench.engines.local import model, server
-    from pytest_kvbench.engines.local.engine import Engine
-    from pytest_kvbench.engines.local.reuse import PrefillCache
-    from pytest_kvbench.engines.local.worker import Worker
+    from pytest_kvbench.server import model, server
+    from pytest_kvbench.server.engine import Engine
+    from pytest_kvbench.server.reuse import PrefillCache
+    from pytest_kvbench.server.worker import Worker
 
     fingerprint = weights.fingerprint_parts(folder, options.dtype, device)
     loaded = model.load(folder, options.dtype, device, options.threads)

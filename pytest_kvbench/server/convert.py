@@ -1,4 +1,4 @@
-"""`python -m pytest_kvbench.engines.local.convert FILE.gguf FOLDER`: GGUF to safetensors, once.
+"""`python -m pytest_kvbench.server.convert FILE.gguf FOLDER`: GGUF to safetensors, once.
 
 Weights go through transformers' own dequantisation, in float32. The tokenizer is built from the
 file's vocabulary and merges: what transformers derives from a GGUF gets another model's class, a

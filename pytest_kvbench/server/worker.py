@@ -13,7 +13,7 @@ import threading
 
 import torch
 
-from pytest_kvbench.engines.local.engine import Engine, Job, Row
+from pytest_kvbench.server.engine import Engine, Job, Row
 
 log = logging.getLogger(__name__)
 

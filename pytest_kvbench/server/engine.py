@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from pytest_kvbench.engines.local.model import LocalModel
-from pytest_kvbench.engines.local.policies import Policy
-from pytest_kvbench.engines.local.prefill import Share, clock, prefill
-from pytest_kvbench.engines.local.ragged import RaggedCache, RowKV
-from pytest_kvbench.engines.local.reuse import PrefillCache
-from pytest_kvbench.engines.local.sampling import Sampler, Sampling
-from pytest_kvbench.engines.local.text import TextStream
+from pytest_kvbench.policies.table import Policy
+from pytest_kvbench.server.drawing import Sampler, Sampling
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.prefill import Share, clock, prefill
+from pytest_kvbench.server.ragged import RaggedCache, RowKV
+from pytest_kvbench.server.reuse import PrefillCache
+from pytest_kvbench.server.text import TextStream
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pytest_kvbench.engines.local.protocol import BatchLine, as_api_error, shortened
+from pytest_kvbench.server.protocol import BatchLine, as_api_error, shortened
 
 MOST_REQUESTS = 50_000
 """Of one input file, as at OpenAI's."""

@@ -1,0 +1,1 @@
+"""What shrinks a cache: the table of policies and their parameters. No torch."""
