@@ -29,8 +29,8 @@ from pytest_kvbench.files import writing
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
-from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import ControlEntry, SharedControls, control_key
+from pytest_kvbench.store.store import Store
 
 LOCK = ".batches.lock"
 

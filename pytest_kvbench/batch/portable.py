@@ -15,8 +15,8 @@ from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, Written
 from pytest_kvbench.batch.lines import Writer
 from pytest_kvbench.batch.results import Taken, results, take
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.store.store import Store
 
 
 def export(prepared: Prepared, folder: Path, limits: Limits = OPENAI) -> list[Written]:

@@ -14,7 +14,7 @@ from pytest_kvbench.bounded import MIB
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import open_file
 from pytest_kvbench.records import Answer, Failure
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 
 
 @dataclass(frozen=True)

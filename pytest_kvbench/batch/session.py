@@ -12,7 +12,7 @@ from pytest_kvbench.batch.ledger import Ledger, said
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Cell
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 
 
 class Waiting:

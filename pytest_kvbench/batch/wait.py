@@ -27,10 +27,10 @@ from pytest_kvbench.pipeline.find import find_declared, groups_of
 from pytest_kvbench.pipeline.group import Prepared, group_folder, open_group
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
-from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.outstanding import Count, Outstanding
 from pytest_kvbench.store.presence import at_work
-from pytest_kvbench.tasks import TaskFactory
+from pytest_kvbench.store.store import DATABASE, RunRow, Store
+from pytest_kvbench.tasks.registry import TaskFactory
 
 LOOKS = 5
 """So many looks in a row that found nobody at work end the wait. A run takes seconds to start."""

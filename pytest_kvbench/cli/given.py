@@ -19,7 +19,7 @@ from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:
     from pytest_kvbench.pipeline.group import Prepared, Site
-    from pytest_kvbench.tasks import TaskFactory
+    from pytest_kvbench.tasks.registry import TaskFactory
 
 
 def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
@@ -44,7 +44,7 @@ def opened(declared: Declared, reports: Path) -> Prepared:
         MissingPrerequisiteError: it has not been run.
     """
     from pytest_kvbench.pipeline.group import group_folder, open_group
-    from pytest_kvbench.store import DATABASE
+    from pytest_kvbench.store.store import DATABASE
 
     folder = group_folder(declared.experiment, reports)
     if declared.files and not (folder / DATABASE).is_file():

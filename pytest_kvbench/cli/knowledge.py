@@ -185,7 +185,7 @@ def export(
 
 
 def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
-    from pytest_kvbench.store import DATABASE
+    from pytest_kvbench.store.store import DATABASE
 
     if groups:
         return [reports[0] / group for group in groups]

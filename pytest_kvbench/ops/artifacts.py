@@ -27,7 +27,7 @@ from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.records import Arm, Cell, Request, digest, to_json
 from pytest_kvbench.report.summary import provenance_of
-from pytest_kvbench.store import RunRow
+from pytest_kvbench.store.store import RunRow
 
 CATALOG = "_catalog.jsonl"
 SHA_LENGTH = 16

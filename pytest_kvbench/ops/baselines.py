@@ -18,7 +18,7 @@ from pytest_kvbench.files import replace_json
 from pytest_kvbench.ops.observed import observed
 from pytest_kvbench.pipeline.group import Prepared, now, open_group
 from pytest_kvbench.pipeline.judge import judge
-from pytest_kvbench.store import DATABASE
+from pytest_kvbench.store.store import DATABASE
 
 FOLDER = ".baselines"
 SCHEMA = 1

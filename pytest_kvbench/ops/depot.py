@@ -23,7 +23,6 @@ from pytest_kvbench.files import (
     writing,
 )
 from pytest_kvbench.hints import command
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import (
     CONTROLS,
     GROUP,
@@ -40,6 +39,7 @@ from pytest_kvbench.store.database import copy_database
 from pytest_kvbench.store.origin import claims, confirm, mark
 from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.store.registry import META, Registry
+from pytest_kvbench.store.store import DATABASE, Store
 
 SUFFIX = ".kvbench.tar.gz"
 PREPARE_LOCK = ".prepare.lock"

@@ -11,7 +11,7 @@ from pytest_kvbench.files import replace_json
 from pytest_kvbench.ops.observed import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Arm, Cell, Request, format_budget
-from pytest_kvbench.store import RunRow
+from pytest_kvbench.store.store import RunRow
 
 VERSION = 2
 _STOPS = {"stop": "stop", "length": "max_tokens"}

@@ -19,7 +19,7 @@ from pytest_kvbench.pipeline.observe import observations
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request
-from pytest_kvbench.store import RunRow, Store
+from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.tasks.base import Task
 
 

@@ -20,8 +20,8 @@ from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline.votes import spokesman
 from pytest_kvbench.score.vote import ballot
-from pytest_kvbench.store import DATABASE, RunRow, Store
 from pytest_kvbench.store.database import copy_database
+from pytest_kvbench.store.store import DATABASE, RunRow, Store
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "answers": {

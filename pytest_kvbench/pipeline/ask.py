@@ -10,8 +10,8 @@ from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
 from pytest_kvbench.records import Cell, Request
-from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     pass

@@ -16,8 +16,8 @@ from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request, canonical
-from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import control_key
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     pass

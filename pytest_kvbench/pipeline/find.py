@@ -10,8 +10,8 @@ from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageErr
 from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.hints import command
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.origin import refuse_unconfirmed
+from pytest_kvbench.store.store import DATABASE, Store
 
 
 def find_declared(

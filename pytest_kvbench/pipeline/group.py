@@ -21,9 +21,9 @@ from pytest_kvbench.files import is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
 from pytest_kvbench.records import Cell, Request, TaskManifest
-from pytest_kvbench.store import DATABASE, RunRow, Store
-from pytest_kvbench.tasks import TaskFactory, get_task
+from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.registry import TaskFactory, get_task
 from pytest_kvbench.tasks.together import Say, say_nothing
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_kvbench.engines import proof_of
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Proof, Request, Telemetry
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     pass

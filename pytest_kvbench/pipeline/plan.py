@@ -22,8 +22,8 @@ from pytest_kvbench.records import (
     digest,
     format_budget,
 )
-from pytest_kvbench.tasks import TaskFactory, check_task_name
 from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.registry import TaskFactory, check_task_name
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 from pytest_kvbench.engines.base import Engine
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
 from pytest_kvbench.records import Answer, Failure, Request
-from pytest_kvbench.store import Store
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
 from pytest_kvbench.store.presence import Presence
+from pytest_kvbench.store.store import Store
 
 _AHEAD = 256
 """Requests of a group that may wait for an engine of fewer places: more only cost memory."""

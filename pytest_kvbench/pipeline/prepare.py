@@ -15,12 +15,12 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import is_unconfirmed, sweep
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import TaskManifest
-from pytest_kvbench.store import RunRow, Store
+from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.store.upkeep import orphans
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:

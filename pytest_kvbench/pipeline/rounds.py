@@ -27,7 +27,7 @@ from pytest_kvbench.analyse.sequential import (
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.records import Cell, Request, TaskManifest
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     pass

@@ -18,7 +18,7 @@ from pytest_kvbench.records import (
     Label,
     Request,
 )
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     pass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_kvbench.score import score_answer
-from pytest_kvbench.store import Store
+from pytest_kvbench.score.metric import score_answer
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     pass

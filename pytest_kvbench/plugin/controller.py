@@ -220,7 +220,7 @@ class Controller:
         from pytest_kvbench.pipeline.conclude import SUMMARY, analyse, is_reported, judged_on
         from pytest_kvbench.pipeline.group import now, open_group
         from pytest_kvbench.pipeline.score import score
-        from pytest_kvbench.store import Store
+        from pytest_kvbench.store.store import Store
 
         waits = ""
         try:

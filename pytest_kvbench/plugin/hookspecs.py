@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_kvbench.tasks import TaskFactory
+    from pytest_kvbench.tasks.registry import TaskFactory
 
 
 @pytest.hookspec

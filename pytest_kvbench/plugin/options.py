@@ -15,7 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_kvbench.experiment.load import Override
-    from pytest_kvbench.tasks import TaskFactory
+    from pytest_kvbench.tasks.registry import TaskFactory
 
 MARK = "kvbench"
 

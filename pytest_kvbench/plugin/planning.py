@@ -13,7 +13,7 @@ from pytest_kvbench.pipeline.group import group_folder, open_group
 from pytest_kvbench.plugin.collection import declaration_of
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.records import Cell
-from pytest_kvbench.store import DATABASE, Store
+from pytest_kvbench.store.store import DATABASE, Store
 
 FIRST_GUESS_S = 1 / 500
 """Seconds per prompt token before anything was measured: the 135M model on two CPU cores, one

@@ -26,7 +26,7 @@ from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.properties import verdict_on
 from pytest_kvbench.report import text
 from pytest_kvbench.report.progress import progress_line
-from pytest_kvbench.store import DATABASE, Store
+from pytest_kvbench.store.store import DATABASE, Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.plugin.options import tasks_of
 
 if TYPE_CHECKING:
-    from pytest_kvbench.tasks import TaskFactory
+    from pytest_kvbench.tasks.registry import TaskFactory
 
 _OURS = "kvbench"  # the entry point: found where plugins are not loaded by themselves, too
 

@@ -43,7 +43,7 @@ from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.records import Cell, Request, digest, weakest
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.session import Waiting

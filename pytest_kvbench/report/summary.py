@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_kvbench import sound
 from pytest_kvbench.records import FULL_CACHE, TaskManifest
-from pytest_kvbench.store import RunRow
+from pytest_kvbench.store.store import RunRow
 
 SCHEMA = 1
 _FLIPS_PER_CELL = 2

@@ -27,7 +27,7 @@ from pytest_kvbench.experiment.limits import GROUP_NAMES, is_group_name
 from pytest_kvbench.files import UNCONFIRMED, UNFINISHED, sweep, unfinished_file, writing
 from pytest_kvbench.reading import open_file
 from pytest_kvbench.records import canonical, to_json
-from pytest_kvbench.store import DATABASE
+from pytest_kvbench.store.store import DATABASE
 
 INDEX = "index.json"
 SCHEMA = 1

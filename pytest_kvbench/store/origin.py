@@ -17,8 +17,8 @@ from pytest_kvbench.errors import GuardError, StoreError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed, replace_text, scratch, writing
 from pytest_kvbench.hints import command
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.database import copy_database
+from pytest_kvbench.store.store import DATABASE, Store
 
 LEDGER = "batches.json"
 _SECTIONS = ("engine", "executor", "kv", "tasks", "task_options", "tokenizer", "after")

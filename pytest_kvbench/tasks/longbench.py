@@ -19,7 +19,7 @@ from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
-from pytest_kvbench.score import check_meta, get_metric
+from pytest_kvbench.score.metric import check_meta, get_metric
 from pytest_kvbench.tasks.archive import (
     Archive,
     cache_folder,

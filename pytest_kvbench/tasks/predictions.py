@@ -10,10 +10,10 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import TextStream
-from pytest_kvbench.score import score_answer
-from pytest_kvbench.tasks import TaskFactory, get_task
+from pytest_kvbench.score.metric import score_answer
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
+from pytest_kvbench.tasks.registry import TaskFactory, get_task
 
 _NAMED = ("longbench", "ruler")
 """Families of which a row may say its own task: one file of kvpress holds several."""

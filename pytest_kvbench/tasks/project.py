@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed
-from pytest_kvbench.tasks import TaskFactory, check_task_name
+from pytest_kvbench.tasks.registry import TaskFactory, check_task_name
 
 Load = Callable[[Path, Sequence[Path]], Mapping[str, TaskFactory]]
 """From a root and conftest files to the tasks they bring; raises UsageError."""

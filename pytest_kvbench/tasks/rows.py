@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt, digest
-from pytest_kvbench.score import check_meta, get_metric
+from pytest_kvbench.score.metric import check_meta, get_metric
 from pytest_kvbench.tasks.base import example_id, files_digest, template_version
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.columns import answers_of, further, text_of

@@ -27,7 +27,7 @@ from pytest_kvbench.records import (
     TaskManifest,
     Telemetry,
 )
-from pytest_kvbench.store import DATABASE, Store
+from pytest_kvbench.store.store import DATABASE, Store
 
 BUDGETS = tuple(n / 100 for n in range(100, 0, -1))
 

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_kvbench.ops.observed import observed
 from pytest_kvbench.pipeline.judge import judge
-from pytest_kvbench.store import DATABASE
+from pytest_kvbench.store.store import DATABASE
 from tests.support.groups import make_group
 
 GROUPS = 200

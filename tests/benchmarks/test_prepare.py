@@ -15,11 +15,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pytest_kvbench.records import to_json
-from pytest_kvbench.store import Store
-from pytest_kvbench.tasks import get_task
+from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest, read_manifest, write_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import load_tokenizer
 
 EXAMPLES = 5000

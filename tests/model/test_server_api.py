@@ -14,9 +14,9 @@ from pytest_kvbench.engines.base import TokenizerServer
 from pytest_kvbench.server import weights
 from pytest_kvbench.server.limits import MOST_JSON_BYTES
 from pytest_kvbench.server.protocol import LONGEST_STOP, MOST_STOPS
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import load_tokenizer
 from tests.model.conftest import MODEL, Server, parts
 

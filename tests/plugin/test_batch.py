@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 from tests.support.summaries_compared import comparable

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 
 Kvbench = Callable[..., Result]

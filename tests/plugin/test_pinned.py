@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.responses import JSONResponse, Response
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.responses import JSONResponse, Response
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.wire import Wire
 

@@ -18,8 +18,8 @@ from pydantic.fields import FieldInfo
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.section import Section
 from pytest_kvbench.policies.table import POLICIES
-from pytest_kvbench.tasks import BUILT_IN, FAMILIES
 from pytest_kvbench.tasks.base import TaskOptions
+from pytest_kvbench.tasks.registry import BUILT_IN, FAMILIES
 from tests.support.pages import ROOT
 
 DOCS = ROOT / "docs"

@@ -24,7 +24,7 @@ from pytest_kvbench.records import (
     TaskManifest,
     Telemetry,
 )
-from pytest_kvbench.store import DATABASE, RunRow, Store
+from pytest_kvbench.store.store import DATABASE, RunRow, Store
 
 TASK = "jsonl:words.jsonl"
 STARTED = "2026-11-22T01:00:00.000+00:00"

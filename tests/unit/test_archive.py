@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.errors import GuardError, KvbenchError, StoreError, UsageError
 from pytest_kvbench.ops.depot import SUFFIX, archive_group, clean_group, restore_group
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import Index, verify_archive
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.presence import Presence
 from pytest_kvbench.store.registry import Registry
+from pytest_kvbench.store.store import DATABASE, Store
 from tests.unit.test_store import MANIFEST, answer, request
 
 DAY_S = 86400.0

@@ -21,14 +21,14 @@ from click.testing import CliRunner, Result
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.files import OPENAI, Limits
 from pytest_kvbench.batch.ledger import FOLDER, LEDGER
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import EngineError, ExperimentError, GuardError
 from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.pipeline import prepare as prepare_stage
 from pytest_kvbench.pipeline.group import Prepared, Site
 from pytest_kvbench.pipeline.observe import observations
 from pytest_kvbench.pipeline.score import score
-from pytest_kvbench.store import Store
+from pytest_kvbench.store.store import Store
 from tests.conftest import WORDS
 from tests.support.batch_server import BatchServer, answered
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.tasks import together
 from tests.conftest import WORDS
 from tests.support.mock_server import MockServer

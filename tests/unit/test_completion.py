@@ -27,8 +27,8 @@ from pytest_kvbench.records import (
     Sampling,
     TaskManifest,
 )
-from pytest_kvbench.store import Store
 from pytest_kvbench.store.control_file import line_of
+from pytest_kvbench.store.store import Store
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)  # surrogates too
 ATOMS = (

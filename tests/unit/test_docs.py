@@ -12,14 +12,14 @@ from typing import get_args
 import click
 import pytest
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.load import load_stages
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.section import Section
 from pytest_kvbench.plugin import options
 from pytest_kvbench.policies.table import POLICIES
-from pytest_kvbench.tasks import BUILT_IN
+from pytest_kvbench.tasks.registry import BUILT_IN
 from tests.support import generated, pages
 from tests.support.pages import PAGES, README, ROOT, TEXT
 

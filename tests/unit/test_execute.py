@@ -26,8 +26,8 @@ from pytest_kvbench.records import (
     TaskManifest,
     Telemetry,
 )
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.controls import SharedControls
+from pytest_kvbench.store.store import DATABASE, Store
 
 EXAMPLES = [Example(f"e{n}", "q", f"c{n}", ("gold",)) for n in range(4)]
 CONTROL = Arm("local", "m", "f", "none", 1.0, Sampling(), "t")

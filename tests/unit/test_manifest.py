@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, read_manifest, write_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.rows import RowTask
 from pytest_kvbench.tasks.tokenizers import Approximate
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.ops.baselines import (
     Measured,

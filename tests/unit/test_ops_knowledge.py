@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
 from pytest_kvbench.ops.artifacts import export_artifacts
 from pytest_kvbench.ops.catalog import best
 from pytest_kvbench.ops.effects import effects, losses, with_dials
 from pytest_kvbench.ops.insights import rank_correlation
 from pytest_kvbench.ops.sheet import csv_text
-from pytest_kvbench.store import DATABASE
+from pytest_kvbench.store.store import DATABASE
 from tests.support.groups import make_group
 
 LADDER = {"policies": ["snapkv"], "budgets": [1.0, 0.5, 0.2]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 
 EXPERIMENT = """\
 group: g

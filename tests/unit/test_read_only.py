@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import StoreError
-from pytest_kvbench.store import DATABASE, SCHEMA_VERSION, Store
 from pytest_kvbench.store.archive import verify_archive
+from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
 from tests.support.as_reader import another_user, open_to_all, reader_of, tree
 from tests.support.groups import make_group
 from tests.unit.test_store import MANIFEST, answer, request

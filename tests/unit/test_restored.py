@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_kvbench.batch.ledger import Ledger
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import GuardError, StoreError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed
 from pytest_kvbench.pipeline.group import Site, controls_root, open_group
 from pytest_kvbench.records import digest
-from pytest_kvbench.store import DATABASE, SCHEMA_VERSION, Store, database
+from pytest_kvbench.store import database
 from pytest_kvbench.store.archive import Index
 from pytest_kvbench.store.origin import claims, mark
+from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
 from tests.conftest import WORDS
 from tests.support.batch_server import BatchServer
 from tests.support.groups import make_group

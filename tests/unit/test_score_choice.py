@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kvbench.score import METRICS, score_answer
+from pytest_kvbench.score.metric import METRICS, score_answer
 
 
 @pytest.mark.parametrize(

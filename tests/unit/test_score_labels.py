@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kvbench.score import score_answer
 from pytest_kvbench.score.labels import is_refusal, label_of
+from pytest_kvbench.score.metric import score_answer
 
 
 @pytest.mark.parametrize(

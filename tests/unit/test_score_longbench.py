@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.score import METRICS
+from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.score.segment import normalise_zh, words
 
 DATA = Path(__file__).parent / "data" / "longbench_scores.jsonl.gz"

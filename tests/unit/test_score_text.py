@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.score import METRICS, score_answer
+from pytest_kvbench.score.metric import METRICS, score_answer
 from pytest_kvbench.score.text import normalise
 
 texts = st.text(alphabet=string.ascii_letters + string.punctuation + " \n\t中文é", max_size=60)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_kvbench.errors import ExperimentError, UsageError
 from pytest_kvbench.experiment.load import Override, load_experiment
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.tasks import get_task
+from pytest_kvbench.tasks.registry import get_task
 
 MINIMAL = "group: g\ntasks: [niah/single]\n"
 

@@ -23,7 +23,7 @@ from pytest_kvbench.records import (
     TaskManifest,
     Telemetry,
 )
-from pytest_kvbench.store import DATABASE, RunRow, Store
+from pytest_kvbench.store.store import DATABASE, RunRow, Store
 
 ARM = Arm("local", "m", "f", "snapkv", 0.2, Sampling(), "t")
 EXAMPLE = Example("e", "q", "c", ("gold",), {"depth": 0.5})

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_kvbench.errors import StoreError
-from pytest_kvbench.store import DATABASE, SCHEMA_VERSION, Store, database
+from pytest_kvbench.store import database
+from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
 from tests.unit.test_store import MANIFEST, answer, request
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, TaskManifest
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.base import example_id
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.columns import OURS, further
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.rows import RowTask, row_example
 from pytest_kvbench.tasks.tokenizers import Approximate
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.score import METRICS
-from pytest_kvbench.tasks import get_task, task_names
+from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import ends_sentence, hide, load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import get_task, task_names
 from pytest_kvbench.tasks.tokenizers import Approximate
 
 TOKENIZER = Approximate()

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import Approximate
 
 

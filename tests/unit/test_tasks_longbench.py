@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.tasks import get_task, task_names
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.longbench import FACTS, IN_E
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import get_task, task_names
 from pytest_kvbench.tasks.tokenizers import Approximate
 
 REAL = Path(

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pytest_kvbench.engines.base import TokenizerServer
 from pytest_kvbench.errors import EngineError
-from pytest_kvbench.tasks import counted, get_task, served, together
+from pytest_kvbench.tasks import counted, served, together
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.counted import Counted
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest
 from pytest_kvbench.tasks.pieces import spans
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import FastTokenizer, load_tokenizer
 from tests.support.serving import Serving
 from tests.support.tokenize_server import STYLES, WITH_PIECES, TokenizeServer

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.show import QUESTION, show_task
 from pytest_kvbench.tasks.tokenizers import Approximate
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import Approximate, TokenizerWarning, load_tokenizer
 
 

@@ -9,9 +9,9 @@ import textwrap
 import pytest
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.tasks import check_task_name, get_task, task_names
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
+from pytest_kvbench.tasks.registry import check_task_name, get_task, task_names
 from pytest_kvbench.tasks.rows import RowTask
 from pytest_kvbench.tasks.tokenizers import Approximate
 

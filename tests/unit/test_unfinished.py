@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pytest_kvbench import files
-from pytest_kvbench.cli import main
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.files import (
     UNFINISHED,
     is_unconfirmed,
@@ -21,8 +21,8 @@ from pytest_kvbench.files import (
 )
 from pytest_kvbench.ops.artifacts import export_artifacts
 from pytest_kvbench.ops.depot import SUFFIX, archive_group, clean_group, restore_group
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.archive import verify_archive
+from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group
 from tests.support.killed import killed_at
 from tests.unit.test_store import MANIFEST, answer, request

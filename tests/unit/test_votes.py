@@ -18,7 +18,7 @@ from pytest_kvbench.records import (
     ManifestEntry,
     TaskManifest,
 )
-from pytest_kvbench.score import METRICS
+from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.score.vote import ballot, elect
 
 LETTERS = st.sampled_from(["A", "B", "C", "D", ""])

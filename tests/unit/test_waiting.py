@@ -24,7 +24,8 @@ from starlette.responses import Response
 from pytest_kvbench.batch import wait
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.ledger import FOLDER, Ledger
-from pytest_kvbench.cli import main, waiting
+from pytest_kvbench.cli import waiting
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.experiment.load import Override, load_experiment
 from pytest_kvbench.pipeline import conclude
 from pytest_kvbench.pipeline import prepare as prepare_stage
@@ -32,9 +33,9 @@ from pytest_kvbench.pipeline.ask import make_pool
 from pytest_kvbench.pipeline.group import Prepared, Site
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.records import Answer, Request, Telemetry
-from pytest_kvbench.store import DATABASE, Store
 from pytest_kvbench.store.outstanding import Count
 from pytest_kvbench.store.presence import Presence, at_work
+from pytest_kvbench.store.store import DATABASE, Store
 from tests.conftest import WORDS
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer

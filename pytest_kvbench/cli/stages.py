@@ -1,0 +1,368 @@
+"""`kvbench`: the stages without pytest, and the statistics for anybody's scores.
+
+keeping    controls, archive, restore, trust, clean
+groups     compare, save, rejudge
+batch      batch submit, status, fetch, cancel, export, import
+knowledge  aggregate, catalog, best, effects, insights, export
+power      power
+waiting    wait
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from pytest_kvbench.cli import batch, given, groups, keeping, knowledge, options, power, waiting
+from pytest_kvbench.errors import EngineError, GuardError, KvbenchError, UsageError
+from pytest_kvbench.experiment.load import Declared, Override, load_experiment
+from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.hints import command
+
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse.rules import Correction
+    from pytest_kvbench.pipeline.group import Prepared, Site
+
+EXIT_USAGE = 4
+EXIT_INFRASTRUCTURE = 10
+
+
+class _Main(click.Group):
+    """Errors meant for people end as two lines and an exit code, never as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _warn(message)
+            try:
+                return super().invoke(ctx)
+            except KvbenchError as error:
+                _fail(error)
+
+
+def _warn(message: Warning | str) -> None:
+    """A warning as a line of its own, without the place in the code."""
+    click.echo(f"kvbench: warning: {message}", err=True)
+
+
+def _fail(error: KvbenchError) -> NoReturn:
+    click.echo(f"kvbench: {error}", err=True)
+    usage = isinstance(error, UsageError | GuardError)
+    sys.exit(EXIT_USAGE if usage else EXIT_INFRASTRUCTURE)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pytest-kvbench")
+def main() -> None:
+    """What a smaller KV cache costs in answer quality."""
+
+
+_fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
+_force = click.option("--force", is_flag=True, help="Go on where the stored group differs.")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@options.sets
+def validate(file: Path, sets: tuple[str, ...]) -> None:
+    """Check an experiment FILE; say what it would measure."""
+    from pytest_kvbench.pipeline import plan
+
+    for declared in given.loaded(file, sets):
+        cells = plan.cells(declared.experiment)
+        click.echo(
+            f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
+            f"{plan.treated_cells(declared.experiment)} of them judged"
+        )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@options.sets
+def resolve(file: Path, sets: tuple[str, ...]) -> None:
+    """Print an experiment FILE merged with its bases, environment and overrides."""
+    import yaml
+
+    reports = os.environ.get("KVBENCH_DIR", "reports")
+    for position, declared in enumerate(given.loaded(file, sets)):
+        click.echo("---\n" * (position > 0), nl=False)
+        click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
+        click.echo(f"# group: {Path(reports, declared.experiment.group)}")
+        executor = declared.experiment.executor.model_dump(mode="json")  # of this run, not stored
+        merged = {**declared.experiment.snapshot(), "executor": executor}
+        click.echo(yaml.safe_dump(merged, sort_keys=False), nl=False)
+
+
+@main.command()
+@options.experiment
+@_force
+def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: bool) -> None:
+    """Choose the examples and write the manifest; asks no model."""
+    from pytest_kvbench.pipeline.prepare import MANIFEST, prepare_data
+
+    every = given.declared(group_or_yaml, reports, sets)
+    for declared in every:
+        manifests = prepare_data(declared, given.site(reports, every, force=force))
+        for manifest in manifests.values():
+            counts = ", ".join(
+                f"bin {b.index} ({b.label}): {len(manifest.of_bin(b.index))}" for b in manifest.bins
+            )
+            click.echo(f"{manifest.task}: {counts}")
+        click.echo(reports / declared.experiment.group / MANIFEST)
+
+
+@main.command()
+@options.experiment
+@_fresh
+@_force
+def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
+    """Answer what is missing."""
+    every = given.declared(group_or_yaml, reports, sets)
+    site = given.site(reports, every, fresh=fresh, force=force)
+    with _serving(site) as present:
+        for declared in every:
+            _run(declared, site, present)
+
+
+@main.command()
+@options.group
+def score(group_or_yaml: str, reports: Path) -> None:
+    """Score the answers that have no score yet."""
+    for declared in given.declared(group_or_yaml, reports, (), reads=True):
+        _score(given.opened(declared, reports))
+
+
+@main.command()
+@options.experiment
+def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
+    """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json."""
+    for text in sets:
+        if not text.startswith("gate."):
+            raise UsageError(
+                f"--set {text}: what was asked is settled, only its judgement can change",
+                f"valid: {', '.join(f'gate.{name}' for name in Gate.model_fields)}",
+            )
+    for declared in given.declared(group_or_yaml, reports, sets, ran=True):
+        _analyse(given.opened(declared, reports), declared.experiment.gate)
+
+
+@main.command()
+@options.group
+@click.option("--to", "to", type=click.Path(path_type=Path), help="Elsewhere: a folder per group.")
+def report(group_or_yaml: str, reports: Path, to: Path | None) -> None:
+    """Write report.md, report.html and plots from the analysis."""
+    for declared in given.declared(group_or_yaml, reports, (), reads=True):
+        there = [to / declared.experiment.group] if to else []
+        _report(given.opened(declared, reports), *there)
+
+
+@main.command("all")
+@options.experiment
+@_fresh
+@_force
+def all_stages(
+    group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool
+) -> None:
+    """Prepare, run, score, analyse and report."""
+    every = given.declared(group_or_yaml, reports, sets)
+    site = given.site(reports, every, fresh=fresh, force=force)
+    with _serving(site) as present:
+        for declared in every:
+            try:
+                _run(declared, site, present)
+            except EngineError:
+                with contextlib.suppress(KvbenchError):  # what came before it is told, if any
+                    _conclude(given.opened(declared, reports), declared.experiment.gate)
+                raise
+            _conclude(given.opened(declared, reports), declared.experiment.gate)
+
+
+@main.command()
+@click.argument("pairs", type=click.Path(path_type=Path))
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.10,
+    show_default=True,
+    help="The loss one can live with.",
+)
+@options.alpha
+@click.option(
+    "--correction",
+    type=click.Choice(["holm", "bh", "none"]),
+    default="holm",
+    show_default=True,
+    help="Over all cells of the call.",
+)
+@options.as_json
+def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
+    """Judge a CSV of paired scores, from any harness.
+
+    Columns: task, bin, policy, budget, example_id, cluster, control, treated.
+    """
+    from pytest_kvbench.analyse.judge import judge_pairs
+    from pytest_kvbench.cli.pairs import read_pairs
+    from pytest_kvbench.report import terminal_lines
+
+    table = read_pairs(pairs)
+    try:
+        summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+    except UsageError as error:
+        raise UsageError(f"{pairs}: {error.what}", error.hint) from None
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        gate = {"margin": margin, "alpha": alpha}
+        for line in terminal_lines({**summary, "group": str(pairs), "experiment": {"gate": gate}}):
+            click.echo(line)
+
+
+@main.command("score-file")
+@click.argument("task")
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def score_file(task: str, predictions: Path, as_json: bool) -> None:
+    """Score anybody's PREDICTIONS (JSON lines or CSV) with a TASK's metric.
+
+    A line holds prediction and answers, and all_classes where the metric needs them. Files of
+    LongBench, LongBench v2, RULER, kvpress and lm-eval (samples) are read as they are.
+    """
+    from pytest_kvbench.tasks.predictions import score_file as scored
+
+    for line in scored(task, predictions, extra=given.tasks(predictions.parent)):
+        click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
+
+
+@main.command()
+@click.argument("task")
+@click.option("--index", default=0, show_default=True, help="Which of the selected examples.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in an experiment.")
+def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
+    """Show an example of a TASK, its prompt as sent, and its token counts."""
+    from pytest_kvbench.pipeline import plan
+    from pytest_kvbench.pipeline.group import source_of
+    from pytest_kvbench.pipeline.prepare import bin_spec
+    from pytest_kvbench.tasks.registry import get_task
+    from pytest_kvbench.tasks.show import show_task
+    from pytest_kvbench.tasks.tokenizers import load_tokenizer
+
+    overrides = [Override.parse(text) for text in sets]
+    inline = {"group": "inspect", "tasks": [task]}
+    declared = load_experiment(
+        None, inline=inline, overrides=overrides, inline_source="kvbench inspect"
+    )
+    site = given.site(Path())
+    plan.check(declared, site.tasks)
+    experiment = declared.experiment
+    source = source_of(experiment, site)
+    tokenizer = load_tokenizer(
+        experiment.tokenizer,
+        serving=source.tokenizer_folder(),
+        server=source.tokenizer_server(),
+        say=site.say,
+    )
+    for line in show_task(
+        get_task(task, options=experiment.options_of(task), extra=site.tasks),
+        bin_spec(experiment),
+        tokenizer,
+        experiment.sampling.seed,
+        index=index,
+    ):
+        click.echo(line)
+
+
+for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS):
+    main.add_command(subcommand)
+for subcommand in (power.power, batch.batch, waiting.wait):
+    main.add_command(subcommand)
+
+
+# -- the stages, as the commands above combine them --------------------------------------------
+
+
+@contextlib.contextmanager
+def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
+    """The servers that are started inside end with the block, as does what is put on its stack."""
+    from pytest_kvbench.engines import stop_all
+    from pytest_kvbench.files import run_folder
+
+    try:
+        with contextlib.ExitStack() as present:
+            yield present
+    finally:
+        stop_all(run_folder(site.run_id))
+
+
+def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
+    from pytest_kvbench.batch.ledger import warn_of_open
+    from pytest_kvbench.pipeline import ask
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline.group import check_engine, now
+    from pytest_kvbench.store.presence import Presence
+    from pytest_kvbench.store.store import Store
+
+    check_engine(declared.experiment, site)
+    prepared = prepare_stage.prepare(declared, site)
+    present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
+    if declared.experiment.engine.mode == "batch":
+        batch.pick_up_and_hand_over(prepared)
+        return
+    warn_of_open(prepared.folder)
+    total = len(prepared.requests())
+    with groups.progress(total) as settled:
+        tally = ask.run(prepared, site, settled)
+    with Store(prepared.database) as store:
+        store.finish_run(site.run_id, now())
+    click.echo(
+        f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
+        f"{tally.stored} stored before, {tally.reused} shared controls reused"
+    )
+
+
+def _conclude(prepared: Prepared, gate: Gate) -> None:
+    _score(prepared)
+    _analyse(prepared, gate)
+    _report(prepared)
+
+
+def _score(prepared: Prepared) -> None:
+    from pytest_kvbench.errors import MissingPrerequisiteError
+    from pytest_kvbench.pipeline import score as score_stage
+    from pytest_kvbench.store.store import Store
+
+    group = prepared.experiment.group
+    keys = [request.key for _, request in prepared.requests()]
+    with Store(prepared.database) as store:
+        if not store.settled(keys):
+            raise MissingPrerequisiteError(
+                f"group {group}: nothing has been answered yet",
+                f"run it: {command('run', prepared.folder)}",
+            )
+        count = score_stage.score(store, keys)
+    click.echo(f"{group}: {count} answers scored")
+
+
+def _analyse(prepared: Prepared, gate: Gate) -> None:
+    from pytest_kvbench.pipeline import conclude
+    from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.report import append_step_summary, terminal_lines
+
+    experiment = prepared.experiment.model_copy(update={"gate": gate})
+    summary = conclude.analyse(replace(prepared, experiment=experiment))
+    append_step_summary(summary, os.environ)
+    for line in terminal_lines(summary, paths=[str(prepared.folder / SUMMARY)]):
+        click.echo(line)
+
+
+def _report(prepared: Prepared, *elsewhere: Path) -> None:
+    from pytest_kvbench.pipeline import conclude
+
+    click.echo(conclude.report(prepared, *elsewhere))

@@ -1,0 +1,455 @@
+"""What was asked and answered: one SQLite file per group, written as answers land.
+
+WAL with `synchronous=NORMAL`: a commit survives the death of any process at once, and the file
+stays consistent through a power loss. Several processes write at the same time; each statement is
+short, and waits up to a minute for its turn.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.records import (
+    Answer,
+    Bin,
+    Example,
+    Failure,
+    ManifestEntry,
+    Request,
+    Score,
+    TaskManifest,
+    Telemetry,
+    canonical,
+    to_json,
+)
+from pytest_kvbench.store.database import Database, Schema
+
+SCHEMA_VERSION = 4
+_MIGRATIONS = {
+    1: ("ALTER TABLE scores ADD COLUMN parts TEXT NOT NULL DEFAULT '{}'",),
+    2: (  # latency_s may be null; SQLite cannot take a NOT NULL away
+        "ALTER TABLE telemetry RENAME TO telemetry_2",
+        "CREATE TABLE telemetry ("
+        "key TEXT PRIMARY KEY REFERENCES answers(key), latency_s REAL, ttft_s REAL,"
+        " prompt_tokens INTEGER, completion_tokens INTEGER, achieved REAL, kept_bytes INTEGER,"
+        " full_bytes INTEGER, kept_tokens REAL, cached_tokens INTEGER,"
+        " arms_in_request INTEGER NOT NULL, note TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        "INSERT INTO telemetry SELECT * FROM telemetry_2",
+        "DROP TABLE telemetry_2",
+    ),
+    3: ("CREATE TABLE IF NOT EXISTS prepared (snapshot TEXT NOT NULL) STRICT",),
+}
+"""The statements that take a file of a version to the next."""
+
+DATABASE = "kvbench.sqlite"
+_CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run of a group: what was declared and on which engine."""
+
+    run_id: str
+    snapshot: Mapping[str, Any]
+    fingerprint: Mapping[str, str]
+    replicate_offset: int
+    command: str
+    started_at: str
+    finished_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """An answer without a score, with what its metric needs."""
+
+    key: str
+    metric: str
+    text: str
+    finish_reason: str
+    answers: tuple[str, ...]
+    meta: Mapping[str, Any]
+    context: str
+
+
+class Store:
+    """The database of one group. An instance may move between threads, but is for one at a time.
+
+    `reads`: nothing will be written, so that it need not be possible.
+    """
+
+    def __init__(self, path: Path, *, reads: bool = False) -> None:
+        self.path = path
+        script = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
+        self._db = Database(path, Schema(SCHEMA_VERSION, script, _MIGRATIONS), reads=reads)
+
+    def close(self) -> None:
+        """Close the connection; committed rows are already safe."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def check(self) -> None:
+        """Refuse a file with a damaged page; reads all of it."""
+        self._db.check()
+
+    # -- runs ------------------------------------------------------------------------------
+
+    def start_run(self, run: RunRow) -> None:
+        """Record a run; the second process of the same run changes nothing.
+
+        What was prepared before has begun with it.
+        """
+        with self._db.write() as db:
+            db.execute("DELETE FROM prepared")
+            db.execute(
+                "INSERT INTO experiments VALUES (?,?,?,?,?,?,NULL) ON CONFLICT DO NOTHING",
+                (
+                    run.run_id,
+                    canonical(run.snapshot).decode(),
+                    canonical(run.fingerprint).decode(),
+                    run.replicate_offset,
+                    run.command,
+                    run.started_at,
+                ),
+            )
+
+    def finish_run(self, run_id: str, at: str) -> None:
+        """Note when a run ended."""
+        with self._db.write() as db:
+            db.execute("UPDATE experiments SET finished_at=? WHERE run_id=?", (at, run_id))
+
+    def runs(self) -> list[RunRow]:
+        """All runs, oldest first."""
+        rows = self._db.read("SELECT * FROM experiments ORDER BY started_at, rowid")
+        return [
+            RunRow(
+                **{
+                    **dict(row),
+                    "snapshot": json.loads(row["snapshot"]),
+                    "fingerprint": json.loads(row["fingerprint"]),
+                }
+            )
+            for row in rows
+        ]
+
+    def save_prepared(self, snapshot: Mapping[str, Any]) -> None:
+        """Note the experiment that examples were chosen for, until a run of it begins."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM prepared")
+            db.execute("INSERT INTO prepared VALUES (?)", (canonical(snapshot).decode(),))
+
+    def prepared(self) -> dict[str, Any] | None:
+        """The experiment that was prepared and has not been run since."""
+        rows = self._db.read("SELECT snapshot FROM prepared")
+        return json.loads(rows[0][0]) if rows else None
+
+    def next_replicate(self) -> int:
+        """The first replicate number that no request uses."""
+        highest = self._db.read("SELECT max(replicate) FROM requests")[0][0]
+        return 0 if highest is None else int(highest) + 1
+
+    # -- manifests -------------------------------------------------------------------------
+
+    def save_manifest(self, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
+        """Replace the selection of one task. Examples of earlier selections stay."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM datasets WHERE task=?", (manifest.task,))
+            db.execute(
+                "INSERT INTO datasets VALUES (?,?,?,?,?)",
+                (
+                    manifest.task,
+                    manifest.metric,
+                    manifest.template_version,
+                    manifest.tokenizer,
+                    canonical(selection).decode(),
+                ),
+            )
+            db.executemany(
+                "INSERT INTO bins VALUES (?,?,?,?)",
+                [(manifest.task, b.index, b.low, b.high) for b in manifest.bins],
+            )
+            db.executemany(
+                "INSERT INTO examples VALUES (?,?,?,?,?,?)"
+                " ON CONFLICT DO UPDATE SET meta=excluded.meta",  # where a long prompt is cut
+                (_example_row(entry.example) for entry in manifest.entries),
+            )
+            db.executemany(
+                "INSERT INTO manifest_entries VALUES (?,?,?,?,?)",
+                (
+                    (manifest.task, position, e.bin, e.example.example_id, e.tokens)
+                    for position, e in enumerate(manifest.entries)
+                ),
+            )
+
+    def manifest(self, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
+        """The stored selection of one task and what it was made with."""
+        heads = self._db.read("SELECT * FROM datasets WHERE task=?", (task,))
+        if not heads:
+            return None
+        head = heads[0]
+        bins = self._db.read("SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,))
+        entries = self._db.read(
+            "SELECT x.*, m.bin, m.tokens FROM manifest_entries m JOIN examples x USING (example_id)"
+            " WHERE m.task=? ORDER BY m.position",
+            (task,),
+        )
+        manifest = TaskManifest(
+            task=task,
+            metric=head["metric"],
+            template_version=head["template_version"],
+            tokenizer=head["tokenizer"],
+            bins=tuple(Bin(*row) for row in bins),
+            entries=tuple(
+                ManifestEntry(_example(row), row["bin"], row["tokens"]) for row in entries
+            ),
+        )
+        return manifest, json.loads(head["selection"])
+
+    # -- requests and what became of them --------------------------------------------------
+
+    def save_requests(self, requests: Iterable[Request], base_url: str | None = None) -> None:
+        """Record what will be asked; what is known already stays as it is."""
+        requests = list(requests)
+        arms = {r.arm.arm_id: r.arm for r in requests}
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT INTO arms VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                [
+                    (
+                        arm.arm_id,
+                        arm.engine,
+                        arm.model,
+                        base_url,
+                        arm.policy,
+                        arm.budget,
+                        arm.question_aware,
+                        canonical(arm.params).decode(),
+                        canonical(to_json(arm.sampling)).decode(),
+                        arm.variant,
+                        arm.template_version,
+                        arm.fingerprint,
+                    )
+                    for arm in arms.values()
+                ],
+            )
+            db.executemany(
+                "INSERT INTO requests VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                [
+                    (r.key, r.arm.arm_id, r.task, r.bin, r.example_id, r.replicate, r.aa)
+                    for r in requests
+                ],
+            )
+
+    def save_answers(self, answers: Sequence[Answer], *, origin: str = "engine") -> None:
+        """Store answers, all or none; one that is there already stays as it is."""
+        with self._db.write() as db:
+            for answer in answers:
+                inserted = db.execute(
+                    "INSERT INTO answers (key, text, finish_reason, origin) VALUES (?,?,?,?)"
+                    " ON CONFLICT DO NOTHING",
+                    (answer.key, answer.text, answer.finish_reason, origin),
+                ).rowcount
+                if inserted:
+                    telemetry = asdict(answer.telemetry)
+                    db.execute(
+                        f"INSERT INTO telemetry (key, {', '.join(telemetry)})"  # noqa: S608 -- names of our own record's fields
+                        f" VALUES (?{',?' * len(telemetry)})",
+                        (answer.key, *telemetry.values()),
+                    )
+
+    def save_failures(self, failures: Iterable[Failure]) -> None:
+        """Store what failed; a later failure of the same request replaces the earlier."""
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT INTO failures (key, kind, message, attempts) VALUES (?,?,?,?)"
+                " ON CONFLICT DO UPDATE SET kind=excluded.kind, message=excluded.message,"
+                " attempts=excluded.attempts, created_at=excluded.created_at",
+                [(f.key, f.kind, f.message, f.attempts) for f in failures],
+            )
+
+    def answers(self, keys: Sequence[str]) -> dict[str, Answer]:
+        """The stored answers among `keys`."""
+        found: dict[str, Answer] = {}
+        for row in self._among(
+            "SELECT * FROM answers JOIN telemetry USING (key) WHERE key IN ({})", keys
+        ):
+            telemetry = Telemetry(**{name: row[name] for name in Telemetry.__dataclass_fields__})
+            found[row["key"]] = Answer(row["key"], row["text"], row["finish_reason"], telemetry)
+        return found
+
+    def requested(self, keys: Sequence[str]) -> set[str]:
+        """Which of `keys` were ever to be asked."""
+        return {row[0] for row in self._among("SELECT key FROM requests WHERE key IN ({})", keys)}
+
+    def answered(self, keys: Sequence[str]) -> set[str]:
+        """Which of `keys` have an answer."""
+        return {row[0] for row in self._among("SELECT key FROM answers WHERE key IN ({})", keys)}
+
+    def settled(self, keys: Sequence[str]) -> set[str]:
+        """Which of `keys` have an answer or a failure."""
+        failed = self._among("SELECT key FROM failures WHERE key IN ({})", keys)
+        return self.answered(keys) | {row[0] for row in failed}
+
+    # -- scores ----------------------------------------------------------------------------
+
+    def unscored(self, keys: Sequence[str]) -> Iterator[Unscored]:
+        """Answers among `keys` whose score is missing or of another metric."""
+        for row in self._among(
+            "SELECT a.key, d.metric, a.text, a.finish_reason, x.answers, x.meta, x.context"
+            " FROM answers a"
+            " JOIN requests r USING (key) JOIN datasets d USING (task)"
+            " JOIN examples x USING (example_id) LEFT JOIN scores s USING (key)"
+            " WHERE (s.key IS NULL OR s.metric != d.metric) AND a.key IN ({})",
+            keys,
+        ):
+            yield Unscored(
+                row["key"],
+                row["metric"],
+                row["text"],
+                row["finish_reason"],
+                tuple(json.loads(row["answers"])),
+                json.loads(row["meta"]),
+                row["context"],
+            )
+
+    def save_scores(self, scores: Iterable[tuple[str, str, Score]]) -> None:
+        """Store `(key, metric, score)` rows, replacing older ones."""
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO scores (key, metric, value, em, label, parts)"
+                " VALUES (?,?,?,?,?,?)",
+                [
+                    (key, metric, s.value, s.em, s.label, canonical(dict(s.parts)).decode())
+                    for key, metric, s in scores
+                ],
+            )
+
+    def outcomes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By request key: score, label, failure with its message, text and telemetry.
+
+        Absent where nothing came.
+        """
+        rows = self._among(
+            "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label, s.parts,"
+            " coalesce(f.kind, '') AS failure, coalesce(f.message, '') AS message,"
+            " a.text, a.finish_reason, a.origin,"
+            " t.latency_s, t.ttft_s, t.prompt_tokens, t.completion_tokens, t.achieved,"
+            " t.kept_bytes, t.full_bytes, t.note"
+            " FROM requests r LEFT JOIN answers a USING (key) LEFT JOIN telemetry t USING (key)"
+            " LEFT JOIN scores s USING (key) LEFT JOIN failures f USING (key)"
+            " WHERE (a.key IS NOT NULL OR f.key IS NOT NULL) AND r.key IN ({})",
+            keys,
+        )
+        return {
+            row["key"]: {**dict(row), "parts": json.loads(row["parts"] or "{}")} for row in rows
+        }
+
+    # -- results ---------------------------------------------------------------------------
+
+    def save_analysis(
+        self,
+        bin_stats: Sequence[Mapping[str, Any]],
+        cells: Sequence[Mapping[str, Any]],
+        transitions: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Replace what analysis made of the scores."""
+
+        def rows(
+            records: Sequence[Mapping[str, Any]], columns: Sequence[str]
+        ) -> list[tuple[Any, ...]]:
+            return [(*(r.get(c) for c in columns), canonical(r).decode()) for r in records]
+
+        named = [{**c, "bin": str(c["bin"])} for c in cells]
+        with self._db.write() as db:
+            db.execute("DELETE FROM bin_stats")
+            db.execute("DELETE FROM verdicts")
+            db.execute("DELETE FROM transitions")
+            db.executemany(
+                "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?)",
+                rows(bin_stats, ("task", "bin", "variant", "policy", "budget", "n", "acc_mean")),
+            )
+            db.executemany(
+                "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)",
+                rows(named, ("task", "bin", "variant", "policy", "budget", "delta", "verdict")),
+            )
+            db.executemany(
+                "INSERT INTO transitions VALUES (?,?,?,?,?,?)",
+                [
+                    (t["task"], str(t["bin"]), t["policy"], t["b_safe"], t["b_broken"], payload)
+                    for t, (payload,) in zip(transitions, rows(transitions, ()), strict=True)
+                ],
+            )
+
+    def request_keys(self) -> set[str]:
+        """The keys of everything that was ever to be asked."""
+        return {row[0] for row in self._db.read("SELECT key FROM requests")}
+
+    def latest_keys(self) -> dict[tuple[Any, ...], str]:
+        """Keys by arm's id, task, example, replicate and whether it is the control asked again.
+
+        Of the same question with other limits on its answer the latest is meant.
+        """
+        rows = self._db.read(
+            "SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r"
+            " LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key"
+            " ORDER BY coalesce(a.created_at, f.created_at, '')"
+        )
+        return {(*place, bool(aa)): key for *place, aa, key in rows}
+
+    def count(self, table: str) -> int:
+        """Rows of one of our tables."""
+        return int(self._db.read(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 -- called with literals
+
+    def landed(self, run_id: str) -> int:
+        """Answers and failures that came since a run began, from the engine or a shared control."""
+        # Stored with `Z`, begun with `+00:00`: the same up to the milliseconds.
+        rows = self._db.read(
+            "SELECT count(*) FROM (SELECT created_at FROM answers UNION ALL"
+            " SELECT created_at FROM failures) WHERE substr(created_at, 1, 23) >="
+            " (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)",
+            (run_id,),
+        )
+        return int(rows[0][0])
+
+    def seconds_per_token(self) -> float | None:
+        """Median wall time per prompt token of the answers stored so far, sweeps counted once."""
+        rows = self._db.read(
+            "SELECT avg(latency_s / prompt_tokens) FROM telemetry WHERE prompt_tokens > 0"
+        )
+        return None if rows[0][0] is None else float(rows[0][0])
+
+    def _among(self, query: str, keys: Sequence[str]) -> Iterator[sqlite3.Row]:
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            yield from self._db.read(query.format(",".join("?" * len(chunk))), chunk)
+
+
+def _example_row(example: Example) -> tuple[str, ...]:
+    return (
+        example.example_id,
+        example.cluster,
+        example.question,
+        example.context,
+        canonical(list(example.answers)).decode(),
+        canonical(dict(example.meta)).decode(),
+    )
+
+
+def _example(row: sqlite3.Row) -> Example:
+    return Example(
+        example_id=row["example_id"],
+        question=row["question"],
+        context=row["context"],
+        answers=tuple(json.loads(row["answers"])),
+        meta=json.loads(row["meta"]),
+    )

@@ -1,0 +1,140 @@
+"""What is asked: tasks by name.
+
+    get_task(name) -> Task -> examples -> bins and selection -> TaskManifest -> manifest.json
+
+One benchmark a file; none is imported before it is asked for. Tasks of users come as an entry point
+of the group `pytest_kvbench.tasks`, or as `extra`: in both, a name and a function from options to
+the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from pytest_kvbench.errors import KvbenchError, UsageError
+from pytest_kvbench.tasks.base import Task, unknown_task
+
+TaskFactory = Callable[[Mapping[str, Any]], Task]
+"""What makes a task from its options."""
+
+GROUP = "pytest_kvbench.tasks"
+JSONL = "jsonl:"
+
+BUILT_IN: Mapping[str, str] = {
+    "counting/words": "counting:words",
+    "evidence/mcq": "evidence:mcq",
+    "niah/multikey": "niah:multikey",
+    "niah/multiquery": "niah:multiquery",
+    "niah/multivalue": "niah:multivalue",
+    "niah/single": "niah:single",
+    "tracking/variables": "tracking:variables",
+}
+"""Task name -> module of this package and its function from options to the task."""
+
+FAMILIES: Mapping[str, str] = {
+    "longbench": "longbench:longbench",
+    "longbench2": "longbench2:longbench2",
+    "ruler": "ruler:ruler",
+}
+"""First part of a name -> module and function from the second part and options to the task."""
+
+_HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, or {JSONL}PATH"
+
+
+def task_names(
+    extra: Mapping[str, TaskFactory] | None = None, *, options: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The names that can be told without a download, sorted; users' own among them."""
+    names = {*BUILT_IN, *(extra or {}), *(point.name for point in entry_points(group=GROUP))}
+    for family in FAMILIES:
+        names.update(_family_names(family, options or {}))
+    return sorted(names)
+
+
+def check_task_name(
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    extra: Mapping[str, TaskFactory] | None = None,
+) -> None:
+    """Refuse a name that no task has. Lists files where a family's data are local; opens none.
+
+    Raises:
+        UsageError: naming the nearest valid names, and all of them.
+    """
+    family, _, rest = name.partition("/")
+    if name in BUILT_IN or (name.startswith(JSONL) and name != JSONL):
+        return
+    if extra is not None and name in extra:
+        return
+    if rest and family in FAMILIES:
+        valid = _family_names(family, options or {})
+        if name not in valid:
+            raise unknown_task(name, valid)
+    elif not entry_points(group=GROUP, name=name):
+        raise _unknown(name, extra)
+
+
+def get_task(
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    extra: Mapping[str, TaskFactory] | None = None,
+) -> Task:
+    """The task of that name.
+
+    Args:
+        name: as written in an experiment.
+        options: the task's own.
+        extra: tasks that a conftest brings along, by name; they win over the built-in ones.
+
+    Raises:
+        UsageError: an unknown name or option; the message names the valid ones.
+    """
+    given = options or {}
+    if extra is not None and name in extra:
+        return _users(name, extra[name], given)
+    if name in BUILT_IN:
+        return _made(BUILT_IN[name], given)
+    if name.startswith(JSONL) and name != JSONL:
+        return _made("jsonl:jsonl", name.removeprefix(JSONL), given)
+    family, _, rest = name.partition("/")
+    if rest and family in FAMILIES:
+        return _made(FAMILIES[family], rest, given)
+    for point in entry_points(group=GROUP, name=name):
+        return _users(name, point.load(), given)
+    raise _unknown(name, extra)
+
+
+def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
+    """A user's task; what its function raises is said in two lines."""
+    try:
+        return factory(options)
+    except KvbenchError:
+        raise
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(
+            f"task {name}: its function cannot make it: {told}",
+            f"it was given the options {dict(options)}",
+        ) from error
+
+
+def _made(target: str, *arguments: object) -> Task:
+    module, _, function = target.partition(":")
+    task: Task = getattr(import_module(f"{__package__}.{module}"), function)(*arguments)
+    return task
+
+
+def _family_names(family: str, options: Mapping[str, Any]) -> list[str]:
+    module = FAMILIES[family].partition(":")[0]
+    names: list[str] = import_module(f"{__package__}.{module}").names(options)
+    return names
+
+
+def _unknown(name: str, extra: Mapping[str, TaskFactory] | None) -> Exception:
+    own = [*(extra or {}), *(point.name for point in entry_points(group=GROUP))]
+    return unknown_task(name, sorted({*BUILT_IN, *own}), _HINT)
