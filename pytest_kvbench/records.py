@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from pytest_kvbench import sound
+from pytest_kvbench.wire import sound
 
 FailureKind = Literal["TIMEOUT", "ENGINE_ERROR", "UNKNOWN_FAILURE"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]

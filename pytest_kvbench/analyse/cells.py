@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from pytest_kvbench.analyse.cell import CellResult, judge_cell, verdict_of
-from pytest_kvbench.analyse.families import Bonferroni, adjusted
 from pytest_kvbench.analyse.ladder import CellPairs
+from pytest_kvbench.analyse.multiplicity import Bonferroni, adjusted
 from pytest_kvbench.analyse.pooled import judge_pooled
 from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.sequential import Rung, group_verdicts

@@ -18,8 +18,8 @@ from pytest_kvbench.analyse.judge import Judged, judge_cells
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair
 from pytest_kvbench.analyse.rules import Analysis, Rules
+from pytest_kvbench.analyse.same_answers import twins
 from pytest_kvbench.analyse.tables import split_cells
-from pytest_kvbench.analyse.twins import twins
 from pytest_kvbench.records import FULL_CACHE
 
 Facts = Mapping[CellKey, Mapping[str, Any]]

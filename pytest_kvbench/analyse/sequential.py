@@ -26,7 +26,7 @@ import numpy as np
 
 from pytest_kvbench.analyse.betting import betting_of
 from pytest_kvbench.analyse.evidence import p_breaks, p_holds
-from pytest_kvbench.analyse.families import fallback
+from pytest_kvbench.analyse.multiplicity import fallback
 from pytest_kvbench.records import VerdictWord
 
 FEWEST_PER_ROUND = 4  # a round waits for its last answer

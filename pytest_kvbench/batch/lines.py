@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_kvbench import sound
 from pytest_kvbench.batch.files import Lane
 from pytest_kvbench.engines import completion, embedded, levers, openai
 from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import FULL_CACHE, Answer, Failure, Request
+from pytest_kvbench.wire import sound
 
 _UNTRIED = frozenset({"batch_expired", "batch_cancelled"})
 """Codes of requests that the provider came not to."""

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import httpx
 import tenacity
 
-from pytest_kvbench import bounded, sound
 from pytest_kvbench.batch.files import clipped, part_of
 from pytest_kvbench.batch.ledger import MARK
 from pytest_kvbench.engines.completion import error_message
@@ -23,7 +22,8 @@ from pytest_kvbench.engines.keys import masked
 from pytest_kvbench.engines.retry import RETRIED_STATUS
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import writing
-from pytest_kvbench.network import client_of
+from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.network import client_of
 
 _PAGE = 100
 _WINDOW = "24h"

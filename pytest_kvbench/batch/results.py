@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pytest_kvbench import sound
 from pytest_kvbench.batch.files import chunks
 from pytest_kvbench.batch.lines import Result, key_in, read
-from pytest_kvbench.bounded import MIB
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import open_file
 from pytest_kvbench.records import Answer, Failure
 from pytest_kvbench.store.store import Store
+from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.bounded import MIB
 
 
 @dataclass(frozen=True)

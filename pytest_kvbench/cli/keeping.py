@@ -149,7 +149,7 @@ def _show(found: Sequence[tuple[Path, Finding]], *, as_json: bool) -> None:
 @click.option("--to", "target", type=click.Path(path_type=Path, dir_okay=False), help="A new file.")
 def archive(group: str, reports: Path, root: Path | None, target: Path | None) -> None:
     """Put a GROUP and the shared controls it used into one file (tar.gz with an index)."""
-    from pytest_kvbench.ops.depot import archive_group
+    from pytest_kvbench.ops.archive import archive_group
 
     path, index = archive_group(reports / group, root or cached_controls(Path.cwd()), target)
     size = sum(member.bytes for member in index.files)
@@ -168,7 +168,7 @@ def restore(file: Path, reports: Path, root: Path | None, trust: bool) -> None:
     shared controls join yours with --trust alone.
     """
     from pytest_kvbench.files import is_unconfirmed
-    from pytest_kvbench.ops.depot import restore_group
+    from pytest_kvbench.ops.archive import restore_group
 
     done = restore_group(file, reports, root or cached_controls(Path.cwd()), trust=trust)
     what = "restored" if done.new else "was there already"
@@ -227,7 +227,7 @@ def clean(
     groups: tuple[str, ...], reports: Path, min_age: float, dry_run: bool, archives: Path | None
 ) -> None:
     """Remove GROUPs that an archive verifiably holds; exit 1 where one must stay for lack of it."""
-    from pytest_kvbench.ops.depot import clean_group
+    from pytest_kvbench.ops.archive import clean_group
 
     blocked = False
     for group in groups:

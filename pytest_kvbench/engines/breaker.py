@@ -23,10 +23,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from pytest_kvbench import sound
 from pytest_kvbench.engines.base import NotAskedError, RequestFailedError
 from pytest_kvbench.errors import EngineError, RefusedError
-from pytest_kvbench.network import REDIRECTS
+from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.network import REDIRECTS
 
 FEW = 5
 """Requests that fail alike before a server is taken for one that fails all."""

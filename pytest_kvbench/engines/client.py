@@ -15,8 +15,6 @@ from typing import Any
 
 import aiohttp
 
-from pytest_kvbench import bounded, sound
-from pytest_kvbench.bounded import TooLargeError
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
 from pytest_kvbench.engines.breaker import Breaker
 from pytest_kvbench.engines.completion import NotACompletionError, error_in, error_message
@@ -33,7 +31,9 @@ from pytest_kvbench.engines.retry import (
 from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import OUT_OF_FILES
-from pytest_kvbench.network import HOPS, RedirectError, certificates, proxy_to, redirected
+from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.bounded import TooLargeError
+from pytest_kvbench.wire.network import HOPS, RedirectError, certificates, proxy_to, redirected
 
 _STREAM = "text/event-stream"
 _AT_ONCE = 2**20  # bytes of a reply that wait to be read

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_kvbench import bounded, sound
 from pytest_kvbench.records import Answer, Failure, Telemetry
+from pytest_kvbench.wire import bounded, sound
 
 _SPOKEN = {"text": "text", "output_text": "text", "refusal": "refusal"}
 """Types of a content's parts that are said to the user, and the field that holds it."""

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench import bounded, sound
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.balance import Balanced, Client, alike
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
@@ -23,9 +22,10 @@ from pytest_kvbench.engines.places import Crowd, name_of
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.files import run_folder
-from pytest_kvbench.network import client_of
 from pytest_kvbench.records import Answer, Failure, Request, digest
 from pytest_kvbench.server import weights
+from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.network import client_of
 
 _PROBE_S = 10.0
 

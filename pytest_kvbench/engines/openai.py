@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.engines import completion, facts, levers
+from pytest_kvbench.engines import completion, fingerprint, levers
 from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
@@ -81,7 +81,7 @@ class OpenAISource:
 
     def fingerprint(self) -> dict[str, str]:
         """See `EngineSource.fingerprint`."""
-        return facts.merge(
+        return fingerprint.merge(
             {
                 name: {**self._settings.declared, **self._sent, **self._servers.facts(name)}
                 for name in levers.arms(self._settings, self._kv)

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 
-from pytest_kvbench import bounded, sound
 from pytest_kvbench.engines.completion import error_message
 from pytest_kvbench.engines.keys import masked
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.network import client_of
+from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.network import client_of
 
 _PROBE_S = 60.0
 

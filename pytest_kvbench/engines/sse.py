@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_kvbench import bounded, sound
 from pytest_kvbench.engines.completion import NotACompletionError, error_in, said_by
+from pytest_kvbench.wire import bounded, sound
 
 _BOM = "\ufeff"
 

@@ -12,11 +12,11 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_kvbench.addresses import problem_of
-from pytest_kvbench.bounded import MIB, REPLY
 from pytest_kvbench.experiment.limits import MAX_SECONDS, MAX_TOKENS
 from pytest_kvbench.experiment.section import Fraction, Section, about
 from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.wire.addresses import problem_of
+from pytest_kvbench.wire.bounded import MIB, REPLY
 
 _KEY_NAME = re.compile(
     r"authorization|cookie|secret|password|(api|access|auth)[-_]?(key|token)", re.IGNORECASE

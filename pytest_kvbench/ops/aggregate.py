@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
 from pytest_kvbench.files import replace_bytes, replace_json, scratch, sweep, writing
-from pytest_kvbench.ops.depot import SUFFIX
+from pytest_kvbench.ops.archive import SUFFIX
 from pytest_kvbench.ops.rows import ALONE, COLUMNS, Table, read_group
 from pytest_kvbench.store.archive import GROUP, Archive
 from pytest_kvbench.store.store import DATABASE

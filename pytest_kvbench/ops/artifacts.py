@@ -21,8 +21,8 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_kvbench.files import replace_json, replace_text, sweep, unfinished_folder, writing
-from pytest_kvbench.ops.observed import Observed, observed
 from pytest_kvbench.ops.rows import stored_provenance
+from pytest_kvbench.ops.stored_plan import Observed, observed
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.records import Arm, Cell, Request, digest, to_json

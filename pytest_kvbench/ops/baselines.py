@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_json
-from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared, now, open_group
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.store.store import DATABASE

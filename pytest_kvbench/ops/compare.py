@@ -17,7 +17,7 @@ import numpy as np
 
 from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
-from pytest_kvbench.analyse.families import adjusted
+from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import stratified
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.ops.baselines import Measured, Side, pooled_key

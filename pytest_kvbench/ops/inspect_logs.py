@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.files import replace_json
-from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Arm, Cell, Request, format_budget
 from pytest_kvbench.store.store import RunRow

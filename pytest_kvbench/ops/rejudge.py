@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.pipeline.observe import missing_cells

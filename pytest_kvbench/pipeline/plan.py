@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pytest_kvbench.engines import facts, levers
+from pytest_kvbench.engines import fingerprint, levers
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
@@ -64,7 +64,7 @@ class Target:
     def of(self, experiment: Experiment, cell: Cell) -> str:
         """The fingerprint of the server that a cell's arm is asked of, as one hash."""
         server = levers.server_name(experiment.engine, experiment.kv, cell.policy, cell.budget)
-        return digest(facts.of_server(self.fingerprint, server))
+        return digest(fingerprint.of_server(self.fingerprint, server))
 
 
 @dataclass(frozen=True)

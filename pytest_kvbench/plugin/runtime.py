@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench import sound
 from pytest_kvbench.engines.watch import end_with
 from pytest_kvbench.errors import (
     ControlError,
@@ -44,6 +43,7 @@ from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.records import Cell, Request, digest, weakest
 from pytest_kvbench.store.store import Store
+from pytest_kvbench.wire import sound
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.session import Waiting

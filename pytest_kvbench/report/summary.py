@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench import sound
 from pytest_kvbench.records import FULL_CACHE, TaskManifest
 from pytest_kvbench.store.store import RunRow
+from pytest_kvbench.wire import sound
 
 SCHEMA = 1
 _FLIPS_PER_CELL = 2

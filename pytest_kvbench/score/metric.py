@@ -15,7 +15,7 @@ from pytest_kvbench.score.choice import choice, right_choice, states_choice
 from pytest_kvbench.score.classify import classes_of, classification
 from pytest_kvbench.score.code import code_similarity
 from pytest_kvbench.score.contain import all_of, any_of
-from pytest_kvbench.score.evidence import (
+from pytest_kvbench.score.credited import (
     check_options,
     credited,
     evidence_parts,

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_kvbench.score.choice import stated_choice
 from pytest_kvbench.score.classify import named_classes
-from pytest_kvbench.score.evidence import ABSTAIN, read_reply
+from pytest_kvbench.score.credited import ABSTAIN, read_reply
 from pytest_kvbench.score.labels import is_refusal
 from pytest_kvbench.score.numbers import numbers
 from pytest_kvbench.score.segment import normalised_words

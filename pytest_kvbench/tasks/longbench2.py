@@ -18,7 +18,7 @@ from pydantic import Field
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import first_character, parse_json, read_text
 from pytest_kvbench.records import Example, Prompt
-from pytest_kvbench.score.evidence import LETTERS
+from pytest_kvbench.score.credited import LETTERS
 from pytest_kvbench.tasks.base import (
     TaskOptions,
     files_digest,

@@ -8,7 +8,7 @@ from typing import Any
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief
 from pytest_kvbench.records import Example
-from pytest_kvbench.score.evidence import LETTERS
+from pytest_kvbench.score.credited import LETTERS
 from pytest_kvbench.tasks.base import example_id
 
 FIELDS = "question, context, choice_A to choice_D (or choices: a list of four), answer (A to D)"

@@ -21,15 +21,15 @@ from typing import Any, TypeVar
 
 import httpx
 
-from pytest_kvbench import bounded, sound
 from pytest_kvbench.errors import EngineError, RefusedError
-from pytest_kvbench.network import client_of
 from pytest_kvbench.tasks.archive import cache_folder
 from pytest_kvbench.tasks.counted import Counted
 from pytest_kvbench.tasks.cuts import Span, Truncating, middle_of
 from pytest_kvbench.tasks.pieces import spans
 from pytest_kvbench.tasks.together import Say, Telling, say_nothing, together
 from pytest_kvbench.tasks.tokenizers import Approximate, batches
+from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.network import client_of
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.ops.observed import observed
+from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.addresses import is_loopback, is_same_server, problem_of, proxy_of
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.load import load_experiment
+from pytest_kvbench.wire.addresses import is_loopback, is_same_server, problem_of, proxy_of
 
 SOUND = [
     "http://127.0.0.1:8000/v1",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.analyse.cell import judge_cell
 from pytest_kvbench.analyse.cells import corrected_verdicts
-from pytest_kvbench.analyse.families import adjusted
+from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
 

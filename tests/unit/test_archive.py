@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import GuardError, KvbenchError, StoreError, UsageError
-from pytest_kvbench.ops.depot import SUFFIX, archive_group, clean_group, restore_group
+from pytest_kvbench.ops.archive import SUFFIX, archive_group, clean_group, restore_group
 from pytest_kvbench.store.archive import Index, verify_archive
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.presence import Presence

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.engines import facts, levers
+from pytest_kvbench.engines import fingerprint, levers
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.load import Declared, load_experiment
 from pytest_kvbench.pipeline import plan
@@ -132,8 +132,8 @@ _words = st.text("abc_", min_size=1, max_size=4)
 
 @given(st.dictionaries(_words, st.dictionaries(_words, _words), min_size=1))
 def test_every_server_finds_its_own_facts(by_server: dict[str, dict[str, str]]) -> None:
-    merged = facts.merge(by_server)
-    assert {name: facts.of_server(merged, name) for name in by_server} == by_server
+    merged = fingerprint.merge(by_server)
+    assert {name: fingerprint.of_server(merged, name) for name in by_server} == by_server
 
 
 @pytest.mark.parametrize(("engine", "prefills"), [("local", 1), ("llamacpp", 3)])

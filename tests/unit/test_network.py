@@ -15,7 +15,6 @@ from starlette.requests import Request as Asked
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 
-from pytest_kvbench.addresses import is_same_server
 from pytest_kvbench.batch.provider import Provider
 from pytest_kvbench.engines.client import Http
 from pytest_kvbench.engines.embedded import EmbeddedSource
@@ -23,8 +22,9 @@ from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.places import Crowd
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, UsageError
-from pytest_kvbench.network import RedirectError, client_of, redirected
 from pytest_kvbench.tasks.served import served_tokenizer
+from pytest_kvbench.wire.addresses import is_same_server
+from pytest_kvbench.wire.network import RedirectError, client_of, redirected
 from tests.support.serving import Serving
 from tests.support.wire import Wire
 from tests.unit.test_engines_openai import answer, answers, experiment, request, source

@@ -15,7 +15,7 @@ from pytest_kvbench import load_group
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
-from pytest_kvbench.ops.depot import archive_group
+from pytest_kvbench.ops.archive import archive_group
 from pytest_kvbench.ops.rows import COLUMNS
 from pytest_kvbench.store.store import DATABASE
 from tests.support.groups import make_group

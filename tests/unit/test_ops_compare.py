@@ -24,8 +24,8 @@ from pytest_kvbench.ops.baselines import (
 )
 from pytest_kvbench.ops.compare import compare
 from pytest_kvbench.ops.listing import comparison_lines
-from pytest_kvbench.ops.observed import observed
 from pytest_kvbench.ops.rejudge import rejudge
+from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.ops.unpaired import Sample, two_means
 from tests.support.groups import by_budget, make_group
 

@@ -19,8 +19,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from pytest_kvbench import bounded
-from pytest_kvbench.bounded import MIB
 from pytest_kvbench.engines import engine_source
 from pytest_kvbench.engines.base import EngineSource
 from pytest_kvbench.engines.kinds import KINDS
@@ -35,6 +33,8 @@ from pytest_kvbench.records import (
     Sampling,
     canonical,
 )
+from pytest_kvbench.wire import bounded
+from pytest_kvbench.wire.bounded import MIB
 from tests.support.serving import Serving
 
 Reply = Callable[["Odd"], Response]

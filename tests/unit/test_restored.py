@@ -379,7 +379,7 @@ def test_what_it_holds_besides_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_no_archive_holds_a_mark_or_a_lock(tmp_path: Path, name: str) -> None:
-    from pytest_kvbench.ops.depot import restore_group
+    from pytest_kvbench.ops.archive import restore_group
 
     path = pack(tmp_path / "a.tar.gz", [plain(name)], [name])
     with pytest.raises(StoreError, match="in no archive of ours"):
@@ -413,7 +413,7 @@ def test_an_archive_may_be_called_what_settings_accept(name: str) -> None:
 
 
 def test_a_name_that_settings_refuse_is_refused(tmp_path: Path) -> None:
-    from pytest_kvbench.ops.depot import restore_group
+    from pytest_kvbench.ops.archive import restore_group
 
     index = {"schema": 1, "group": "_aggregate", "files": []}
     path = tmp_path / "a.tar.gz"
@@ -426,7 +426,7 @@ def test_a_name_that_settings_refuse_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_restored_group_of_any_content_is_marked(tmp_path: Path) -> None:
-    from pytest_kvbench.ops.depot import restore_group
+    from pytest_kvbench.ops.archive import restore_group
 
     path = pack(tmp_path / "a.tar.gz", [plain(GOOD)], [GOOD])
     done = restore_group(path, tmp_path / "new", tmp_path / "c")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.score.evidence import evidence_scores, read_reply
+from pytest_kvbench.score.credited import evidence_scores, read_reply
 from pytest_kvbench.score.metric import score_answer
 
 CONTEXT = "The red barge\n left Bremen at dawn. A blue ferry stayed in Lisbon harbour all winter."

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytest_kvbench.analyse.betting import FRACTIONS, HEDGE, WEIGHTS, StratifiedBetting, betting_of
 from pytest_kvbench.analyse.cell import judge_cell
 from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
-from pytest_kvbench.analyse.families import fallback
+from pytest_kvbench.analyse.multiplicity import fallback
 from pytest_kvbench.analyse.sequential import (
     Drawn,
     Limits,

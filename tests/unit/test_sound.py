@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench import sound
 from pytest_kvbench.records import canonical
+from pytest_kvbench.wire import sound
 
 TEXTS = st.text(st.characters(exclude_categories=()))  # surrogates too
 

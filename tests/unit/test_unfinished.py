@@ -19,8 +19,8 @@ from pytest_kvbench.files import (
     unfinished_file,
     unfinished_folder,
 )
+from pytest_kvbench.ops.archive import SUFFIX, archive_group, clean_group, restore_group
 from pytest_kvbench.ops.artifacts import export_artifacts
-from pytest_kvbench.ops.depot import SUFFIX, archive_group, clean_group, restore_group
 from pytest_kvbench.store.archive import verify_archive
 from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group

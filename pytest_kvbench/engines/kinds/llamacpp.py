@@ -12,13 +12,13 @@ import os
 import sys
 from pathlib import Path
 
-from pytest_kvbench import sound
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.records import digest
 from pytest_kvbench.server import weights
+from pytest_kvbench.wire import sound
 
 _LENGTHS = (16, 80)
 _FILE = "kvbench-probe.bin"

@@ -5,10 +5,10 @@ Without flash attention it warns in its log and serves f16 (llm/server.go): a si
 
 from __future__ import annotations
 
-from pytest_kvbench import sound
 from pytest_kvbench.engines.kinds.base import Kind
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.wire import sound
 
 
 def _tell(probe: Probe) -> dict[str, str]:

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from pytest_kvbench import sound
-from pytest_kvbench.addresses import is_same_server, place_of, proxy_of
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.addresses import is_same_server, place_of, proxy_of
 
 if TYPE_CHECKING:
     import httpx

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
-from pytest_kvbench.score.evidence import LETTERS, TAU
+from pytest_kvbench.score.credited import LETTERS, TAU
 from pytest_kvbench.tasks.base import TaskOptions, files_digest, read_options, template_version
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
