@@ -1,8 +1,7 @@
 """pytest-kvbench: what a smaller KV cache costs in answer quality, as pytest items.
 
-    declare -> plan -> execute -> store -> score -> analyse -> report
-    settings           (engines)           (tasks'          -> verdicts gate pytest
-               (tasks)                      metrics)
+    declare -> plan -> ask -> store -> observe -> judge -> conclude -> report
+    experiment (tasks) (engines)       (score)   (analyse)            -> verdicts gate pytest
 
 An eval author writes a YAML file and
 
@@ -15,9 +14,9 @@ and imports from here only what annotations need. A notebook reads what a run le
     from pytest_kvbench import load_group
     load_group("reports/my_group").cells        # pandas frames: answers, cells, transitions
 
-Imports run one way: plugin, cli -> analyst (judging in a process of its own) -> ops, batch (across
-groups; provider batches) -> stages -> sampling, sanity, votes (what a group asks next, what its
-samples agree on) -> the rooms of the flow -> records, errors.
+Imports run one way: plugin, cli -> ops (across groups), batch (providers' batches) -> pipeline (the
+stages, each a module) -> the rooms of the flow -> records, wire, files, errors. The embedded server
+is a program of its own, in `server`.
 """
 
 from __future__ import annotations

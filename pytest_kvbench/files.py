@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 
 from pytest_kvbench.errors import StoreError
 
+CONTROLS = "shared_controls"
+"""The folder of shared controls, in pytest's cache or in a group."""
+
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 UNCONFIRMED = ".unconfirmed"

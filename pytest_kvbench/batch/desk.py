@@ -24,7 +24,7 @@ from pytest_kvbench.batch.results import Taken, results, save_failures, take
 from pytest_kvbench.engines.base import bearer
 from pytest_kvbench.engines.keys import api_key_of
 from pytest_kvbench.errors import GuardError
-from pytest_kvbench.files import writing
+from pytest_kvbench.files import CONTROLS, writing
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
@@ -70,7 +70,7 @@ def desk(
     with writing(lock):
         lock.touch()
     with FileLock(lock), Store(prepared.database) as store:
-        shared = SharedControls(controls or prepared.folder / "shared_controls")
+        shared = SharedControls(controls or prepared.folder / CONTROLS)
         open_desk = Desk(prepared, store, shared, limits, on_step)
         try:
             yield open_desk

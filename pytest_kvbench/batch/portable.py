@@ -14,6 +14,7 @@ from pytest_kvbench.batch.desk import desk, missing, share_controls
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, Written
 from pytest_kvbench.batch.lines import Writer
 from pytest_kvbench.batch.results import Taken, results, take
+from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.store import Store
@@ -50,7 +51,7 @@ def take_files(prepared: Prepared, paths: Sequence[Path]) -> Taken:
     Raises:
         UsageError: a file is none of results.
     """
-    shared = SharedControls(prepared.folder / "shared_controls")
+    shared = SharedControls(prepared.folder / CONTROLS)
     with Store(prepared.database) as store:
         longest = prepared.experiment.engine.max_reply_bytes
         taken = take(store, results(paths, longest, given=True), store.requested)

@@ -19,7 +19,6 @@ import psutil
 
 from pytest_kvbench.batch.desk import LOCK, desk, planned
 from pytest_kvbench.batch.ledger import Batch, Ledger, refuse_foreign, said
-from pytest_kvbench.engines.watch import is_alive
 from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.files import is_unconfirmed, try_lock
 from pytest_kvbench.hints import command
@@ -27,6 +26,7 @@ from pytest_kvbench.pipeline.find import find_declared, groups_of
 from pytest_kvbench.pipeline.group import Prepared, group_folder, open_group
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
+from pytest_kvbench.processes import is_alive
 from pytest_kvbench.store.outstanding import Count, Outstanding
 from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.store.store import DATABASE, RunRow, Store

@@ -252,7 +252,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     from pytest_kvbench.pipeline.prepare import bin_spec
     from pytest_kvbench.tasks.registry import get_task
     from pytest_kvbench.tasks.show import show_task
-    from pytest_kvbench.tasks.tokenizers import load_tokenizer
+    from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 
     overrides = [Override.parse(text) for text in sets]
     inline = {"group": "inspect", "tasks": [task]}

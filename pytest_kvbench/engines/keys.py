@@ -17,7 +17,6 @@ _SHORTEST = 8
 """Characters of a key that is worth hiding: servers without keys are given `x` or `none`."""
 _NAMES = frozenset({"name", "model", "api_key_env"})
 """Settings that name something, which a dummy key may repeat."""
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
 
 def api_key_of(settings: EngineSettings) -> str | None:
@@ -75,11 +74,6 @@ def without_keys(settings: EngineSettings | None = None) -> dict[str, str]:
     kept = named if settings and settings.launch.command else None
     ours = {*KEY_NAMES, named} - {kept}
     return {name: value for name, value in os.environ.items() if name not in ours}
-
-
-def without_secrets() -> dict[str, str]:
-    """The environment for a process that asks nobody: nothing in it that looks like a key."""
-    return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name)}
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
-from pytest_kvbench.engines.watch import await_end
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.executors.worker import Outcome, Terms, answer_chunk
+from pytest_kvbench.processes import await_end
 from pytest_kvbench.records import Request
 
 if TYPE_CHECKING:

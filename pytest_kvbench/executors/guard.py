@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from pytest_kvbench.engines.watch import await_end, is_alive
+from pytest_kvbench.processes import await_end, is_alive
 
 _MARK = "KVB_GUARDED_BY"
 _EVERY_S = 0.5

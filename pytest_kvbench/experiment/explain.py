@@ -90,6 +90,7 @@ def origin_of(origins: Mapping[str, str], key: str, default: str = "experiment")
 
 
 def joined(prefix: str, key: object) -> str:
+    """A dotted key."""
     return f"{prefix}.{key}" if prefix else str(key)
 
 

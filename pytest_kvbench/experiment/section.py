@@ -29,6 +29,7 @@ Edge = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, each there once; raises ValueError naming those that are not."""
     twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if twice:
         raise ValueError(f"listed twice: {', '.join(twice)}")

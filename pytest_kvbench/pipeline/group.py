@@ -17,7 +17,7 @@ from pytest_kvbench import executors
 from pytest_kvbench.engines import EngineSource, engine_source
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import ExecutorSettings, Experiment
-from pytest_kvbench.files import is_unconfirmed, sweep, writing
+from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
 from pytest_kvbench.records import Cell, Request, TaskManifest
@@ -127,7 +127,7 @@ def check_engine(experiment: Experiment, site: Site, *, workers: bool = False) -
 
 def controls_root(site: Site, folder: Path) -> Path:
     """Where a group's controls are shared; with nobody, while its answers are a stranger's."""
-    own = folder / "shared_controls"
+    own = folder / CONTROLS
     return own if site.controls is None or is_unconfirmed(folder) else site.controls
 
 
@@ -166,6 +166,11 @@ def open_group(
 
 
 def prepared_from(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory]) -> Prepared:
+    """The group as a run declared it, with the examples that are stored.
+
+    Raises:
+        MissingPrerequisiteError: a task has none.
+    """
     folder = store.path.parent
     experiment = find.stored_experiment(folder, run.snapshot)
     manifests = {}

@@ -1,8 +1,8 @@
 """Judges in a process of its own, which loads pandas while the answers come in.
 
 pandas and scipy cost a process 90 MB and a second; from here they cost the measuring process
-neither. `python -m pytest_kvbench.pipeline.judge_process` reads pickled questions and writes pickled results until
-its input ends, which it does with the process that asked, however that one ends.
+neither. `python -m pytest_kvbench.pipeline.judge_process` reads pickled questions and writes
+pickled results until its input ends, which it does with the process that asked.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_kvbench.engines.keys import without_secrets
 from pytest_kvbench.errors import KvbenchError
 from pytest_kvbench.pipeline import judge as judge_stage
+from pytest_kvbench.processes import without_secrets
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis

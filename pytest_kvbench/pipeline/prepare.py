@@ -21,7 +21,8 @@ from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
 from pytest_kvbench.tasks.registry import get_task
-from pytest_kvbench.tasks.tokenizers import Tokenizer, load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
+from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     pass
@@ -238,6 +239,7 @@ def _differs(
 
 
 def refuse(group: str, what: str, old: object, new: object) -> None:
+    """Raise a GuardError that names both values."""
     raise GuardError(
         f"group {group}: its stored {what} is {old}, the experiment says {new}",
         "give the experiment another group, or replace the selection: --kvbench-force",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -12,28 +11,8 @@ from pytest_kvbench.errors import ExperimentError, KvbenchError
 from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
-from pytest_kvbench.plugin.options import ERROR_PREFIX, Options
-from pytest_kvbench.records import Cell
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """The parameter of one item: its experiment and its cell."""
-
-    declared: Declared
-    cell: Cell
-
-    @property
-    def scope(self) -> str:
-        """The group, and what runs together on one worker: a cell group, or all stages."""
-        group = self.declared.experiment.group
-        cells = f"{group}-{plan.CellGroup.of(self.cell).group_id}"
-        return f"{group}/{self.declared.chain or cells}"
-
-    @property
-    def item_id(self) -> str:
-        """The cell's, after the name of its stage."""
-        return "-".join(filter(None, [self.declared.stage, self.cell.item_id]))
+from pytest_kvbench.plugin.declaration import Declaration
+from pytest_kvbench.plugin.options import ERROR_PREFIX, RUNTIME, Options
 
 
 def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
@@ -58,13 +37,6 @@ def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
     except KvbenchError as error:
         _refuse(error)
     metafunc.parametrize("cell", parameters, indirect=True, ids=[p.item_id for p in parameters])
-
-
-def declaration_of(item: pytest.Item) -> Declaration | None:
-    """What an item measures; None for foreign items."""
-    callspec = getattr(item, "callspec", None)
-    parameter = callspec.params.get("cell") if callspec is not None else None
-    return parameter if isinstance(parameter, Declaration) else None
 
 
 def _declared(
@@ -99,9 +71,8 @@ def _find(name: str, metafunc: pytest.Metafunc) -> Path:
 
 
 def _check_engine(declared: Declared, config: pytest.Config) -> None:
-    from pytest_kvbench.plugin.runtime import Runtime
-
-    Runtime.of(config).check_engine(declared)
+    runtime: Any = config.pluginmanager.get_plugin(RUNTIME)
+    runtime.check_engine(declared)
 
 
 def _refuse(error: KvbenchError) -> NoReturn:

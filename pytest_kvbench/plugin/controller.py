@@ -18,8 +18,10 @@ import pytest
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.options import (
+    CONTROLLER,
     ERROR_PREFIX,
     NOT_LOADED,
+    RUNTIME,
     Options,
     refuse_swallowed_path,
     refuse_unknown_baseline,
@@ -59,7 +61,7 @@ class _Result:
 class Controller:
     """Light until a report says that a kvbench item ran."""
 
-    NAME = "kvbench-controller"
+    NAME = CONTROLLER
 
     def __init__(self, config: pytest.Config, run_id: str) -> None:
         refuse_swallowed_path(config)
@@ -88,9 +90,9 @@ class Controller:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Without workers: which kvbench items were selected."""
-        if not self._config.pluginmanager.has_plugin("kvbench-runtime"):
+        if not self._config.pluginmanager.has_plugin(RUNTIME):
             return
-        from pytest_kvbench.plugin.collection import declaration_of
+        from pytest_kvbench.plugin.declaration import declaration_of
 
         selected: dict[str, list[str]] = {}
         for item in session.items:
@@ -276,7 +278,7 @@ class Controller:
         cache = getattr(self._config, "cache", None)
         if cache is None:
             return
-        from pytest_kvbench.plugin.runtime import CONTROLS
+        from pytest_kvbench.files import CONTROLS
         from pytest_kvbench.store.controls import SharedControls
 
         cache.set(REGISTRY_KEY, SharedControls(cache.mkdir(CONTROLS)).registry())

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 MARK = "kvbench"
 
+CONTROLLER = "kvbench-controller"
+RUNTIME = "kvbench-runtime"
+"""Names by which the two roles find each other."""
+
 ERROR_PREFIX = "kvbench: "
 """How the controller knows an error of collection that is the user's and has been explained."""
 

@@ -10,7 +10,7 @@ from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import group_folder, open_group
-from pytest_kvbench.plugin.collection import declaration_of
+from pytest_kvbench.plugin.declaration import declaration_of
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.records import Cell
 from pytest_kvbench.store.store import DATABASE, Store

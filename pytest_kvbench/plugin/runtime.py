@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench.engines.watch import end_with
 from pytest_kvbench.errors import (
     ControlError,
     EngineError,
@@ -24,6 +23,7 @@ from pytest_kvbench.errors import (
     UsageError,
 )
 from pytest_kvbench.experiment.load import Declared
+from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan, rounds
 from pytest_kvbench.pipeline.ask import make_pool, work_of
@@ -36,11 +36,11 @@ from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.sane_control import sickness
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.plugin import notes
-from pytest_kvbench.plugin.collection import Declaration, declaration_of
-from pytest_kvbench.plugin.controller import Controller
-from pytest_kvbench.plugin.options import Options
+from pytest_kvbench.plugin.declaration import Declaration, declaration_of
+from pytest_kvbench.plugin.options import CONTROLLER, RUNTIME, Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
+from pytest_kvbench.processes import end_with
 from pytest_kvbench.records import Cell, Request, digest, weakest
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
@@ -48,7 +48,6 @@ from pytest_kvbench.wire import sound
 if TYPE_CHECKING:
     from pytest_kvbench.batch.session import Waiting
 
-CONTROLS = "shared_controls"
 _AGAIN = 80
 REASON = pytest.StashKey[str]()
 """Why an item could not be measured: `infrastructure` or `usage`. Unset where it was."""
@@ -131,7 +130,7 @@ class _Experiment:
 class Runtime:
     """The kvbench side of one pytest process that runs items."""
 
-    NAME = "kvbench-runtime"
+    NAME = RUNTIME
 
     def __init__(self, config: pytest.Config, run_id: str, owner_pid: int) -> None:
         self._config = config
@@ -362,7 +361,7 @@ class Runtime:
     @cached_property
     def _analyst(self) -> Analyst:
         """The controller's where there is one here; a worker has its own, to judge a stage."""
-        controller = self._config.pluginmanager.get_plugin(Controller.NAME)
+        controller = self._config.pluginmanager.get_plugin(CONTROLLER)
         return Analyst() if controller is None else controller.analyst
 
     def _site(self, declared: Declared) -> Site:

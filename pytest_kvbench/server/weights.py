@@ -22,9 +22,9 @@ from typing import Any
 import filelock
 import platformdirs
 
-from pytest_kvbench.engines.keys import without_secrets
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import sweep, unfinished_file, unfinished_folder
+from pytest_kvbench.processes import without_secrets
 
 SERVER_VERSION = "1"
 """Raised whenever a change of this package may change an answer."""

@@ -20,7 +20,7 @@ from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest, read_manifest, write_manifest
 from pytest_kvbench.tasks.registry import get_task
-from pytest_kvbench.tasks.tokenizers import load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 
 EXAMPLES = 5000
 

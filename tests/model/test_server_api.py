@@ -17,7 +17,7 @@ from pytest_kvbench.server.protocol import LONGEST_STOP, MOST_STOPS
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
 from pytest_kvbench.tasks.registry import get_task
-from pytest_kvbench.tasks.tokenizers import load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from tests.model.conftest import MODEL, Server, parts
 
 pytestmark = pytest.mark.model

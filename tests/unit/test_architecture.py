@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,34 +17,26 @@ ROOT = Path(pytest_kvbench.__file__).parent
 PACKAGE = "pytest_kvbench"
 
 LAYERS = {
-    "sound": -1,
-    "bounded": -1,
-    "errors": -1,
-    "reading": 0,
+    "errors": 0,
+    "hints": 0,
+    "processes": 0,
     "files": 1,
-    "hints": 1,
-    "records": 0,
-    "addresses": 0,
-    "network": 1,
-    "settings": 1,
-    "score": 2,
-    "tasks": 3,
-    "store": 3,
-    "engines": 3,
+    "reading": 1,
+    "wire": 1,
+    "records": 2,
+    "policies": 3,
+    "experiment": 3,
+    "score": 3,
     "analyse": 3,
-    "plan": 4,
-    "declared": 4,
-    "executors": 4,
-    "votes": 3,
-    "execute": 5,
-    "sampling": 5,
-    "sanity": 2,
+    "server": 4,
+    "tasks": 4,
+    "store": 4,
+    "engines": 5,
     "report": 5,
-    "stages": 6,
-    "batch": 7,
-    "ops": 7,
-    "analyst": 8,
-    "awaited": 8,
+    "executors": 6,
+    "pipeline": 7,
+    "batch": 8,
+    "ops": 8,
     "plugin": 9,
     "cli": 10,
 }
@@ -98,10 +91,33 @@ def test_pytest_and_torch_stay_in_their_rooms(path: Path) -> None:
     where = path.relative_to(ROOT).as_posix()
     if not where.startswith("plugin/"):
         assert not names & {"pytest", "_pytest", "xdist"}
-    if not where.startswith("engines/local/"):
+    if not where.startswith("server/"):
         assert not names & {"torch", "transformers", "kvpress"}
     if not where.startswith("executors/"):
         assert "parsl" not in names
+
+
+def graph() -> dict[str, set[str]]:
+    """Which module imports which, late imports too."""
+    names = {name_of(path): path for path in modules()}
+    return {name: {m for m in imports(path) if m in names} for name, path in names.items()}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def test_no_imports_run_in_a_circle_inside_a_room_either() -> None:
+    TopologicalSorter(
+        {name: used - packages_of(name) - {PACKAGE} for name, used in graph().items()}
+    ).prepare()
+
+
+def packages_of(name: str) -> set[str]:
+    """A module names its packages where it imports its neighbours."""
+    parts = name.split(".")
+    return {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
 
 
 def test_every_room_has_a_layer() -> None:

@@ -19,7 +19,7 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.records import Answer, Arm, Failure, Prompt, Request, Sampling
-from pytest_kvbench.tasks.tokenizers import load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from tests.support.wire import Wire
 
 RUN = f"unit{os.getpid()}"

@@ -43,7 +43,7 @@ from pytest_kvbench.tasks import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
 from pytest_kvbench.tasks.rows import RowTask
-from pytest_kvbench.tasks.tokenizers import load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 out, data = map(pathlib.Path, sys.argv[1:])
 made = [
     build_task_manifest(get_task(name), BinSpec(2, (3,)), load_tokenizer("approximate"), 7)

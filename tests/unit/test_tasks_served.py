@@ -8,7 +8,8 @@ import pytest
 
 from pytest_kvbench.engines.base import TokenizerServer
 from pytest_kvbench.errors import EngineError
-from pytest_kvbench.tasks.tokenizers import Approximate, load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
+from pytest_kvbench.tasks.tokenizers import Approximate
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -25,7 +25,8 @@ from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest
 from pytest_kvbench.tasks.pieces import spans
 from pytest_kvbench.tasks.registry import get_task
-from pytest_kvbench.tasks.tokenizers import FastTokenizer, load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
+from pytest_kvbench.tasks.tokenizers import FastTokenizer
 from tests.support.serving import Serving
 from tests.support.tokenize_server import STYLES, WITH_PIECES, TokenizeServer
 

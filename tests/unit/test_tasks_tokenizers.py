@@ -15,7 +15,8 @@ from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest
 from pytest_kvbench.tasks.registry import get_task
-from pytest_kvbench.tasks.tokenizers import Approximate, TokenizerWarning, load_tokenizer
+from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
+from pytest_kvbench.tasks.tokenizers import Approximate, TokenizerWarning
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_packaged_encoding_is_taken_without_the_network(monkeypatch):
 def test_no_fork_warnings_and_no_threads(serving):
     code = (
         "import os, threading, sys; from pathlib import Path\n"
-        "from pytest_kvbench.tasks.tokenizers import load_tokenizer\n"
+        "from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer\n"
         f"t = load_tokenizer('auto', serving=Path({str(serving)!r}))\n"
         "t.count(['a b c'] * 100)\n"
         "n = len(os.listdir('/proc/self/task')) if os.path.isdir('/proc/self/task') else 1\n"

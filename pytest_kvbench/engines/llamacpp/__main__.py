@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.engines.levers import LEVERS
-from pytest_kvbench.engines.watch import end_with
 from pytest_kvbench.files import replace_json
+from pytest_kvbench.processes import end_with
 
 
 def main(arguments: list[str] | None = None) -> int:
