@@ -27,7 +27,7 @@ NOT_RUN = {
     "pytest tests": "this is one of them",
     "python tests/benchmarks/": "minutes each",
     "python -m tests.support.generated": "tests/unit/test_docs.py compares what it writes",
-    "kvbench batch ": "needs a server that keeps batches: tests/unit/test_batch.py has one",
+    "kvbench batch ": "needs a server that keeps batches: tests/unit/batch/test_batch.py has one",
 }
 """Beginnings of commands that no test runs, and why."""
 

@@ -16,7 +16,7 @@ from pytest_kvbench.store.archive import verify_archive
 from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
 from tests.support.as_reader import another_user, open_to_all, reader_of, tree
 from tests.support.groups import make_group
-from tests.unit.test_store import MANIFEST, answer, request
+from tests.unit.store.test_store import MANIFEST, answer, request
 
 
 @pytest.fixture(scope="module")

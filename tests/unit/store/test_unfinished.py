@@ -25,7 +25,7 @@ from pytest_kvbench.store.archive import verify_archive
 from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group
 from tests.support.killed import killed_at
-from tests.unit.test_store import MANIFEST, answer, request
+from tests.unit.store.test_store import MANIFEST, answer, request
 
 MOMENTS = 12
 

@@ -27,7 +27,7 @@ from pytest_kvbench.wire.addresses import is_same_server
 from pytest_kvbench.wire.network import RedirectError, client_of, redirected
 from tests.support.serving import Serving
 from tests.support.wire import Wire
-from tests.unit.test_engines_openai import answer, answers, experiment, request, source
+from tests.unit.engines.test_openai import answer, answers, experiment, request, source
 
 KEY = {"Authorization": "Bearer sesame-4711"}
 

@@ -11,7 +11,7 @@ import pytest
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.store import database
 from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
-from tests.unit.test_store import MANIFEST, answer, request
+from tests.unit.store.test_store import MANIFEST, answer, request
 
 
 @pytest.fixture

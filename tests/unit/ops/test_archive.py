@@ -23,7 +23,7 @@ from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.presence import Presence
 from pytest_kvbench.store.registry import Registry
 from pytest_kvbench.store.store import DATABASE, Store
-from tests.unit.test_store import MANIFEST, answer, request
+from tests.unit.store.test_store import MANIFEST, answer, request
 
 DAY_S = 86400.0
 

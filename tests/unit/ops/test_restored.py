@@ -32,7 +32,7 @@ from tests.conftest import WORDS
 from tests.support.batch_server import BatchServer
 from tests.support.groups import make_group
 from tests.support.mock_server import MockServer
-from tests.unit.test_archive import GOOD, PAYLOAD, pack, plain
+from tests.unit.ops.test_archive import GOOD, PAYLOAD, pack, plain
 
 Kvbench = Callable[..., Result]
 
