@@ -25,7 +25,7 @@ JSONL = "jsonl:"
 
 BUILT_IN: Mapping[str, str] = {
     "counting/words": "counting:words",
-    "evidence/mcq": "evidence:mcq",
+    "evidence/mcq": "evidence_mcq:mcq",
     "niah/multikey": "niah:multikey",
     "niah/multiquery": "niah:multiquery",
     "niah/multivalue": "niah:multivalue",

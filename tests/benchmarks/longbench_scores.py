@@ -1,4 +1,4 @@
-"""Make `tests/unit/score/data/longbench_scores.jsonl.gz`: what LongBench's own code gives for our cases.
+"""Make `tests/unit/score/data/longbench_scores.jsonl.gz`: what LongBench's own code gives.
 
     python tests/benchmarks/longbench_scores.py LONGBENCH/metrics.py OUT.jsonl.gz [SEED]
 

@@ -246,7 +246,7 @@ class Connection:
 
 
 def pause_s(attempt: int, rng: random.Random) -> float:
-    """As `client._BACKOFF`, from a seed."""
+    """As `retry._BACKOFF`, from a seed."""
     return min(30.0, 0.5 * 2 ** (attempt - 1) + rng.uniform(0, 0.5))
 
 

@@ -39,7 +39,7 @@ def test_round_trip(tmp_path, made, about):
 
 SCRIPT = """
 import sys, pathlib
-from pytest_kvbench.tasks import get_task
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
 from pytest_kvbench.tasks.rows import RowTask

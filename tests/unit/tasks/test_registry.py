@@ -55,7 +55,7 @@ def test_names_near_nothing(wrong):
 
 def test_checking_a_name_imports_nothing_heavy_and_reads_no_data():
     code = (
-        "import sys; from pytest_kvbench.tasks import check_task_name;"
+        "import sys; from pytest_kvbench.tasks.registry import check_task_name;"
         "check_task_name('niah/single'); check_task_name('jsonl:not/there.jsonl');"
         "heavy = {'torch', 'pandas', 'tokenizers', 'numpy', 'pydoc_data.topics', 'jieba', 'rouge'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"

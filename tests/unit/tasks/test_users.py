@@ -50,7 +50,7 @@ def capitals(options):
     return RowTask(name="mine/capitals", metric="any_of", rows=lambda: rows, **options)
 """
 USE = """
-from pytest_kvbench.tasks import check_task_name, get_task, task_names
+from pytest_kvbench.tasks.registry import check_task_name, get_task, task_names
 check_task_name("mine/capitals")
 assert "mine/capitals" in task_names()
 task = get_task("mine/capitals", options={"max_tokens": 9})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from pytest_kvbench.engines import client
+from pytest_kvbench.engines import retry
 from tests.benchmarks.simulation import Controller, Endpoints, Network, World, pause_s, simulate
 
 CALM: dict[str, Any] = {"stragglers": 0.0, "failing": 0.0, "lives_s": math.inf}
@@ -92,9 +92,9 @@ def test_many_endpoints_come_to_a_ceiling(limit: str, parts: dict[str, Any]) -> 
 
 def test_pauses_are_those_of_the_client() -> None:
     for attempt in range(1, 10):
-        state = tenacity.RetryCallState(client._BACKOFF, None, (), {})
+        state = tenacity.RetryCallState(retry._BACKOFF, None, (), {})
         state.attempt_number = attempt
-        real = [client._BACKOFF(state) for _ in range(200)]
+        real = [retry._BACKOFF(state) for _ in range(200)]
         ours = [pause_s(attempt, random.Random(n)) for n in range(200)]
         assert min(real) == pytest.approx(min(ours), abs=0.05)
         assert max(real) == pytest.approx(max(ours), abs=0.05)
