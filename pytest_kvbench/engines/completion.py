@@ -178,9 +178,11 @@ def _telemetry(
     usage, kv = sound.fields(reply.get("usage")), sound.fields(choice.get("kv"))
     # Waiting behind our own other requests says nothing about an answer.
     queued_s = sound.number(sound.fields(reply.get("timings")).get("queue_s")) or 0.0
+    if latency_s is not None and queued_s <= latency_s:  # a longer one is no queue of this request
+        latency_s -= queued_s
     details = sound.fields(usage.get("prompt_tokens_details"))
     return Telemetry(
-        latency_s=None if latency_s is None else max(0.0, latency_s - queued_s),
+        latency_s=latency_s,
         ttft_s=ttft_s,
         prompt_tokens=sound.count(usage.get("prompt_tokens")),
         completion_tokens=sound.count((usage if arms == 1 else choice).get("completion_tokens")),

@@ -64,14 +64,14 @@ def count(value: object) -> int | None:
 
 
 def number(value: object) -> float | None:
-    """A finite number, not negative."""
+    """A number, not negative, at most the largest count: the sum of any of them is finite."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     try:
         known = float(value)
     except OverflowError:
         return None
-    return known if 0 <= known < math.inf else None
+    return known if 0 <= known <= _LARGEST else None
 
 
 def fields(value: object) -> Mapping[str, Any]:

@@ -231,6 +231,13 @@ def test_odd_numbers_are_missing_and_the_rest_is_kept(odd: Any) -> None:
     assert (found.text, seen.achieved, seen.latency_s) == ("word", 0.5, 1.0)
 
 
+@pytest.mark.parametrize(("queued_s", "left_s"), [(0.25, 0.75), (1.0, 0.0), (3, 1.0), (1e308, 1.0)])
+def test_a_queue_longer_than_the_reply_took_is_none(queued_s: float, left_s: float) -> None:
+    found = read({**whole(), "timings": {"queue_s": queued_s}})
+    assert isinstance(found, Answer)
+    assert found.telemetry.latency_s == left_s
+
+
 def test_a_float_that_is_whole_is_a_count() -> None:
     found = read({**whole(), "usage": {"prompt_tokens": 12.0}})
     assert isinstance(found, Answer)

@@ -87,7 +87,10 @@ def test_a_count_is_a_whole_number_that_can_be_stored(value: object, known: int 
     [
         (0.5, 0.5),
         (3, 3.0),
-        (10**40, 1e40),
+        (2**62, 2.0**62),
+        (5e-324, 5e-324),
+        # Finite, but their sum over some answers is not: it ended the run.
+        *((odd, None) for odd in (10**40, 1e300, 1e308)),
         *((odd, None) for odd in (-0.1, math.inf, math.nan, 10**400, True, "1.5", None, {}, [1])),
     ],
 )
