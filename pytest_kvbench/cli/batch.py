@@ -150,12 +150,13 @@ def _stage_waits(declared: Declared, reports: Path) -> bool:
 
 
 def _prepared(declared: Declared, reports: Path) -> Prepared:
+    from pytest_kvbench.pipeline.conclude import broken_before
     from pytest_kvbench.pipeline.group import source_of
     from pytest_kvbench.pipeline.prepare import prepare
 
     site = given.site(reports, [declared])
     source_of(declared.experiment, site).check()
-    return prepare(declared, site)
+    return prepare(declared, site, broken_before(declared, site))
 
 
 def _name(prepared: Prepared) -> str:

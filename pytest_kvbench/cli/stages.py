@@ -303,14 +303,14 @@ def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
 
 def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
     from pytest_kvbench.batch.ledger import warn_of_open
-    from pytest_kvbench.pipeline import ask
+    from pytest_kvbench.pipeline import ask, conclude
     from pytest_kvbench.pipeline import prepare as prepare_stage
     from pytest_kvbench.pipeline.group import check_engine, now
     from pytest_kvbench.store.presence import Presence
     from pytest_kvbench.store.store import Store
 
     check_engine(declared.experiment, site)
-    prepared = prepare_stage.prepare(declared, site)
+    prepared = prepare_stage.prepare(declared, site, conclude.broken_before(declared, site))
     present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
     if declared.experiment.engine.mode == "batch":
         batch.pick_up_and_hand_over(prepared)

@@ -8,24 +8,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import plan
-from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Request, canonical
-from pytest_kvbench.store.controls import control_key
-from pytest_kvbench.store.store import Store
-
-if TYPE_CHECKING:
-    pass
-from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells, observations
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
+from pytest_kvbench.pipeline.votes import votes
+from pytest_kvbench.records import Cell, Request, canonical
+from pytest_kvbench.store.controls import control_key
+from pytest_kvbench.store.store import Store
 
 SUMMARY = "summary.json"
 
@@ -143,6 +141,20 @@ def _summary_of(prepared: Prepared) -> dict[str, Any] | None:
         return None
     whole = isinstance(summary, dict) and isinstance(summary.get("provenance"), dict)
     return summary if whole else None
+
+
+def broken_before(
+    declared: Declared, site: Site, judge_with: Judge | None = None
+) -> dict[str, tuple[str, ...]]:
+    """What broke in the experiment that this one comes `after`; nothing where it follows none.
+
+    Raises:
+        MissingPrerequisiteError: that one was not run.
+    """
+    before = declared.experiment.after
+    if before is None:
+        return {}
+    return broken_arms(open_group(site.reports / before, site.tasks), judge_with)
 
 
 def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, tuple[str, ...]]:

@@ -7,13 +7,23 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import is_unconfirmed, sweep
 from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline.group import (
+    Prepared,
+    Site,
+    controls_root,
+    now,
+    opened_store,
+    prepared_from,
+    source_of,
+)
 from pytest_kvbench.records import TaskManifest
 from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.store.upkeep import orphans
@@ -24,45 +34,31 @@ from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
-if TYPE_CHECKING:
-    pass
-from pytest_kvbench.pipeline.conclude import broken_arms
-from pytest_kvbench.pipeline.group import (
-    Prepared,
-    Site,
-    controls_root,
-    now,
-    open_group,
-    opened_store,
-    prepared_from,
-    source_of,
-)
-from pytest_kvbench.pipeline.judge import Judge
-
 MANIFEST = "manifest.json"
 
+Dropped = Mapping[str, tuple[str, ...]]
+"""By task: the names of arms that are not asked (`snapkv-0.20`)."""
 
 _SHORT_OF = 'the data has fewer examples than asked for in {bins} of "{task}"'
 
 
-def prepare(declared: Declared, site: Site, judge_with: Judge | None = None) -> Prepared:
+def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType({})) -> Prepared:
     """Make or read the manifests, check the guards, record the run. Starts no server.
-
-    Where the experiment comes `after` another, that one is judged (see `analyse`), and what broke
-    there is dropped here.
 
     The processes of one run, and other runs of the same group, take turns; the first does the
     work, the others read it.
 
+    Args:
+        declared: the experiment.
+        site: where the run takes place, and which it is.
+        dropped: what broke in the experiment before, as `conclude.broken_before` finds it.
+
     Raises:
         GuardError: the group was made by a different experiment.
         UsageError: the model, an extra or the data is not there.
-        MissingPrerequisiteError: the stage before was not run.
     """
     experiment = declared.experiment
-    if experiment.after is not None:
-        before = open_group(site.reports / experiment.after, site.tasks)
-        dropped = broken_arms(before, judge_with)
+    if dropped:
         experiment = experiment.model_copy(update={"dropped": {**experiment.dropped, **dropped}})
     executor = experiment.executor
     with opened_store(experiment, site) as store:

@@ -27,6 +27,7 @@ from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan, rounds
 from pytest_kvbench.pipeline.ask import make_pool, work_of
+from pytest_kvbench.pipeline.conclude import broken_before
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
@@ -319,7 +320,8 @@ class Runtime:
         key = _key(declared)
         if key not in self._experiments:
             site = self._site(declared)
-            prepared = prepare(declared, site, self._analyst.judge)
+            dropped = broken_before(declared, site, self._analyst.judge)
+            prepared = prepare(declared, site, dropped)
             cells = frozenset(plan.cells(prepared.experiment))
             selected = [cell for cell in self._selected[key] if cell in cells]
             waiting = None

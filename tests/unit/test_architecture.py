@@ -114,6 +114,22 @@ def test_no_imports_run_in_a_circle_inside_a_room_either() -> None:
     ).prepare()
 
 
+FLOW = ("plan", "group", "prepare", "observe", "score", "ask", "judge", "conclude")
+"""Stages, each before those that may call it: how far rounds are, one knows by what is stored."""
+
+
+@pytest.mark.parametrize("stage", FLOW)
+def test_a_stage_never_calls_a_later_one(stage: str) -> None:
+    reached: set[str] = set()
+    left = {ROOT / "pipeline" / f"{stage}.py"}
+    while left:
+        reached |= {path.stem for path in left}
+        used = {name.rpartition(".") for path in left for name in imports(path)}
+        names = {name for room, _, name in used if room == f"{PACKAGE}.pipeline"} - reached
+        left = {ROOT / "pipeline" / f"{name}.py" for name in names}
+    assert not reached & set(FLOW[FLOW.index(stage) + 1 :])
+
+
 def packages_of(name: str) -> set[str]:
     """A module names its packages where it imports its neighbours."""
     parts = name.split(".")
