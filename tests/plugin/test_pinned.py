@@ -21,6 +21,8 @@ from click.testing import CliRunner
 from starlette.responses import JSONResponse, Response
 
 from pytest_kvbench.cli.stages import main
+from pytest_kvbench.engines import completion
+from pytest_kvbench.records import Telemetry
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
@@ -76,7 +78,7 @@ def measure(folder: Path, kind: str) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "words.jsonl").write_text(text, encoding="utf-8")
     batch = kind == "batch"
-    servers: Any = BatchServer() if batch else MockServer(accuracy=accuracy, queue_s=1e6)
+    servers: Any = BatchServer() if batch else MockServer(accuracy=accuracy)
     if kind == "failures":
         servers.trouble = refuse_some
     with servers as server:
@@ -127,6 +129,16 @@ def shortened(text: str) -> str:
         return text
     whole = hashlib.sha256(text.encode()).hexdigest()
     return text[: text.index("\n", LONGEST // 10)] + f"\n... sha256 of all: {whole}\n"
+
+
+@pytest.fixture(autouse=True)
+def _replies_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = completion._telemetry
+
+    def at_once(choice: Any, reply: Any, latency_s: float | None, *rest: Any) -> Telemetry:
+        return timed(choice, reply, latency_s and 0.0, *rest)
+
+    monkeypatch.setattr(completion, "_telemetry", at_once)
 
 
 @pytest.mark.parametrize("kind", MORE)
