@@ -28,6 +28,7 @@ from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.processes import is_alive
 from pytest_kvbench.store.outstanding import Count, Outstanding
+from pytest_kvbench.store.places import group_folders
 from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.registry import TaskFactory
@@ -382,7 +383,7 @@ def _named(name: str, reports: Path, batches: Callable[[Path], Batches]) -> Iter
 
 def _batch(name: str, reports: Path) -> tuple[Path, Batch]:
     """The batch of that name, ours or its provider's, and its group's folder."""
-    folders = sorted(path.parent for path in reports.glob(f"*/{DATABASE}"))
+    folders = group_folders(reports)
     known = []
     for folder in folders:
         with contextlib.suppress(GuardError):  # of a group that nobody has named

@@ -130,10 +130,10 @@ def pick_up_and_hand_over(prepared: Prepared) -> None:
 
 def _begun(name: str, reports: Path) -> Iterator[Prepared]:
     """The groups as their last runs left them; of stages those that have begun."""
-    from pytest_kvbench.store.store import DATABASE
+    from pytest_kvbench.store.places import is_group
 
     every = given.declared(name, reports, ())
-    begun = [d for d in every if (reports / d.experiment.group / DATABASE).exists()]
+    begun = [d for d in every if is_group(reports / d.experiment.group)]
     for declared in begun or every[:1]:
         yield given.opened(declared, reports)
 

@@ -37,6 +37,13 @@ def declared(
     return _checked(found, (reports,))
 
 
+def stored(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
+    """What the last runs of a file or a group declared; its data and code need not be there."""
+    from pytest_kvbench.pipeline.find import find_declared
+
+    return find_declared(name, reports, _overrides(sets), ran=True)
+
+
 def opened(declared: Declared, reports: Path) -> Prepared:
     """The group of an experiment as its last run left it, with the tasks of its project.
 
@@ -44,10 +51,10 @@ def opened(declared: Declared, reports: Path) -> Prepared:
         MissingPrerequisiteError: it has not been run.
     """
     from pytest_kvbench.pipeline.group import group_folder, open_group
-    from pytest_kvbench.store.store import DATABASE
+    from pytest_kvbench.store.places import is_group
 
     folder = group_folder(declared.experiment, reports)
-    if declared.files and not (folder / DATABASE).is_file():
+    if declared.files and not is_group(folder):
         run = command_of_file("run", declared.files[-1], reports)
         raise MissingPrerequisiteError(f"{folder}: no group has been run there", f"make one: {run}")
     return open_group(folder, tasks(reports, of=[declared]))

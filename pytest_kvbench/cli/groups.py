@@ -1,4 +1,4 @@
-"""What concerns results already there: compared, judged again, gathered over all groups."""
+"""What concerns results already there: compared, and saved to be compared with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pytest_kvbench.cli import options
-
-if TYPE_CHECKING:
-    from pytest_kvbench.ops.rejudge import Failures
 
 EXIT_REGRESSION = 1
 
@@ -69,50 +65,6 @@ def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
         click.echo(save_baseline(side, reports, name))
 
 
-@click.command()
-@click.argument("group")
-@options.reports
-@click.option("--margin", type=float, help="As gate.margin.")
-@click.option("--alpha", type=float, help="As gate.alpha.")
-@click.option("--max-lost", type=float, help="As gate.max_lost.")
-@click.option("--correction", type=click.Choice(["holm", "bh", "none"]), help="Over many cells.")
-@click.option(
-    "--failures",
-    type=click.Choice(["drop", "zero"]),
-    default="drop",
-    show_default=True,
-    help="A request without a reply: drop its pair, or let it score 0.",
-)
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="Write a report there.")
-@options.as_json
-def rejudge(
-    group: str,
-    reports: Path,
-    failures: Failures,
-    folder: Path | None,
-    as_json: bool,
-    **gate: float | str | None,
-) -> None:
-    """Judge a stored GROUP by other rules; asks no model and changes nothing stored."""
-    from pytest_kvbench.experiment.load import Override
-    from pytest_kvbench.ops.rejudge import rejudge as rejudged
-    from pytest_kvbench.pipeline.find import find_declared
-    from pytest_kvbench.pipeline.group import open_group
-    from pytest_kvbench.report import terminal_lines, write_report
-
-    given = {f"gate.{key}": value for key, value in gate.items() if value is not None}
-    overrides = [Override(key, value, f"--{key[5:]}") for key, value in given.items()]
-    prepared = open_group(reports / group)
-    (declared,) = find_declared(group, reports, overrides, ran=True)
-    summary = rejudged(prepared, declared.experiment, failures)
-    if as_json:
-        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
-    else:
-        _echo_lines(terminal_lines(summary))
-    if folder is not None:
-        click.echo(write_report(folder, summary), err=as_json)
-
-
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
     """A line on standard error, redrawn with every answer; nothing where that is no terminal.
@@ -142,4 +94,4 @@ def _echo_lines(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-COMMANDS: tuple[click.Command, ...] = (compare, save, rejudge)
+COMMANDS: tuple[click.Command, ...] = (compare, save)

@@ -185,11 +185,11 @@ def export(
 
 
 def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
-    from pytest_kvbench.store.store import DATABASE
+    from pytest_kvbench.store.places import group_folders
 
     if groups:
         return [reports[0] / group for group in groups]
-    return [path.parent for folder in reports for path in sorted(folder.glob(f"*/{DATABASE}"))]
+    return [group for folder in reports for group in group_folders(folder)]
 
 
 def _export_group(folder: Path, inspect: Path | None, artifacts: Path | None) -> None:

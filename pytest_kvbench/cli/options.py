@@ -38,3 +38,19 @@ def group(function: Callable[..., None]) -> Callable[..., None]:
 def experiment(function: Callable[..., None]) -> Callable[..., None]:
     """What says a group that an experiment's keys decide."""
     return sets(group(function))
+
+
+def dry_run(function: Callable[..., None]) -> Callable[..., None]:
+    """Whether to judge without storing, and how."""
+    for option in (
+        as_json,
+        click.option("--to", type=click.Path(path_type=Path), help="A report there."),
+        click.option(
+            "--failures",
+            type=click.Choice(["drop", "zero"]),
+            help="A request without a reply: drop its pair (default), or let it score 0.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Print verdicts, store nothing."),
+    ):
+        function = option(function)
+    return function

@@ -1,7 +1,8 @@
 """`kvbench`: the stages without pytest, and the statistics for anybody's scores.
 
 keeping    controls, archive, restore, trust, clean
-groups     compare, save, rejudge
+groups     compare, save
+scores     judge, score-file, inspect
 batch      batch submit, status, fetch, cancel, export, import
 knowledge  aggregate, catalog, best, effects, insights, export
 power      power
@@ -22,14 +23,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pytest_kvbench.cli import batch, given, groups, keeping, knowledge, options, power, waiting
+from pytest_kvbench.cli import (
+    batch,
+    given,
+    groups,
+    keeping,
+    knowledge,
+    options,
+    power,
+    scores,
+    waiting,
+)
 from pytest_kvbench.errors import EngineError, GuardError, KvbenchError, UsageError
-from pytest_kvbench.experiment.load import Declared, Override, load_experiment
+from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.hints import command
 
 if TYPE_CHECKING:
-    from pytest_kvbench.analyse.rules import Correction
+    from pytest_kvbench.ops.dry_run import Failures
     from pytest_kvbench.pipeline.group import Prepared, Site
 
 EXIT_USAGE = 4
@@ -142,14 +153,35 @@ def score(group_or_yaml: str, reports: Path) -> None:
 
 @main.command()
 @options.experiment
-def analyse(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
-    """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json."""
+@options.dry_run
+def analyse(
+    group_or_yaml: str,
+    reports: Path,
+    sets: tuple[str, ...],
+    dry_run: bool,
+    failures: Failures | None,
+    to: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge the scores, by other rules with --set gate.KEY=VALUE; write summary.json.
+
+    With --dry-run nothing is stored and nobody asked: the verdicts are printed.
+    """
     for text in sets:
         if not text.startswith("gate."):
             raise UsageError(
                 f"--set {text}: what was asked is settled, only its judgement can change",
                 f"valid: {', '.join(f'gate.{name}' for name in Gate.model_fields)}",
             )
+    if dry_run:
+        for declared in given.stored(group_or_yaml, reports, sets):
+            _dry_run(declared, reports, failures or "drop", to, as_json)
+        return
+    if failures or to or as_json:
+        raise UsageError(
+            "--failures, --to and --json: an analysis that is stored has its own rules and place",
+            "add --dry-run, which prints verdicts and stores nothing",
+        )
     for declared in given.declared(group_or_yaml, reports, sets, ran=True):
         _analyse(given.opened(declared, reports), declared.experiment.gate)
 
@@ -185,101 +217,7 @@ def all_stages(
             _conclude(given.opened(declared, reports), declared.experiment.gate)
 
 
-@main.command()
-@click.argument("pairs", type=click.Path(path_type=Path))
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.10,
-    show_default=True,
-    help="The loss one can live with.",
-)
-@options.alpha
-@click.option(
-    "--correction",
-    type=click.Choice(["holm", "bh", "none"]),
-    default="holm",
-    show_default=True,
-    help="Over all cells of the call.",
-)
-@options.as_json
-def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
-    """Judge a CSV of paired scores, from any harness.
-
-    Columns: task, bin, policy, budget, example_id, cluster, control, treated.
-    """
-    from pytest_kvbench.analyse.judge import judge_pairs
-    from pytest_kvbench.cli.pairs import read_pairs
-    from pytest_kvbench.report import terminal_lines
-
-    table = read_pairs(pairs)
-    try:
-        summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
-    except UsageError as error:
-        raise UsageError(f"{pairs}: {error.what}", error.hint) from None
-    if as_json:
-        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
-    else:
-        gate = {"margin": margin, "alpha": alpha}
-        for line in terminal_lines({**summary, "group": str(pairs), "experiment": {"gate": gate}}):
-            click.echo(line)
-
-
-@main.command("score-file")
-@click.argument("task")
-@click.argument("predictions", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def score_file(task: str, predictions: Path, as_json: bool) -> None:
-    """Score anybody's PREDICTIONS (JSON lines or CSV) with a TASK's metric.
-
-    A line holds prediction and answers, and all_classes where the metric needs them. Files of
-    LongBench, LongBench v2, RULER, kvpress and lm-eval (samples) are read as they are.
-    """
-    from pytest_kvbench.tasks.predictions import score_file as scored
-
-    for line in scored(task, predictions, extra=given.tasks(predictions.parent)):
-        click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
-
-
-@main.command()
-@click.argument("task")
-@click.option("--index", default=0, show_default=True, help="Which of the selected examples.")
-@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in an experiment.")
-def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
-    """Show an example of a TASK, its prompt as sent, and its token counts."""
-    from pytest_kvbench.pipeline import plan
-    from pytest_kvbench.pipeline.group import source_of
-    from pytest_kvbench.pipeline.prepare import bin_spec
-    from pytest_kvbench.tasks.registry import get_task
-    from pytest_kvbench.tasks.show import show_task
-    from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
-
-    overrides = [Override.parse(text) for text in sets]
-    inline = {"group": "inspect", "tasks": [task]}
-    declared = load_experiment(
-        None, inline=inline, overrides=overrides, inline_source="kvbench inspect"
-    )
-    site = given.site(Path())
-    plan.check(declared, site.tasks)
-    experiment = declared.experiment
-    source = source_of(experiment, site)
-    tokenizer = load_tokenizer(
-        experiment.tokenizer,
-        serving=source.tokenizer_folder(),
-        server=source.tokenizer_server(),
-        say=site.say,
-    )
-    for line in show_task(
-        get_task(task, options=experiment.options_of(task), extra=site.tasks),
-        bin_spec(experiment),
-        tokenizer,
-        experiment.sampling.seed,
-        index=index,
-    ):
-        click.echo(line)
-
-
-for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS):
+for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS, *scores.COMMANDS):
     main.add_command(subcommand)
 for subcommand in (power.power, batch.batch, waiting.wait):
     main.add_command(subcommand)
@@ -360,6 +298,22 @@ def _analyse(prepared: Prepared, gate: Gate) -> None:
     append_step_summary(summary, os.environ)
     for line in terminal_lines(summary, paths=[str(prepared.folder / SUMMARY)]):
         click.echo(line)
+
+
+def _dry_run(
+    declared: Declared, reports: Path, failures: Failures, to: Path | None, as_json: bool
+) -> None:
+    from pytest_kvbench.ops.dry_run import dry_run
+    from pytest_kvbench.report import terminal_lines, write_report
+
+    experiment = declared.experiment
+    summary = dry_run(given.opened(declared, reports), experiment.gate, failures)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(terminal_lines(summary)))
+    if to is not None:
+        click.echo(write_report(to / experiment.group, summary), err=as_json)
 
 
 def _report(prepared: Prepared, *elsewhere: Path) -> None:

@@ -28,6 +28,7 @@ from pytest_kvbench.files import replace_bytes, replace_json, scratch, sweep, wr
 from pytest_kvbench.ops.archive import SUFFIX
 from pytest_kvbench.ops.rows import ALONE, COLUMNS, Table, read_group
 from pytest_kvbench.store.archive import GROUP, Archive
+from pytest_kvbench.store.places import group_folders
 from pytest_kvbench.store.store import DATABASE
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _sources(folder: Path) -> Iterator[Source]:
-    groups = [path.parent for path in sorted(folder.glob(f"*/{DATABASE}"))]
+    groups = group_folders(folder)
     yield from map(Source, groups)
     # Of several archives of a group the newest, which sorts last.
     archives = {_archived(path): path for path in sorted(folder.glob(f"*{SUFFIX}"))}

@@ -37,6 +37,7 @@ from pytest_kvbench.store.control_file import FILE, read_content
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.database import copy_database
 from pytest_kvbench.store.origin import claims, confirm, mark
+from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.store.registry import META, Registry
 from pytest_kvbench.store.store import DATABASE, Store
@@ -104,8 +105,8 @@ def archive_group(folder: Path, controls: Path, target: Path | None = None) -> t
 
 
 def _need_group(folder: Path) -> None:
-    if not (folder / DATABASE).is_file():
-        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{DATABASE}"))
+    if not is_group(folder):
+        near = group_names(folder.parent)
         raise MissingPrerequisiteError(
             f"{folder}: there is no group", f"groups there: {', '.join(near) or 'none'}"
         )

@@ -18,7 +18,7 @@ from pytest_kvbench.files import replace_json
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared, now, open_group
 from pytest_kvbench.pipeline.judge import judge
-from pytest_kvbench.store.store import DATABASE
+from pytest_kvbench.store.places import group_names, is_group
 
 FOLDER = ".baselines"
 SCHEMA = 1
@@ -194,7 +194,7 @@ def find_side(name: str, reports: Path, group: str | None = None) -> Side:
     """
     if name.endswith(".json"):
         return load_baseline(Path(name))
-    if (reports / name / DATABASE).is_file():
+    if is_group(reports / name):
         return side_of(open_group(reports / name))
     held = {path.stem: path for path in sorted(_named(reports, name).glob("*.json"))}
     chosen = held.get(group or "") or (next(iter(held.values())) if len(held) == 1 else None)
@@ -210,7 +210,7 @@ def _named(reports: Path, name: str) -> Path:
     try:
         return baseline_folder(reports, name)
     except UsageError as error:
-        groups = sorted(p.parent.name for p in reports.glob(f"*/{DATABASE}"))
+        groups = group_names(reports)
         raise UsageError(
             f"{name!r} is neither a group nor a baseline in {reports}",
             f"groups there: {', '.join(groups) or 'none'}; {error.hint}",

@@ -11,6 +11,7 @@ from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.hints import command
 from pytest_kvbench.store.origin import refuse_unconfirmed
+from pytest_kvbench.store.places import group_folders, group_names, is_group
 from pytest_kvbench.store.store import DATABASE, Store
 
 
@@ -40,7 +41,7 @@ def find_declared(
         return load_stages(path, overrides=overrides)
     groups = groups_of(name, reports)
     if not groups:
-        known = sorted(p.parent.name for p in reports.glob(f"*/{DATABASE}"))
+        known = group_names(reports)
         raise UsageError(
             f"{name!r} is neither an experiment file (.yaml) nor a group in {reports}",
             f"groups there: {', '.join(known) or 'none'}",
@@ -57,10 +58,9 @@ def find_declared(
 
 def groups_of(name: str, reports: Path) -> list[str]:
     """The group of that name, or those of the sweep, in order; empty where there is neither."""
-    if (reports / name / DATABASE).is_file():
+    if is_group(reports / name):
         return [name]
-    beside = reports.glob(f"*/{DATABASE}")
-    folders = [path.parent for path in beside if path.parent.name.startswith(f"{name}.")]
+    folders = [f for f in group_folders(reports) if f.name.startswith(f"{name}.")]
     after = {folder.name: snapshot(folder)["after"] for folder in folders}
     follower = {before: group for group, before in after.items() if before}
     firsts = sorted(group for group, before in after.items() if not before and group in follower)

@@ -21,6 +21,7 @@ from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
 from pytest_kvbench.records import Cell, Request, TaskManifest
+from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
@@ -152,8 +153,8 @@ def open_group(
     Raises:
         MissingPrerequisiteError: nothing was prepared there.
     """
-    if not (folder / DATABASE).is_file():
-        near = sorted(p.parent.name for p in folder.parent.glob(f"*/{DATABASE}"))
+    if not is_group(folder):
+        near = group_names(folder.parent)
         raise MissingPrerequisiteError(
             f"{folder}: no group has been run there",
             f"groups there: {', '.join(near)}" if near else "make one: kvbench run FILE.yaml",

@@ -76,7 +76,7 @@ COMMANDS = [
     ("score", "EXP", "--dir", "DIR"),
     ("analyse", "g", "--dir", "DIR"),
     ("report", "g", "--dir", "DIR"),
-    ("rejudge", "g", "--dir", "DIR"),
+    ("analyse", "g", "--dry-run", "--dir", "DIR"),
     ("batch", "export", "EXP", "--dir", "DIR", "--to", "files"),
     ("score-file", "mine/words", "p.jsonl"),
     ("inspect", "mine/words", *OFFLINE),

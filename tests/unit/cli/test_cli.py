@@ -195,8 +195,8 @@ def test_a_group_that_was_prepared_goes_through_every_stage_by_its_name(
 def test_what_is_prepared_anew_is_run_and_what_was_run_is_judged(kvbench: Kvbench) -> None:
     kvbench("all", "exp.yaml")
     kvbench("prepare", "exp.yaml", "--set", "gate.margin=0.3", "--set", "kv.budgets=[1.0, 0.1]")
-    margin = json.loads(kvbench("rejudge", "g", "--json").output)["experiment"]["gate"]["margin"]
-    assert margin == 0.1
+    judged = json.loads(kvbench("analyse", "g", "--dry-run", "--json").output)
+    assert judged["experiment"]["gate"]["margin"] == 0.1
     assert kvbench("analyse", "g").exit_code == 0
     summary = json.loads(Path("reports/g/summary.json").read_text())
     assert summary["experiment"]["gate"]["margin"] == 0.1

@@ -24,7 +24,6 @@ from pytest_kvbench.ops.baselines import (
 )
 from pytest_kvbench.ops.compare import compare
 from pytest_kvbench.ops.listing import comparison_lines
-from pytest_kvbench.ops.rejudge import rejudge
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.ops.unpaired import Sample, two_means
 from tests.support.groups import by_budget, make_group
@@ -228,17 +227,17 @@ def test_saving_and_comparing_by_command(tmp_path):
 # -- other rules ---------------------------------------------------------------------------------
 
 
-def test_rejudging_takes_other_rules_and_writes_nothing(tmp_path):
+def test_a_dry_run_takes_other_rules_and_writes_nothing(tmp_path):
     make_group(tmp_path)
     before = {p: p.stat().st_mtime_ns for p in Path(tmp_path).rglob("*") if p.is_file()}
 
     def judged(*args):
-        done = kvbench("rejudge", "g", "--dir", tmp_path, "--json", *args)
+        done = kvbench("analyse", "g", "--dir", tmp_path, "--dry-run", "--json", *args)
         assert done.exit_code == 0, done.output
         summary = json.loads(done.output)
         return {(c["bin"], c["budget"]): c for c in summary["cells"] if c["policy"] != "none"}
 
-    tight, loose = judged("--margin", "0.05"), judged("--margin", "0.95")
+    tight, loose = judged("--set", "gate.margin=0.05"), judged("--set", "gate.margin=0.95")
     assert {c["verdict"] for c in loose.values()} == {"holds"}
     assert {c["verdict"] for c in tight.values()} != {"holds"}
     assert before == {p: p.stat().st_mtime_ns for p in Path(tmp_path).rglob("*") if p.is_file()}
@@ -248,7 +247,7 @@ def test_failures_may_count_as_nothing_or_as_zero(tmp_path):
     make_group(tmp_path, failed=10)
 
     def smallest(*args):
-        output = kvbench("rejudge", "g", "--dir", tmp_path, "--json", *args).output
+        output = kvbench("analyse", "g", "--dir", tmp_path, "--dry-run", "--json", *args).output
         cells = json.loads(output)["cells"]
         return next(c for c in cells if (c["bin"], c["budget"]) == (0, 0.2))
 
@@ -257,14 +256,23 @@ def test_failures_may_count_as_nothing_or_as_zero(tmp_path):
     assert dropped["n"] == 10
     assert zeroed["n"] == 20
     assert zeroed["verdict"] != "not-measured"
-    assert smallest("--max-lost", "0.9")["verdict"] != "not-measured"
+    assert smallest("--set", "gate.max_lost=0.9")["verdict"] != "not-measured"
 
 
 def test_other_keys_than_the_gates_are_refused(tmp_path):
-    prepared = make_group(tmp_path)
-    other = prepared.experiment.model_copy(update={"aa": True})
-    with pytest.raises(UsageError, match="aa of a stored group cannot be set"):
-        rejudge(prepared, other)
+    make_group(tmp_path)
+    done = kvbench("analyse", "g", "--dir", tmp_path, "--dry-run", "--set", "aa=true")
+    assert done.exit_code == 4
+    assert "only its judgement can change" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--failures", "zero"), ("--to", "x"), ("--json",)])
+def test_what_only_a_dry_run_does_is_refused_without_one(tmp_path, words):
+    make_group(tmp_path)
+    done = kvbench("analyse", "g", "--dir", tmp_path, *words)
+    assert done.exit_code == 4
+    assert done.stderr.splitlines()[1].startswith("add --dry-run")
+    assert not (tmp_path / "g" / "summary.json").exists()
 
 
 # -- what is stored ------------------------------------------------------------------------------

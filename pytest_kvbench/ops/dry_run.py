@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from pytest_kvbench.errors import UsageError
-from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import judge
@@ -18,23 +17,19 @@ Failures = Literal["drop", "zero"]
 """What becomes of a request without a reply: its pair is dropped, or it scores 0."""
 
 
-def rejudge(
-    prepared: Prepared, experiment: Experiment, failures: Failures = "drop"
-) -> dict[str, Any]:
-    """The summary of a group under the `gate` of another experiment.
+def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> dict[str, Any]:
+    """The summary of a group under another `gate`.
 
     Args:
         prepared: the group.
-        experiment: the group's own, but for its `gate`.
+        gate: the rules.
         failures: how requests without a reply count.
 
     Raises:
-        UsageError: more than the gate differs.
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
-    _refuse_other_keys(prepared.experiment, experiment)
-    prepared = replace(prepared, experiment=experiment)
-    seen = observed(prepared)
+    experiment = prepared.experiment.model_copy(update={"gate": gate})
+    seen = observed(replace(prepared, experiment=experiment))
     judged = _as_zero(seen.judged) if failures == "zero" else seen.judged
     return build_summary(
         experiment.snapshot(),
@@ -44,16 +39,6 @@ def rejudge(
         missing_cells(seen.planned, seen.rows),
         seen.run,
     )
-
-
-def _refuse_other_keys(stored: Experiment, wanted: Experiment) -> None:
-    was, is_ = stored.snapshot(), wanted.snapshot()
-    other = [key for key in was if key != "gate" and was[key] != is_[key]]
-    if other:
-        raise UsageError(
-            f"{', '.join(other)} of a stored group cannot be set: the answers depend on it",
-            "valid: keys of gate, as in gate.margin=0.2",
-        )
 
 
 def _as_zero(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

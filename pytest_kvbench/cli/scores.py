@@ -1,0 +1,113 @@
+"""Scores that come from anywhere, and examples as they are asked: no group is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pytest_kvbench.cli import given, options
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.load import Override, load_experiment
+
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse.rules import Correction
+
+
+@click.command()
+@click.argument("pairs", type=click.Path(path_type=Path))
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.10,
+    show_default=True,
+    help="The loss one can live with.",
+)
+@options.alpha
+@click.option(
+    "--correction",
+    type=click.Choice(["holm", "bh", "none"]),
+    default="holm",
+    show_default=True,
+    help="Over all cells of the call.",
+)
+@options.as_json
+def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
+    """Judge a CSV of paired scores, from any harness.
+
+    Columns: task, bin, policy, budget, example_id, cluster, control, treated.
+    """
+    from pytest_kvbench.analyse.judge import judge_pairs
+    from pytest_kvbench.cli.pairs import read_pairs
+    from pytest_kvbench.report import terminal_lines
+
+    table = read_pairs(pairs)
+    try:
+        summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+    except UsageError as error:
+        raise UsageError(f"{pairs}: {error.what}", error.hint) from None
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        gate = {"margin": margin, "alpha": alpha}
+        for line in terminal_lines({**summary, "group": str(pairs), "experiment": {"gate": gate}}):
+            click.echo(line)
+
+
+@click.command("score-file")
+@click.argument("task")
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def score_file(task: str, predictions: Path, as_json: bool) -> None:
+    """Score anybody's PREDICTIONS (JSON lines or CSV) with a TASK's metric.
+
+    A line holds prediction and answers, and all_classes where the metric needs them. Files of
+    LongBench, LongBench v2, RULER, kvpress and lm-eval (samples) are read as they are.
+    """
+    from pytest_kvbench.tasks.predictions import score_file as scored
+
+    for line in scored(task, predictions, extra=given.tasks(predictions.parent)):
+        click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
+
+
+@click.command()
+@click.argument("task")
+@click.option("--index", default=0, show_default=True, help="Which of the selected examples.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in an experiment.")
+def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
+    """Show an example of a TASK, its prompt as sent, and its token counts."""
+    from pytest_kvbench.pipeline import plan
+    from pytest_kvbench.pipeline.group import source_of
+    from pytest_kvbench.pipeline.prepare import bin_spec
+    from pytest_kvbench.tasks.registry import get_task
+    from pytest_kvbench.tasks.show import show_task
+    from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
+
+    overrides = [Override.parse(text) for text in sets]
+    inline = {"group": "inspect", "tasks": [task]}
+    declared = load_experiment(
+        None, inline=inline, overrides=overrides, inline_source="kvbench inspect"
+    )
+    site = given.site(Path())
+    plan.check(declared, site.tasks)
+    experiment = declared.experiment
+    source = source_of(experiment, site)
+    tokenizer = load_tokenizer(
+        experiment.tokenizer,
+        serving=source.tokenizer_folder(),
+        server=source.tokenizer_server(),
+        say=site.say,
+    )
+    for line in show_task(
+        get_task(task, options=experiment.options_of(task), extra=site.tasks),
+        bin_spec(experiment),
+        tokenizer,
+        experiment.sampling.seed,
+        index=index,
+    ):
+        click.echo(line)
+
+
+COMMANDS: tuple[click.Command, ...] = (judge, score_file, inspect)
