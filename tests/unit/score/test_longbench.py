@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import threading
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.score.metric import METRICS
+from pytest_kvbench.score.rouge import Lengths
 from pytest_kvbench.score.segment import normalise_zh, words
 
 DATA = Path(__file__).parent / "data" / "longbench_scores.jsonl.gz"
@@ -104,6 +107,34 @@ def test_rouge_does_not_depend_on_how_deep_its_caller_is():
         return METRICS["rouge_l"](text, [other], {}) if n == 0 else deep(n - 1)
 
     assert deep(400) == shallow
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c", "d."]), max_size=30)
+
+
+@given(WORDS, WORDS)
+def test_rouge_has_the_same_table_as_its_package(x: list[str], y: list[str]) -> None:
+    table = Lengths(x, y)
+    for i, j in itertools.product(range(len(x) + 1), range(len(y) + 1)):
+        if i == 0 or j == 0:
+            expected = 0
+        elif x[i - 1] == y[j - 1]:
+            expected = table[i - 1, j - 1] + 1
+        else:
+            expected = max(table[i - 1, j], table[i, j - 1])
+        assert table[i, j] == expected
+
+
+def test_a_reply_of_any_length_is_compared_in_little_memory() -> None:
+    """A server may say more than it was asked for; the words that count stand at its end."""
+    words = [f"w{n}" for n in range(300)]
+    tracemalloc.start()
+    try:
+        said = METRICS["rouge_l"](" ".join(["so"] * 3000 + words), [" ".join(words)], {})
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert said == pytest.approx(2 / (301 / 300 + 1), abs=1e-6)
 
 
 def test_rouge_of_endless_sentences_is_zero_as_upstream():
