@@ -3,6 +3,7 @@
     options      what the command line says, read once
     collection   the marker -> items; errors of the user's as two lines
     runtime      measures cells: one per process, made by the first cell
+    measured     an experiment meanwhile: its pool, its store, what was started
     verdict      what a test body holds: a measured cell, its control, their comparison
     controller   at the end: analysis, report, summary, exit status
     progress     meanwhile: the line that says how far the run is

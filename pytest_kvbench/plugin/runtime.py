@@ -6,10 +6,9 @@ later groups of the same experiment; a worker runs the group it was given.
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,24 +24,23 @@ from pytest_kvbench.errors import (
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.pipeline import group as group_stage
-from pytest_kvbench.pipeline import plan, rounds
-from pytest_kvbench.pipeline.ask import make_pool, work_of
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.ask import make_pool
 from pytest_kvbench.pipeline.conclude import broken_before
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
-from pytest_kvbench.pipeline.pool import Pool, Tally, first_cause
+from pytest_kvbench.pipeline.pool import first_cause
 from pytest_kvbench.pipeline.prepare import prepare
-from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.sane_control import sickness
-from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.declaration import Declaration, declaration_of
+from pytest_kvbench.plugin.measured import MeasuredExperiment
 from pytest_kvbench.plugin.options import CONTROLLER, RUNTIME, Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.processes import end_with
-from pytest_kvbench.records import Cell, Request, digest, weakest
+from pytest_kvbench.records import Cell, digest, weakest
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
 
@@ -70,64 +68,6 @@ class Engines:
     of: Callable[[MeasuredCell], EngineInfo]
 
 
-@dataclass
-class _Experiment:
-    """One experiment of this session, prepared, with its pool and what was started."""
-
-    key: str
-    prepared: Prepared
-    pool: Pool
-    store: Store
-    cells: frozenset[Cell]
-    selected: dict[plan.CellGroup, tuple[Cell, ...]]
-    waiting: Waiting | None = None
-    """Where answers come in batches; None: the pool asks for them."""
-    started: dict[plan.CellGroup, concurrent.futures.Future[Tally]] = field(default_factory=dict)
-    requests: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
-    levels: dict[plan.CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
-
-    def start(self, group: plan.CellGroup) -> concurrent.futures.Future[Tally]:
-        """Hand a group to the pool, once."""
-        if group not in self.started:
-            self.requests[group] = self.prepared.requests(self.selected[group])
-            work = work_of(self.prepared, group, self.requests[group])
-            self.started[group] = self.pool.submit(work)
-        return self.started[group]
-
-    def waits(self, group: plan.CellGroup) -> str:
-        """Which batch a group waits for, in words; "" where it is complete."""
-        if self.waiting is None:
-            return ""
-        if group not in self.requests:
-            self.requests[group] = self.prepared.requests(self.selected[group])
-        keys = [request.key for _, request in self.requests[group]]
-        return self.waiting.reason(self.store, keys)
-
-    def settle(self, group: plan.CellGroup) -> None:
-        """The group is done: score it, and keep of its requests those that were wanted."""
-        requests = self.requests[group]
-        score(self.store, [request.key for _, request in requests])
-        if self.prepared.experiment.sequential and group not in self.levels:
-            self.levels[group] = rounds.levels(self.prepared, self.store, requests)
-            self.requests[group] = list(drawn_so_far(self.prepared, self.store, requests))
-
-    @cached_property
-    def clusters(self) -> dict[str, str]:
-        """Cluster by example."""
-        return {
-            entry.example.example_id: entry.example.cluster
-            for manifest in self.prepared.manifests.values()
-            for entry in manifest.entries
-        }
-
-    def close(self) -> None:
-        """Stop what runs ahead."""
-        if self.waiting is not None:
-            self.waiting.close()
-        self.pool.close()
-        self.store.close()
-
-
 class Runtime:
     """The kvbench side of one pytest process that runs items."""
 
@@ -140,7 +80,7 @@ class Runtime:
         self._worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         if self._worker is not None and os.getppid() == owner_pid:  # else it is on another machine
             end_with(owner_pid)  # nobody is left to be told of answers: ask for no more
-        self._experiments: dict[str, _Experiment] = {}
+        self._experiments: dict[str, MeasuredExperiment] = {}
         self._selected: dict[str, list[Cell]] = {}
         self._checked: set[str] = set()
         self._told: set[str] = set()
@@ -271,7 +211,7 @@ class Runtime:
             pytest.skip(f"{before}: {reason}")
 
     def _ask(
-        self, experiment: _Experiment, declaration: Declaration, group: plan.CellGroup
+        self, experiment: MeasuredExperiment, declaration: Declaration, group: plan.CellGroup
     ) -> None:
         """Wait for a group's answers; the pool runs ahead meanwhile."""
         future = experiment.start(group)
@@ -288,7 +228,7 @@ class Runtime:
             if not (declaration.cell.is_control and sick):  # it fails by itself
                 raise cause from None
 
-    def _read(self, experiment: _Experiment, cell: Cell) -> MeasuredCell:
+    def _read(self, experiment: MeasuredExperiment, cell: Cell) -> MeasuredCell:
         requests = experiment.requests[plan.CellGroup.of(cell)]
         mine = [(c, r) for c, r in requests if c in (cell, cell.control) and not r.aa]
         rows = [
@@ -316,7 +256,7 @@ class Runtime:
             else "",
         )
 
-    def _experiment(self, declared: Declared) -> _Experiment:
+    def _experiment(self, declared: Declared) -> MeasuredExperiment:
         key = _key(declared)
         if key not in self._experiments:
             site = self._site(declared)
@@ -331,7 +271,7 @@ class Runtime:
                 from pytest_kvbench.batch.ledger import warn_of_open
 
                 warn_of_open(prepared.folder)
-            self._experiments[key] = _Experiment(
+            self._experiments[key] = MeasuredExperiment(
                 key,
                 prepared,
                 make_pool(prepared, site, on_start=self._warm),
