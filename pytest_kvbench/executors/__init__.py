@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.experiment.schema import ExecutorSettings
+from pytest_kvbench.experiment.executor import ExecutorSettings
 
 
 def check(executor: ExecutorSettings, engine: EngineSettings, *, workers: bool = False) -> None:

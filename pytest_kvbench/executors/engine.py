@@ -17,7 +17,8 @@ from pytest_kvbench.errors import EngineError
 from pytest_kvbench.executors.flow import Flow, ParslFlow
 from pytest_kvbench.executors.worker import VERSION, Outcome, Terms, server_folders
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.experiment.schema import KV, ExecutorSettings
+from pytest_kvbench.experiment.executor import ExecutorSettings
+from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import Answer, Failure, Request, canonical
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.executors import guard
-from pytest_kvbench.experiment.schema import ExecutorSettings
+from pytest_kvbench.experiment.executor import ExecutorSettings
 
 if TYPE_CHECKING:
     from parsl.config import Config

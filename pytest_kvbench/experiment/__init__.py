@@ -2,7 +2,7 @@
 
 limits     how much an experiment may ask for
 section    what every section is
-schema, engine    the sections
+schema, engine, executor    the sections
 load       files, bases, environment and overrides -> `Experiment`
 explain    errors in two lines
 """

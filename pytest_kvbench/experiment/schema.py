@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     model_validator,
 )
 
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.executor import ExecutorSettings
 from pytest_kvbench.experiment.limits import (
     GROUP,
     GROUP_NAMES,
@@ -193,67 +193,6 @@ class Prices(Section):
     prompt: float = about("a number of at least 0", ge=0, le=1e9)
     completion: float = about("a number of at least 0", ge=0, le=1e9)
     currency: str = about("a name, as in USD", default="USD")
-
-
-def _clock(value: Any) -> Any:
-    """What YAML makes of an unquoted 10:00:00 is a number of seconds."""
-    if isinstance(value, int) and value > 0:
-        return f"{value // 3600:02}:{value // 60 % 60:02}:{value % 60:02}"
-    return value
-
-
-class ExecutorSettings(Section):
-    """Where requests are asked from: this machine, or the workers of a Parsl executor.
-
-    Decides no answer, so it is no part of a group's identity: `Experiment.snapshot` leaves it out.
-    """
-
-    name: Literal["local", "parsl"] = about(
-        "local (this process) or parsl (workers that Parsl starts)", default="local"
-    )
-    preset: Literal["local", "slurm", "kubernetes"] = about(
-        "local, slurm or kubernetes, where no config is named", default="local"
-    )
-    config: str | None = about(
-        "a Python file that defines `config`, a parsl.Config; it takes the preset's place",
-        default=None,
-    )
-    workers: int = about("worker processes on each node, at least 1", default=2, ge=1, le=1_000)
-    nodes: int = about("nodes of a block, at least 1", default=1, ge=1, le=10_000)
-    blocks: int = about("blocks (jobs, pods) at most, at least 1", default=1, ge=1, le=10_000)
-    walltime: Annotated[str, BeforeValidator(_clock)] = about(
-        "how long a Slurm job may last, HH:MM:SS",
-        default="01:00:00",
-        pattern=r"^\d{1,3}:[0-5]\d:[0-5]\d$",
-    )
-    partition: str | None = about("a Slurm partition", default=None)
-    account: str | None = about("a Slurm account", default=None)
-    scheduler_options: str = about(
-        "more #SBATCH lines, as in '#SBATCH --gpus-per-node=1'", default=""
-    )
-    memory_gb: int | None = about(
-        "GB of a Slurm node or a Kubernetes pod; unset: the cluster's own, 8 for a pod",
-        default=None,
-        ge=1,
-        le=1_000_000,
-    )
-    namespace: str = about("a Kubernetes namespace", default="default")
-    image: str | None = about("the image of a Kubernetes pod, this package inside", default=None)
-    address: str | None = about(
-        "where workers reach this machine; unset: the address of its way out", default=None
-    )
-    worker_init: str = about(
-        "shell lines before a worker starts, as in 'module load cuda'", default=""
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ExecutorSettings:
-        pods = self.name == "parsl" and self.config is None and self.preset == "kubernetes"
-        if pods and self.image is None:
-            raise ValueError("preset kubernetes needs an image that has this package")
-        if pods and self.nodes > 1:
-            raise ValueError("a pod is one node: with preset kubernetes say blocks, not nodes")
-        return self
 
 
 class Experiment(Section):

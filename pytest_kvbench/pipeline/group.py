@@ -16,7 +16,8 @@ from filelock import FileLock
 from pytest_kvbench import executors
 from pytest_kvbench.engines import EngineSource, engine_source
 from pytest_kvbench.errors import MissingPrerequisiteError
-from pytest_kvbench.experiment.schema import ExecutorSettings, Experiment
+from pytest_kvbench.experiment.executor import ExecutorSettings
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan

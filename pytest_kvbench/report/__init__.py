@@ -1,7 +1,7 @@
 """From a summary to what people read. Pure: a dict in, files and lines out.
 
 results     the summary, indexed
-answers, tables -> context    what is said, as one frozen document
+answers, costs, caveats, tables -> context    what is said, as one frozen document
 markup, *.j2    how it looks in Markdown and HTML
 plots           pictures (the only place that imports matplotlib)
 terminal, progress    lines for a terminal

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
-from pytest_kvbench.records import FULL_CACHE, Cell
 from pytest_kvbench.report import text
 from pytest_kvbench.report.results import POOLED, Results, Row, Series, final
 from pytest_kvbench.report.text import name
@@ -214,78 +212,6 @@ def _failures(results: Results) -> str:
     )
 
 
-def cost(results: Results, series: Series) -> str:
-    """Memory and latency at the smallest safe budget, or at the smallest one."""
-    safe = safest(results, series)
-    cells = results.headline_cells(series)
-    if not cells:
-        return ""
-    smallest = min(cells, key=lambda c: float(c["budget"]))
-    which, budget = (
-        (safe["policy"], safe["b_safe"]) if safe else (smallest["policy"], smallest["budget"])
-    )
-    rows = [r for r in results.stats(series, which) if r["budget"] == budget]
-    kept, full = average(rows, "kept_bytes_mean"), average(rows, "full_bytes_mean")
-    if kept is None or full is None or not full:
-        memory = "the kept bytes were not measured"
-    else:
-        memory = (
-            f"an answer's prompt keeps {text.size(kept)} of {text.size(full)} of KV cache "
-            f"({text.percent(kept / full)} measured)"
-        )
-    own, control = (average(r, "latency_p50") for r in (rows, results.stats(series, FULL_CACHE)))
-    return (
-        f"{name(series.label)}, {name(which)} at {text.budget(budget)}: {memory}; the median "
-        f"answer takes {text.seconds(own)}, the control's {text.seconds(control)}."
-    )
-
-
-def spent(results: Results) -> str:
-    """Answers, tokens and time of the whole experiment."""
-    data, run = results.part("efficiency"), results.part("provenance")
-    said = (
-        f"{text.whole(data.get('answers'))} answers took {text.whole(data.get('prompt_tokens'))} "
-        f"prompt tokens and {text.whole(data.get('completion_tokens'))} new tokens. "
-        "Bytes are those of an answer's prompt right after compression."
-    )
-    price = total_price(results)
-    if price is not None:
-        said += f" At the experiment's prices they cost {money(price, results)}."
-    if not run.get("started") or not run.get("finished"):
-        return said
-    began, ended = (datetime.fromisoformat(run[end]) for end in ("started", "finished"))
-    took = text.duration((ended - began).total_seconds())
-    return f"{said} The last run took {took}; what was stored before it was not asked again."
-
-
-def total_price(results: Results) -> float | None:
-    """What all answers cost at `prices` of the experiment; None without them."""
-    return price_of(results.part("efficiency"), results)
-
-
-def price_of(tokens: Row, results: Results) -> float | None:
-    """The price of some prompt and new tokens; `prices` are per million tokens of each kind."""
-    prices = results.part("experiment").get("prices") or {}
-    made, asked = tokens.get("completion_tokens"), tokens.get("prompt_tokens")
-    if not prices or made is None or asked is None:
-        return None
-    price = asked * (prices.get("prompt") or 0) + made * (prices.get("completion") or 0)
-    return float(price) / 1e6
-
-
-def money(amount: float, results: Results) -> str:
-    """`0.0123 USD`: four significant digits, for a cell may cost next to nothing."""
-    currency = (results.part("experiment").get("prices") or {}).get("currency") or ""
-    return f"{amount:.4g} {currency}".rstrip()
-
-
-def average(rows: Sequence[Row], key: str) -> float | None:
-    """The mean over bins, each weighing the same; None where a bin has none."""
-    values = [r.get(key) for r in rows]
-    known = [float(v) for v in values if v is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
 def certainty(results: Results) -> str:
     """Sample sizes, error rates, families and what stays open."""
     gate = results.gate
@@ -317,85 +243,3 @@ def tally(verdicts: Sequence[str]) -> str:
 def _range(numbers: Iterable[int]) -> str:
     sizes = sorted({n for n in numbers if n}) or [0]
     return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-
-
-def warnings(results: Results) -> list[str]:
-    """Placebos and notes: what a reader must know before believing a number.
-
-    Notes sum up the flags of cells; only where nobody made them, the flags stand for themselves.
-    """
-    integrity = results.part("integrity")
-    said = [*(integrity.get("placebos") or ()), *(integrity.get("notes") or ())]
-    flags = [
-        f"{name(item(c))}: {flag}" for c in results.rows("cells") for flag in c.get("flags") or ()
-    ]
-    return list(dict.fromkeys(said or flags))
-
-
-def notice(results: Results) -> tuple[str, ...]:
-    """What stands before everything when the run is partial."""
-    if not results.summary.get("partial"):
-        return ()
-    rows = results.rows("missing")
-    named = text.listing((name(item(r)) for r in rows), limit=10) if rows else "not named"
-    return (
-        f"Partial run: {text.count(len(rows), 'cell')} missing ({named}).",
-        "What is said below is about the rest. The same command again measures what is missing "
-        "and asks nothing twice.",
-    )
-
-
-def item(row: Row) -> str:
-    """The pytest id of a row's cell; a row pooled over bins has none and is described."""
-    variant = row.get("variant") or ""
-    if row["bin"] == POOLED:
-        label = Series(row["task"], variant).label
-        return f"{label} all bins {row['policy']} {text.budget(row['budget'])}"
-    return Cell(row["task"], row["bin"], row["policy"], row["budget"], variant).item_id
-
-
-def limitations(results: Results) -> list[str]:
-    """What the numbers do not say."""
-    experiment = results.part("experiment")
-    kv, sampling = experiment.get("kv") or {}, experiment.get("sampling") or {}
-    said = [
-        "The verdicts are about this model, these tasks and these prompt lengths. Retrieval of a "
-        "planted fact is not quality at large.",
-        "A bracket can be no finer than the ladder of budgets, and `undetermined` is not `holds`: "
-        "it means that there are too few examples to tell.",
-        "An answer's latency is that of the request that brought it. Where one request serves "
-        "several budgets from a single prefill they share it, so latency does not compare budgets.",
-    ]
-    if kv.get("question_aware") is True:
-        said.append(
-            "The policies saw the question (`question_aware: true`). A cache compressed before the "
-            "question is known, as for reuse, loses more."
-        )
-    if kv.get("question_aware") is False:
-        said.append("The policies did not see the question (`question_aware: false`).")
-    if sampling.get("temperature") == 0:
-        said.append("Answers are greedy (temperature 0): one reply an example, no sampling noise.")
-    if (samples := sampling.get("self_consistency") or 1) > 1:
-        said.append(
-            f"Each answer is a vote of {samples} samples (self-consistency): tokens and latency "
-            "are those of all of them together."
-        )
-    return said + _wordings(results) + _proofs(results)
-
-
-def _wordings(results: Results) -> list[str]:
-    own = [name(t["task"]) for t in results.rows("tasks") if t["prompts"] == "own"]
-    if not own:
-        return []
-    return [
-        f"{text.listing(own)}: the prompts are in our own wording, not the benchmark's, so that "
-        "scores do not compare with published ones. Verdicts do: both arms had the same prompts."
-    ]
-
-
-def _proofs(results: Results) -> list[str]:
-    doubtful = [c for c in results.treated() if c.get("proof") == "unverified"]
-    if not doubtful:
-        return []
-    policies = text.listing(dict.fromkeys(name(c["policy"]) for c in doubtful))
-    return [f"The engine claims but does not prove what it kept for {policies} (`unverified`)."]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import yaml
 
-from pytest_kvbench.report import answers, tables, text
+from pytest_kvbench.report import answers, caveats, costs, tables, text
 from pytest_kvbench.report.blocks import (
     Block,
     Bullets,
@@ -70,19 +70,19 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
         _integrity(results),
         _efficiency(results),
         _missing(results),
-        Section("Limitations", [Bullets(tuple(answers.limitations(results)))]),
+        Section("Limitations", [Bullets(tuple(caveats.limitations(results)))]),
         _provenance(results),
         _repeat(results),
         Section("Terms", [Bullets(TERMS)]),
     )
     kept = tuple(s for s in sections if s.blocks)
-    return Document(_title(results), answers.notice(results), kept)
+    return Document(_title(results), caveats.notice(results), kept)
 
 
 def brief(results: Results) -> Document:
     """The answer alone, its table cut to what one looks through."""
     answer = _answer(results, MOST_BRIEF)
-    return Document(_title(results), answers.notice(results), (answer,))
+    return Document(_title(results), caveats.notice(results), (answer,))
 
 
 def _title(results: Results) -> str:
@@ -100,7 +100,7 @@ def _answer(results: Results, most_rows: int | None = None) -> Section:
             said = (answers.policy(results, series, p) for p in results.policies)
             blocks.append(Bullets(tuple(said)))
     blocks += [Paragraph(answers.driver(results))]
-    blocks += [Paragraph(cost) for s in results.series if (cost := answers.cost(results, s))]
+    blocks += [Paragraph(cost) for s in results.series if (cost := costs.cost(results, s))]
     blocks += [Paragraph(answers.certainty(results)), *_warnings(results)]
     headline = [c for s in results.series for c in results.headline_cells(s)]
     shown = headline[:most_rows]
@@ -110,7 +110,7 @@ def _answer(results: Results, most_rows: int | None = None) -> Section:
 
 
 def _warnings(results: Results) -> list[Block]:
-    said = answers.warnings(results)
+    said = caveats.warnings(results)
     if not said:
         return [Paragraph("No placebo was suspected and no cell is flagged.")]
     more = len(said) - MOST_WARNINGS
@@ -188,7 +188,7 @@ def _in_turn(rows: Iterable[Row]) -> list[Row]:
 
 def _exhibit(row: Row) -> Exhibit:
     title = (
-        f"{name(answers.item(row))}, example {name(row['example_id'])}: the score went from "
+        f"{name(caveats.item(row))}, example {name(row['example_id'])}: the score went from "
         f"{text.score(row['control'])} to {text.score(row['treated'])}."
     )
     parts = (
@@ -221,7 +221,7 @@ def _integrity(results: Results) -> Section:
 
 def _efficiency(results: Results) -> Section:
     table = tables.efficiency(results)
-    words = Paragraph(answers.spent(results))
+    words = Paragraph(costs.spent(results))
     return Section("Efficiency", [words, table] if table.rows else [])
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
-from pytest_kvbench.report.answers import average, item, money, price_of, total_price
 from pytest_kvbench.report.blocks import Table, Value
+from pytest_kvbench.report.caveats import item
+from pytest_kvbench.report.costs import average, money, price_of, total_price
 from pytest_kvbench.report.results import POOLED, Results, Row, Series, bracket
 from pytest_kvbench.report.text import name
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_kvbench.report import answers, text
+from pytest_kvbench.report import answers, caveats, text
 from pytest_kvbench.report.results import Results, Row, Series, bracket, final
 
 SCREEN = 24
@@ -106,7 +106,7 @@ def _missing(results: Results) -> list[str]:
     if not rows:
         return []
     partial = "partial run, " if results.summary.get("partial") else ""
-    named = text.listing((answers.item(r) for r in rows), limit=3)
+    named = text.listing((caveats.item(r) for r in rows), limit=3)
     return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}"]
 
 
@@ -121,7 +121,7 @@ def _failures(results: Results, width: int) -> list[str]:
 
 
 def _flags(results: Results) -> list[str]:
-    said = [text.plain(flag) for flag in answers.warnings(results)]
+    said = [text.plain(flag) for flag in caveats.warnings(results)]
     more = len(said) - MOST_FLAGS
     lines = [f"! {flag}" for flag in said[:MOST_FLAGS]]
     return [*lines, f"! {more:,} more flags in report.md"] if more > 0 else lines

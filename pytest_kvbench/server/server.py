@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
-import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from pytest_kvbench.policies.table import POLICIES
 from pytest_kvbench.records import digest
@@ -36,9 +33,8 @@ from pytest_kvbench.server.protocol import (
     parse,
 )
 from pytest_kvbench.server.replies import Reply
+from pytest_kvbench.server.request_log import RequestLog, describe
 from pytest_kvbench.server.worker import Worker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def build_app(served: Served, batches: Path | None = None) -> ASGIApp:
             Exception: _unexpected_error,
         },
     )
-    return _RequestLog(BodyLimit(app))
+    return RequestLog(BodyLimit(app))
 
 
 Handler = Callable[[Request], Any]
@@ -146,7 +142,7 @@ _NO_BATCHES = [
 def _completions(served: Served, kind: Kind) -> Handler:
     async def handle(request: Request) -> Response:
         asked, job, reply, events = _submit(served, kind, await request.body())
-        _describe(request, job)
+        describe(request, job)
         if asked.stream:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
             chunks = _stream(job, reply, events, usage)
@@ -313,38 +309,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _unexpected_error(_request: Request, error: Exception) -> Response:
     return JSONResponse(ApiError(500, f"{type(error).__name__}", code="internal").body, 500)
-
-
-def _describe(request: Request, job: Job) -> None:
-    """What the log line says about a job, written when the line is."""
-    request.state.describe = lambda: (
-        f" prompt={len(job.ids)} arms={len(job.arms)} "
-        + " ".join(f"{name}={value:.3f}" for name, value in dataclasses.asdict(job.timings).items())
-    )
-
-
-class _RequestLog:
-    """One line a request: method, path, status, wall time, and where a job's time went."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
-        state = scope.setdefault("state", {})
-
-        async def note_status(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            with contextlib.suppress(OSError):
-                await send(message)
-
-        try:
-            await self._app(scope, receive, note_status)
-        finally:
-            describe = state.get("describe", str)
-            wall = time.perf_counter() - started
-            log.info("%s %s %d %.3fs%s", scope["method"], scope["path"], status, wall, describe())

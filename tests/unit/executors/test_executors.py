@@ -24,8 +24,9 @@ from pytest_kvbench.executors import flow as flow_module
 from pytest_kvbench.executors import guard, presets, worker
 from pytest_kvbench.executors.engine import CHUNK, HandedOut
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.executor import ExecutorSettings
 from pytest_kvbench.experiment.load import load_experiment
-from pytest_kvbench.experiment.schema import KV, ExecutorSettings, Experiment
+from pytest_kvbench.experiment.schema import KV, Experiment
 from pytest_kvbench.records import (
     Answer,
     Arm,
