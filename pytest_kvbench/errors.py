@@ -1,20 +1,26 @@
-"""What can go wrong, as one tree.
+"""What can go wrong, as one tree, and the exit status each ends with.
 
     KvbenchError                 two readable lines: what is wrong, what is valid or what to do
-    ├── UsageError               the user's input: exit code 4
+    ├── UsageError            4  the user's input
     │   ├── ExperimentError      a YAML file, a marker, an override
     │   └── MissingPrerequisiteError  a stage asked for before the one it needs
-    ├── GuardError               stored data does not fit the experiment: exit code 4
-    └── InfrastructureError      what cannot be measured: exit code 10
+    ├── GuardError            4  stored data does not fit the experiment
+    └── InfrastructureError  10  what cannot be measured
         ├── ControlError         a full cache that has nothing to lose
         ├── EngineError          a server that does not start, answer or keep its word
         │   └── RefusedError     it was asked, and refused as it would refuse all else
         └── StoreError           a database that cannot be read or written
 
-Nothing in the package raises a bare exception for a situation a user can meet.
+Nothing in the package raises a bare exception for a situation a user can meet. `EXIT_FOUND` is the
+one status of `kvbench` that is no error; 2, 3 and 5 are pytest's and click's own.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_FOUND = 1
+"""What was asked for was done, and what it found is bad: a regression, damage, a thing kept."""
 
 
 class KvbenchError(Exception):
@@ -24,6 +30,9 @@ class KvbenchError(Exception):
         what: what is wrong, naming the file, key and value.
         hint: what is valid, or the next step. Printed as a second line.
     """
+
+    exit_status: ClassVar[int] = 10
+    """What a process ends with that could not go on because of it, pytest's and ours."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what = what
@@ -37,6 +46,8 @@ class KvbenchError(Exception):
 class UsageError(KvbenchError):
     """The user's input is wrong."""
 
+    exit_status = 4  # pytest's own for a wrong command line
+
 
 class ExperimentError(UsageError):
     """An experiment file, marker or override is wrong."""
@@ -49,9 +60,13 @@ class MissingPrerequisiteError(UsageError):
 class GuardError(KvbenchError):
     """What is stored was made by a different experiment."""
 
+    exit_status = 4
+
 
 class InfrastructureError(KvbenchError):
     """Something could not be measured."""
+
+    exit_status = 10  # none of pytest's own
 
 
 class ControlError(InfrastructureError):

@@ -13,8 +13,7 @@ from pathlib import Path
 import click
 
 from pytest_kvbench.cli import options
-
-EXIT_REGRESSION = 1
+from pytest_kvbench.errors import EXIT_FOUND
 
 
 @click.command()
@@ -48,7 +47,7 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
     else:
         _echo_lines(comparison_lines(result))
     if result.regressions:
-        sys.exit(EXIT_REGRESSION)
+        sys.exit(EXIT_FOUND)
 
 
 @click.command()

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import options
-from pytest_kvbench.errors import UsageError
+from pytest_kvbench.errors import EXIT_FOUND, UsageError
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.hints import command
 
 if TYPE_CHECKING:
     from pytest_kvbench.store.upkeep import Finding
-
-EXIT_FOUND = 1
 
 _CACHED = Path(".pytest_cache", "d", CONTROLS)
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

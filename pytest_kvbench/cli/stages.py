@@ -34,7 +34,7 @@ from pytest_kvbench.cli import (
     scores,
     waiting,
 )
-from pytest_kvbench.errors import EngineError, GuardError, KvbenchError, UsageError
+from pytest_kvbench.errors import EngineError, KvbenchError, UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.hints import command
@@ -42,9 +42,6 @@ from pytest_kvbench.hints import command
 if TYPE_CHECKING:
     from pytest_kvbench.ops.dry_run import Failures
     from pytest_kvbench.pipeline.group import Prepared, Site
-
-EXIT_USAGE = 4
-EXIT_INFRASTRUCTURE = 10
 
 
 class _Main(click.Group):
@@ -66,8 +63,7 @@ def _warn(message: Warning | str) -> None:
 
 def _fail(error: KvbenchError) -> NoReturn:
     click.echo(f"kvbench: {error}", err=True)
-    usage = isinstance(error, UsageError | GuardError)
-    sys.exit(EXIT_USAGE if usage else EXIT_INFRASTRUCTURE)
+    sys.exit(error.exit_status)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,13 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import given, knowledge, options
-from pytest_kvbench.errors import UsageError
+from pytest_kvbench.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.wait import Look, Target
-
-EXIT_NOT_THERE = 10
-"""As an error of infrastructure: what was waited for will not come by itself."""
 
 _LOG_S = 60.0  # between two lines where nothing can be redrawn
 _AGGREGATE = "aggregate"
@@ -100,7 +97,7 @@ def wait(
     if there:
         _do(ctx, then, there, reports)
     if len(there) < len(found):
-        sys.exit(EXIT_NOT_THERE)
+        sys.exit(InfrastructureError.exit_status)  # what is missing will not come by itself
 
 
 def _tell(target: Target, look: Look) -> bool:

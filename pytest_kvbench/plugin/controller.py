@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvbench.errors import InfrastructureError, UsageError
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.options import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pytest_kvbench.pipeline.group import Prepared
     from pytest_kvbench.pipeline.judge_process import Analyst
 
-EXIT_INFRASTRUCTURE = 10
 PROGRESS = "kvbench-progress"
 REGISTRY_KEY = "kvbench/control_registry"
 
@@ -152,21 +152,21 @@ class Controller:
         """Notice which groups ran and what kind of failure each is."""
         report.nodeid = without_scope(report.nodeid)
         self._ran.add(report.nodeid)
-        ours: dict[str, str] | None = getattr(report, "kvbench", None)
+        ours: dict[str, Any] | None = getattr(report, "kvbench", None)
         if ours is not None:
             self._groups[ours["group"]] = ours["gate"]
         if not report.failed:
             return
-        reason = ours["reason"] if ours else getattr(report, "kvbench_crash", "")
-        self._usage |= reason == "usage"
-        self._infrastructure |= reason == "infrastructure"
-        self._plain_failure |= not reason
+        status = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", 0)
+        self._usage |= status == UsageError.exit_status
+        self._infrastructure |= status == InfrastructureError.exit_status
+        self._plain_failure |= not status
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A crashed worker says nothing about quality."""
         if without_scope(crashitem) != crashitem:
-            report.kvbench_crash = "infrastructure"  # type: ignore[attr-defined]  # rides along
+            report.kvbench_crash = InfrastructureError.exit_status  # type: ignore[attr-defined]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, error: object | None) -> None:
@@ -290,7 +290,7 @@ class Controller:
         if self._plain_failure or regressed or any(map(self._breaks_at_the_end, self._results)):
             return pytest.ExitCode.TESTS_FAILED
         if self._infrastructure:
-            return EXIT_INFRASTRUCTURE
+            return InfrastructureError.exit_status
         return pytest.ExitCode.OK
 
     def _breaks_at_the_end(self, result: _Result) -> bool:

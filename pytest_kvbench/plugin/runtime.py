@@ -17,7 +17,6 @@ import pytest
 from pytest_kvbench.errors import (
     ControlError,
     EngineError,
-    GuardError,
     KvbenchError,
     UsageError,
 )
@@ -48,8 +47,8 @@ if TYPE_CHECKING:
     from pytest_kvbench.batch.session import Waiting
 
 _AGAIN = 80
-REASON = pytest.StashKey[str]()
-"""Why an item could not be measured: `infrastructure` or `usage`. Unset where it was."""
+UNMEASURED = pytest.StashKey[int]()
+"""The exit status of the error by which an item could not be measured. Unset where it was."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Runtime:
             report.kvbench = {
                 "group": declaration.declared.experiment.group,
                 "gate": declaration.declared.experiment.gate.mode,
-                "reason": item.stash.get(REASON, "") if report.failed else "",
+                "unmeasured": item.stash.get(UNMEASURED, 0) if report.failed else 0,
             }
         return report
 
@@ -151,8 +150,7 @@ class Runtime:
             return measured
         except KvbenchError as error:
             problem = error
-        usage = isinstance(problem, UsageError | GuardError)
-        item.stash[REASON] = "usage" if usage else "infrastructure"
+        item.stash[UNMEASURED] = problem.exit_status
         pytest.fail(f"kvbench: {self._once(problem)}", pytrace=False)
 
     def _once(self, problem: KvbenchError) -> str:

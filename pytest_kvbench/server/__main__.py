@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         _serve(options)
     except KvbenchError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command line talks to its caller
-        return 4 if isinstance(error, UsageError) else 10
+        return error.exit_status
     return 0
 
 

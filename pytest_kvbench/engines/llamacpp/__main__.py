@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.engines.levers import LEVERS
+from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.processes import end_with
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         server = xllamacpp.Server(_params(xllamacpp, options))
     except RuntimeError as error:  # what went wrong is in the lines above, by llama.cpp itself
         print(error, file=sys.stderr)  # noqa: T201 -- its log
-        return 10
+        return EngineError.exit_status
     address = {"base_url": f"{server.listening_address}/v1", "pid": os.getpid(), "fingerprint": {}}
     if options.address_file is not None:
         replace_json(options.address_file, address)
