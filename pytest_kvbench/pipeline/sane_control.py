@@ -18,6 +18,7 @@ from pytest_kvbench.records import (
     Label,
     Request,
 )
+from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ from pytest_kvbench.pipeline.score import score
 
 PROBE = 8
 """Examples asked first where the control and its treatments come from one prefill."""
-
-_GUESSED = frozenset({"choice", "credited"})
-"""Metrics of tasks with options to guess among."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +66,15 @@ def replies(
     metric: str,
 ) -> list[Reply]:
     """The control's scored replies; failures are no replies."""
+    chance = get_metric(metric).chance
     return [
-        Reply(outcome["score"], outcome["label"], _chance(metric, examples[request.example_id]))
+        Reply(outcome["score"], outcome["label"], chance(examples[request.example_id].meta))
         for cell, request in planned
         if cell.is_control
         and not request.aa
         and (outcome := outcomes.get(request.key)) is not None
         and outcome["score"] is not None
     ]
-
-
-def _chance(metric: str, example: Example) -> float:
-    options = example.meta.get("options") if metric in _GUESSED else None
-    return 1 / len(options) if isinstance(options, list | Mapping) and options else 0.0
 
 
 def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -> str:

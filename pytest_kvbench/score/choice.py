@@ -41,3 +41,9 @@ def stated_choice(prediction: str) -> str | None:
     text = prediction.replace("*", "")
     matches = (pattern.search(text) for pattern in _STATED)
     return next((match[1] for match in matches if match), None)
+
+
+def among_options(meta: Mapping[str, Any]) -> float:
+    """The score of guessing among an example's `options`; 0 where it lists none."""
+    options = meta.get("options")
+    return 1 / len(options) if isinstance(options, list | Mapping) and options else 0.0

@@ -1,17 +1,17 @@
-"""What a metric makes of a reply: one family of metrics a file, the labels in `labels`.
-
-A metric is `(prediction, answers, meta) -> float in [0, 1]`. It never changes its arguments.
-"""
+"""What a metric makes of a reply: one family of metrics a file, all they need in one table here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Score
-from pytest_kvbench.score.choice import choice, right_choice, states_choice
+from pytest_kvbench.score import ballots
+from pytest_kvbench.score.ballots import BallotReader
+from pytest_kvbench.score.choice import among_options, choice, right_choice, states_choice
 from pytest_kvbench.score.classify import classes_of, classification
 from pytest_kvbench.score.code import code_similarity
 from pytest_kvbench.score.contain import all_of, any_of
@@ -28,92 +28,122 @@ from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
 from pytest_kvbench.score.segment import f1_zh
 from pytest_kvbench.score.text import exact_match, f1, first_line
 
-Metric = Callable[[str, Sequence[str], Mapping[str, Any]], float]
+Measure = Callable[[str, Sequence[str], Mapping[str, Any]], float]
+"""A score in [0, 1] of a reply, given the accepted answers and the example's `meta`."""
 Reader = Callable[[str, Mapping[str, Any]], bool]
+Parts = Callable[[str, Sequence[str], Mapping[str, Any]], Mapping[str, float]]
+Needs = Callable[[Mapping[str, Any]], object]
 
 
-def on_first_line(metric: Metric) -> Metric:
-    """`metric` of the reply's first line alone."""
+def _anything(_text: str, _meta: Mapping[str, Any]) -> bool:
+    return True
 
-    def measure(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
-        return metric(first_line(prediction), answers, meta)
 
-    return measure
+def _no_parts(_text: str, _answers: Sequence[str], _meta: Mapping[str, Any]) -> dict[str, float]:
+    return {}
 
+
+def _nothing(_meta: Mapping[str, Any]) -> None:
+    return None
+
+
+def _no_chance(_meta: Mapping[str, Any]) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """All that is known of one metric. Its functions never change their arguments.
+
+    Attributes:
+        name: as tasks give it.
+        score: the score of a reply, in [0, 1].
+        em: what `Score.em` is; where nothing else is said, the exact match of the whole reply.
+        is_readable: whether a reply has the format that is needed.
+        parts: parts of the score that are worth a look of their own, by name.
+        ballot: what a reply votes for, where several samples make one answer.
+        chance: the score of guessing, in [0, 1], given an example's `meta`.
+        needs: raises a `UsageError` where an example's `meta` lacks what scoring needs.
+    """
+
+    name: str
+    score: Measure
+    em: Measure = exact_match
+    is_readable: Reader = _anything
+    parts: Parts = _no_parts
+    ballot: BallotReader = ballots.words
+    chance: Callable[[Mapping[str, Any]], float] = _no_chance
+    needs: Needs = _nothing
+
+
+def on_first_line(measure: Measure) -> Measure:
+    """`measure` of the reply's first line alone."""
+
+    def measure_first_line(
+        prediction: str, answers: Sequence[str], meta: Mapping[str, Any]
+    ) -> float:
+        return measure(first_line(prediction), answers, meta)
+
+    return measure_first_line
+
+
+_EM_FIRST_LINE = on_first_line(exact_match)
+_WORDS_FIRST_LINE = ballots.on_first_line(ballots.words)
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "all_of": all_of,
-        "any_of": any_of,
-        "choice": choice,
-        "classification": classification,
-        "classification_first_line": on_first_line(classification),
-        "code_similarity": code_similarity,
-        "count": count,
-        "credited": credited,
-        "exact_match": exact_match,
-        "f1": f1,
-        "f1_first_line": on_first_line(f1),
-        "f1_zh": f1_zh,
-        "retrieval": retrieval,
-        "retrieval_zh": retrieval_zh,
-        "rouge_l": rouge_l,
-        "rouge_l_first_line": on_first_line(rouge_l),
-        "rouge_l_zh": rouge_l_zh,
+        metric.name: metric
+        for metric in (
+            Metric("all_of", all_of),
+            Metric("any_of", any_of),
+            Metric(
+                "choice",
+                choice,
+                em=right_choice,
+                is_readable=states_choice,
+                ballot=ballots.letter,
+                chance=among_options,
+            ),
+            Metric("classification", classification, ballot=ballots.classes, needs=classes_of),
+            Metric(
+                "classification_first_line",
+                on_first_line(classification),
+                em=_EM_FIRST_LINE,
+                ballot=ballots.on_first_line(ballots.classes),
+                needs=classes_of,
+            ),
+            Metric("code_similarity", code_similarity, ballot=ballots.code),
+            Metric("count", count, is_readable=has_number, ballot=ballots.all_numbers),
+            Metric(
+                "credited",
+                credited,
+                em=right_and_readable,
+                is_readable=is_readable,
+                parts=evidence_parts,
+                ballot=ballots.letter_with_evidence,
+                chance=among_options,
+                needs=check_options,
+            ),
+            Metric("exact_match", exact_match),
+            Metric("f1", f1),
+            Metric("f1_first_line", on_first_line(f1), _EM_FIRST_LINE, ballot=_WORDS_FIRST_LINE),
+            Metric("f1_zh", f1_zh, ballot=ballots.words_zh),
+            Metric("retrieval", retrieval, is_readable=has_number, ballot=ballots.all_numbers),
+            Metric(
+                "retrieval_zh", retrieval_zh, is_readable=has_number, ballot=ballots.all_numbers
+            ),
+            Metric("rouge_l", rouge_l),
+            Metric(
+                "rouge_l_first_line",
+                on_first_line(rouge_l),
+                _EM_FIRST_LINE,
+                ballot=_WORDS_FIRST_LINE,
+            ),
+            Metric("rouge_l_zh", rouge_l_zh, ballot=ballots.words_zh),
+        )
     }
 )
-
-READERS: Mapping[str, Reader] = MappingProxyType(
-    {
-        "choice": states_choice,
-        "count": has_number,
-        "credited": is_readable,
-        "retrieval": has_number,
-        "retrieval_zh": has_number,
-    }
-)
-"""Metrics that need a format, and whether a reply has it. Others can read anything."""
-
-STRICT: Mapping[str, Metric] = MappingProxyType(
-    {
-        "choice": right_choice,
-        "credited": right_and_readable,
-        "classification_first_line": on_first_line(exact_match),
-        "f1_first_line": on_first_line(exact_match),
-        "rouge_l_first_line": on_first_line(exact_match),
-    }
-)
-"""What `Score.em` is where it is not the exact match of the whole reply."""
-
-
-Needs = Callable[[Mapping[str, Any]], object]
-
-NEEDS: Mapping[str, Needs] = MappingProxyType(
-    {
-        "classification": classes_of,
-        "classification_first_line": classes_of,
-        "credited": check_options,
-    }
-)
-"""Metrics that need something of an example's `meta`, and what refuses one that lacks it."""
-
-Parts = Callable[[str, Sequence[str], Mapping[str, Any]], Mapping[str, float]]
-
-PARTS: Mapping[str, Parts] = MappingProxyType({"credited": evidence_parts})
-"""Metrics whose parts are worth a look of their own."""
-
-
-def check_meta(metric: str, meta: Mapping[str, Any]) -> None:
-    """Refuse an example that a metric could not score, before anything is asked.
-
-    Raises:
-        ValueError: what the metric needs is missing, or of another kind.
-    """
-    try:
-        if metric in NEEDS:
-            NEEDS[metric](meta)
-    except UsageError as error:
-        raise ValueError(error.what) from error
+"""By name."""
 
 
 def get_metric(name: str) -> Metric:
@@ -125,6 +155,20 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise UsageError(f"unknown metric {name!r}", f"valid: {', '.join(sorted(METRICS))}")
     return METRICS[name]
+
+
+def check_meta(metric: str, meta: Mapping[str, Any]) -> None:
+    """Refuse an example that a metric could not score, before anything is asked.
+
+    Raises:
+        UsageError: an unknown metric.
+        ValueError: what the metric needs is missing, or of another kind.
+    """
+    needs = get_metric(metric).needs
+    try:
+        needs(meta)
+    except UsageError as error:
+        raise ValueError(error.what) from error
 
 
 def score_answer(
@@ -148,12 +192,12 @@ def score_answer(
     Raises:
         UsageError: an unknown metric, or one that lacks what it needs.
     """
+    found = get_metric(metric)
     known = meta if context is None else {**meta, "context": context}
-    measure, reader, parts = get_metric(metric), READERS.get(metric), PARTS.get(metric)
-    readable = reader is None or reader(text, known)
+    readable = found.is_readable(text, known)
     return Score(
-        value=measure(text, answers, known),
-        em=STRICT.get(metric, exact_match)(text, answers, known),
+        value=found.score(text, answers, known),
+        em=found.em(text, answers, known),
         label=label_of(text, finish_reason, readable=readable),
-        parts=parts(text, answers, known) if parts else {},
+        parts=found.parts(text, answers, known),
     )

@@ -9,20 +9,15 @@ is a special case (Bertsch et al. 2023, arXiv:2310.01387). The right answer is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_kvbench.score.choice import stated_choice
-from pytest_kvbench.score.classify import named_classes
-from pytest_kvbench.score.credited import ABSTAIN, read_reply
+from pytest_kvbench.score.ballots import Ballot, words
 from pytest_kvbench.score.labels import is_refusal
-from pytest_kvbench.score.numbers import numbers
-from pytest_kvbench.score.segment import normalised_words
-from pytest_kvbench.score.text import bag_f1, first_line, normalise
+from pytest_kvbench.score.metric import METRICS
+from pytest_kvbench.score.text import bag_f1
 
-Ballot = Sequence[str]
-"""What a reply votes for, as a bag of words; empty: it abstains."""
+__all__ = ["Ballot", "ballot", "elect"]
 
 
 def ballot(metric: str, text: str, meta: Mapping[str, Any]) -> Ballot:
@@ -32,11 +27,14 @@ def ballot(metric: str, text: str, meta: Mapping[str, Any]) -> Ballot:
     metric can read.
 
     Args:
-        metric: a key of `METRICS`.
+        metric: a key of `METRICS`; of any other it is the words of the whole reply.
         text: the reply.
         meta: the example's; classes are read with `all_classes`.
     """
-    return () if is_refusal(text) else _READ.get(metric, _words)(text, meta)
+    if is_refusal(text):
+        return ()
+    read = METRICS[metric].ballot if metric in METRICS else words
+    return read(text, meta)
 
 
 def elect(ballots: Sequence[Ballot]) -> int:
@@ -53,60 +51,3 @@ def elect(ballots: Sequence[Ballot]) -> int:
     }
     # Sums of the same shares in another order may differ by the last digit, and that is no lead.
     return max(voters, key=lambda place: (round(agreement[place], 9), -place), default=0)
-
-
-def _words(text: str, _: Mapping[str, Any]) -> Ballot:
-    return normalise(text).split()
-
-
-def _words_of_first_line(text: str, _: Mapping[str, Any]) -> Ballot:
-    return normalise(first_line(text)).split()
-
-
-def _words_zh(text: str, _: Mapping[str, Any]) -> Ballot:
-    return normalised_words(text)
-
-
-def _code(text: str, _: Mapping[str, Any]) -> Ballot:
-    return text.split()
-
-
-def _letter(text: str, _: Mapping[str, Any]) -> Ballot:
-    letter = stated_choice(text)
-    return (letter,) if letter else ()
-
-
-def _letter_with_evidence(text: str, _: Mapping[str, Any]) -> Ballot:
-    reply = read_reply(text)
-    return (reply.choice,) if reply and reply.choice != ABSTAIN else ()
-
-
-def _numbers(text: str, _: Mapping[str, Any]) -> Ballot:
-    return numbers(text)
-
-
-def _classes(text: str, meta: Mapping[str, Any]) -> Ballot:
-    return named_classes(text, meta)
-
-
-def _classes_of_first_line(text: str, meta: Mapping[str, Any]) -> Ballot:
-    return named_classes(first_line(text), meta)
-
-
-_READ: Mapping[str, Callable[[str, Mapping[str, Any]], Ballot]] = MappingProxyType(
-    {
-        "choice": _letter,
-        "classification": _classes,
-        "classification_first_line": _classes_of_first_line,
-        "code_similarity": _code,
-        "count": _numbers,
-        "credited": _letter_with_evidence,
-        "f1_first_line": _words_of_first_line,
-        "f1_zh": _words_zh,
-        "retrieval": _numbers,
-        "retrieval_zh": _numbers,
-        "rouge_l_first_line": _words_of_first_line,
-        "rouge_l_zh": _words_zh,
-    }
-)
-"""How ballots are read; of all other metrics they are the words of the whole reply."""

@@ -24,7 +24,7 @@ def test_extraction_is_upstreams(reply, value, label):
 
 
 def test_compensated():
-    assert METRICS["choice"]("no idea", ["B"], {"compensated": True}) == 0.25
-    assert METRICS["choice"]("The correct answer is (A)", ["B"], {"compensated": True}) == 0.0
+    assert METRICS["choice"].score("no idea", ["B"], {"compensated": True}) == 0.25
+    assert METRICS["choice"].score("The correct answer is (A)", ["B"], {"compensated": True}) == 0.0
     score = score_answer("choice", "no idea", "stop", ["B"], {"compensated": True})
     assert (score.value, score.em, score.label) == (0.25, 0.0, "FORMAT_ERROR")

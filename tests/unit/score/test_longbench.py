@@ -30,7 +30,7 @@ def recorded():
 def test_scores_agree_with_the_authors_implementation():
     cases = recorded()
     for case in cases:
-        measure = METRICS[case["metric"]]
+        measure = METRICS[case["metric"]].score
         score = measure(case["prediction"], case["answers"], {"all_classes": case["all_classes"]})
         assert score == pytest.approx(case["score"], abs=1e-9), case
     counts = Counter(case["metric"] for case in cases)
@@ -59,18 +59,18 @@ LONG_NAMES = ["location", "Other location", "Other"]
 def test_the_list_bug_of_the_classification_score_is_kept(named, classes, score):
     answer = "City" if "City" in classes else "Other location"
     given = list(classes)
-    assert METRICS["classification"](named, [answer], {"all_classes": given}) == score
+    assert METRICS["classification"].score(named, [answer], {"all_classes": given}) == score
     assert given == classes, "a metric does not change its arguments"
 
 
 def test_classification_without_classes_says_what_is_missing():
     with pytest.raises(UsageError, match="all_classes"):
-        METRICS["classification"]("City", ["City"], {"all_classes": None})
+        METRICS["classification"].score("City", ["City"], {"all_classes": None})
 
 
 def test_retrieval_needs_a_numbered_answer():
     with pytest.raises(UsageError, match="Paragraph"):
-        METRICS["retrieval"]("7", ["7"], {})
+        METRICS["retrieval"].score("7", ["7"], {})
 
 
 @pytest.mark.parametrize(
@@ -87,24 +87,24 @@ def test_retrieval_needs_a_numbered_answer():
     ],
 )
 def test_single_cases(metric, prediction, answers, score):
-    assert METRICS[metric](prediction, answers, {}) == score
+    assert METRICS[metric].score(prediction, answers, {}) == score
 
 
 def test_the_first_line_rule_of_classification():
     meta = {"all_classes": ["City", "Country"]}
-    assert METRICS["classification_first_line"]("City\nCountry", ["City"], meta) == 1.0
-    assert METRICS["classification"]("City\nCountry", ["City"], meta) == 0.5
+    assert METRICS["classification_first_line"].score("City\nCountry", ["City"], meta) == 1.0
+    assert METRICS["classification"].score("City\nCountry", ["City"], meta) == 0.5
 
 
 def test_rouge_does_not_depend_on_how_deep_its_caller_is():
     # 900 words together: the package recurses about 900 deep, near Python's limit of 1000.
     text = " ".join(f"w{i}" for i in range(450))
     other = " ".join(f"v{i}" for i in range(440)) + " w1"
-    shallow = METRICS["rouge_l"](text, [other], {})
+    shallow = METRICS["rouge_l"].score(text, [other], {})
     assert shallow > 0
 
     def deep(n):
-        return METRICS["rouge_l"](text, [other], {}) if n == 0 else deep(n - 1)
+        return METRICS["rouge_l"].score(text, [other], {}) if n == 0 else deep(n - 1)
 
     assert deep(400) == shallow
 
@@ -139,15 +139,15 @@ def test_a_reply_of_any_length_is_compared_in_little_memory() -> None:
 
 def test_rouge_of_endless_sentences_is_zero_as_upstream():
     text = " ".join(f"w{i}" for i in range(700))
-    assert METRICS["rouge_l"](text, [text[::-1]], {}) == 0.0
+    assert METRICS["rouge_l"].score(text, [text[::-1]], {}) == 0.0
 
 
 def test_chinese_scores_are_the_same_from_many_threads():
-    expected = METRICS["rouge_l_zh"]("北京大学是高等学府", ["北京大学"], {})
+    expected = METRICS["rouge_l_zh"].score("北京大学是高等学府", ["北京大学"], {})
     results = []
 
     def score():
-        results.append(METRICS["rouge_l_zh"]("北京大学是高等学府", ["北京大学"], {}))
+        results.append(METRICS["rouge_l_zh"].score("北京大学是高等学府", ["北京大学"], {}))
 
     threads = [threading.Thread(target=score) for _ in range(4)]
     [t.start() for t in threads]
@@ -173,5 +173,5 @@ def test_normalised_chinese_has_no_signs_or_blanks(text):
 
 @given(st.sampled_from(["f1_zh", "rouge_l", "rouge_l_zh", "code_similarity"]), chinese, chinese)
 def test_scores_stay_between_zero_and_one_and_a_copy_is_nearly_perfect(metric, one, other):
-    assert 0.0 <= METRICS[metric](one, [other], {}) <= 1.0
-    assert METRICS[metric]("北京 x = 1", ["北京 x = 1"], {}) == pytest.approx(1, abs=1e-6)
+    assert 0.0 <= METRICS[metric].score(one, [other], {}) <= 1.0
+    assert METRICS[metric].score("北京 x = 1", ["北京 x = 1"], {}) == pytest.approx(1, abs=1e-6)

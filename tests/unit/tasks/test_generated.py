@@ -50,7 +50,7 @@ def test_any_length_and_seed(name, low, width, seed):
 def test_a_perfect_reply_scores_one_and_an_empty_one_zero(name):
     task, manifest = made(name)
     for e in manifest.entries:
-        measure = METRICS[task.metric]
+        measure = METRICS[task.metric].score
         assert measure(", ".join(e.example.answers), e.example.answers, e.example.meta) == 1.0
         assert measure("", e.example.answers, e.example.meta) == 0.0
 
