@@ -32,6 +32,7 @@ from pytest_kvbench.cli import (
     options,
     power,
     scores,
+    serve,
     waiting,
 )
 from pytest_kvbench.errors import EngineError, KvbenchError, UsageError
@@ -215,7 +216,7 @@ def all_stages(
 
 for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS, *scores.COMMANDS):
     main.add_command(subcommand)
-for subcommand in (power.power, batch.batch, waiting.wait):
+for subcommand in (power.power, batch.batch, waiting.wait, serve.serve):
     main.add_command(subcommand)
 
 

@@ -229,7 +229,7 @@ def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
     except (httpx.HTTPError, bounded.TooLargeError, ValueError) as error:
         raise EngineError(
             f"engine.base_url: no server answers at {url}: {sound.said(str(error))}",
-            "start it: python -m pytest_kvbench.server --port 8000",
+            "start it: kvbench serve --port 8000",
         ) from None
     served = {str(n): e for e in entries for n in (e.get("id"), *_list(e.get("aliases")))}
     if model not in served:

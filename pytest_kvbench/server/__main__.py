@@ -1,4 +1,4 @@
-"""`python -m pytest_kvbench.server --model M`: serve one model until told to stop.
+"""`kvbench serve --model M`, or `python -m pytest_kvbench.server`: serve one model until stopped.
 
 SIGTERM and SIGINT end the process at once, in the middle of a prefill too: nothing here needs
 tidying up. The process also ends when the one it watches does.
@@ -25,9 +25,17 @@ _WATCH_EVERY_S = 0.5
 _SHARED_ROWS = 32  # a row's share of a step: 55 ms alone, 14 of 8, 9 of 16, 6.5 of 32 (two cores)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and serve. Returns an exit status only on failure."""
-    options = _parser().parse_args(arguments)
+PROGRAM = "python -m pytest_kvbench.server"
+
+
+def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Parse the command line and serve. Returns an exit status only on failure.
+
+    Args:
+        arguments: those of this process, where none are given.
+        program: how help and errors name the command.
+    """
+    options = _parser(program).parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -41,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pytest_kvbench.server")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--model", default="smollm2-135m", help="a name, folder, .gguf or hub id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")

@@ -22,7 +22,7 @@ NOT_RUN = {
     "python3 -m venv ": "as make install does",
     ". .venv/": "a shell's own",
     "less ": "a pager: that its file is there is checked",
-    "python -m pytest_kvbench.server ": "loads the model: tests/model start it",
+    "kvbench serve ": "loads the model: tests/model start it",
     "curl ": "asks that server",
     "pytest tests": "this is one of them",
     "python tests/benchmarks/": "minutes each",
