@@ -23,6 +23,7 @@ from pytest_kvbench.batch.provider import ENDED, Provider
 from pytest_kvbench.batch.results import Taken, results, save_failures, take
 from pytest_kvbench.engines.base import bearer
 from pytest_kvbench.engines.keys import api_key_of
+from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.files import CONTROLS, writing
 from pytest_kvbench.pipeline import plan
@@ -322,7 +323,7 @@ class Desk:
 
     def _of(self, batch: Batch) -> Provider:
         engine = self._prepared.experiment.engine
-        key = None if engine.name == "local" else api_key_of(engine)  # as live requests have it
+        key = api_key_of(engine) if kind_of(engine).sends_key else None  # as live requests have it
         if batch.base_url not in self._providers:
             self._providers[batch.base_url] = Provider(
                 batch.base_url,

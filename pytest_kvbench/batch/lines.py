@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_kvbench.batch.files import Lane
-from pytest_kvbench.engines import completion, embedded, levers, openai
+from pytest_kvbench.engines import arms, completion, embedded, openai
 from pytest_kvbench.engines.completion import NotACompletionError
+from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.records import FULL_CACHE, Answer, Failure, Request
+from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.wire import sound
 
 _UNTRIED = frozenset({"batch_expired", "batch_cancelled"})
@@ -43,13 +44,13 @@ class Writer:
     def __init__(self, experiment: Experiment) -> None:
         self._engine = experiment.engine
         self._kv = experiment.kv
-        self._endpoints = levers.endpoints(experiment.engine)
+        self._endpoints = arms.endpoints(experiment.engine)
         self._encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
         self._lanes: dict[tuple[str, float, str], Lane] = {}
 
     def line(self, request: Request) -> tuple[Lane, bytes]:
         """The line that asks a request, with its newline, and where it belongs."""
-        if self._engine.name == "local":
+        if kind_of(self._engine).is_embedded:
             path, body = embedded.request_body(self._engine.model, [request])
         else:
             path, body = openai.request_body(self._engine, request)
@@ -61,9 +62,7 @@ class Writer:
         policy, budget = request.arm.policy, request.arm.budget
         lane = self._lanes.get((policy, budget, url))
         if lane is None:
-            server = FULL_CACHE  # the embedded server has all arms
-            if self._engine.name != "local":
-                server = levers.server_name(self._engine, self._kv, policy, budget)
+            server = arms.server_name(self._engine, self._kv, policy, budget)
             endpoint = self._endpoints.get(server)
             lane = Lane(server, endpoint.base_url.rstrip("/") if endpoint else "", url)
             self._lanes[policy, budget, url] = lane

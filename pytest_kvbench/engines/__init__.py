@@ -1,9 +1,9 @@
 """Who answers: engines, found by the name an experiment gives.
 
-engine_source ─ embedded ─ local/           the embedded server, which alone sweeps
+engine_source ─ embedded ─ server/          the embedded server, which alone sweeps
               └ openai ─┬─ servers ─ kinds/ any OpenAI-compatible server, one per arm
                         └─ fleet            which of them are up
-levers, facts                               what a plan needs to know; ask nobody
+arms, kinds                                 what a plan needs to know; ask nobody
 client, sse, probe, launch, watch           HTTP and processes
 """
 
@@ -18,6 +18,7 @@ from pytest_kvbench.engines.base import (
     EngineSource,
     proof_of,
 )
+from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.engines.launch import stop_all
 from pytest_kvbench.engines.places import Crowd
 from pytest_kvbench.files import run_folder
@@ -60,7 +61,7 @@ def engine_source(
     """
     crowd = Crowd(share, run_folder(run_id) if meet else None)
     # Late: a server's process and a plan import this package too, and need no client.
-    if settings.name != "local":
+    if not kind_of(settings).is_embedded:
         from pytest_kvbench.engines.openai import OpenAISource
 
         return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.engines import completion, fingerprint, levers
+from pytest_kvbench.engines import arms, completion, fingerprint
 from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
@@ -21,7 +21,7 @@ from pytest_kvbench.engines.base import (
 from pytest_kvbench.engines.completion import Completion, NotACompletionError
 from pytest_kvbench.engines.fleet import Fleet, Station, Up
 from pytest_kvbench.engines.keys import api_key_of, check_absent
-from pytest_kvbench.engines.kinds import KINDS
+from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.engines.launch import once
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
@@ -58,7 +58,7 @@ class OpenAISource:
     ) -> None:
         self._settings = settings
         self._kv = kv
-        self._kind = KINDS[settings.name]
+        self._kind = kind_of(settings)
         self._run_id = run_id
         self._crowd = crowd
         self._at_once = at_once(settings, kv)
@@ -70,7 +70,7 @@ class OpenAISource:
 
     def check(self) -> None:
         """See `EngineSource.check`."""
-        if self._crowd.share > 1 and self._at_once < len(levers.arms(self._settings, self._kv)):
+        if self._crowd.share > 1 and self._at_once < len(arms.arms(self._settings, self._kv)):
             raise UsageError(
                 f"engine.launch.at_once: {self._at_once} server at a time cannot serve "
                 f"{self._crowd.share} workers",
@@ -84,7 +84,7 @@ class OpenAISource:
         return fingerprint.merge(
             {
                 name: {**self._settings.declared, **self._sent, **self._servers.facts(name)}
-                for name in levers.arms(self._settings, self._kv)
+                for name in arms.arms(self._settings, self._kv)
             }
         )
 
@@ -203,7 +203,7 @@ class OpenAIEngine:
         most: int,
         places: AbstractAsyncContextManager[None],
     ) -> None:
-        kind = KINDS[settings.name]
+        kind = kind_of(settings)
         self.capabilities = Capabilities(arms_per_request=1, places=most)
         self._fleet = fleet
         self._settings = settings
@@ -221,7 +221,7 @@ class OpenAIEngine:
 
     async def _answer(self, request: Request) -> Answer | Failure:
         arm = request.arm
-        server = levers.server_name(self._settings, self._kv, arm.policy, arm.budget)
+        server = arms.server_name(self._settings, self._kv, arm.policy, arm.budget)
         try:
             # First the server, then the place: who waits for another server must not hold one,
             # and who waits for either holds no copy of a prompt.
@@ -268,7 +268,7 @@ def request_body(settings: EngineSettings, request: Request) -> tuple[str, dict[
         "seed": sampling.seed + request.replicate,
         **({"stop": list(prompt.stop)} if prompt.stop else {}),
         **(_STREAMED if settings.stream else {}),
-        **KINDS[settings.name].extras,
+        **kind_of(settings).extras,
         **settings.extra_body,
     }
     sent = {name: value for name, value in body.items() if value is not None}

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pytest_kvbench.engines import launch, levers
+from pytest_kvbench.engines import arms, launch
 from pytest_kvbench.engines.balance import alike
 from pytest_kvbench.engines.keys import without_keys
-from pytest_kvbench.engines.kinds import KINDS, Kind
+from pytest_kvbench.engines.kinds import Kind, kind_of
 from pytest_kvbench.engines.kinds.base import Types
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.watch import command_line
@@ -27,7 +27,7 @@ from pytest_kvbench.server import weights
 
 
 class Servers(Protocol):
-    """The servers of an experiment by name (see `levers.server_name`)."""
+    """The servers of an experiment by name (see `arms.server_name`)."""
 
     def check(self) -> None:
         """Refuse at once what can never run.
@@ -88,7 +88,7 @@ class Running:
 
     def urls(self, name: str) -> tuple[str, ...]:
         """See `Servers.urls`."""
-        return levers.endpoints(self.settings)[name].urls
+        return arms.endpoints(self.settings)[name].urls
 
     def _told(self, base_url: str) -> dict[str, str]:
         told = self._kind.tell(self.probe(base_url))
@@ -97,7 +97,7 @@ class Running:
 
     @property
     def _kind(self) -> Kind:
-        return KINDS[self.settings.name]
+        return kind_of(self.settings)
 
     def close(self, name: str) -> None:
         """See `Servers.close`: not ours."""
@@ -163,15 +163,15 @@ class Started:
 
     @property
     def _kind(self) -> Kind:
-        return KINDS[self.settings.name]
+        return kind_of(self.settings)
 
     def _check_startable(self) -> None:
         if self._kind.start is not None:
             self._kind.start.check(self.settings)
 
     def _types(self, name: str) -> Types:
-        policy, _ = levers.arms(self.settings, self.kv)[name]
-        return levers.kv_types(self.settings, policy, self.kv.params.get(policy, {}))
+        policy, _ = arms.arms(self.settings, self.kv)[name]
+        return arms.kv_types(self.settings, policy, self.kv.params.get(policy, {}))
 
     def _file_name(self, name: str) -> str:
         identity = digest([self.facts(name), self.settings.model])
@@ -183,12 +183,12 @@ class Started:
             return command_line(self.owner_pid, address, self.settings.launch.health, command)
         start = self._kind.start
         if start is None:
-            raise ValueError("levers.check_servers refuses a kind that nobody can start")
+            raise ValueError("arms.check_servers refuses a kind that nobody can start")
         threads = max(1, _cores() // at_once(self.settings, self.kv))
         return start.command(self.settings, self._types(name), self.owner_pid, address, threads)
 
     def _command_of_user(self, name: str) -> list[str]:
-        policy, budget = levers.arms(self.settings, self.kv)[name]
+        policy, budget = arms.arms(self.settings, self.kv)[name]
         values = {"policy": policy, "kv": self._types(name)[0], "model": self.settings.model}
         values["budget"] = f"{budget:g}"
         return [_filled(word, values) for word in _words(self.settings.launch.command or "")]
@@ -196,8 +196,8 @@ class Started:
 
 def at_once(settings: EngineSettings, kv: KV) -> int:
     """How many servers may be up together: all, unless they are ours and bounded."""
-    arms = len(levers.arms(settings, kv))
-    return arms if settings.addresses else min(arms, settings.launch.at_once or arms)
+    count = len(arms.arms(settings, kv))
+    return count if settings.addresses else min(count, settings.launch.at_once or count)
 
 
 def check_declared(settings: EngineSettings, told: Mapping[str, str]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from pytest_kvbench.engines import fingerprint, levers
+from pytest_kvbench.engines import arms, fingerprint
+from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
@@ -63,7 +64,7 @@ class Target:
 
     def of(self, experiment: Experiment, cell: Cell) -> str:
         """The fingerprint of the server that a cell's arm is asked of, as one hash."""
-        server = levers.server_name(experiment.engine, experiment.kv, cell.policy, cell.budget)
+        server = arms.server_name(experiment.engine, experiment.kv, cell.policy, cell.budget)
         return digest(fingerprint.of_server(self.fingerprint, server))
 
 
@@ -97,7 +98,7 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
             declared.refuse(with_key, unknown.what, unknown.hint)
     for position, policy in enumerate(experiment.kv.policies):
         try:
-            levers.check_policy(experiment.engine, experiment.kv, policy)
+            arms.check_policy(experiment.engine, experiment.kv, policy)
         except UsageError as unknown:
             declared.refuse(f"kv.policies.{position}", unknown.what, unknown.hint)
     for policy in experiment.kv.params:
@@ -113,10 +114,10 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
 def _check_engine(declared: Declared) -> None:
     engine, kv = declared.experiment.engine, declared.experiment.kv
     try:
-        levers.check_servers(engine, kv)
+        arms.check_servers(engine, kv)
     except UsageError as missing:
         declared.refuse("engine.endpoints", missing.what, missing.hint)
-    if engine.name != "local" and not kv.question_aware:
+    if not kind_of(engine).is_embedded and not kv.question_aware:
         declared.refuse(
             "kv.question_aware",
             f"a server of engine.name: {engine.name} is not told where a question begins",
@@ -135,7 +136,7 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
         (policy, budget)
         for policy in kv.policies
         if policy != FULL_CACHE
-        for budget in levers.budgets(experiment.engine, kv, policy)
+        for budget in arms.budgets(experiment.engine, kv, policy)
     ]
     control = [(FULL_CACHE, 1.0)] if 1.0 in kv.budgets else []
 

@@ -146,6 +146,8 @@ def test_every_room_has_a_layer() -> None:
         ("pytest_kvbench.plugin", {"torch", "pandas", "matplotlib", "numpy", "pydantic", "httpx"}),
         ("pytest_kvbench.plugin.runtime", {"torch", "transformers", "pandas", "matplotlib"}),
         ("pytest_kvbench.pipeline.conclude", {"parsl", "torch"}),
+        ("pytest_kvbench.pipeline.plan", {"httpx", "aiohttp", "torch", "pandas"}),
+        ("pytest_kvbench.engines.kinds", {"httpx", "aiohttp", "torch", "numpy"}),
         ("pytest_kvbench.analyse.cell", {"torch", "pandas", "matplotlib"}),
         ("pytest_kvbench.cli", {"torch", "pandas", "matplotlib", "numpy", "httpx"}),
     ],

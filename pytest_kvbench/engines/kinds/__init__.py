@@ -1,4 +1,4 @@
-"""How OpenAI-compatible servers differ, one kind a file: what they tell, prove and can be told."""
+"""How servers differ, one kind a file: what they can be told, tell and prove, how they start."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from types import MappingProxyType
 
 from pytest_kvbench.engines.kinds import llamacpp, ollama, sglang, vllm
 from pytest_kvbench.engines.kinds.base import Kind, Startable
-from pytest_kvbench.engines.probe import Probe
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.policies.kv_types import FP8, GGML
 
-__all__ = ["KINDS", "Kind", "Startable"]
-
-
-def _tell(_probe: Probe) -> dict[str, str]:
-    return {}  # hosted servers say next to nothing of themselves
+__all__ = ["KINDS", "Kind", "Startable", "kind_of"]
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
+        "local": Kind(is_embedded=True, sends_key=False),
         "llamacpp": llamacpp.KIND,
         "vllm": vllm.KIND,
         "sglang": sglang.KIND,
         "ollama": ollama.KIND,
-        "openai": Kind(tell=_tell, by_address=True),
+        "openai": Kind(bits={**GGML, **FP8}, by_address=True),
     }
 )
 """By engine name."""
+
+
+def kind_of(settings: EngineSettings) -> Kind:
+    """The kind of server that an experiment's `engine` section names."""
+    return KINDS[settings.name]

@@ -11,14 +11,18 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
-from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.policies import kv_types
 from pytest_kvbench.records import digest
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire import sound
+
+if TYPE_CHECKING:
+    from pytest_kvbench.engines.probe import Probe
 
 _LENGTHS = (16, 80)
 _FILE = "kvbench-probe.bin"
@@ -100,6 +104,9 @@ def _command(
 
 
 KIND = Kind(
+    control="f16",
+    bits=kv_types.GGML,
+    params=("type_v",),
     tell=_tell,
     # A prompt's own prefill, whatever was asked before; and no sampler that we did not name.
     extras={"cache_prompt": False, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},

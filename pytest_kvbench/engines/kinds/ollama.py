@@ -5,10 +5,15 @@ Without flash attention it warns in its log and serves f16 (llm/server.go): a si
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pytest_kvbench.engines.kinds.base import Kind
-from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.policies import kv_types
 from pytest_kvbench.wire import sound
+
+if TYPE_CHECKING:
+    from pytest_kvbench.engines.probe import Probe
 
 
 def _tell(probe: Probe) -> dict[str, str]:
@@ -26,4 +31,9 @@ def _tell(probe: Probe) -> dict[str, str]:
     }
 
 
-KIND = Kind(tell=_tell, by_address=True)  # the KV type is the server's, and it does not tell it
+KIND = Kind(
+    control="f16",
+    bits={name: kv_types.GGML[name] for name in ("q8_0", "q4_0")},
+    tell=_tell,
+    by_address=True,  # the KV type is the server's, and it does not tell it
+)

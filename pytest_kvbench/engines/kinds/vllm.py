@@ -7,14 +7,17 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_kvbench.engines import levers
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
-from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.watch import command_line
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.policies import kv_types
 from pytest_kvbench.server import weights
+
+if TYPE_CHECKING:
+    from pytest_kvbench.engines.probe import Probe
 
 _CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -33,7 +36,7 @@ def _tell(probe: Probe) -> dict[str, str]:
 
 def _size(probe: Probe) -> float | None:
     """Bits a value of the cache's type, as the running server says."""
-    return levers.bits(probe.settings, _cache_config(probe).get("cache_dtype", ""))
+    return kv_types.bits(_cache_config(probe).get("cache_dtype", ""), probe.settings.dtype)
 
 
 def _cache_config(probe: Probe) -> dict[str, str]:
@@ -83,6 +86,7 @@ def _command(
 
 
 KIND = Kind(
+    bits=kv_types.FP8,
     tell=_tell,
     # Else a model's generation_config.json decides.
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},

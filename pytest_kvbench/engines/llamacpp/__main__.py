@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.engines.levers import LEVERS
+from pytest_kvbench.engines.kinds.llamacpp import KIND
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.processes import end_with
@@ -41,13 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pytest_kvbench.engines.llamacpp")
-    levers = LEVERS["llamacpp"]
-    types = (levers.control, *levers.bits)
     parser.add_argument("--model", required=True, help="a .gguf file")
     parser.add_argument("--name", help="the model's served name")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--type-k", choices=types, default=levers.control)
-    parser.add_argument("--type-v", choices=types, default=levers.control)
+    parser.add_argument("--type-k", choices=KIND.types, default=KIND.control)
+    parser.add_argument("--type-v", choices=KIND.types, default=KIND.control)
     parser.add_argument("--context", type=int, default=4096, help="tokens of each slot")
     parser.add_argument("--parallel", type=int, default=1, help="slots")
     parser.add_argument("--threads", type=int, help="default: llama.cpp's own")

@@ -282,7 +282,7 @@ def test_a_reply_of_just_the_limit_is_read(serve: Callable[[Reply], Odd]) -> Non
 # -- questions that are no requests --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["local", *sorted({*KINDS} - {"openai"})])
+@pytest.mark.parametrize("name", sorted({*KINDS} - {"openai"}))
 @pytest.mark.parametrize(
     "reply",
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.engines import fingerprint, levers
+from pytest_kvbench.engines import arms, fingerprint
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.load import Declared, load_experiment
 from pytest_kvbench.pipeline import plan
@@ -63,7 +63,7 @@ def test_an_evicting_server_per_budget_is_a_ladder() -> None:
     it = declared(["mine"], name="openai", endpoints=endpoints)
     assert cells(it) == [("none", 1), ("mine", 0.5), ("mine", 0.2)]
     engine, kv = it.experiment.engine, it.experiment.kv
-    assert list(levers.arms(engine, kv)) == ["none", "mine@0.5", "mine@0.2"]
+    assert list(arms.arms(engine, kv)) == ["none", "mine@0.5", "mine@0.2"]
 
 
 def test_an_endpoint_may_say_its_budget() -> None:

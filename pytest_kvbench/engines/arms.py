@@ -1,4 +1,4 @@
-"""What each engine can do to its cache: the policies it takes, and the bytes they keep.
+"""An experiment's arms on its engine: budgets, servers, and what the engine refuses.
 
 A server that stores keys and values in another type keeps a fixed fraction of the control's bytes:
 such a policy makes one cell and ignores the ladder. Asks nobody, so that a plan may use it.
@@ -7,60 +7,23 @@ such a policy makes one cell and ignores the ladder. Asks nobody, so that a plan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import Endpoint, EngineSettings
 from pytest_kvbench.experiment.schema import KV
+from pytest_kvbench.policies.kv_types import bits
 from pytest_kvbench.policies.table import get_policy
 from pytest_kvbench.records import FULL_CACHE
-
-_GGML_BITS = {"q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5, "iq4_nl": 4.5}
-"""Bits a value, scales included: ggml stores blocks of 32 values in 34, 24, 22, 20 or 18 bytes."""
-
-_FP8_BITS = {"fp8": 8.0, "fp8_e4m3": 8.0, "fp8_e5m2": 8.0}
-
-
-@dataclass(frozen=True)
-class Levers:
-    """What one engine's servers take: `control` is their word for the full cache.
-
-    `bits` a value by policy; `params` are those of every policy; `starts` says whether we know how
-    to start such a server.
-    """
-
-    control: str = "auto"
-    bits: Mapping[str, float] = field(default_factory=dict)
-    params: tuple[str, ...] = ()
-    starts: bool = False
-
-
-LEVERS: Mapping[str, Levers] = MappingProxyType(
-    {
-        "llamacpp": Levers("f16", _GGML_BITS, params=("type_v",), starts=True),
-        "vllm": Levers("auto", _FP8_BITS, starts=True),
-        "sglang": Levers("auto", {k: _FP8_BITS[k] for k in ("fp8_e4m3", "fp8_e5m2")}),
-        "ollama": Levers("f16", {k: _GGML_BITS[k] for k in ("q8_0", "q4_0")}),
-        "openai": Levers("auto", {**_GGML_BITS, **_FP8_BITS}),
-    }
-)
-"""By engine name; the embedded server's policies are in `local.policies`."""
-
-
-def bits(engine: EngineSettings, kv_type: str) -> float | None:
-    """Bits a value in a cache of this type, in the server's own words; None if unknown."""
-    full = 32.0 if engine.dtype == "float32" else 16.0
-    known = {"auto": full, "f32": 32.0, "f16": 16.0, "bf16": 16.0, "bfloat16": 16.0}
-    return {**known, "float16": 16.0, "float32": 32.0, **_GGML_BITS, **_FP8_BITS}.get(kv_type)
 
 
 def kv_types(
     engine: EngineSettings, policy: str, params: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[str, str]:
     """The server's words for the types of keys and values under a policy."""
-    type_k = LEVERS[engine.name].control if policy == FULL_CACHE else policy
+    type_k = kind_of(engine).control if policy == FULL_CACHE else policy
     return type_k, str(params.get("type_v", type_k))
 
 
@@ -74,10 +37,11 @@ def fixed_budget(engine: EngineSettings, kv: KV, policy: str) -> float | None:
     endpoint = endpoints(engine).get(policy)
     if endpoint is not None and endpoint.budget is not None:
         return endpoint.budget
-    if engine.name == "local" or policy not in LEVERS[engine.name].bits:
+    kind, types = kind_of(engine), kv_types(engine, policy, kv.params.get(policy, {}))
+    if policy not in kind.bits:
         return None
-    full = bits(engine, LEVERS[engine.name].control) or 16.0
-    both = [bits(engine, t) or full for t in kv_types(engine, policy, kv.params.get(policy, {}))]
+    full = bits(kind.control, engine.dtype) or 16.0
+    both = [bits(kv_type, engine.dtype) or full for kv_type in types]
     return sum(both) / (2 * full)
 
 
@@ -90,9 +54,9 @@ def budgets(engine: EngineSettings, kv: KV, policy: str) -> tuple[float, ...]:
 
 
 def server_name(engine: EngineSettings, kv: KV, policy: str, budget: float) -> str:
-    """Which of an experiment's servers an arm is asked of."""
-    if policy == FULL_CACHE:
-        return policy
+    """Which of an experiment's servers an arm is asked of; the embedded one has them all."""
+    if policy == FULL_CACHE or kind_of(engine).is_embedded:
+        return FULL_CACHE
     exact, known = f"{policy}@{budget:g}", endpoints(engine)
     whole = policy in known or fixed_budget(engine, kv, policy) is not None
     return policy if whole and exact not in known else exact
@@ -111,7 +75,7 @@ def check_policy(engine: EngineSettings, kv: KV, policy: str) -> None:
         UsageError: with what is valid.
     """
     params = kv.params.get(policy, {})
-    if engine.name == "local":
+    if kind_of(engine).is_embedded:
         get_policy(policy).with_defaults(params)
         return
     if policy != FULL_CACHE:
@@ -125,10 +89,10 @@ def check_servers(engine: EngineSettings, kv: KV) -> None:
     Raises:
         UsageError: with what is missing.
     """
-    if engine.name == "local":
+    kind, known = kind_of(engine), endpoints(engine)
+    if kind.is_embedded:
         return
-    known = endpoints(engine)
-    if not (known or engine.launch.command or LEVERS[engine.name].starts):
+    if not (known or engine.launch.command or kind.start):
         raise UsageError(
             f"we cannot start a server of engine.name: {engine.name} by ourselves",
             "valid: base_url, endpoints, or launch: {command: ...}",
@@ -152,26 +116,25 @@ def _check_reachable(engine: EngineSettings, kv: KV, policy: str) -> None:
             f"the budget of {policy!r} is not known",
             f"valid: endpoints: {{{policy}: {{base_url: URL, budget: 0.5}}}}, or {policy}@0.5: URL",
         )
-    levers = LEVERS[engine.name]
     raise UsageError(
         f"engine {engine.name} has no policy {policy!r}",
-        f"valid: {', '.join([FULL_CACHE, *levers.bits])}, or one that endpoints name",
+        f"valid: {', '.join([FULL_CACHE, *kind_of(engine).bits])}, or one that endpoints name",
     )
 
 
 def _check_params(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> None:
-    levers = LEVERS[engine.name]
-    valid = levers.params if policy in levers.bits and not engine.addresses else ()
+    kind = kind_of(engine)
+    valid = kind.params if policy in kind.bits and not engine.addresses else ()
     unknown = sorted(set(params) - set(valid))
     if unknown:
         raise UsageError(
             f"policy {policy}: unknown parameter {unknown[0]!r}",
             f"valid: {', '.join(valid) or 'none, it has no parameters'}",
         )
-    types = (levers.control, *levers.bits)
     for name, value in params.items():
-        if value not in types:
-            raise UsageError(f"policy {policy}: {name} is {value!r}", f"valid: {', '.join(types)}")
+        if value not in kind.types:
+            valid_types = f"valid: {', '.join(kind.types)}"
+            raise UsageError(f"policy {policy}: {name} is {value!r}", valid_types)
 
 
 def _canonical(name: str) -> str:
