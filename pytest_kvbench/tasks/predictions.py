@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.reading import TextStream
+from pytest_kvbench.reading import TextStream, brief
 from pytest_kvbench.score.metric import score_answer
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
@@ -82,9 +83,19 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(_MOST)
     try:
-        for row in csv.DictReader(TextStream(path, nul=True)):
+        rows, row = csv.DictReader(TextStream(path, nul=True)), None
+        _check_names(rows.fieldnames or ())
+        for row in rows:
             if None in row or None in row.values():
                 raise csv.Error("a row has more or fewer cells than the header")
             yield row
+        if row is None:
+            raise csv.Error("it holds no row")
     except csv.Error as error:
         raise UsageError(f"{path}: is no CSV: {error}", "needed: a header, rows as wide") from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name, times in Counter(filter(None, names)).items():
+        if times > 1:
+            raise csv.Error(f"the column {brief(name)} is there {times} times")

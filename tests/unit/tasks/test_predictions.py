@@ -219,3 +219,18 @@ def test_a_cell_is_read_or_refused(cell):
     except ValueError:
         return
     assert found == cell or isinstance(found, list)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prediction,prediction,answers\na,b,a\n", "the column 'prediction' is there 2 times"),
+        ("prediction,answers\n", "it holds no row"),
+        ("", "it holds no row"),
+    ],
+)
+def test_a_table_that_says_nothing_or_twice_is_refused(tmp_path, text, said):
+    path = tmp_path / "predictions.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        list(score_file("jsonl:x", path))
