@@ -7,14 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.records import Example
 from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
-from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.generated import Slot, fit, slots
+from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -32,41 +31,34 @@ class CountingOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class Counting:
+class Counting(Generated):
     """Common words hidden among rare ones."""
 
     options: CountingOptions
-    name: str = NAME
-    metric: str = "all_of"
-    generated: bool = True
-    data_version: str = ""
+    instruction: ClassVar[str] = INSTRUCTION
+
+    @property
+    def name(self) -> str:
+        """Its only one."""
+        return NAME
 
     @cached_property
     def template_version(self) -> str:
         """Digest of wording and options."""
         return template_version(
             text=[INSTRUCTION, ASK, COMMON_SHARE],
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             options=self.options.model_dump(),
         )
 
     @property
-    def _max_tokens(self) -> int:
+    def max_tokens(self) -> int:
+        """New tokens of a reply."""
         return 5 * self.options.common + 7
 
-    def prompt(self, example: Example) -> Prompt:
-        """Instruction and list, then the question."""
-        return Prompt(INSTRUCTION + example.context, f"\n\n{example.question}", self._max_tokens)
-
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
-        """Exactly what the bins ask for, each with its own list."""
+    def _costs(self, tokenizer: Tokenizer) -> Mapping[str, int]:
         words = vocabulary()
-        costs = dict(zip(words, tokenizer.costs([f", {w}" for w in words]), strict=True))
-
-        def make(slot: Slot, filler: int) -> Example:
-            return self._make(slot, filler, costs)
-
-        return fit(NAME, slots(NAME, spec, seed), make, self.prompt, tokenizer)
+        return dict(zip(words, tokenizer.costs([f", {w}" for w in words]), strict=True))
 
     def _make(self, slot: Slot, filler: int, costs: Mapping[str, int]) -> Example:
         rng = slot.rng()

@@ -28,11 +28,6 @@ class Truncating:
         """One by one."""
         return [self.middle_cut(text, max_tokens) for text in texts]
 
-    def truncate_middle(self, text: str, max_tokens: int) -> str:
-        """`text` without its `middle_cut`."""
-        cut = self.middle_cut(text, max_tokens)
-        return text if cut is None else text[: cut[0]] + text[cut[1] :]
-
 
 def middle_of(spans: Sequence[Span], max_tokens: int) -> Span | None:
     """The middle cut of a text whose tokens lie at `spans`."""

@@ -6,9 +6,11 @@ come in few batches, so that 25 prompts of 2,000 tokens take a fraction of a sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
@@ -103,3 +105,45 @@ def _cannot_fill(task: str, slot: Slot, fixed: int) -> UsageError:
         f"without any filler it has {fixed}",
         "raise bins.range (or bins.edges), or make the bins wider",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated(ABC):
+    """A task whose examples are made: an instruction, a text with answers in it, a question."""
+
+    metric: str = "all_of"
+    generated: bool = True
+    data_version: str = ""
+    instruction: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As written in an experiment."""
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """New tokens of a reply."""
+
+    @abstractmethod
+    def _costs(self, tokenizer: Tokenizer) -> Mapping[str, int]:
+        """Tokens of each word of the filler."""
+
+    @abstractmethod
+    def _make(self, slot: Slot, filler: int, costs: Mapping[str, int]) -> Example:
+        """The example of a slot with about `filler` tokens of filler."""
+
+    def prompt(self, example: Example) -> Prompt:
+        """Instruction and text, then the question."""
+        head = self.instruction + example.context
+        return Prompt(head, f"\n\n{example.question}", self.max_tokens)
+
+    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
+        """Exactly what the bins ask for, each with its own text."""
+        costs = self._costs(tokenizer)
+
+        def make(slot: Slot, filler: int) -> Example:
+            return self._make(slot, filler, costs)
+
+        return fit(self.name, slots(self.name, spec, seed), make, self.prompt, tokenizer)

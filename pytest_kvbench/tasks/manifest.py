@@ -1,33 +1,25 @@
-"""The pinned selection of examples: made once, written as `manifest.json`, read by everyone.
+"""The pinned selection of examples: made once, written as `manifest.json` for people and tools.
 
 Same seed and data give the same bytes on every machine: no times, no paths, no order of rows.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_bytes
-from pytest_kvbench.reading import odd_value, read_text
+from pytest_kvbench.reading import odd_value
 from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of, why_empty
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 SCHEMA = 1
-
-
-class ManifestFile(NamedTuple):
-    """What a `manifest.json` holds."""
-
-    manifests: tuple[TaskManifest, ...]
-    meta: dict[str, Any]
 
 
 def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> TaskManifest:
@@ -105,24 +97,3 @@ def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[
     tasks = [asdict(manifest) for manifest in manifests]
     data = {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks}
     replace_bytes(path, canonical(data) + b"\n")  # not indented: megabytes that people do not read
-
-
-def read_manifest(path: Path) -> ManifestFile:
-    """Read what `write_manifest` wrote.
-
-    Raises:
-        UsageError: no such file, or not a manifest of this version.
-    """
-    anew = "make it anew: kvbench prepare"
-    if not path.exists():
-        raise UsageError(f"no manifest at {path}", "make it with: kvbench prepare")
-    try:
-        data = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}", anew) from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is not a manifest of schema {SCHEMA}", "run kvbench prepare")
-    try:
-        return ManifestFile(tuple(TaskManifest.from_json(t) for t in data["tasks"]), data["meta"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is no whole manifest: {error!r}", anew) from error

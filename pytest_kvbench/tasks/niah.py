@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.records import Example
 from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
-from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.generated import Slot, fit, slots
+from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import HaystackName, hide, load_haystack, word_costs
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -50,14 +49,12 @@ class NiahOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class Niah:
+class Niah(Generated):
     """One of the four retrieval tasks."""
 
     kind: Kind
     options: NiahOptions
-    metric: str = "all_of"
-    generated: bool = True
-    data_version: str = ""
+    instruction: ClassVar[str] = INSTRUCTION
 
     @property
     def name(self) -> str:
@@ -70,27 +67,18 @@ class Niah:
         return template_version(
             kind=self.kind,
             text=[INSTRUCTION, NEEDLE, ASK_ONE, ASK_ALL],
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             options=self.options.model_dump(),
         )
 
     @property
-    def _max_tokens(self) -> int:
+    def max_tokens(self) -> int:
+        """New tokens of a reply."""
         # Five digits are five tokens to many tokenizers, and a model may repeat the question.
         return 24 if self.kind in {"single", "multikey"} else 48
 
-    def prompt(self, example: Example) -> Prompt:
-        """Instruction and text, then the question."""
-        return Prompt(INSTRUCTION + example.context, f"\n\n{example.question}", self._max_tokens)
-
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
-        """Exactly what the bins ask for, each with its own text."""
-        costs = word_costs(load_haystack(self.options.haystack), tokenizer)
-
-        def make(slot: Slot, filler: int) -> Example:
-            return self._make(slot, filler, costs)
-
-        return fit(self.name, slots(self.name, spec, seed), make, self.prompt, tokenizer)
+    def _costs(self, tokenizer: Tokenizer) -> Mapping[str, int]:
+        return word_costs(load_haystack(self.options.haystack), tokenizer)
 
     def _make(self, slot: Slot, filler: int, costs: Mapping[str, int]) -> Example:
         rng = slot.rng()

@@ -44,16 +44,6 @@ FAMILIES: Mapping[str, str] = {
 _HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, or {JSONL}PATH"
 
 
-def task_names(
-    extra: Mapping[str, TaskFactory] | None = None, *, options: Mapping[str, Any] | None = None
-) -> list[str]:
-    """The names that can be told without a download, sorted; users' own among them."""
-    names = {*BUILT_IN, *(extra or {}), *(point.name for point in entry_points(group=GROUP))}
-    for family in FAMILIES:
-        names.update(_family_names(family, options or {}))
-    return sorted(names)
-
-
 def check_task_name(
     name: str,
     *,

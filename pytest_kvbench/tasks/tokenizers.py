@@ -54,9 +54,6 @@ class Tokenizer(Protocol):
     def middle_cuts(self, texts: Iterable[str], max_tokens: int) -> list[Span | None]:
         """The `middle_cut` of each text."""
 
-    def truncate_middle(self, text: str, max_tokens: int) -> str:
-        """`text` without its `middle_cut`."""
-
 
 class Server(Protocol):
     """A server with `/tokenize`, which `address` may have to start.

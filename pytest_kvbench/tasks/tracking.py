@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.records import Example
 from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
-from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.generated import Slot, fit, slots
+from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import HaystackName, hide, load_haystack, word_costs
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -41,41 +40,34 @@ class TrackingOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class Tracking:
+class Tracking(Generated):
     """Name every variable that holds a number; other chains distract."""
 
     options: TrackingOptions
-    name: str = NAME
-    metric: str = "all_of"
-    generated: bool = True
-    data_version: str = ""
+    instruction: ClassVar[str] = INSTRUCTION
+
+    @property
+    def name(self) -> str:
+        """Its only one."""
+        return NAME
 
     @cached_property
     def template_version(self) -> str:
         """Digest of wording and options."""
         return template_version(
             text=[INSTRUCTION, NUMBER, COPY, ASK],
-            max_tokens=self._max_tokens,
+            max_tokens=self.max_tokens,
             options=self.options.model_dump(),
         )
 
     @property
-    def _max_tokens(self) -> int:
+    def max_tokens(self) -> int:
+        """New tokens of a reply."""
         # A name of five capital letters takes up to five tokens, and a separator.
         return 6 * (self.options.hops + 1) + 2
 
-    def prompt(self, example: Example) -> Prompt:
-        """Instruction and text, then the question."""
-        return Prompt(INSTRUCTION + example.context, f"\n\n{example.question}", self._max_tokens)
-
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
-        """Exactly what the bins ask for, each with its own text."""
-        costs = word_costs(load_haystack(self.options.haystack), tokenizer)
-
-        def make(slot: Slot, filler: int) -> Example:
-            return self._make(slot, filler, costs)
-
-        return fit(NAME, slots(NAME, spec, seed), make, self.prompt, tokenizer)
+    def _costs(self, tokenizer: Tokenizer) -> Mapping[str, int]:
+        return word_costs(load_haystack(self.options.haystack), tokenizer)
 
     def _make(self, slot: Slot, filler: int, costs: Mapping[str, int]) -> Example:
         rng = slot.rng()

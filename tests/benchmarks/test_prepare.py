@@ -14,11 +14,11 @@ import time
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from pytest_kvbench.records import to_json
+from pytest_kvbench.records import TaskManifest, to_json
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack
-from pytest_kvbench.tasks.manifest import build_task_manifest, read_manifest, write_manifest
+from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
 from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 
@@ -79,7 +79,8 @@ def test_preparing_keeps_up_with_the_bare_tokenizer(benchmark, folder, options, 
     assert len(made.entries) == EXAMPLES
     if not options:
         assert sum(e.tokens for e in made.entries) == sum(counts)
-    assert read_manifest(folder / "manifest.json").manifests == (made,)
+    (stored,) = json.loads((folder / "manifest.json").read_bytes())["tasks"]
+    assert TaskManifest.from_json(stored) == made
     assert benchmark.extra_info["speed_share"] >= share
 
 

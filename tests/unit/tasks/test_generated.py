@@ -12,8 +12,9 @@ from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import ends_sentence, hide, load_haystack
 from pytest_kvbench.tasks.manifest import build_task_manifest
-from pytest_kvbench.tasks.registry import get_task, task_names
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import Approximate
+from tests.support.names import task_names
 
 TOKENIZER = Approximate()
 NAMES = ["counting/words", "niah/multikey", "niah/multiquery", "niah/multivalue", "niah/single",

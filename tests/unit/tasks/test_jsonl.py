@@ -8,6 +8,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import Approximate
+from tests.support.shortened import shortened
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_long_prompts_are_cut_in_the_middle(read):
     text = task.prompt(example).text
     assert example.context == words, "the example keeps its context, and so its cluster"
     assert Approximate().count([text])[0] == 40
-    assert text == Approximate().truncate_middle(f"{words}\n\nQuestion: q\nAnswer:", 40)
+    assert text == shortened(Approximate(), f"{words}\n\nQuestion: q\nAnswer:", 40)
     assert task.prompt(example).tail.endswith("Answer:")
 
 

@@ -12,8 +12,10 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.longbench import FACTS, IN_E
 from pytest_kvbench.tasks.manifest import build_task_manifest
-from pytest_kvbench.tasks.registry import get_task, task_names
+from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizers import Approximate
+from tests.support.names import task_names
+from tests.support.shortened import shortened
 
 REAL = Path(
     os.environ.get("KVBENCH_LONGBENCH")
@@ -100,7 +102,7 @@ def test_prompts_are_cut_in_the_middle_before_any_chat_template(folder):
     whole, (_, _, _, plain) = load("qasper", folder)
     task, (_, _, _, example) = load("qasper", folder, max_length=40)
     text = whole.prompt(plain).text
-    assert task.prompt(example).text == TOKENIZER.truncate_middle(text, 40)
+    assert task.prompt(example).text == shortened(TOKENIZER, text, 40)
     assert task.prompt(example).text.endswith("Q: q3?\nA:")
     assert example.cluster == plain.cluster
     assert example.example_id == plain.example_id
@@ -202,7 +204,7 @@ def test_the_real_multi_news():
         for row in map(json.loads, lines):
             prompt = task.prompt(by_id[row["_id"]])
             full = template.format(**row)
-            assert prompt.text == TOKENIZER.truncate_middle(full, 3500)
+            assert prompt.text == shortened(TOKENIZER, full, 3500)
             assert prompt.tail == "\n\nNow, write a one-page summary of all the news.\n\nSummary:"
             assert prompt.max_tokens == 512
     assert sum("cut" in e.meta for e in examples) > 10

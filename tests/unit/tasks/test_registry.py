@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.tasks.registry import check_task_name, get_task, task_names
+from pytest_kvbench.tasks.registry import check_task_name, get_task
+from tests.support.names import task_names
 
 
 @pytest.fixture(autouse=True)

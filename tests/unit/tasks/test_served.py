@@ -10,6 +10,7 @@ from pytest_kvbench.engines.base import TokenizerServer
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Approximate
+from tests.support.shortened import shortened
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -68,11 +69,11 @@ def test_counts_and_cuts_as_the_server_does(server, style):
     tokenizer = load_tokenizer("auto", server=at(server(style)))
     assert tokenizer.count(["a b c", "", "d"]) == [3, 0, 1]
     words = " ".join(f"w{i}" for i in range(50))
-    short = tokenizer.truncate_middle(words, 10)
+    short = shortened(tokenizer, words, 10)
     assert short.split()[:5] == [f"w{i}" for i in range(5)]
     assert short.split()[-4:] == [f"w{i}" for i in range(46, 50)]
     assert tokenizer.count([short])[0] <= 10
-    assert tokenizer.truncate_middle(words, 50) == words
+    assert shortened(tokenizer, words, 50) == words
 
 
 def test_the_name_tells_tokenizers_apart_and_not_servers(server):

@@ -28,6 +28,7 @@ from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import FastTokenizer
 from tests.support.serving import Serving
+from tests.support.shortened import shortened
 from tests.support.tokenize_server import STYLES, WITH_PIECES, TokenizeServer
 
 OTHERS = ["counting/words", "tracking/variables"]
@@ -123,7 +124,7 @@ def test_a_prompt_is_cut_with_four_calls_at_most(backend, running, text, repeats
 def test_without_pieces_most_of_what_may_stay_stays(backend, style):
     text = " ".join(load_haystack("prose").words[:4000])
     with TokenizeServer(backend, style) as server:
-        short = connected(server).truncate_middle(text, 1000)
+        short = shortened(connected(server), text, 1000)
     assert 900 <= len(backend.encode(short).ids) <= 1000
     assert text.startswith(short[:100])
     assert text.endswith(short[-100:])

@@ -17,6 +17,7 @@ from pytest_kvbench.tasks.manifest import build_task_manifest
 from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Approximate, TokenizerWarning
+from tests.support.shortened import shortened
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_folder_and_its_file_are_the_same_tokenizer(serving):
 def test_middle_truncation_keeps_both_ends_as_longbench_does(serving, text, limit):
     tokenizer, backend = load_tokenizer("auto", serving=serving), backend_of(serving)
     ids, half = backend.encode(text).ids, int(limit / 2)
-    short = tokenizer.truncate_middle(text, limit)
+    short = shortened(tokenizer, text, limit)
     if len(ids) <= limit:
         assert short == text
         return
@@ -78,7 +79,7 @@ def test_middle_truncation_keeps_both_ends_as_longbench_does(serving, text, limi
 @given(text=texts, limit=st.integers(0, 40))
 def test_the_approximation_truncates_to_the_limit(text, limit):
     tokenizer = Approximate()
-    short = tokenizer.truncate_middle(text, limit)
+    short = shortened(tokenizer, text, limit)
     assert short == text if tokenizer.count([text])[0] <= limit else len(short) < len(text)
     assert tokenizer.count([short])[0] <= max(limit, 1)
 
@@ -152,9 +153,9 @@ def test_tiktoken_counts_and_cuts(monkeypatch):
     tokenizer = load_tokenizer("tiktoken:cl100k_base")
     assert tokenizer.name == "tiktoken:cl100k_base"
     assert tokenizer.count(["abc", "é", ""]) == [3, 2, 0]
-    assert tokenizer.truncate_middle("abcdefgh", 4) == "abgh"
-    assert tokenizer.truncate_middle("abcdefgh", 8) == "abcdefgh"
-    assert tokenizer.truncate_middle("abcdefgh", 0) == ""
+    assert shortened(tokenizer, "abcdefgh", 4) == "abgh"
+    assert shortened(tokenizer, "abcdefgh", 8) == "abcdefgh"
+    assert shortened(tokenizer, "abcdefgh", 0) == ""
 
 
 def test_a_packaged_encoding_is_taken_without_the_network(monkeypatch):

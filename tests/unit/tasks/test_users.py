@@ -11,7 +11,7 @@ import pytest
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
-from pytest_kvbench.tasks.registry import check_task_name, get_task, task_names
+from pytest_kvbench.tasks.registry import check_task_name, get_task
 from pytest_kvbench.tasks.rows import RowTask
 from pytest_kvbench.tasks.tokenizers import Approximate
 
@@ -32,7 +32,6 @@ def test_a_conftests_tasks_are_found_and_win():
     assert (manifest.task, manifest.metric, len(manifest.entries)) == ("mine/capitals", "f1", 4)
     assert task.prompt(manifest.entries[-1].example).max_tokens == 3
     assert get_task("niah/single", extra=EXTRA).name == "mine/capitals"
-    assert "mine/capitals" in task_names(EXTRA)
 
 
 def test_without_it_the_name_is_unknown_and_with_it_it_is_offered():
@@ -50,9 +49,8 @@ def capitals(options):
     return RowTask(name="mine/capitals", metric="any_of", rows=lambda: rows, **options)
 """
 USE = """
-from pytest_kvbench.tasks.registry import check_task_name, get_task, task_names
+from pytest_kvbench.tasks.registry import check_task_name, get_task
 check_task_name("mine/capitals")
-assert "mine/capitals" in task_names()
 task = get_task("mine/capitals", options={"max_tokens": 9})
 example, = task.examples(None, None, 0)
 print(task.prompt(example).text)
