@@ -133,6 +133,24 @@ def test_files_and_modules_on_the_pages_exist() -> None:
     assert all(importlib.util.find_spec(module) for module in modules)
 
 
+def test_where_it_is_is_answered_by_what_is_there() -> None:
+    _, _, section = PAGES["CONTRIBUTING.md"].partition("## Where is it?")
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if "?" in line]
+    assert len(rows) >= 10
+    for row in rows:
+        file, named = None, False
+        for word in re.findall(r"`([^`]+)`", row):
+            if "/" in word or word.endswith(".py"):
+                file = PACKAGE / word
+                assert file.exists(), word
+            elif file is not None and file.is_file():
+                assert re.search(
+                    rf"^\s*(?:async )?(?:def |class )?{word}\b", file.read_text(), re.M
+                ), word
+                named = True
+        assert named, row
+
+
 def test_readme_is_one_page_that_leads_to_all_others() -> None:
     lines = PAGES[README].splitlines()
     assert len(lines) <= 200
