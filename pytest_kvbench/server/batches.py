@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import re
 import time
@@ -35,12 +34,20 @@ from pytest_kvbench.server.batch_files import (
     new_id,
     read_requests,
 )
+from pytest_kvbench.server.batch_notes import (
+    UNTOLD,
+    errors_of,
+    is_open,
+    output_of,
+    page,
+    read_note,
+    shown,
+)
 from pytest_kvbench.server.limits import MOST_FILE_BYTES, check_size
 from pytest_kvbench.server.protocol import ApiError, BatchRequest, parse
 
 WINDOW_S = 24 * 3600
 _AT_ONCE = 8  # lines in the model's queue: enough to decode together
-_UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 _CHUNK = 2**20
 _LONGEST_NAME = 255
 _ID = re.compile(r"[A-Za-z0-9-]{1,100}")
@@ -146,14 +153,14 @@ class Shelf:
         return known
 
     async def _list_files(self, request: Request) -> Response:
-        return _page(request, self._all("files"))
+        return page(request, self._all("files"))
 
     async def _show_file(self, request: Request) -> Response:
         return JSONResponse(self._known("files", request.path_params["id"]))
 
     async def _delete_file(self, request: Request) -> Response:
         identity = self._known("files", request.path_params["id"])["id"]
-        if any(b.get("input_file_id") == identity for b in self._all("batches") if _is_open(b)):
+        if any(b.get("input_file_id") == identity for b in self._all("batches") if is_open(b)):
             raise ApiError(409, f"{identity}: a batch is working on it.", code="in_use")
         self._path("files", identity).unlink()
         self._data(identity).unlink(missing_ok=True)
@@ -181,25 +188,25 @@ class Shelf:
             "metadata": asked.metadata,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "fingerprint": self.fingerprint,
-            **dict.fromkeys(_UNTOLD),
+            **dict.fromkeys(UNTOLD),
         }
         self._save(batch)
         self._wake.set()
-        return JSONResponse(_told(batch))
+        return JSONResponse(shown(batch))
 
     async def _list_batches(self, request: Request) -> Response:
-        return _page(request, [_told(batch) for batch in reversed(self._all("batches"))])
+        return page(request, [shown(batch) for batch in reversed(self._all("batches"))])
 
     async def _show_batch(self, request: Request) -> Response:
-        return JSONResponse(_told(self._known("batches", request.path_params["id"])))
+        return JSONResponse(shown(self._known("batches", request.path_params["id"])))
 
     async def _cancel(self, request: Request) -> Response:
         batch = self._known("batches", request.path_params["id"])
-        if not _is_open(batch):
+        if not is_open(batch):
             raise ApiError(409, f"{batch['id']} is {batch['status']}.", code="not_cancellable")
         self._move(batch, "cancelling")
         self._wake.set()
-        return JSONResponse(_told(batch))
+        return JSONResponse(shown(batch))
 
     # -- the work --------------------------------------------------------------------------
 
@@ -213,7 +220,7 @@ class Shelf:
                 await self._wake.wait()
 
     def _is_waiting(self, batch: Mapping[str, Any]) -> bool:
-        return _is_open(batch) and batch["id"] not in self._given_up
+        return is_open(batch) and batch["id"] not in self._given_up
 
     async def _try(self, batch: dict[str, Any]) -> None:
         """Work a batch off. Whatever it does to us, the next one's turn comes."""
@@ -228,7 +235,7 @@ class Shelf:
         if batch["fingerprint"] != self.fingerprint:
             raise BadFile("begun by a server with another model or other settings")
         total = sum(1 for _ in self._requests(batch))
-        files = (self._data(_output(batch)), self._data(_errors(batch)))
+        files = (self._data(output_of(batch)), self._data(errors_of(batch)))
         with contextlib.closing(Results(*files)) as results:
             batch["request_counts"] = {"total": total, **results.counts}
             if batch["status"] == "validating":
@@ -283,8 +290,8 @@ class Shelf:
 
     def _close(self, batch: dict[str, Any], results: Results, status: str) -> None:
         for key, identity in (
-            ("output_file_id", _output(batch)),
-            ("error_file_id", _errors(batch)),
+            ("output_file_id", output_of(batch)),
+            ("error_file_id", errors_of(batch)),
         ):
             if self._data(identity).stat().st_size:
                 self._note_file(identity, f"{identity}.jsonl", "batch_output")
@@ -321,35 +328,14 @@ class Shelf:
 
     def _all(self, kind: str) -> list[dict[str, Any]]:
         """Oldest first: an id begins with the time it was made at."""
-        found = map(_read, sorted((self.folder / kind).glob("*.json")))
+        found = map(read_note, sorted((self.folder / kind).glob("*.json")))
         return [known for known in found if known is not None]
 
     def _known(self, kind: str, identity: str) -> dict[str, Any]:
-        known = _read(self._path(kind, identity)) if _ID.fullmatch(identity) else None
+        known = read_note(self._path(kind, identity)) if _ID.fullmatch(identity) else None
         if known is None:
             raise ApiError(404, f"{identity!r}: there is none such.", code="not_found")
         return known
-
-
-_UNTOLD = (
-    *("errors", "output_file_id", "error_file_id", "in_progress_at", "finalizing_at"),
-    *("completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
-)
-"""Fields of a batch that are null until they are known."""
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """What is noted there, if anything of ours is."""
-    if not path.is_file():
-        return None
-    try:
-        known: dict[str, Any] = json.loads(path.read_bytes())
-        if known["id"] == path.stem:
-            return known
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        pass
-    log.warning("%s: not a note of this server; left alone", path)
-    return None
 
 
 def _cause(error: Exception) -> BaseException:
@@ -358,38 +344,3 @@ def _cause(error: Exception) -> BaseException:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     return cause
-
-
-def _told(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in batch.items() if key != "fingerprint"}
-
-
-def _is_open(batch: Mapping[str, Any]) -> bool:
-    return batch.get("status") in _UNDER_WAY
-
-
-def _output(batch: Mapping[str, Any]) -> str:
-    return f"file-{batch['id']}-output"
-
-
-def _errors(batch: Mapping[str, Any]) -> str:
-    return f"file-{batch['id']}-errors"
-
-
-def _page(request: Request, known: list[dict[str, Any]]) -> Response:
-    """As much of a list as was asked for, behind `after`."""
-    after, limit = request.query_params.get("after"), request.query_params.get("limit", "100")
-    if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= 10_000:
-        raise ApiError(400, "limit: valid are 1 to 10000.", code="invalid", param="limit")
-    names = [entry["id"] for entry in known]
-    start = names.index(after) + 1 if after in names else 0
-    shown = known[start : start + int(limit)]
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": shown,
-            "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None,
-            "has_more": start + len(shown) < len(known),
-        }
-    )
