@@ -196,6 +196,22 @@ def run_folder(run_id: str) -> Path:
 
 
 @contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock inside; waits for who has it.
+
+    Raises:
+        StoreError: its file cannot be written.
+    """
+    lock = FileLock(path)
+    with writing(path.parent):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Holds a lock inside, if nobody else does; whether it could. Waits for nobody."""
     lock = FileLock(path, timeout=0)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import options
+from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pytest_kvbench.ops.aggregate import Aggregated
+    from pytest_kvbench.pipeline.group import Prepared
 
 
 def _gathering(function: Callable[..., None]) -> Callable[..., None]:
@@ -170,6 +172,8 @@ def export(
     artifacts: Path | None,
 ) -> None:
     """Export for other tools: tables of all groups, logs and artifacts of GROUPs (default: all)."""
+    from pytest_kvbench.pipeline.group import open_group
+
     if not any((parquet, csv, inspect, artifacts)):
         raise click.UsageError("say what: --parquet, --csv, --inspect or --artifacts DIR")
     if parquet:
@@ -181,7 +185,12 @@ def export(
             for table in _TABLES:
                 _csv(frame(folder, table), csv / f"{table}.csv")
     for folder in _folders(groups, reports) if inspect or artifacts else ():
-        _export_group(folder, inspect, artifacts)
+        prepared = None
+        with _leaving_out(folder, KvbenchError, named=bool(groups)):
+            prepared = open_group(folder)
+        with _leaving_out(folder, MissingPrerequisiteError, named=bool(groups)):
+            if prepared is not None:
+                _export_group(prepared, inspect, artifacts)
 
 
 def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
@@ -192,19 +201,29 @@ def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
     return [group for folder in reports for group in group_folders(folder)]
 
 
-def _export_group(folder: Path, inspect: Path | None, artifacts: Path | None) -> None:
+@contextlib.contextmanager
+def _leaving_out(folder: Path, kind: type[KvbenchError], *, named: bool) -> Iterator[None]:
+    """A group that cannot be read or has no answers is said to be left out, if nobody named it."""
+    try:
+        yield
+    except kind as error:
+        if named:
+            raise
+        click.echo(f"{folder}: left out: {error.what}", err=True)
+
+
+def _export_group(prepared: Prepared, inspect: Path | None, artifacts: Path | None) -> None:
     from pytest_kvbench.ops.artifacts import export_artifacts
     from pytest_kvbench.ops.inspect_logs import export_inspect
-    from pytest_kvbench.pipeline.group import open_group
 
-    prepared = open_group(folder)
+    group = prepared.folder.name
     if inspect:
-        click.echo(f"{inspect}: {len(export_inspect(prepared, inspect))} logs of {folder.name}")
+        click.echo(f"{inspect}: {len(export_inspect(prepared, inspect))} logs of {group}")
     if artifacts:
         done = export_artifacts(prepared, artifacts)
         lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
         click.echo(
-            f"{artifacts}: {len(done.made)} arms of {folder.name}, "
+            f"{artifacts}: {len(done.made)} arms of {group}, "
             f"{len(done.known)} there already{lacking}"
         )
 

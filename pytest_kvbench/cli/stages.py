@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,6 +43,7 @@ from pytest_kvbench.hints import command
 if TYPE_CHECKING:
     from pytest_kvbench.ops.dry_run import Failures
     from pytest_kvbench.pipeline.group import Prepared, Site
+    from pytest_kvbench.pipeline.pool import Tally
 
 
 class _Main(click.Group):
@@ -137,7 +138,8 @@ def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, f
     site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
         for declared in every:
-            _run(declared, site, present)
+            for line in _run(declared, site, present):
+                click.echo(line)
 
 
 @main.command()
@@ -236,7 +238,12 @@ def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
         stop_all(run_folder(site.run_id))
 
 
-def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
+def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> Sequence[str]:
+    """Answers what is missing; why requests failed, in lines.
+
+    Raises:
+        EngineError: none has an answer, though some were asked.
+    """
     from pytest_kvbench.batch.ledger import warn_of_open
     from pytest_kvbench.pipeline import ask, conclude
     from pytest_kvbench.pipeline import prepare as prepare_stage
@@ -249,7 +256,7 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
     present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
     if declared.experiment.engine.mode == "batch":
         batch.pick_up_and_hand_over(prepared)
-        return
+        return []
     warn_of_open(prepared.folder)
     total = len(prepared.requests())
     with groups.progress(total) as settled:
@@ -260,6 +267,26 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> None:
         f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
         f"{tally.stored} stored before, {tally.reused} shared controls reused"
     )
+    return _why_failed(prepared, tally) if tally.failed else []
+
+
+def _why_failed(prepared: Prepared, tally: Tally) -> Sequence[str]:
+    from pytest_kvbench.report.summary import failure_messages
+    from pytest_kvbench.report.terminal import failure_lines
+    from pytest_kvbench.store.store import Store
+
+    with Store(prepared.database) as store:
+        failed = store.failures([request.key for _, request in prepared.requests()])
+    said = failure_messages(failed)
+    if not said:  # what failed was no part of the plan as it is now
+        return []
+    if not (tally.answered or tally.stored or tally.reused):
+        raise EngineError(
+            f"group {prepared.experiment.group}: none of {len(failed):,} requests was answered: "
+            f"{said[0]['message']}",
+            "mend what it says and run again: what failed is asked again",
+        )
+    return failure_lines(said, len(failed))
 
 
 def _conclude(prepared: Prepared, gate: Gate) -> None:

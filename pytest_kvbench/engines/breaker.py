@@ -69,11 +69,11 @@ class Breaker:
 
     Args:
         base_url: the server's.
-        has_key: whether it is sent a key.
+        has_key: whether it is sent a key; None where its kind never is.
         alone: whether the first request goes alone, for a few seconds: of a wrong address.
     """
 
-    def __init__(self, base_url: str, *, has_key: bool = False, alone: bool = False) -> None:
+    def __init__(self, base_url: str, *, has_key: bool | None = False, alone: bool = False) -> None:
         self._base_url = base_url
         self._has_key = has_key
         self._next = 0
@@ -181,6 +181,8 @@ class Breaker:
 
     @property
     def _key_hint(self) -> str:
+        if self._has_key is None:
+            return "an embedded server needs no key, and is sent none"
         if self._has_key:
             return (
                 "mend the key: KVBENCH_API_KEY, OPENAI_API_KEY, or the variable that "

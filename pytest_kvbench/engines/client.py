@@ -56,6 +56,7 @@ class Http:
         places: where other processes have requests in flight too, what counts them all.
         max_bytes: of a reply; a larger one is not read any further, nor asked for again.
         foreign: somebody else's server: the first request goes alone (see `breaker`).
+        sends_keys: whether `api_key` is what the environment has, so that one would be sent.
 
     Raises:
         EngineError: this process may not have as many connections.
@@ -74,6 +75,7 @@ class Http:
         places: AbstractAsyncContextManager[None] | None = None,
         max_bytes: int = bounded.REPLY,
         foreign: bool = False,
+        sends_keys: bool = True,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
@@ -84,7 +86,8 @@ class Http:
         self._max_bytes = max_bytes
         allow_open_files(concurrency)
         self._places = places or asyncio.Semaphore(concurrency)
-        self._breaker = Breaker(self.base_url, has_key=api_key is not None, alone=foreign)
+        has_key = api_key is not None if sends_keys else None
+        self._breaker = Breaker(self.base_url, has_key=has_key, alone=foreign)
         self._session: aiohttp.ClientSession | None = None
         self._gone: str | None = None
 

@@ -97,6 +97,7 @@ class EmbeddedSource:
             pace=self._pace,
             max_bytes=self._settings.max_reply_bytes,
             foreign=bool(self._urls),
+            sends_keys=False,
         )
 
     def _ask_fingerprint(self, base_url: str) -> dict[str, str]:
@@ -224,7 +225,13 @@ def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
     url = base_url.rstrip("/") + "/models"
     try:
         with client_of(url, timeout_s=_PROBE_S) as client:
-            response = bounded.fetch(client, "GET", url).raise_for_status()
+            response = bounded.fetch(client, "GET", url)
+        if not response.is_success:
+            said = f"HTTP {response.status_code}: {completion.error_message(response.content)}"
+            raise EngineError(
+                f"engine.base_url: {url} is no list of models: {sound.said(said).rstrip(' :')}",
+                "name an embedded server, with its /v1; no key is sent to one",
+            )
         entries = sound.objects(sound.fields(sound.data(response.content)).get("data"))
     except (httpx.HTTPError, bounded.TooLargeError, ValueError) as error:
         raise EngineError(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.wire.addresses import is_header
 
 if TYPE_CHECKING:
     from pytest_kvbench.experiment.engine import EngineSettings
@@ -23,16 +24,28 @@ def api_key_of(settings: EngineSettings) -> str | None:
     """The key of the environment. What we start ourselves gets none, unless one is named.
 
     Raises:
-        UsageError: the variable that the experiment names is not set.
+        UsageError: the variable that the experiment names is not set, or no header can carry its
+            value.
     """
     if settings.api_key_env is None:
-        found = (os.environ.get(name) for name in KEY_NAMES) if settings.addresses else ()
+        found = (_key_in(name) for name in KEY_NAMES) if settings.addresses else ()
         return next(filter(None, found), None)
-    key = os.environ.get(settings.api_key_env)
+    key = _key_in(settings.api_key_env)
     if not key:
         raise UsageError(
             f"engine.api_key_env: the environment variable {settings.api_key_env} is not set",
             f"set it: export {settings.api_key_env}=...",
+        )
+    return key
+
+
+def _key_in(name: str) -> str:
+    """The key in a variable; blanks around it, as the end of a file's line, are none of it."""
+    key = os.environ.get(name, "").strip()
+    if not is_header(key):
+        raise UsageError(
+            f"the key in the environment variable {name} has characters that no header can carry",
+            "valid: one line of printable ASCII",
         )
     return key
 

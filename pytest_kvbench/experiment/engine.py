@@ -15,9 +15,11 @@ from pydantic import (
 from pytest_kvbench.experiment.limits import MAX_SECONDS, MAX_TOKENS
 from pytest_kvbench.experiment.section import Fraction, Section, about
 from pytest_kvbench.records import FULL_CACHE
-from pytest_kvbench.wire.addresses import problem_of
+from pytest_kvbench.wire.addresses import is_header, problem_of
 from pytest_kvbench.wire.bounded import MIB, REPLY
 
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_OF_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 _KEY_NAME = re.compile(
     r"authorization|cookie|secret|password|(api|access|auth)[-_]?(key|token)", re.IGNORECASE
 )
@@ -185,6 +187,7 @@ class EngineSettings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> EngineSettings:
         _refuse_keys(self)
+        _check_headers(self.headers)
         if self.name == "local" and self.dtype == "float16":
             raise ValueError("dtype float16 is not served by engine.name: local")
         if self.name == "local" and (self.endpoints or self.launch != Launch()):
@@ -223,6 +226,14 @@ class EngineSettings(Section):
         if self.base_url is None:
             return dict(self.endpoints)
         return {FULL_CACHE: Endpoint(base_url=self.base_url, also=self.also), **self.endpoints}
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _OF_THE_BODY:
+            raise ValueError(f"headers: {name!r} cannot be set: valid are names as X-Team")
+        if not is_header(value):
+            raise ValueError(f"headers.{name} is not one line of printable ASCII")
 
 
 def _refuse_keys(engine: EngineSettings) -> None:

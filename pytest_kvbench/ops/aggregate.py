@@ -21,10 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
-from pytest_kvbench.files import replace_bytes, replace_json, scratch, sweep, writing
+from pytest_kvbench.files import locked, replace_bytes, replace_json, scratch, sweep, writing
 from pytest_kvbench.ops.archive import SUFFIX
 from pytest_kvbench.ops.rows import ALONE, COLUMNS, Table, read_group
 from pytest_kvbench.store.archive import GROUP, Archive
@@ -95,7 +93,7 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     sweep(target, below=True)
-    with FileLock(target / ".lock"):
+    with locked(target / ".lock"):
         known = _read_state(target / STATE)
         sources = {str(s.path.resolve()): s for folder in reports for s in _sources(folder)}
         stamps = {place: source.stamp for place, source in sources.items()}

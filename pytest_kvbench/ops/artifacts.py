@@ -18,9 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from pytest_kvbench.files import replace_json, replace_text, sweep, unfinished_folder, writing
+from pytest_kvbench.files import (
+    locked,
+    replace_json,
+    replace_text,
+    sweep,
+    unfinished_folder,
+    writing,
+)
 from pytest_kvbench.ops.rows import stored_provenance
 from pytest_kvbench.ops.stored_plan import Observed, observed
 from pytest_kvbench.pipeline.group import Prepared, now
@@ -87,7 +92,7 @@ def export_artifacts(prepared: Prepared, target: Path) -> Exported:
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     sweep(target)
-    with FileLock(target / ".lock"):
+    with locked(target / ".lock"):
         new = [a for a in artifacts if a.complete and not (target / a.name).exists()]
         for artifact in new:
             _write(artifact, seen.run, cells, target)

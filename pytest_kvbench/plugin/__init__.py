@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_kvbench.files import is_unconfirmed
+from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.options import MARK, add_options
 
 if TYPE_CHECKING:
@@ -97,6 +98,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
     from pytest_kvbench.plugin.scheduling import ByContentScheduling
 
     return ByContentScheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Load no conftest out of an archive where pytest is told to begin there, or is started there.
+
+    Raises:
+        pytest.UsageError: naming the group.
+    """
+    here = early_config.invocation_params.dir
+    starts = early_config.known_args_namespace.file_or_dir or [""]
+    for start in (here / given.partition("::")[0] for given in starts):
+        if restored := next(filter(is_unconfirmed, (start, *start.parents)), None):
+            raise pytest.UsageError(
+                f"kvbench: {restored} was restored from an archive and is not confirmed: "
+                f"no test or conftest in it is run\nread it, then: {command('trust', restored)}"
+            )
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

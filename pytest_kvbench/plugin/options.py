@@ -159,7 +159,7 @@ def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
 
     every = config.hook.pytest_kvbench_tasks()
     for brought in every:
-        if not isinstance(brought, Mapping):
+        if not isinstance(brought, Mapping) or not all(isinstance(name, str) for name in brought):
             raise ExperimentError(
                 f"pytest_kvbench_tasks gave {brought!r}",
                 "needed: tasks by name, as in {'mine/capitals': capitals}",

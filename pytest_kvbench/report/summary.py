@@ -73,7 +73,10 @@ def build_summary(
 
 
 def failure_messages(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Why requests failed: the first few messages, and how often each came, numbers aside."""
+    """Why requests failed: the first few messages, and how often each came, numbers aside.
+
+    Requests that were not even sent come last: others tell why.
+    """
     said: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["failure"]:
@@ -81,8 +84,13 @@ def failure_messages(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             said.setdefault(alike, []).append(row["message"])
     return [
         {"kind": kind, "message": messages[0], "n": len(messages)}
-        for (kind, _), messages in list(said.items())[:_MESSAGES]
+        for (kind, _), messages in sorted(said.items(), key=_is_unsent)[:_MESSAGES]
     ]
+
+
+def _is_unsent(alike: tuple[tuple[str, str], object]) -> bool:
+    (_, words), _ = alike
+    return words.startswith("not asked")
 
 
 def _wording(template_version: str) -> str | None:

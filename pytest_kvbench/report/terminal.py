@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_kvbench.report import answers, caveats, text
@@ -112,12 +112,16 @@ def _missing(results: Results) -> list[str]:
 
 def _failures(results: Results, width: int) -> list[str]:
     """How many requests failed, and the first one's message in the server's own words."""
-    said = results.part("integrity").get("messages") or []
-    if not said:
-        return []
-    failed = text.count(sum(results.part("integrity")["failures"].values()), "request")
-    first = f"{failed} failed: {said[0]['n']:,} x {text.plain(said[0]['message'])}"
-    return textwrap.wrap(first, width, max_lines=MOST_OF_A_MESSAGE, placeholder="...")
+    integrity = results.part("integrity")
+    said = integrity.get("messages") or []
+    return failure_lines(said, sum(integrity["failures"].values()), width) if said else []
+
+
+def failure_lines(messages: Sequence[Mapping[str, Any]], failed: int, width: int = 80) -> list[str]:
+    """How many requests failed, and the first of their messages (see `failure_messages`)."""
+    first = f"{messages[0]['n']:,} x {text.plain(messages[0]['message'])}"
+    whole = f"{text.count(failed, 'request')} failed: {first}"
+    return textwrap.wrap(whole, width, max_lines=MOST_OF_A_MESSAGE, placeholder="...")
 
 
 def _flags(results: Results) -> list[str]:

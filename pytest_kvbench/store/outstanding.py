@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.store.database import BUSY_S
+from pytest_kvbench.store.reader import copy_of, writable
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,11 @@ class Outstanding:
 
     @contextlib.contextmanager
     def _beside(self, database: Path) -> Iterator[sqlite3.Connection]:
+        copy = None if writable(database) else copy_of(database)
+        at = copy.path if copy else database
         try:
             # Writable, so that the last to leave takes the WAL along; nothing is written.
-            self._db.execute("ATTACH ? AS theirs", (f"{database.absolute().as_uri()}?mode=rw",))
+            self._db.execute("ATTACH ? AS theirs", (f"{at.absolute().as_uri()}?mode=rw",))
             try:
                 yield self._db
             finally:

@@ -354,6 +354,11 @@ class Store:
             row["key"]: {**dict(row), "parts": json.loads(row["parts"] or "{}")} for row in rows
         }
 
+    def failures(self, keys: Sequence[str]) -> list[dict[str, str]]:
+        """Of the failed among `keys`: `failure`, which is its kind, and `message`."""
+        rows = self._among("SELECT kind AS failure, message FROM failures WHERE key IN ({})", keys)
+        return [dict(row) for row in rows]
+
     # -- results ---------------------------------------------------------------------------
 
     def save_analysis(

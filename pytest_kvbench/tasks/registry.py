@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import getattr_static
 from typing import Any
 
 from pytest_kvbench.errors import KvbenchError, UsageError
+from pytest_kvbench.reading import brief
 from pytest_kvbench.tasks.base import Task, unknown_task
 
 TaskFactory = Callable[[Mapping[str, Any]], Task]
@@ -40,6 +42,9 @@ FAMILIES: Mapping[str, str] = {
     "ruler": "ruler:ruler",
 }
 """First part of a name -> module and function from the second part and options to the task."""
+
+_PARTS = ("name", "metric", "template_version", "data_version", "generated", "prompt", "examples")
+"""Of a task. Looked at without asking: `data_version` may read the data."""
 
 _HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, or {JSONL}PATH"
 
@@ -102,7 +107,7 @@ def get_task(
 def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
     """A user's task; what its function raises is said in two lines."""
     try:
-        return factory(options)
+        made = factory(options)
     except KvbenchError:
         raise
     except Exception as error:
@@ -111,6 +116,12 @@ def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
             f"task {name}: its function cannot make it: {told}",
             f"it was given the options {dict(options)}",
         ) from error
+    if lacking := [part for part in _PARTS if getattr_static(made, part, None) is None]:
+        raise UsageError(
+            f"task {name}: its function made {brief(made)}, which lacks {', '.join(lacking)}",
+            "needed: a task, as pytest_kvbench.tasks.rows.RowTask(name=..., rows=...)",
+        )
+    return made
 
 
 def _made(target: str, *arguments: object) -> Task:

@@ -9,6 +9,8 @@ from urllib.request import getproxies, proxy_bypass
 
 _PORTS = {"http": 80, "https": 443}
 _OPERATION = re.compile(r"/(chat/)?completions$")
+_LABEL = re.compile(r"(?!xn--$)[\w-]{1,63}")
+_HEADER = re.compile(r"([!-~]([ -~]*[!-~])?)?")
 _TWICE = re.compile(r"/(v\d+)/\1(/|$)")
 
 
@@ -28,7 +30,19 @@ def problem_of(url: str) -> str:
         return "has no http:// or https:// in front"
     if not parts.hostname or port == 0:
         return "names no host" if not parts.hostname else "names port 0"
-    return _problem_of_path(parts)
+    return _problem_of_host(parts.hostname) or _problem_of_path(parts)
+
+
+def _problem_of_host(host: str) -> str:
+    try:
+        if ":" in host or re.fullmatch(r"[\d.]+", host):
+            ipaddress.ip_address(host)
+    except ValueError as error:
+        return f"names no host: {error}"
+    labels = host.removesuffix(".").split(".")
+    if ":" not in host and not all(_LABEL.fullmatch(label) for label in labels):
+        return f"names no host: {host!r} cannot be one"
+    return ""
 
 
 def _problem_of_path(parts: SplitResult) -> str:
@@ -42,6 +56,11 @@ def _problem_of_path(parts: SplitResult) -> str:
     if operation := _OPERATION.search(path):
         return f"ends in {operation[0]}, which we add"
     return ""
+
+
+def is_header(value: str) -> bool:
+    """Whether a text can be a header's value: printable ASCII, without blanks around it."""
+    return _HEADER.fullmatch(value) is not None
 
 
 def is_loopback(url: str) -> bool:
@@ -66,8 +85,10 @@ def proxy_of(url: str) -> str | None:
     if proxy_bypass(parts.hostname) or proxy_bypass(f"{parts.hostname}:{_port(parts)}"):
         return None
     named = getproxies()
-    proxy = named.get(parts.scheme) or named.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    proxy = (named.get(parts.scheme) or named.get("all") or "").strip()
+    if not proxy:
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def is_same_server(url: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.wire import sound
-from pytest_kvbench.wire.addresses import is_same_server, place_of, proxy_of
+from pytest_kvbench.wire.addresses import is_same_server, place_of, problem_of, proxy_of
 
 if TYPE_CHECKING:
     import httpx
@@ -33,12 +33,16 @@ def proxy_to(url: str) -> str | None:
     """The proxy for an address, if there is one.
 
     Raises:
-        EngineError: it speaks no HTTP.
+        EngineError: it speaks no HTTP, or its address has not the form of one.
     """
     proxy = proxy_of(url)
-    if proxy is not None and not proxy.startswith(("http://", "https://")):
+    if proxy is None:
+        return None
+    scheme = proxy.split(":")[0].lower()
+    wrong = problem_of(proxy) if scheme in {"http", "https"} else f"is a {scheme} proxy"
+    if wrong:
         raise EngineError(
-            f"the proxy of the environment for {place_of(url)} is a {proxy.split(':')[0]} proxy",
+            f"the proxy of the environment for {place_of(url)} {wrong}",
             "name one that speaks HTTP in HTTPS_PROXY, or the host in NO_PROXY",
         )
     return proxy

@@ -173,6 +173,9 @@ def test_a_conftest_is_left_alone_where_no_task_needs_it(
         ("def pytest_kvbench_tasks():\n    return {'mine/other': None}", "Did you mean mine/o"),
         ("def pytest_kvbench_tasks():\n    return {'mine/words': lambda o: 1 / 0}", "ZeroDivision"),
         ("def pytest_kvbench_tasks():\n    return {'mine/words': 3}", "TypeError"),
+        ("def pytest_kvbench_tasks():\n    return {7: 8, None: 9}", "gave {7: 8, None: 9}"),
+        ("def pytest_kvbench_tasks():\n    return {'mine/words': lambda o: 3}", "made 3, which la"),
+        ("def pytest_kvbench_tasks():\n    return {'mine/words': lambda o: None}", "lacks name, "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_conftest_is_two_lines(

@@ -90,3 +90,23 @@ def test_all_stages_report_what_a_server_refused(
     assert done.exit_code == 10
     assert "Incorrect API key" in done.output
     assert "Incorrect API key" in (project.path / "reports" / "g" / "report.md").read_text()
+
+
+def test_a_run_without_an_answer_says_why_and_is_no_success(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    with Wire(trouble=broken) as control, Wire(trouble=broken) as treated:
+        write(project, control.base_url, treated.base_url)
+        for stage in ("run", "all"):
+            done = CliRunner().invoke(main, [stage, "exp.yaml"])
+            assert done.exit_code == 10, done.output
+            what, hint = done.stderr.splitlines()
+            assert "none of 120 requests was answered: HTTP 500: RuntimeError: view" in what
+            assert hint.startswith("mend what it says")
+        treated.trouble = control.trouble = lambda n, body: broken(n, body) if n % 30 == 9 else None
+        done = CliRunner().invoke(main, ["run", "exp.yaml"])
+        assert done.exit_code == 0, done.output
+        assert "requests failed: " in done.output
+        assert " x HTTP 500: RuntimeError: view" in done.output
+        assert "failed: " not in CliRunner().invoke(main, ["run", "exp.yaml"]).output

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kvbench.engines.keys import check_absent, masked
+from pytest_kvbench.engines.keys import api_key_of, check_absent, masked
 from pytest_kvbench.engines.launch import stop_all
 from pytest_kvbench.engines.servers import Started
 from pytest_kvbench.errors import UsageError
@@ -96,3 +96,23 @@ def test_who_judges_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     judge_process.Analyst().warm()
     assert KEY not in started[0].values()
     assert "PATH" in started[0]
+
+
+def test_the_end_of_a_keys_line_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVBENCH_API_KEY", f" {KEY}\r\n")
+    assert api_key_of(settings()) == KEY
+    monkeypatch.setenv("KVBENCH_API_KEY", "\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert api_key_of(settings()) is None
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "a\rb", "a\x7fb", "ké" + KEY, "a\tb", "“" + KEY])
+@pytest.mark.parametrize("named", [None, "OPENAI_API_KEY"])
+def test_a_key_that_no_header_carries_is_refused_by_its_variable(
+    key: str, named: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KVBENCH_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="variable OPENAI_API_KEY has characters") as caught:
+        api_key_of(settings(api_key_env=named))
+    assert key not in str(caught.value)

@@ -267,3 +267,14 @@ def test_a_time_and_a_number_with_a_zero_before_are_what_is_written(tmp_path: Pa
     text = "executor: {walltime: 10:00:00}\nbins: {n: 1, per_bin: 010}\n"
     experiment = load_experiment(write(tmp_path, MINIMAL + text)).experiment
     assert (experiment.executor.walltime, experiment.bins.per_bin) == ("10:00:00", 10)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x\ny": "a"}, {"x": "a\nb"}, {"x": "a\rb"}, {"": "a"}, {"x": "é"}, {"x": " a"}, {"a b": "c"},
+     {"x:": "a"}, {"Content-Length": "5"}]
+)  # fmt: skip
+def test_what_cannot_be_a_header_is_refused(headers: dict[str, str]) -> None:
+    inline = {"group": "g", "tasks": ["niah/single"], "engine": {"headers": headers}}
+    with pytest.raises(ExperimentError, match=r"engine: headers"):
+        load_experiment(None, inline=inline)

@@ -250,3 +250,20 @@ def test_an_export_must_say_what(tmp_path):
     done = CliRunner().invoke(main, ["export", "--dir", str(tmp_path)])
     assert done.exit_code == 2
     assert "say what" in done.stderr
+
+
+def test_a_group_without_answers_ends_no_export_of_all(tmp_path):
+    make_group(tmp_path / "r", "sound", per_bin=4, bins=1)
+    make_group(tmp_path / "r", "void", per_bin=4, bins=1)
+    with sqlite3.connect(tmp_path / "r" / "void" / DATABASE) as db:
+        for table in ("scores", "telemetry", "answers"):
+            db.execute(f"DELETE FROM {table}")
+    (tmp_path / "r" / "torn").mkdir()
+    (tmp_path / "r" / "torn" / DATABASE).write_bytes(b"nonsense" * 100)
+    every = ["--dir", str(tmp_path / "r"), "--artifacts", str(tmp_path / "arms")]
+    done = CliRunner().invoke(main, ["export", *every])
+    assert done.exit_code == 0, done.output
+    assert "3 arms of sound" in done.output
+    assert "void: left out: group void: nothing has been answered yet" in done.stderr
+    assert "torn: left out: " in done.stderr
+    assert CliRunner().invoke(main, ["export", "void", *every]).exit_code == 4

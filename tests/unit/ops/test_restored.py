@@ -90,7 +90,7 @@ def test_nothing_is_started_before_it_is_confirmed(kvbench: Kvbench, tmp_path: P
         "name": "vllm",
         "model": "m",
         "launch": {"command": f"touch {tmp_path}/pwned {{port}}"},
-        "headers": {"x-where": "\x1b[2J\u202eevil"},
+        "extra_body": {"x-where": "\x1b[2J\u202eevil"},
         "api_key_env": "HOME",
         "start_timeout_s": 5,
     }
@@ -432,3 +432,24 @@ def test_a_restored_group_of_any_content_is_marked(tmp_path: Path) -> None:
     done = restore_group(path, tmp_path / "new", tmp_path / "c")
     assert is_unconfirmed(done.folder)
     assert (done.folder / "summary.json").read_bytes() == PAYLOAD
+
+
+def test_pytest_does_not_begin_in_an_archive(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pytester.path / "reports" / "g"
+    (folder / "deep").mkdir(parents=True)
+    mark(folder)
+    pwn = f"open({str(pytester.path / 'pwned')!r}, 'w')\n"
+    for name in ("conftest.py", "test_evil.py", "deep/conftest.py", "deep/test_evil.py"):
+        (folder / name).write_text(f"{pwn}def test_it(): pass\n")
+    named = ["reports/g", "reports/g/deep", "reports/g/test_evil.py", str(folder / "test_evil.py")]
+    for start in [*named, "reports/g/deep/test_evil.py::test_it"]:
+        result = pytester.runpytest_inprocess(start)
+        assert result.ret == 4
+        result.stderr.fnmatch_lines(["*g was restored from an archive and is not confirmed*"])
+        result.stderr.fnmatch_lines(["read it, then: kvbench trust g"])
+    for here in (folder, folder / "deep"):
+        monkeypatch.chdir(here)
+        assert pytester.runpytest_inprocess().ret == 4
+    assert not (pytester.path / "pwned").exists()

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.store.archive import verify_archive
+from pytest_kvbench.store.outstanding import Outstanding
 from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
 from tests.support.as_reader import another_user, open_to_all, reader_of, tree
 from tests.support.groups import make_group
@@ -74,6 +75,16 @@ def test_a_reader_who_would_write_is_told_in_two_lines(reports: Path) -> None:
     assert [done.exit_code for done in said] == [10, 10]
     assert all(done.output.count("\n") == 2 for done in said)
     assert tree(reports) == before
+
+
+def test_nor_may_a_reader_bring_a_data_set_up_to_date(reports: Path) -> None:
+    assert kvbench(reports.parent, "aggregate").exit_code == 0
+    with reader_of(reports):
+        done = kvbench(reports.parent, "aggregate")
+    shutil.rmtree(reports / "_aggregate")
+    assert done.exit_code == 10, done.exception
+    assert "_aggregate: cannot be written" in done.output
+    assert done.output.count("\n") == 2
 
 
 @pytest.fixture
@@ -141,3 +152,11 @@ def test_nothing_is_written_to_a_copy(place: Path) -> None:
         pytest.raises(StoreError, match="read-only"),
     ):
         store.save_answers([answer(request(1).key)])
+
+
+def test_who_waits_needs_only_to_read(place: Path) -> None:
+    waiting = Outstanding(request(n).key for n in range(3))
+    with reader_of(place):
+        found = waiting.look(place / "g" / DATABASE, "2020-01-01")
+    waiting.close()
+    assert (found.planned, found.answered, found.missing) == (3, 1, 2)

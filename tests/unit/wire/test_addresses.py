@@ -101,3 +101,24 @@ def test_a_server_is_scheme_host_and_port() -> None:
     assert is_same_server("http://h/v1", "http://H:80/v2")
     for other in ("https://h/v1", "http://h:81/v1", "http://h.example/v1", "//h/v1", "http://[/"):
         assert not is_same_server("http://h/v1", other)
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".", ".a", "<host>", "300.1.1.1", "1.2.3", "xn--", f"{'a' * 64}.example", "*",
+             "a,b", "{host}", "[::zz]"]
+)  # fmt: skip
+def test_what_cannot_be_a_host_is_no_address(host: str) -> None:
+    assert problem_of(f"http://{host}:8000/v1")
+
+
+@pytest.mark.parametrize(
+    "host", ["h", "h.", "my_host", "10.0.0.1", "[::1]", "bücher.example", "xn--bcher-kva.example"]
+)
+def test_other_hosts_may_be(host: str) -> None:
+    assert problem_of(f"http://{host}:8000/v1") == ""
+
+
+def test_an_empty_proxy_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "  ")
+    assert proxy_of("http://outside.example/v1") is None

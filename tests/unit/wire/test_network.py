@@ -285,3 +285,30 @@ def test_the_client_of_requests_opens_one_session(serve: Callable[..., Any]) -> 
             await http.aclose()
 
     asyncio.run(twice())
+
+
+@pytest.mark.parametrize(
+    "named", ["http://[::1", "http://h:99999", "http://a b", "http://", "a..b"]
+)
+@pytest.mark.parametrize("secret", ["", "me:sesame-4711@"])
+def test_a_proxy_without_the_form_of_an_address_is_two_lines(
+    named: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, named.replace("//", f"//{secret}"))
+    url = "http://outside.example/v1"
+    for name in ("request", "probe", "fingerprint"):
+        with pytest.raises(EngineError, match=r"the proxy .* for http://outside") as caught:
+            ASKS[name](url)
+        assert "sesame" not in str(caught.value)
+
+
+def test_an_embedded_server_that_refuses_is_told_in_its_own_words(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVBENCH_API_KEY", "sesame-4711")
+    elsewhere = serve(Wire()).base_url + "/elsewhere"
+    with pytest.raises(EngineError, match="is no list of models: HTTP 404: not found") as caught:
+        embedded(elsewhere).fingerprint()
+    assert "no key is sent" in caught.value.hint
+    assert "mozilla" not in str(caught.value)
