@@ -11,6 +11,8 @@ imported when a table is analysed. Importing this package imports neither.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.analyse.rules import Analysis, Rules
@@ -21,16 +23,22 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "Rules", "analyse"]
 
 
-def analyse(observations: pd.DataFrame, rules: Rules) -> Analysis:
+def analyse(
+    observations: pd.DataFrame,
+    rules: Rules,
+    sick: Mapping[tuple[str, int, str], str] = MappingProxyType({}),
+) -> Analysis:
     """Analyse an experiment's observations, one row per request, controls included.
 
     Args:
         observations: the columns of `pytest_kvbench.analyse.pairs.OBSERVATIONS`.
         rules: margin, error rates and thresholds.
+        sick: by task, bin and variant: what is wrong with a control that nothing can be compared
+            with. Its treatments are not measured, for that reason.
 
     Raises:
         UsageError: a column is missing, a row is there twice, or a score is outside [0, 1].
     """
     from pytest_kvbench.analyse.observations import analyse_observations
 
-    return analyse_observations(observations, rules)
+    return analyse_observations(observations, rules, sick)

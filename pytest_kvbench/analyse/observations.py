@@ -10,7 +10,7 @@ import pandas as pd
 
 from pytest_kvbench.analyse.artefacts import Seen, flags_of
 from pytest_kvbench.analyse.binstats import bin_stats
-from pytest_kvbench.analyse.cells import CellKey
+from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.efficiency import efficiency
 from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_unmeasured
 from pytest_kvbench.analyse.integrity import integrity
@@ -25,13 +25,17 @@ from pytest_kvbench.records import FULL_CACHE
 Facts = Mapping[CellKey, Mapping[str, Any]]
 
 
-def analyse_observations(observations: pd.DataFrame, rules: Rules) -> Analysis:
+Sick = Mapping[tuple[str, int, str], str]
+"""By task, bin and variant: what is wrong with a control."""
+
+
+def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -> Analysis:
     """The whole analysis; see `pytest_kvbench.analyse.analyse`."""
     table = checked_observations(observations)
     joined = pair(table)
     requests = dict(by_cell(joined))
     facts = {key: facts_of(rows, rules) for key, rows in requests.items()}
-    judged = judged_cells(joined, facts, rules)
+    judged = judged_cells(joined, facts, rules, sick)
     alike = twins(joined)
     for key, rows in requests.items():
         seen = Seen(rows, judged.results[key], facts[key], rules)
@@ -40,7 +44,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules) -> Analysis:
     flag_pools(judged, facts)
     stats = bin_stats(table, rules.alpha)
     return Analysis(
-        cells=[*control_rows(stats), *judged.rows.values()],
+        cells=[*control_rows(stats, sick), *judged.rows.values()],
         transitions=judged.transitions,
         bin_stats=stats,
         integrity=integrity(table, judged.rows.values(), judged.transitions, alike, rules),
@@ -48,16 +52,24 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules) -> Analysis:
     )
 
 
-def judged_cells(joined: pd.DataFrame, facts: Facts, rules: Rules) -> Judged:
+def judged_cells(joined: pd.DataFrame, facts: Facts, rules: Rules, sick: Sick) -> Judged:
     """Every treated cell that was asked for, judged where it may be, with its facts in its row."""
     measured = split_cells(measured_pairs(joined))
     nothing = CellPairs(*(np.array([]) for _ in range(4)))
     cells = {key: measured.get(key, nothing) for key in facts}
-    excluded = {key: why for key in facts if (why := why_unmeasured(facts[key], rules))}
+    excluded = {
+        key: why
+        for key in facts
+        if (why := _sickness(sick, key) or why_unmeasured(facts[key], rules))
+    }
     judged = judge_cells(cells, excluded, rules)
     for key, known in {**facts, **pooled_facts(facts)}.items():
         judged.rows[key].update(known)
     return judged
+
+
+def _sickness(sick: Sick, key: CellKey) -> str:
+    return "" if key.bin == ALL_BINS else sick.get((key.task, key.bin, key.variant), "")
 
 
 def flag_twins(judged: Judged, alike: list[tuple[CellKey, CellKey, str]]) -> None:
@@ -84,12 +96,19 @@ def flag_pools(judged: Judged, facts: Facts) -> None:
             row["flags"].append(f"partial-pool: bins {named} were not measured and are not in it")
 
 
-def control_rows(stats: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The control's cells: a mean with its interval, no difference and no verdict."""
-    return [control_row(s) for s in stats if s["policy"] == FULL_CACHE]
+def control_rows(stats: list[dict[str, Any]], sick: Sick) -> list[dict[str, Any]]:
+    """The control's cells: a mean with its interval, no difference and no verdict.
+
+    The `reason` of one that is not sane says what is wrong with it.
+    """
+    return [
+        control_row(s, sick.get((s["task"], s["bin"], s["variant"]), ""))
+        for s in stats
+        if s["policy"] == FULL_CACHE
+    ]
 
 
-def control_row(stats: Mapping[str, Any]) -> dict[str, Any]:
+def control_row(stats: Mapping[str, Any], reason: str = "") -> dict[str, Any]:
     """A control's row with the keys of every other; its interval is in `bin_stats`."""
     answers = round(stats["n"] * (1 - stats["fail_rate"]))
     same = ("task", "bin", "variant", "policy", "budget")
@@ -117,5 +136,5 @@ def control_row(stats: Mapping[str, Any]) -> dict[str, Any]:
         "retention": None,
         "p_mcnemar": None,
         "needed": None,
-        "reason": "",
+        "reason": reason,
     }

@@ -117,15 +117,23 @@ def import_(group: str, files: tuple[Path, ...], reports: Path) -> None:
 
 
 def pick_up_and_hand_over(prepared: Prepared) -> None:
-    """What a run does with `engine.mode: batch`."""
+    """What a run does with `engine.mode: batch`.
+
+    Raises:
+        ControlError: a control is not sane, by the answers that are there.
+    """
     from pytest_kvbench.batch.desk import desk
+    from pytest_kvbench.pipeline.driver import sick_controls
 
     with desk(prepared) as open_desk:
         _tell(prepared, open_desk.fetch())
         sent = open_desk.submit()
         batches = open_desk.ledger.open
+        sick = list(sick_controls(prepared, open_desk.store))
     click.echo(f"{_name(prepared)}: {sent.requests:,} requests submitted")
     _show(batches)
+    for error in sick:
+        raise error
 
 
 def _begun(name: str, reports: Path) -> Iterator[Prepared]:

@@ -35,7 +35,11 @@ from pytest_kvbench.cli import (
     serve,
     waiting,
 )
-from pytest_kvbench.errors import EngineError, KvbenchError, UsageError
+from pytest_kvbench.errors import (
+    InfrastructureError,
+    KvbenchError,
+    UsageError,
+)
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.hints import command
@@ -209,7 +213,7 @@ def all_stages(
         for declared in every:
             try:
                 _run(declared, site, present)
-            except EngineError:
+            except InfrastructureError:
                 with contextlib.suppress(KvbenchError):  # what came before it is told, if any
                     _conclude(given.opened(declared, reports), declared.experiment.gate)
                 raise
@@ -260,13 +264,16 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> Seque
     warn_of_open(prepared.folder)
     total = len(prepared.requests())
     with groups.progress(total) as settled:
-        tally = ask.run(prepared, site, settled)
+        ran = ask.run(prepared, site, settled)
     with Store(prepared.database) as store:
         store.finish_run(site.run_id, now())
+    tally = ran.tally
     click.echo(
         f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
         f"{tally.stored} stored before, {tally.reused} shared controls reused"
     )
+    for sick in ran.sick:
+        raise sick
     return _why_failed(prepared, tally) if tally.failed else []
 
 

@@ -17,6 +17,7 @@ from pytest_kvbench.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.wait import Look, Target
+    from pytest_kvbench.tasks.registry import TaskFactory
 
 _LOG_S = 60.0  # between two lines where nothing can be redrawn
 _AGGREGATE = "aggregate"
@@ -77,6 +78,7 @@ def wait(
     told with what it leaves unanswered. What nobody is at work on is not waited for.
 
     Exit status 10 where answers will not come or the time was over; --then is done for the others.
+    With --then also where a control is not sane: its treatments do not count.
     """
     from pytest_kvbench.batch import wait
 
@@ -96,7 +98,10 @@ def wait(
     there = [target for target in found if _tell(target, looks[target.name])]
     if there:
         _do(ctx, then, there, reports)
-    if len(there) < len(found):
+    sick = then and [
+        target for target in there if not _is_sane(target, given.tasks(*files, reports))
+    ]
+    if len(there) < len(found) or sick:
         sys.exit(InfrastructureError.exit_status)  # what is missing will not come by itself
 
 
@@ -110,6 +115,22 @@ def _tell(target: Target, look: Look) -> bool:
     answers = f", {look.count.answered:,} answers{failed}" if look.count else ""
     click.echo(f"{target.name}: {look.told}{answers}")
     return True
+
+
+def _is_sane(target: Target, tasks: Mapping[str, TaskFactory]) -> bool:
+    """Whether all controls of a group have something to lose; says which have not."""
+    if target.folder is None:
+        return True
+    from pytest_kvbench.pipeline.driver import sick_controls
+    from pytest_kvbench.pipeline.group import open_group
+    from pytest_kvbench.store.store import Store
+
+    prepared = open_group(target.folder, tasks)
+    with Store(prepared.database) as store:
+        sick = list(sick_controls(prepared, store))
+    for error in sick:
+        click.echo(f"kvbench: {error}", err=True)
+    return not sick
 
 
 def _do(ctx: click.Context, then: Sequence[str], there: Sequence[Target], reports: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines import Engine
 from pytest_kvbench.errors import ControlError
-from pytest_kvbench.pipeline import plan, sane_control
+from pytest_kvbench.pipeline import driver, plan, sane_control
 from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.controls import SharedControls
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     pass
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root, source_of
 from pytest_kvbench.pipeline.rounds import stored_outcomes
-from pytest_kvbench.pipeline.sane_control import sickness
 from pytest_kvbench.pipeline.score import score
 
 
@@ -81,18 +82,25 @@ def work_of(
         known = store.settled([request.key for _, request in asked])
         if any(request.key not in known for _, request in first):
             return [request for _, request in first]
-        if len(known) < len(asked) and (wrong := sickness(prepared, store, planned)):
-            raise ControlError(
-                f"{planned[0][0].control.item_id}: {wrong}",
-                f"its treatments are not asked; see its prompts: kvbench inspect {group.task}",
-            )
+        if len(known) < len(asked) and (wrong := driver.sickness(prepared, store, planned)):
+            raise driver.sick_error(group, planned[0][0].control, wrong)
         return [request for _, request in asked]
 
     return Work(group.control_id, tuple(request for _, request in planned), wanted)
 
 
-def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Tally:
+@dataclass(frozen=True)
+class Ran:
+    """What a run came to, and the errors of the groups whose control is not sane."""
+
+    tally: Tally
+    sick: tuple[ControlError, ...]
+
+
+def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ran:
     """Answer everything the plan lacks, group after group, and wait for it.
+
+    A control that is not sane stops its own group alone.
 
     Raises:
         EngineError: the engine could not be started, or is gone; what was answered is stored.
@@ -105,10 +113,21 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ta
         futures = [
             pool.submit(work_of(prepared, group, planned)) for group, planned in by_group.items()
         ]
-        try:
-            tallies = [future.result() for future in futures]
-        except Exception as error:
-            raise first_cause(error) from None
+        ends = [_end(future) for future in futures]
     finally:
         pool.close()
-    return sum(tallies, Tally())
+    return Ran(
+        sum((end for end in ends if isinstance(end, Tally)), Tally()),
+        tuple(end for end in ends if isinstance(end, ControlError)),
+    )
+
+
+def _end(future: Future[Tally]) -> Tally | ControlError:
+    """What became of a group; what stops every group is raised."""
+    try:
+        return future.result()
+    except Exception as error:
+        cause = first_cause(error)
+        if isinstance(cause, ControlError):
+            return cause
+        raise cause from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline import plan, sane_control
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
@@ -16,7 +16,10 @@ Judge = Callable[[Experiment, Sequence[Mapping[str, Any]]], "Analysis"]
 
 
 def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
-    """The statistics of observations under an experiment's rules."""
+    """The statistics of observations under an experiment's rules.
+
+    Treatments of a control that is not sane are not measured, however they were asked.
+    """
     import pandas as pd
 
     from pytest_kvbench.analyse import Rules
@@ -33,4 +36,5 @@ def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
     )
-    return analyse_table(pd.DataFrame(list(rows)), rules)
+    sick = sane_control.sick_controls(gate, rows)
+    return analyse_table(pd.DataFrame(list(rows)), rules, sick)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_kvbench.engines import proof_of
+from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Proof, Request, Telemetry
+from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
-
-if TYPE_CHECKING:
-    pass
-from pytest_kvbench.pipeline.group import Prepared
 
 TOGETHER = 5_000  # answers whose texts and scores are held at once
 
@@ -25,10 +23,14 @@ def observations(
     A treatment is proven only against a control that saw as many tokens: where `planned` has the
     control's request too, another count leaves it unverified.
     """
-    clusters = {
-        entry.example.example_id: entry.example.cluster
+    entries = [
+        (entry.example, manifest.metric)
         for manifest in prepared.manifests.values()
         for entry in manifest.entries
+    ]
+    clusters = {example.example_id: example.cluster for example, _ in entries}
+    chances = {
+        example.example_id: get_metric(metric).chance(example.meta) for example, metric in entries
     }
     controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
     seen = {
@@ -46,6 +48,7 @@ def observations(
             "aa": request.aa,
             "example_id": request.example_id,
             "cluster": clusters[request.example_id],
+            "chance": chances[request.example_id],
             "proof": _proof(request, outcome, seen.get(_asked(cell, request))),
             **outcome,
         }

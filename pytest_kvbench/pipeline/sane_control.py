@@ -1,30 +1,21 @@
-"""Whether a control is worth comparing with, before money is spent on its treatments.
+"""Whether a control is worth comparing with.
 
 A full cache that answers nothing, refuses, or does no better than guessing has nothing to lose:
-whatever the treatments do, no verdict can follow. Between the plan and the pool, like `sampling`.
+whatever the treatments do, no verdict can follow. The driver asks before money is spent on them,
+the judge before they count. Pure: observations in, a sentence out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_kvbench.experiment.schema import Gate
-from pytest_kvbench.pipeline import sane_control
-from pytest_kvbench.records import (
-    Cell,
-    Example,
-    Label,
-    Request,
-)
-from pytest_kvbench.score.metric import get_metric
-from pytest_kvbench.store.store import Store
+from pytest_kvbench.records import FULL_CACHE, Cell, Label, Request
 
-if TYPE_CHECKING:
-    pass
-from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.score import score
+ControlKey = tuple[str, int, str]
+"""Task, bin and variant: what a control and its treatments share."""
 
 PROBE = 8
 """Examples asked first where the control and its treatments come from one prefill."""
@@ -59,22 +50,26 @@ def asked_first(
     return [(cell, request) for cell, request in planned if request.example_id in examples]
 
 
-def replies(
-    planned: Sequence[tuple[Cell, Request]],
-    outcomes: Mapping[str, Mapping[str, Any]],
-    examples: Mapping[str, Example],
-    metric: str,
-) -> list[Reply]:
-    """The control's scored replies; failures are no replies."""
-    chance = get_metric(metric).chance
+def replies(rows: Iterable[Mapping[str, Any]]) -> list[Reply]:
+    """The replies of the control among observations; failures are no replies."""
     return [
-        Reply(outcome["score"], outcome["label"], chance(examples[request.example_id].meta))
-        for cell, request in planned
-        if cell.is_control
-        and not request.aa
-        and (outcome := outcomes.get(request.key)) is not None
-        and outcome["score"] is not None
+        Reply(row["score"], row["label"], row["chance"])
+        for row in rows
+        if row["policy"] == FULL_CACHE and not row["aa"] and row["score"] is not None
     ]
+
+
+def sick_controls(gate: Gate, rows: Sequence[Mapping[str, Any]]) -> dict[ControlKey, str]:
+    """What is wrong with each control among observations that has nothing to lose, in words."""
+    by_control: dict[ControlKey, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["policy"] == FULL_CACHE:
+            by_control.setdefault((row["task"], row["bin"], row["variant"]), []).append(row)
+    found = {
+        key: problem(replies(own), gate, shortest=key[1] == 0, whole=True)
+        for key, own in by_control.items()
+    }
+    return {key: wrong for key, wrong in found.items() if wrong}
 
 
 def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -> str:
@@ -106,25 +101,3 @@ def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -
             f"gate.control_floor ({known}): there is nothing to lose"
         )
     return ""
-
-
-def sickness(
-    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]], whole: bool = False
-) -> str:
-    """What is wrong with the control of one group, by the replies that are there; "" if nothing.
-
-    Where not all are asked that will be (`whole`), a low mean of few is not held against it.
-    """
-    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
-    keys = [request.key for _, request in controls]
-    score(store, keys)
-    outcomes = store.outcomes(keys)
-    task, index = controls[0][0].task, controls[0][0].bin
-    manifest = prepared.manifests[task]
-    examples = {e.example.example_id: e.example for e in manifest.of_bin(index)}
-    return sane_control.problem(
-        sane_control.replies(controls, outcomes, examples, manifest.metric),
-        prepared.experiment.gate,
-        shortest=index == 0,
-        whole=whole or len(outcomes) == len(controls),
-    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvbench.pipeline import plan, rounds
 from pytest_kvbench.pipeline.ask import work_of
+from pytest_kvbench.pipeline.driver import sickness
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.pool import Pool, Tally
 from pytest_kvbench.pipeline.rounds import drawn_so_far
@@ -36,6 +37,7 @@ class MeasuredExperiment:
     started: dict[plan.CellGroup, concurrent.futures.Future[Tally]] = field(default_factory=dict)
     requests: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
     levels: dict[plan.CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
+    sick: dict[plan.CellGroup, str] = field(default_factory=dict)
 
     def start(self, group: plan.CellGroup) -> concurrent.futures.Future[Tally]:
         """Hand a group to the pool, once."""
@@ -61,6 +63,13 @@ class MeasuredExperiment:
         if self.prepared.experiment.sequential and group not in self.levels:
             self.levels[group] = rounds.levels(self.prepared, self.store, requests)
             self.requests[group] = list(drawn_so_far(self.prepared, self.store, requests))
+
+    def sickness(self, group: plan.CellGroup) -> str:
+        """What is wrong with the control of a settled group; "" if nothing."""
+        if group not in self.sick:
+            requests = self.requests[group]
+            self.sick[group] = sickness(self.prepared, self.store, requests, whole=True)
+        return self.sick[group]
 
     @cached_property
     def clusters(self) -> dict[str, str]:

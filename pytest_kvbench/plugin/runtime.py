@@ -26,12 +26,12 @@ from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import make_pool
 from pytest_kvbench.pipeline.conclude import broken_before
+from pytest_kvbench.pipeline.driver import sick_error
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
 from pytest_kvbench.pipeline.pool import first_cause
 from pytest_kvbench.pipeline.prepare import prepare
-from pytest_kvbench.pipeline.sane_control import sickness
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.declaration import Declaration, declaration_of
 from pytest_kvbench.plugin.measured import MeasuredExperiment
@@ -196,6 +196,8 @@ class Runtime:
         elif reason := experiment.waits(group):
             pytest.skip(reason)
         experiment.settle(group)
+        if not cell.is_control and (wrong := experiment.sickness(group)):
+            raise sick_error(group, cell.control, wrong)
         return self._read(experiment, cell)
 
     def _await_stage(self, declared: Declared) -> None:
@@ -249,9 +251,7 @@ class Runtime:
             clusters=experiment.clusters,
             proof=weakest([row["proof"] for row in rows if not row["failure"]]),
             level=experiment.levels.get(plan.CellGroup.of(cell), {}).get(cell),
-            sickness=sickness(experiment.prepared, experiment.store, mine, whole=True)
-            if cell.is_control
-            else "",
+            sickness=experiment.sickness(plan.CellGroup.of(cell)),
         )
 
     def _experiment(self, declared: Declared) -> MeasuredExperiment:

@@ -41,7 +41,7 @@ class MeasuredCell:
     level: float | None = None
     """Two-sided, where sampling stopped as soon as the cell was decided; None: alpha / m."""
     sickness: str = ""
-    """What is wrong with this control; empty for a sane one, and for treatments."""
+    """What is wrong with the control; empty for a sane one."""
 
     @property
     def is_control(self) -> bool:

@@ -45,8 +45,8 @@ TERMS = (
     "margin, so a loss that large is ruled out.",
     "`breaks`: the interval lies below minus the margin, so the loss is shown to be larger. "
     "`undetermined`: neither; `To decide` is how many more examples would settle it.",
-    "`not-measured`: too many pairs were lost, or the budget was provably not applied. No verdict "
-    "is given, because nothing was learnt about the policy.",
+    "`not-measured`: too many pairs were lost, the budget was provably not applied, or the full "
+    "cache had nothing to lose. No verdict is given, because nothing was learnt about the policy.",
     "Adjusted: the verdict after the correction for many cells, which is the one that counts. "
     "Headline rows, pooled over bins with equal weights, are a family of their own.",
     "Transition detector: from the largest budget down while cells hold, from the smallest up "

@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.pipeline.plan import CellGroup
-from pytest_kvbench.pipeline.sane_control import PROBE, Reply, asked_first, problem, replies
+from pytest_kvbench.pipeline.sane_control import (
+    PROBE,
+    Reply,
+    asked_first,
+    problem,
+    replies,
+    sick_controls,
+)
 from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request, Sampling
+from pytest_kvbench.score.metric import get_metric
 
-FINE = Reply(1.0, "", 0.0)
 LABELS = st.sampled_from(["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"])
 ANY = st.builds(Reply, st.sampled_from([0.0, 0.3, 1.0]), LABELS, st.just(0.0))
 
@@ -82,11 +89,21 @@ def test_a_few_may_be_wrong_by_bad_luck() -> None:
     assert problem([*seen, *seen], Gate(), shortest=True, whole=False)
 
 
-def test_replies_are_those_of_the_control_and_know_what_guessing_scores() -> None:
-    pairs = planned(2, aa=True)
-    outcomes = {r.key: {"score": 1.0, "label": ""} for _, r in pairs}
-    outcomes[pairs[4][1].key]["score"] = None  # a failure
+def test_replies_are_those_of_the_control_without_failures_and_repetitions() -> None:
+    row = {"policy": "none", "aa": False, "score": 1.0, "label": "", "chance": 0.25}
+    others = [{**row, "aa": True}, {**row, "score": None}, {**row, "policy": "knorm"}]
+    assert replies([row, *others]) == [Reply(1.0, "", 0.25)]
+
+
+def test_guessing_scores_where_there_are_options() -> None:
     meta = {"options": ["a", "b", "c", "d"]}
-    examples = {f"e{n}": Example(f"e{n}", "q", "c", ("A",), meta) for n in range(2)}
-    assert replies(pairs, outcomes, examples, "choice") == [Reply(1.0, "", 0.25)]
-    assert replies(pairs, outcomes, examples, "f1") == [FINE]
+    example = Example("e", "q", "c", ("A",), meta)
+    assert get_metric("choice").chance(example.meta) == 0.25
+    assert get_metric("f1").chance(example.meta) == 0.0
+
+
+def test_a_sick_control_is_found_by_task_bin_and_variant() -> None:
+    row = {"task": "t", "variant": "v", "policy": "none", "aa": False, "label": "", "chance": 0.0}
+    rows = [{**row, "bin": n, "score": 0.0, "label": "EMPTY_OUTPUT" * n} for n in (0, 1)]
+    rows += [{**row, "bin": 2, "score": 0.0}, {**row, "bin": 3, "policy": "knorm", "score": 0.0}]
+    assert list(sick_controls(Gate(), rows)) == [("t", 0, "v"), ("t", 1, "v")]
