@@ -34,6 +34,8 @@ class BatchServer(Serving):
     """How a batch ends: completed, failed, expired."""
     error: Callable[[Line], Any] = lambda line: None
     """Of a request: what its line in the error file says as `error`; None for an answer."""
+    reply: Callable[[Line], Line] = lambda body: answered(body)
+    """The completion of a request's body."""
     twist: Callable[[list[Line]], list[Line]] = lambda lines: lines
     """What of the output is sent."""
     after: Callable[[str], None] = lambda action: None
@@ -149,7 +151,7 @@ class BatchServer(Serving):
             for line in lines[len(tried) :]
         ]
         wrong = {line["custom_id"] for line, _ in failed}
-        good = [_answered(line) for line in tried if line["custom_id"] not in wrong]
+        good = [_answered(line, self.reply) for line in tried if line["custom_id"] not in wrong]
         random.Random(0).shuffle(good)
         batch["output_file_id"] = self._results(self.twist(good))
         batch["error_file_id"] = self._results([_refused(*pair) for pair in failed])
@@ -193,8 +195,8 @@ def answered(body: Line) -> Line:
     }
 
 
-def _answered(line: Line) -> Line:
-    response = {"status_code": 200, "request_id": "r", "body": answered(line["body"])}
+def _answered(line: Line, reply: Callable[[Line], Line]) -> Line:
+    response = {"status_code": 200, "request_id": "r", "body": reply(line["body"])}
     return {"id": "x", "custom_id": line["custom_id"], "response": response, "error": None}
 
 

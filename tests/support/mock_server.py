@@ -77,20 +77,22 @@ class MockServer(Serving):
             await asyncio.sleep(self.latency_s)
         finally:
             self.in_flight -= 1
+        return JSONResponse(self.completion(body))
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a request's body."""
         prompt = "".join(part["text"] for part in body["messages"][-1]["content"])
-        return JSONResponse(
-            {
-                "choices": [
-                    self._choice(index, prompt, arm, body.get("seed", 0))
-                    for index, arm in enumerate(body["kv"])
-                ],
-                "usage": {
-                    "prompt_tokens": self.prompt_tokens(prompt),
-                    "completion_tokens": 1,
-                },
-                "timings": {"queue_s": self.queue_s},
-            }
-        )
+        return {
+            "choices": [
+                self._choice(index, prompt, arm, body.get("seed", 0))
+                for index, arm in enumerate(body["kv"])
+            ],
+            "usage": {
+                "prompt_tokens": self.prompt_tokens(prompt),
+                "completion_tokens": 1,
+            },
+            "timings": {"queue_s": self.queue_s},
+        }
 
     def _choice(self, index: int, prompt: str, arm: dict[str, Any], seed: int) -> dict[str, Any]:
         policy, budget = arm["policy"], arm["budget"]
