@@ -27,6 +27,7 @@ from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.files import CONTROLS, writing
 from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.exchange import give, take_over
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
 from pytest_kvbench.store.controls import ControlEntry, SharedControls, control_key
@@ -385,13 +386,9 @@ def share_controls(
 
 def _exchange(store: Store, entry: ControlEntry, requests: Sequence[Request]) -> None:
     store.save_requests(requests)
-    keys = [request.key for request in requests]
-    answered = store.answered(keys)
-    wanted = [r.key for r in requests if r.key not in answered and not r.aa]
-    found = [entry.answers[key] for key in wanted if key in entry.answers]
-    if found:
-        store.save_answers(found, origin="shared-control")
-    entry.add(list(store.answers(keys).values()))
+    answered = store.answered([request.key for request in requests])
+    take_over(store, entry, [r for r in requests if r.key not in answered])
+    give(store, entry, requests)
 
 
 def _control(group: plan.CellGroup) -> Cell:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pytest_kvbench.engines.base import Engine
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
+from pytest_kvbench.pipeline.exchange import give, take_over
 from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
 from pytest_kvbench.store.presence import Presence
@@ -124,8 +125,7 @@ class Pool:
             return await self._rounds(work, None)
         async with self._controls.hold(controls[0].arm, work.task_bin) as entry:
             tally = await self._rounds(work, entry)
-            kept = self._store.answers([r.key for r in controls])
-            entry.add(list(kept.values()))
+            give(self._store, entry, controls)
         return tally
 
     async def _rounds(self, work: Work, entry: ControlEntry | None) -> Tally:
@@ -144,18 +144,11 @@ class Pool:
         self._store.save_requests(requests)
         stored = self._store.answered([r.key for r in requests])
         missing = [r for r in requests if r.key not in stored]
-        reused = self._reuse(missing, entry) if entry is not None else set()
+        reused = take_over(self._store, entry, missing) if entry is not None else set()
         left = [r for r in missing if r.key not in reused]
         self._on_answers(len(requests) - len(left))
         failed = await self._ask(left, entry) if left else 0
         return Tally(len(stored), len(reused), len(left) - failed, failed)
-
-    def _reuse(self, missing: Sequence[Request], entry: ControlEntry) -> set[str]:
-        """Take over controls that another group has paid for. Never for an A/A run."""
-        found = [entry.answers[r.key] for r in missing if r.key in entry.answers and not r.aa]
-        if found:
-            self._store.save_answers(found, origin="shared-control")
-        return {answer.key for answer in found}
 
     async def _ask(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
         """Ask the engine; the number of failures."""

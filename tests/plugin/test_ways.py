@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
 Body = dict[str, Any]
+
 
 def slope(policy: str, budget: float) -> float:
     return 1.0 if policy == "none" else 0.4 + budget / 2
@@ -152,7 +153,7 @@ def told(summary: dict[str, Any], *, sick: bool) -> dict[str, Any]:
 
 
 @pytest.fixture
-def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Project]]:
+def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Project]:
     """A project of its own for every way, with the same data and items."""
     monkeypatch.setattr(sys, "argv", ["kvbench"])
     here, rows = project.path, (project.path / "words.jsonl").read_bytes()
@@ -166,7 +167,7 @@ def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         monkeypatch.chdir(folder)
         return Project(project.pytester, folder)
 
-    yield make
+    return make
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -183,3 +184,17 @@ def test_however_one_asks_the_summary_is_the_same(
     if scenario.is_sick:
         assert all(first["sick"])
         assert first["verdicts"] == {"not-measured"}
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_a_control_that_is_not_sane_is_exit_status_10(
+    mode: str, fresh: Callable[[str], Project]
+) -> None:
+    project, scenario = fresh(mode), SCENARIOS["silent full cache"]
+    measured(project, scenario, f"kvbench, {mode}")
+    for arguments in (["wait", "g", "--then", "analyse"], ["analyse", "g"]):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == (10 if arguments[0] == "wait" else 0), done.output
+        assert "useless" in (
+            done.stderr if arguments[0] == "wait" else json.dumps(project.summary())
+        )
