@@ -36,8 +36,8 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
     breaks now. Cells are paired by example where both sides have the same.
     """
     from pytest_kvbench.ops.baselines import find_side
-    from pytest_kvbench.ops.compare import compare as compared
     from pytest_kvbench.ops.listing import comparison_lines
+    from pytest_kvbench.pipeline.compare import compare as compared
 
     later = find_side(now, reports)
     former = find_side(base, reports, later.name)
@@ -56,7 +56,8 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
 @options.reports
 def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
     """Save the results of GROUPs as the baseline NAME, a plain JSON file each."""
-    from pytest_kvbench.ops.baselines import save_baseline, side_of
+    from pytest_kvbench.ops.baselines import side_of
+    from pytest_kvbench.pipeline.baseline import save_baseline
     from pytest_kvbench.pipeline.group import open_group
 
     for group in groups:

@@ -42,7 +42,6 @@ from pytest_kvbench.errors import (
 )
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Gate
-from pytest_kvbench.hints import command
 
 if TYPE_CHECKING:
     from pytest_kvbench.ops.dry_run import Failures
@@ -195,8 +194,8 @@ def analyse(
 def report(group_or_yaml: str, reports: Path, to: Path | None) -> None:
     """Write report.md, report.html and plots from the analysis."""
     for declared in given.declared(group_or_yaml, reports, (), reads=True):
-        there = [to / declared.experiment.group] if to else []
-        _report(given.opened(declared, reports), *there)
+        folder = to / declared.experiment.group if to else None
+        _report(given.opened(declared, reports), folder)
 
 
 @main.command("all")
@@ -297,35 +296,34 @@ def _why_failed(prepared: Prepared, tally: Tally) -> Sequence[str]:
 
 
 def _conclude(prepared: Prepared, gate: Gate) -> None:
-    _score(prepared)
-    _analyse(prepared, gate)
-    _report(prepared)
+    from pytest_kvbench.pipeline.conclude import Wishes, conclude
+
+    done = conclude(_judged_by(gate, prepared), Wishes(report=True))
+    click.echo(f"{prepared.experiment.group}: {done.scored} answers scored")
+    _tell(prepared, done.summary)
+    click.echo(done.report)
 
 
 def _score(prepared: Prepared) -> None:
-    from pytest_kvbench.errors import MissingPrerequisiteError
-    from pytest_kvbench.pipeline import score as score_stage
-    from pytest_kvbench.store.store import Store
+    from pytest_kvbench.pipeline.conclude import score_plan
 
-    group = prepared.experiment.group
-    keys = [request.key for _, request in prepared.requests()]
-    with Store(prepared.database) as store:
-        if not store.settled(keys):
-            raise MissingPrerequisiteError(
-                f"group {group}: nothing has been answered yet",
-                f"run it: {command('run', prepared.folder)}",
-            )
-        count = score_stage.score(store, keys)
-    click.echo(f"{group}: {count} answers scored")
+    click.echo(f"{prepared.experiment.group}: {score_plan(prepared)} answers scored")
 
 
 def _analyse(prepared: Prepared, gate: Gate) -> None:
     from pytest_kvbench.pipeline import conclude
+
+    _tell(prepared, conclude.analyse(_judged_by(gate, prepared)).summary)
+
+
+def _judged_by(gate: Gate, prepared: Prepared) -> Prepared:
+    return replace(prepared, experiment=prepared.experiment.model_copy(update={"gate": gate}))
+
+
+def _tell(prepared: Prepared, summary: dict[str, Any]) -> None:
     from pytest_kvbench.pipeline.conclude import SUMMARY
     from pytest_kvbench.report import append_step_summary, terminal_lines
 
-    experiment = prepared.experiment.model_copy(update={"gate": gate})
-    summary = conclude.analyse(replace(prepared, experiment=experiment))
     append_step_summary(summary, os.environ)
     for line in terminal_lines(summary, paths=[str(prepared.folder / SUMMARY)]):
         click.echo(line)
@@ -334,6 +332,7 @@ def _analyse(prepared: Prepared, gate: Gate) -> None:
 def _dry_run(
     declared: Declared, reports: Path, failures: Failures, to: Path | None, as_json: bool
 ) -> None:
+    from pytest_kvbench.files import replace_json
     from pytest_kvbench.ops.dry_run import dry_run
     from pytest_kvbench.report import terminal_lines, write_report
 
@@ -344,10 +343,12 @@ def _dry_run(
     else:
         click.echo("\n".join(terminal_lines(summary)))
     if to is not None:
-        click.echo(write_report(to / experiment.group, summary), err=as_json)
+        folder = to / experiment.group
+        replace_json(folder / "summary.json", summary)
+        click.echo(write_report(folder, summary), err=as_json)
 
 
-def _report(prepared: Prepared, *elsewhere: Path) -> None:
+def _report(prepared: Prepared, folder: Path | None) -> None:
     from pytest_kvbench.pipeline import conclude
 
-    click.echo(conclude.report(prepared, *elsewhere))
+    click.echo(conclude.report(prepared, folder=folder))

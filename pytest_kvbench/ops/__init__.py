@@ -2,7 +2,7 @@
 
 depot       archive, restore, clean
 observed    the stored answers of a group's plan; needs no data, no model
-baselines -> compare (unpaired)     what changed between two groups, or since it was saved
+baselines   a side of a comparison, by the name of its group, baseline or file
 dry_run     stored answers by other rules
 rows -> aggregate                   all groups as one Parquet data set
      -> catalog, effects -> insights, listing    what it says

@@ -1,76 +1,21 @@
-"""What can be compared: the scores of a group as they are now, or as they were when saved.
-
-A baseline is one plain JSON file per group, `<reports>/.baselines/NAME/<group>.json`, with the same
-content: it needs no database, and may be kept under version control.
-"""
+"""What `kvbench compare` and `kvbench save` name: groups, baselines and their files."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import replace_json
 from pytest_kvbench.ops.stored_plan import observed
-from pytest_kvbench.pipeline.group import Prepared, now, open_group
+from pytest_kvbench.pipeline.baseline import (
+    FOLDER,
+    Side,
+    baseline_folder,
+    load_baseline,
+    side_from,
+)
+from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.store.places import group_names, is_group
-
-FOLDER = ".baselines"
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One cell: scores in [0, 1] by example, averaged over replicates, and the examples' clusters.
-
-    `verdict` is the one that counts, after the correction; None for a control.
-    """
-
-    task: str
-    bin: int
-    variant: str
-    policy: str
-    budget: float
-    verdict: str | None
-    scores: Mapping[str, float]
-    clusters: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; an example's score and cluster stand together."""
-        scores = {e: [score, self.clusters[e]] for e, score in self.scores.items()}
-        return {**vars(self), "scores": scores, "clusters": None}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Measured:
-        """Read back what `to_json` wrote."""
-        scores = {e: float(score) for e, (score, _) in data["scores"].items()}
-        clusters = {e: str(cluster) for e, (_, cluster) in data["scores"].items()}
-        return cls(**{**data, "scores": scores, "clusters": clusters})
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a comparison. `pooled` are the verdicts over all bins, by `pooled_key`."""
-
-    name: str
-    experiment: Mapping[str, Any]
-    cells: Sequence[Measured]
-    pooled: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """What a baseline's file holds."""
-        cells = [cell.to_json() for cell in self.cells]
-        return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": now()}
-
-
-def pooled_key(task: str, variant: str, policy: str, budget: float) -> str:
-    """How a row over all bins is named in a baseline."""
-    return json.dumps([task, variant, policy, budget])
 
 
 def side_of(prepared: Prepared) -> Side:
@@ -80,105 +25,7 @@ def side_of(prepared: Prepared) -> Side:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
     rows = observed(prepared).judged
-    judged = judge(prepared.experiment, rows).cells
-    words = {_key(row): row["verdict_holm"] for row in judged}
-    pooled = {
-        pooled_key(*(row[k] for k in ("task", "variant", "policy", "budget"))): row["verdict_holm"]
-        for row in judged
-        if row["bin"] == "all"
-    }
-    return Side(
-        prepared.experiment.group, prepared.experiment.snapshot(), _measured(rows, words), pooled
-    )
-
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ("task", "bin", "variant", "policy", "budget"))
-
-
-def _measured(
-    rows: Sequence[Mapping[str, Any]], words: Mapping[tuple[Any, ...], str | None]
-) -> list[Measured]:
-    scores: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    clusters = {row["example_id"]: row["cluster"] for row in rows}
-    for row in rows:
-        if row["score"] is not None and not row["aa"]:
-            scores[_key(row)][row["example_id"]].append(row["score"])
-    return [
-        Measured(
-            task,
-            bin_,
-            variant,
-            policy,
-            budget,
-            words.get((task, bin_, variant, policy, budget)),
-            {example: sum(s) / len(s) for example, s in own.items()},
-            {example: clusters[example] for example in own},
-        )
-        for (task, bin_, variant, policy, budget), own in scores.items()
-    ]
-
-
-# -- files ---------------------------------------------------------------------------------------
-
-
-def save_baseline(side: Side, reports: Path, name: str) -> Path:
-    """Keep a side under a name; a group's older baseline of that name is replaced.
-
-    Raises:
-        UsageError: the name is no folder name.
-    """
-    if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(
-            f"{name!r} cannot be a baseline's name", "valid: a folder name, as in main or v1.2"
-        )
-    path = reports / FOLDER / name / f"{side.name}.json"
-    replace_json(path, side.to_json())
-    return path
-
-
-def load_baseline(path: Path) -> Side:
-    """Read a baseline's file.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("schema") != SCHEMA:
-            raise ValueError("another schema")
-        data.pop("saved_at")
-        return Side(**{**data, "cells": [Measured.from_json(cell) for cell in data["cells"]]})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path}: is no baseline: {error}", "make one: kvbench save NAME GROUP"
-        ) from None
-
-
-def baseline_folder(reports: Path, name: str) -> Path:
-    """Where the baselines of a name are.
-
-    Raises:
-        UsageError: there are none; the hint lists the names there.
-    """
-    folder = reports / FOLDER / name
-    if not folder.is_dir():
-        known = sorted(p.name for p in (reports / FOLDER).glob("*") if p.is_dir())
-        raise UsageError(
-            f"{name!r} is no baseline in {reports / FOLDER}",
-            f"baselines there: {', '.join(known) or 'none'}; make one: --kvbench-save NAME",
-        )
-    return folder
-
-
-def find_baseline(reports: Path, name: str, group: str) -> Side | None:
-    """The baseline of one group; None where that name has none of it.
-
-    Raises:
-        UsageError: nothing has that name, or the file is none of ours.
-    """
-    path = baseline_folder(reports, name) / f"{group}.json"
-    return load_baseline(path) if path.is_file() else None
+    return side_from(prepared.experiment, rows, judge(prepared.experiment, rows).cells)
 
 
 def find_side(name: str, reports: Path, group: str | None = None) -> Side:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.ops.aggregate import records
-from pytest_kvbench.ops.compare import ALL_BINS, Change, Comparison, Place
+from pytest_kvbench.pipeline.compare import ALL_BINS, Change, Comparison, Place
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 

@@ -1,4 +1,7 @@
-"""From stored answers to `summary.json` and the report."""
+"""From stored answers to `summary.json`, a comparison with a baseline, and the report.
+
+`conclude` is what plugin and command line do at the end of a run; its stages are commands too.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
@@ -25,11 +28,122 @@ from pytest_kvbench.records import Cell, Request, canonical
 from pytest_kvbench.store.controls import control_key
 from pytest_kvbench.store.store import Store
 
+if TYPE_CHECKING:
+    from pytest_kvbench.pipeline.compare import Comparison
+
 SUMMARY = "summary.json"
+REPORT = "report.md"
 
 
-def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, Any]:
-    """Judge everything stored for the plan; store it, write `summary.json`, return the summary.
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted beside verdicts.
+
+    `report`: the report; `folder`: where, None is the group's own. `compare`, `save`: the names of
+    baselines.
+    """
+
+    report: bool = False
+    folder: Path | None = None
+    compare: str | None = None
+    save: str | None = None
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """A summary, the observations that were judged, and whether it is another one than before."""
+
+    summary: dict[str, Any]
+    judged: Sequence[Mapping[str, Any]]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a group came to.
+
+    `scored`: answers that had no score. `changed`: whether the summary was made now. `comparison`:
+    with the baseline, None where it has no such group. `report`, `saved`: files, where wanted.
+    """
+
+    scored: int
+    summary: dict[str, Any]
+    changed: bool
+    comparison: Comparison | None = None
+    report: Path | None = None
+    saved: Path | None = None
+
+
+_VERDICTS_ALONE = Wishes()
+
+
+def conclude(
+    prepared: Prepared, wishes: Wishes = _VERDICTS_ALONE, judge_with: Judge | None = None
+) -> Conclusion:
+    """Score, analyse, compare with a baseline, save one, report: each once.
+
+    Args:
+        prepared: the group.
+        wishes: what is wanted beside verdicts.
+        judge_with: as `analyse` takes it.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered.
+        UsageError: there is no such baseline.
+    """
+    scored = score_plan(prepared)
+    analysed = analyse(prepared, judge_with)
+    comparison, saved = _against(prepared, analysed, wishes)
+    written = None
+    if wishes.report:
+        folder = wishes.folder or prepared.folder
+        current = not analysed.changed and _reports(folder / REPORT, analysed.summary)
+        written = folder / REPORT if current else report(prepared, analysed.summary, folder)
+    return Conclusion(scored, analysed.summary, analysed.changed, comparison, written, saved)
+
+
+def _against(
+    prepared: Prepared, analysed: Analysed, wishes: Wishes
+) -> tuple[Comparison | None, Path | None]:
+    """Compare with a baseline, then save one: both may have the same name."""
+    if not (wishes.compare or wishes.save):
+        return None, None
+    from pytest_kvbench.pipeline.baseline import find_baseline, save_baseline, side_from
+    from pytest_kvbench.pipeline.compare import compare
+
+    reports, compared, saved = prepared.folder.parent, None, None
+    side = side_from(prepared.experiment, analysed.judged, analysed.summary["cells"])
+    if wishes.compare:
+        base = find_baseline(reports, wishes.compare, side.name)
+        names = (f"baseline {wishes.compare}", side.name)
+        compared = None if base is None else compare(base, side, names=names)
+    if wishes.save:
+        saved = save_baseline(side, reports, wishes.save)
+    return compared, saved
+
+
+def score_plan(prepared: Prepared) -> int:
+    """Score the plan's answers that have no score yet; how many there were.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered.
+    """
+    keys = [request.key for _, request in prepared.requests()]
+    with Store(prepared.database) as store:
+        if not store.settled(keys):
+            raise _unanswered(prepared)
+        return score(store, keys)
+
+
+def _unanswered(prepared: Prepared) -> MissingPrerequisiteError:
+    return MissingPrerequisiteError(
+        f"group {prepared.experiment.group}: nothing has been answered yet",
+        f"run it: {command('run', prepared.folder)}",
+    )
+
+
+def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
+    """Judge everything stored for the plan; store it, write `summary.json`.
 
     Where nothing changed that it depends on, the summary that is there is returned.
 
@@ -48,10 +162,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         planned = drawn_so_far(prepared, store, most)
         rows = observations(prepared, store, planned)
         if not rows:
-            raise MissingPrerequisiteError(
-                f"group {group}: nothing has been answered yet",
-                f"run it: {command('run', prepared.folder)}",
-            )
+            raise _unanswered(prepared)
         unscored = sum(row["text"] is not None and row["score"] is None for row in rows)
         if unscored:
             raise MissingPrerequisiteError(
@@ -59,10 +170,10 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
                 f"score them: {command('score', prepared.folder)}",
             )
         inputs = _inputs(prepared, planned, rows)
+        judged = votes(rows, prepared.experiment, prepared.manifests)
         known = _summary_of(prepared)
         if known is not None and known["provenance"].get("inputs") == inputs:
-            return known
-        judged = votes(rows, prepared.experiment, prepared.manifests)
+            return Analysed(known, judged, changed=False)
         if not judged:
             raise MissingPrerequisiteError(
                 f"group {group}: no vote has all its samples yet",
@@ -86,7 +197,13 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, An
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
     replace_json(prepared.folder / SUMMARY, summary)
-    return summary
+    return Analysed(_as_read(summary), judged, changed=True)
+
+
+def _as_read(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary as whoever reads the file has it: what is made of it is the same then."""
+    read: dict[str, Any] = json.loads(json.dumps(summary, sort_keys=True))
+    return read
 
 
 def _controls_used(
@@ -163,9 +280,8 @@ def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str
     Raises:
         MissingPrerequisiteError: nothing was answered there.
     """
-    with Store(prepared.database) as store:
-        score(store, [request.key for _, request in prepared.requests()])
-    cells = [cell for cell in analyse(prepared, judge_with)["cells"] if cell["verdict"]]
+    score_plan(prepared)
+    cells = [c for c in analyse(prepared, judge_with).summary["cells"] if c["verdict"]]
     pooled = [cell for cell in cells if cell["bin"] == "all"] or cells
     verdicts: dict[tuple[str, str], set[str]] = {}
     for cell in pooled:
@@ -179,31 +295,35 @@ def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str
     }
 
 
-def report(prepared: Prepared, folder: Path | None = None) -> Path:
-    """Write report and plots from the group's `summary.json`; the report's path.
+def report(
+    prepared: Prepared, summary: dict[str, Any] | None = None, folder: Path | None = None
+) -> Path:
+    """Write report and plots; the report's path. Elsewhere, a copy of the summary beside it.
+
+    Args:
+        prepared: the group.
+        summary: its summary; by default what `summary.json` holds.
+        folder: where, by default in the group's own.
 
     Raises:
         MissingPrerequisiteError: the group has not been analysed.
     """
     from pytest_kvbench.report import write_report
 
-    summary = _summary_of(prepared)
+    summary = summary or _summary_of(prepared)
     if summary is None:
         group = prepared.experiment.group
         raise MissingPrerequisiteError(
             f"group {group}: there is no {SUMMARY}",
             f"make it: {command('analyse', prepared.folder)}",
         )
-    return write_report(folder or prepared.folder, summary)
+    folder = folder or prepared.folder
+    if folder != prepared.folder:
+        replace_json(folder / SUMMARY, summary)
+    return write_report(folder, summary)
 
 
-def judged_on(prepared: Prepared) -> str:
-    """Digest of what the present `summary.json` was made from; empty where there is none."""
-    summary = _summary_of(prepared)
-    return str(summary["provenance"].get("inputs", "")) if summary else ""
-
-
-def is_reported(prepared: Prepared, folder: Path | None = None) -> bool:
-    """Whether the report that is there is that of the present `summary.json`."""
-    path, inputs = (folder or prepared.folder) / "report.md", judged_on(prepared)
+def _reports(path: Path, summary: Mapping[str, Any]) -> bool:
+    """Whether the report that is there is that of a summary."""
+    inputs = str(summary["provenance"].get("inputs", ""))
     return bool(inputs) and path.is_file() and inputs in path.read_text(encoding="utf-8")

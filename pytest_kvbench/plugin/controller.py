@@ -31,7 +31,7 @@ from pytest_kvbench.plugin.properties import progress_wanted
 from pytest_kvbench.plugin.scope import group_of, without_scope
 
 if TYPE_CHECKING:
-    from pytest_kvbench.pipeline.group import Prepared
+    from pytest_kvbench.pipeline.conclude import Conclusion, Wishes
     from pytest_kvbench.pipeline.judge_process import Analyst
 
 PROGRESS = "kvbench-progress"
@@ -218,10 +218,8 @@ class Controller:
     def _finish(self, group: str, options: Options, run_id: str) -> _Result:
         from pytest_kvbench.batch.ledger import waiting
         from pytest_kvbench.errors import KvbenchError
-        from pytest_kvbench.pipeline import conclude
-        from pytest_kvbench.pipeline.conclude import SUMMARY, analyse, is_reported, judged_on
+        from pytest_kvbench.pipeline.conclude import SUMMARY, conclude
         from pytest_kvbench.pipeline.group import now, open_group
-        from pytest_kvbench.pipeline.score import score
         from pytest_kvbench.store.store import Store
 
         waits = ""
@@ -232,45 +230,31 @@ class Controller:
                 if run_id not in {run.run_id for run in store.runs()}:
                     return _Result(group, None, problem="nothing was run: see the errors above")
                 store.finish_run(run_id, now())
-                score(store, [request.key for _, request in prepared.requests()])
                 landed, answers = store.landed(run_id), store.count("answers")
-            before = judged_on(prepared)
-            summary = analyse(prepared, self.analyst.judge)
-            against = self._against(prepared, options)
-            files = [prepared.folder / SUMMARY]
-            if options.report:
-                folder = options.report_folder / group if options.report_folder else None
-                written = is_reported(prepared, folder)
-                report = (folder or prepared.folder) / "report.md"
-                files.insert(0, report if written else conclude.report(prepared, folder))
+            done = conclude(prepared, _wishes(options, group), self.analyst.judge)
         except KvbenchError as error:
             return _Result(group, None, problem=waits or str(error))
-        _step_summary(summary)
-        same = not landed and not waits and before == judged_on(prepared)
+        _step_summary(done.summary)
+        same = not landed and not waits and not done.changed
         idle = f"nothing was left to do: {answers:,} answers were there" if same else waits
-        return _Result(group, summary, tuple(files), idle=idle, against=against)
+        files = (*([done.report] if done.report else []), prepared.folder / SUMMARY)
+        against = self._against(done, options, group)
+        return _Result(group, done.summary, files, idle=idle, against=against)
 
-    def _against(self, prepared: Prepared, options: Options) -> Against:
-        """Compare with a baseline, then save one: both may have the same name."""
-        if not (options.save or options.compare):
+    def _against(self, done: Conclusion, options: Options, group: str) -> Against:
+        """What --kvbench-compare and --kvbench-save came to, in words."""
+        if not (options.compare or options.save):
             return Against()
-        from pytest_kvbench.ops.baselines import save_baseline, side_of
+        from pytest_kvbench.ops.listing import comparison_lines
 
-        side, lines, regressed = side_of(prepared), [], False
-        if options.compare:
-            from pytest_kvbench.ops.baselines import find_baseline
-            from pytest_kvbench.ops.compare import compare
-            from pytest_kvbench.ops.listing import comparison_lines
-
-            base = find_baseline(options.reports, options.compare, side.name)
-            if base is None:
-                lines += [f"baseline {options.compare} has no group {side.name}: not compared"]
-            else:
-                result = compare(base, side, names=(f"baseline {options.compare}", side.name))
-                regressed = bool(result.regressions)
-                lines += comparison_lines(result)
-        if options.save:
-            lines += [f"saved: {self._shown(save_baseline(side, options.reports, options.save))}"]
+        lines: list[str] = []
+        if done.comparison is not None:
+            lines += comparison_lines(done.comparison)
+        elif options.compare:
+            lines += [f"baseline {options.compare} has no group {group}: not compared"]
+        if done.saved is not None:
+            lines += [f"saved: {self._shown(done.saved)}"]
+        regressed = done.comparison is not None and bool(done.comparison.regressions)
         return Against(lines, regressed)
 
     def _mirror_registry(self) -> None:
@@ -326,6 +310,13 @@ class Controller:
             folder = Options.of(self._config).reports / result.group
             return f"report: {command('report', folder)}"
         return "same again asks only what is missing; anew: --kvbench-fresh"
+
+
+def _wishes(options: Options, group: str) -> Wishes:
+    from pytest_kvbench.pipeline.conclude import Wishes
+
+    folder = options.report_folder / group if options.report_folder else None
+    return Wishes(options.report, folder, compare=options.compare, save=options.save)
 
 
 def _step_summary(summary: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ NOT_LOADED = pytest.StashKey[Any]()
 """By name, the tasks of conftests that only workers have loaded."""
 
 BASELINES = ".baselines"
-"""As in `ops.baselines`, which is too heavy to be imported before anything ran."""
+"""As in `pipeline.baseline`, which is too heavy to be imported before anything ran."""
 
 _REPORT_IN_GROUP = ""
 _SHORTCUTS = {

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.files import replace_json, replace_text
+from pytest_kvbench.files import replace_text
 from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.terminal import terminal_lines
@@ -25,7 +25,7 @@ __all__ = ["append_step_summary", "step_summary", "terminal_lines", "write_repor
 
 
 def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -> Path:
-    """Write summary.json, plots/*.png, report.md and report.html, replacing older ones.
+    """Write plots/*.png, report.md and report.html, replacing older ones.
 
     Args:
         folder: made where it is missing.
@@ -39,7 +39,6 @@ def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -
     from pytest_kvbench.report.markup import to_html, to_markdown
 
     results = Results(summary)
-    replace_json(folder / "summary.json", summary)
     document = build(results, _draw(results, folder) if plots else ())
     replace_text(folder / "report.html", to_html(document, folder))
     replace_text(folder / "report.md", to_markdown(document))

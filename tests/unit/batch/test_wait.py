@@ -216,9 +216,9 @@ def test_a_command_is_at_work_until_its_last_stage(
 ) -> None:
     seen, report = [], conclude.report
 
-    def reported(prepared: Prepared) -> Path:
+    def reported(prepared: Prepared, *rest: Any) -> Path:
         seen.append(at_work(prepared.folder))
-        return report(prepared)
+        return report(prepared, *rest)
 
     monkeypatch.setattr("pytest_kvbench.pipeline.conclude.report", reported)
     kvbench("all", "exp.yaml")

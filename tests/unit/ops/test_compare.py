@@ -12,20 +12,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_kvbench.analyse.unpaired import Sample, two_means
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.ops.baselines import (
-    Measured,
-    Side,
-    find_side,
-    load_baseline,
-    save_baseline,
-    side_of,
-)
-from pytest_kvbench.ops.compare import compare
+from pytest_kvbench.ops.baselines import find_side, side_of
 from pytest_kvbench.ops.listing import comparison_lines
 from pytest_kvbench.ops.stored_plan import observed
-from pytest_kvbench.ops.unpaired import Sample, two_means
+from pytest_kvbench.pipeline.baseline import Measured, Side, load_baseline, save_baseline
+from pytest_kvbench.pipeline.compare import compare
 from tests.support.groups import by_budget, make_group
 
 

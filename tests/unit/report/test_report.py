@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -288,18 +287,11 @@ def test_prose_is_shown_as_it_was_written(text):
     assert table[0][1][0].split() == shown.split()
 
 
-def test_files_are_written_and_json_comes_back(tmp_path):
+def test_the_files_of_a_report_are_written(tmp_path):
     summary = make_summary(bins=2, missing=1)
     report = write_report(tmp_path / "new" / "group", summary, plots=False)
     assert report == tmp_path / "new" / "group" / "report.md"
-    written = (report.parent / "summary.json").read_text(encoding="utf-8")
-    assert json.loads(written) == summary
-    assert written.startswith('{\n "bin_stats"')
-    assert sorted(p.name for p in report.parent.iterdir()) == [
-        "report.html",
-        "report.md",
-        "summary.json",
-    ]
+    assert sorted(p.name for p in report.parent.iterdir()) == ["report.html", "report.md"]
 
 
 SCREENS = {

@@ -19,9 +19,9 @@ from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
 from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import stratified
+from pytest_kvbench.analyse.unpaired import Sample, two_means
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.ops.baselines import Measured, Side, pooled_key
-from pytest_kvbench.ops.unpaired import Sample, two_means
+from pytest_kvbench.pipeline.baseline import Measured, Side, pooled_key
 
 ALL_BINS: Literal["all"] = "all"
 ENOUGH_IN_COMMON = 0.5

@@ -1,0 +1,79 @@
+"""A session's end reads and writes `summary.json` once, and judges once, baselines included."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import pytest_kvbench.analyse
+from pytest_kvbench.cli.stages import main
+from tests.conftest import Project
+from tests.support.mock_server import MockServer
+
+_COUNTS: list[Counter[str]] = []
+"""Of the test that runs: an audit hook stays for the life of its process."""
+
+
+def _count(event: str, args: tuple[Any, ...]) -> None:
+    if _COUNTS and event in ("open", "os.rename"):
+        path = str(args[0] if event == "open" else args[1])
+        if Path(path).name == "summary.json":
+            _COUNTS[0]["read" if event == "open" else "written"] += 1
+
+
+sys.addaudithook(_count)
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """How often `summary.json` was opened to be read, and replaced; how often was judged."""
+    judged, counted = pytest_kvbench.analyse.analyse, Counter[str]()
+
+    def judge(*args: Any) -> Any:
+        counted["judged"] += 1
+        return judged(*args)
+
+    monkeypatch.setattr(pytest_kvbench.analyse, "analyse", judge)
+    _COUNTS.append(counted)
+    yield counted
+    _COUNTS.clear()
+
+
+WHOLE = ("--kvbench-report", "--kvbench-save", "main")
+
+
+def test_a_session_reads_and_writes_the_summary_once(
+    project: Project, mock: MockServer, counts: Counter[str]
+) -> None:
+    project.run(*WHOLE)
+    assert counts == {"read": 1, "written": 1, "judged": 1}
+    counts.clear()
+    mock.accuracy = lambda policy, budget: 1.0 if budget == 1 else 0.0
+    project.run(*WHOLE, "--kvbench-compare", "main", "--kvbench-fresh")
+    assert counts == {"read": 1, "written": 1, "judged": 1}
+    counts.clear()
+    again = project.run(*WHOLE, "--kvbench-compare", "main")
+    again.stdout.fnmatch_lines(["nothing was left to do: *", "*: no regression", "saved: *"])
+    assert counts == {"read": 1}
+
+
+def test_so_does_the_command_line(
+    project: Project, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    done = CliRunner().invoke(main, ["all", "exp.yaml"])
+    assert done.exit_code == 0, done.output
+    assert counts == {"read": 1, "written": 1, "judged": 1}
+
+
+def test_a_report_elsewhere_has_its_summary_beside_it(project: Project) -> None:
+    project.run("--kvbench-report=elsewhere")
+    copy = project.path / "elsewhere" / "g" / "summary.json"
+    assert copy.read_bytes() == (project.path / "reports" / "g" / "summary.json").read_bytes()
+    assert copy.with_name("report.md").is_file()
