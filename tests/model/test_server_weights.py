@@ -26,7 +26,8 @@ WHOLE = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safete
 
 def test_light_processes_load_no_torch() -> None:
     code = (
-        "import sys; from pytest_kvbench.server import weights; from pytest_kvbench.policies import table;"
+        "import sys; from pytest_kvbench.server import weights;"
+        "from pytest_kvbench.policies import table;"
         "weights.default_device();"
         "print(sorted({'torch', 'transformers', 'kvpress'} & set(sys.modules)))"
     )
