@@ -35,8 +35,8 @@ class Scenario:
     wrong: str = "no"
     loses: Callable[[str], bool] = lambda prompt: False
     """Whether a request with this prompt fails, always."""
-    begins: int = 10**9
-    """So many requests of the first run are answered; the others fail, and are asked again."""
+    late: str = "(?!)"
+    """Requests whose prompt matches fail when they are asked for the first time."""
     runs: int = 1
     """Each hands over what is missing; in batches, another one fetches it."""
     is_sick: bool = False
@@ -50,7 +50,7 @@ SCENARIOS = {
     ),
     "lost pairs": Scenario(loses=lambda prompt: bool(re.search(r"Say \w+[37]\b", prompt))),
     "odd replies": Scenario(wrong="I cannot help with that.\u2028\x00\ud7ff"),
-    "resumed": Scenario(begins=20, runs=2),
+    "resumed": Scenario(late=r"Say \w+[1-4]\b", runs=2),
     "trials": Scenario("sampling: {temperature: 0.5, trials: 2}\naa: true"),
     "voting": Scenario("sampling: {temperature: 0.7, self_consistency: 3}"),
     "variants": Scenario("variants: {plain: {}, polite: {before: 'Please. '}}"),
@@ -62,7 +62,7 @@ class Servers:
 
     def __init__(self, scenario: Scenario, mock: MockServer, batch: BatchServer) -> None:
         self.mock, self.batch = mock, batch
-        self._scenario, self._asked = scenario, 0
+        self._scenario, self._asked = scenario, set[str]()
         mock.accuracy, mock.wrong = scenario.accuracy, scenario.wrong
         mock.trouble = self._refused
         batch.reply = mock.completion
@@ -72,9 +72,10 @@ class Servers:
         return self._refused(0, line["body"]) is not None
 
     def _refused(self, number: int, body: Body) -> Response | None:
-        self._asked += 1
         text = "".join(part["text"] for part in body["messages"][-1]["content"])
-        if self._scenario.loses(text) or (self._scenario.begins < self._asked <= 60):
+        asked, is_new = f"{text}{body['kv']}", f"{text}{body['kv']}" not in self._asked
+        self._asked.add(asked)
+        if self._scenario.loses(text) or (is_new and re.search(self._scenario.late, text)):
             return JSONResponse({"error": {"message": "no"}}, status_code=400)
         return None
 
