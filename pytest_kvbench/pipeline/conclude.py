@@ -21,7 +21,7 @@ from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells, observations
-from pytest_kvbench.pipeline.rounds import drawn_so_far
+from pytest_kvbench.pipeline.rounds import drawn_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request, canonical
@@ -159,8 +159,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     group = prepared.experiment.group
     most = prepared.requests()
     with Store(prepared.database) as store:
-        planned = drawn_so_far(prepared, store, most)
-        rows = observations(prepared, store, planned)
+        planned, rows = drawn_of(prepared, most, observations(prepared, store, most))
         if not rows:
             raise _unanswered(prepared)
         unscored = sum(row["text"] is not None and row["score"] is None for row in rows)

@@ -32,10 +32,11 @@ def observations(
     chances = {
         example.example_id: get_metric(metric).chance(example.meta) for example, metric in entries
     }
-    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
+    settled = list(_with_outcomes(store, planned))
     seen = {
         _asked(cell, request): outcome["prompt_tokens"]
-        for cell, request, outcome in _with_outcomes(store, controls)
+        for cell, request, outcome in settled
+        if cell.is_control and not request.aa
     }
     return [
         {
@@ -52,7 +53,7 @@ def observations(
             "proof": _proof(request, outcome, seen.get(_asked(cell, request))),
             **outcome,
         }
-        for cell, request, outcome in _with_outcomes(store, planned)
+        for cell, request, outcome in settled
     ]
 
 

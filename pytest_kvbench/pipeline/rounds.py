@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     pass
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import voted
+from pytest_kvbench.pipeline.votes import Row, votes
 
 Planned = Sequence[tuple[Cell, Request]]
 Outcomes = Mapping[str, Mapping[str, Any]]
@@ -194,6 +195,37 @@ def drawn_so_far(
 
     outcomes = stored_outcomes(prepared, store, planned)
     return rounds.drawn(prepared.experiment, prepared.manifests, planned, outcomes)
+
+
+def drawn_of(
+    prepared: Prepared, planned: Planned, rows: Sequence[Row]
+) -> tuple[Planned, list[Row]]:
+    """What of a plan is wanted by now, and the observations of that.
+
+    Args:
+        prepared: the group.
+        planned: its whole plan.
+        rows: all its observations.
+    """
+    if not prepared.experiment.sequential:
+        return planned, list(rows)
+    outcomes = _by_key(prepared, rows)
+    wanted = drawn(prepared.experiment, prepared.manifests, planned, outcomes)
+    found = {(*_cell_of(row), row["key"]): row for row in rows}
+    places = ((*astuple(cell), request.key) for cell, request in wanted)
+    return wanted, [found[place] for place in places if place in found]
+
+
+def _cell_of(row: Row) -> tuple[Any, ...]:
+    return tuple(row[field.name] for field in fields(Cell))
+
+
+def _by_key(prepared: Prepared, rows: Sequence[Row]) -> Outcomes:
+    """What sampling goes by. Of a sample that is its vote's outcome."""
+    if not prepared.experiment.votes:
+        return {row["key"]: row for row in rows}
+    every = votes(rows, prepared.experiment, prepared.manifests)
+    return {key: vote for vote in every for key in vote["keys"]}
 
 
 def levels(

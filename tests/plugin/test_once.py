@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import pytest_kvbench.analyse
 from pytest_kvbench.cli.stages import main
+from pytest_kvbench.store.store import Store
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -77,3 +78,30 @@ def test_a_report_elsewhere_has_its_summary_beside_it(project: Project) -> None:
     copy = project.path / "elsewhere" / "g" / "summary.json"
     assert copy.read_bytes() == (project.path / "reports" / "g" / "summary.json").read_bytes()
     assert copy.with_name("report.md").is_file()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "sampling: {strategy: sequential}\n",
+        "sampling: {strategy: sequential, temperature: 0.7, self_consistency: 3}\n",
+    ],
+    ids=["plain", "sequential", "sequential votes"],
+)
+def test_an_analysis_reads_the_outcomes_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    monkeypatch.chdir(project.path)
+    experiment = project.path / "exp.yaml"
+    text = experiment.read_text(encoding="utf-8") + more
+    rounds = "per_bin: {min: 5, max: 10}" if more else "per_bin: 10"
+    experiment.write_text(text.replace("per_bin: 10", rounds), encoding="utf-8")
+    for command in ("run", "score"):
+        done = CliRunner().invoke(main, [command, "exp.yaml" if command == "run" else "g"])
+        assert done.exit_code == 0, done.output
+    read, outcomes = [], Store.outcomes
+    monkeypatch.setattr(Store, "outcomes", lambda *a: read.append(a) or outcomes(*a))
+    done = CliRunner().invoke(main, ["analyse", "g"])
+    assert done.exit_code == 0, done.output
+    assert len(read) == 1
