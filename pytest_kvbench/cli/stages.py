@@ -36,6 +36,7 @@ from pytest_kvbench.cli import (
     waiting,
 )
 from pytest_kvbench.errors import (
+    EngineError,
     InfrastructureError,
     KvbenchError,
     UsageError,
