@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import given, knowledge, options
-from pytest_kvbench.errors import InfrastructureError, UsageError
+from pytest_kvbench.errors import InfrastructureError, MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.wait import Look, Target
@@ -99,7 +99,7 @@ def wait(
     if there:
         _do(ctx, then, there, reports)
     sick = then and [
-        target for target in there if not _is_sane(target, given.tasks(*files, reports))
+        target for target in found if not _is_sane(target, given.tasks(*files, reports))
     ]
     if len(there) < len(found) or sick:
         sys.exit(InfrastructureError.exit_status)  # what is missing will not come by itself
@@ -125,7 +125,10 @@ def _is_sane(target: Target, tasks: Mapping[str, TaskFactory]) -> bool:
     from pytest_kvbench.pipeline.group import open_group
     from pytest_kvbench.store.store import Store
 
-    prepared = open_group(target.folder, tasks)
+    try:
+        prepared = open_group(target.folder, tasks)
+    except MissingPrerequisiteError:
+        return True  # it has not begun
     with Store(prepared.database) as store:
         sick = list(sick_controls(prepared, store))
     for error in sick:
