@@ -9,6 +9,8 @@
     desk       submit, fetch, cancel, each of which may die anywhere and be run again
     session    what a run of pytest does with it
     portable   the same files without a provider: export, import
+    targets    what one can wait for: answers, a batch, a process
+    wait       until they are there
 
 The ledger names a batch before anybody else hears of it, and the name travels with the file and the
 batch. So whatever the step at which a run dies, the next finds what the server has by that name,

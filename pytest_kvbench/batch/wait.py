@@ -1,8 +1,8 @@
-"""What one can wait for: a group's answers, a batch, a process.
+"""Wait until answers are there: for which targets, how often one looks, and until when.
 
-A target is looked at now and then; it is done, or somebody is at work on it, or nobody is. Nobody
-has to be at work at every moment (a run is only starting, the next group's turn comes later), so
-the wait ends without an answer only where several looks in a row found nobody at work on anything.
+Nobody has to be at work at every moment (a run is only starting, the next group's turn comes
+later), so the wait ends without an answer only where several looks in a row found nobody at work
+on anything.
 """
 
 from __future__ import annotations
@@ -12,39 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol
 
-import psutil
-
-from pytest_kvbench.batch.desk import LOCK, desk, planned
-from pytest_kvbench.batch.ledger import Batch, Ledger, refuse_foreign, said
-from pytest_kvbench.errors import GuardError, InfrastructureError, KvbenchError, UsageError
-from pytest_kvbench.files import is_unconfirmed, try_lock
-from pytest_kvbench.hints import command
+from pytest_kvbench.batch.ledger import Batch, Ledger, refuse_foreign
+from pytest_kvbench.batch.targets import NO_TASKS, Batches, Group, Look, OneBatch, Process, Target
+from pytest_kvbench.errors import GuardError, KvbenchError, UsageError
 from pytest_kvbench.pipeline.find import find_declared, groups_of
-from pytest_kvbench.pipeline.group import Prepared, group_folder, open_group
-from pytest_kvbench.pipeline.rounds import drawn_so_far
-from pytest_kvbench.pipeline.score import score
-from pytest_kvbench.processes import is_alive
-from pytest_kvbench.store.outstanding import Count, Outstanding
+from pytest_kvbench.pipeline.group import group_folder
 from pytest_kvbench.store.places import group_folders
 from pytest_kvbench.store.presence import at_work
-from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.registry import TaskFactory
 
 LOOKS = 5
 """So many looks in a row that found nobody at work end the wait. A run takes seconds to start."""
 
-REFUSALS = 10
-"""So often a provider may fail to say how far a batch is before nobody is thought to be there."""
-
 PID = "pid:"
-_NO_TASKS: Mapping[str, TaskFactory] = MappingProxyType({})
-_IDLE = "nobody is at work on it"
-_WAIT = "it is being worked on: wait again, or longer"
-_MOVING = frozenset({"created", "done"})
-"""States of batches that go on by themselves and by being fetched: others need a submission."""
 
 
 @dataclass(frozen=True)
@@ -56,293 +37,11 @@ class Pace:
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a look found.
-
-    `done`: nothing more will come. `active`: somebody is at work on it. `told` says how far it is;
-    `problem` what it lacks (of one that is done: for good), and `hint` what brings it.
-    """
-
-    done: bool = False
-    active: bool = False
-    told: str = ""
-    problem: str = ""
-    hint: str = ""
-    count: Count | None = None
-
-
-class Target(Protocol):
-    """Something that is waited for."""
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-
-    @property
-    def folder(self) -> Path | None:
-        """That of its group, if it has one."""
-
-    def look(self) -> Look:
-        """How far it is.
-
-        Raises:
-            KvbenchError: that cannot be said.
-        """
-
-
-class Process:
-    """A process, as it is when the wait begins: another one that gets its number is not waited for.
-
-    Args:
-        pid: its number.
-    """
-
-    folder = None
-
-    def __init__(self, pid: int) -> None:
-        self.name = f"pid {pid}"
-        self._process: psutil.Process | None = None
-        with contextlib.suppress(psutil.NoSuchProcess, OverflowError):
-            self._process = psutil.Process(pid)
-
-    def look(self) -> Look:
-        """Whether it runs."""
-        if self._process is None:
-            return Look(done=True, told="there is no such process: it had ended before")
-        if is_alive(self._process):
-            return Look(
-                active=True, told="runs", problem="still runs", hint="wait again, or longer"
-            )
-        return Look(done=True, told="ended")
-
-
-class Batches:
-    """A group's batches: asked after and fetched from time to time, whoever waits for them.
-
-    Args:
-        folder: the group's.
-        every_s: between two times.
-        tasks: of a conftest.
-    """
-
-    def __init__(
-        self, folder: Path, every_s: float, tasks: Mapping[str, TaskFactory] = _NO_TASKS
-    ) -> None:
-        self.folder = folder
-        self.tasks = tasks
-        self._every_s = every_s
-        self._next = 0.0
-        self._refused = 0
-        self.trouble: KvbenchError | None = None
-
-    @property
-    def given_up(self) -> bool:
-        """Whether there is no use in asking again."""
-        return self._refused >= REFUSALS
-
-    def look(self) -> tuple[Batch, ...]:
-        """All of them, and their answers stored if it is time.
-
-        Raises:
-            GuardError: the ledger was altered.
-        """
-        batches = Ledger(self.folder).batches
-        if time.monotonic() < self._next or not any(map(moves, batches)):
-            return batches
-        self._next = time.monotonic() + self._every_s
-        self._fetch()
-        return Ledger(self.folder).batches
-
-    def _fetch(self) -> None:
-        with try_lock(self.folder / LOCK) as free:
-            if not free:
-                return  # who is at the desk fetches by itself, or we do next time
-        try:
-            with desk(open_group(self.folder, self.tasks)) as open_desk:
-                open_desk.fetch()
-        except KvbenchError as error:
-            # A night's wait outlives a provider's bad minutes; an altered file stays altered.
-            self._refused += 1 if isinstance(error, InfrastructureError) else REFUSALS
-            self.trouble = error
-        else:
-            self._refused, self.trouble = 0, None
-
-
-def moves(batch: Batch) -> bool:
-    """Whether a batch goes on: its provider has it, or it is to be fetched."""
-    return batch.state in _MOVING
-
-
-class OneBatch:
-    """A batch: until it has ended and its answers are stored.
-
-    One that failed, expired or was cancelled is done too; what it leaves unanswered is a problem.
-    """
-
-    def __init__(self, batches: Batches, batch: Batch) -> None:
-        self.name = batch.name
-        self.folder = batches.folder
-        self._batches = batches
-        self._id = batch.id
-
-    def look(self) -> Look:
-        """How far the server says it is."""
-        batch = {b.id: b for b in self._batches.look()}.get(self._id)
-        if batch is None:
-            gone = f"is not in {self.folder} any more"
-            return Look(told=gone, problem=gone, hint=command("batch status", self.folder))
-        told = f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
-        if not batch.is_open:
-            return self._ended(batch, told)
-        trouble = self._batches.trouble
-        return Look(
-            active=(moves(batch) and not self._batches.given_up) or at_work(self.folder),
-            told=told + (f" ({trouble.what})" if trouble else ""),
-            problem=trouble.what if trouble else _unfinished(batch),
-            hint=trouble.hint if trouble else _WAIT if moves(batch) else _submit(self.folder),
-        )
-
-    def _ended(self, batch: Batch, told: str) -> Look:
-        # Not every server counts: of a whole batch only its failures are certain to be lacking.
-        lost = batch.failed if batch.status == "completed" else batch.requests - batch.completed
-        if not lost:
-            return Look(done=True, told=told)
-        why = f": {batch.message}" if batch.message else ""
-        return Look(
-            done=True,
-            told=told,
-            problem=f"{batch.status or batch.state} without {lost:,} of {batch.requests:,} "
-            f"answers{why}",
-            hint=f"the rest is asked by: {_submit(self.folder)}",
-        )
-
-
-class Group:
-    """A group: until every request of its plan has an answer, or a failure of the last run.
-
-    An older failure is none while somebody is at work, who will ask again.
-
-    Args:
-        batches: the group's.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        self.name = batches.folder.name
-        self.folder = batches.folder
-        self._batches = batches
-        self._database = batches.folder / DATABASE
-        self._run: RunRow | None = None
-        self._sequential = False
-        self._round: Count | None = None
-        self._keys: Outstanding | None = None
-
-    def look(self) -> Look:
-        """How far it is; what has ended at a provider is stored on the way."""
-        run = self._last_run()
-        busy = at_work(self.folder)  # before counting: who ended has stored everything
-        if run is None:
-            return self._unbegun(busy)
-        batches = tuple(batch for batch in self._batches.look() if batch.is_open)
-        moving = any(map(moves, batches))
-        count = self._count(run)
-        left = count.missing + (count.old if busy else 0)
-        if not left and not moving:
-            return Look(done=True, told="complete", count=count)
-        trouble = self._batches.trouble
-        why = f": {trouble.what}" if trouble else ""
-        lacking = f"{left:,} of {count.planned:,} requests have no answer"
-        if busy or (moving and not self._batches.given_up):
-            told = said(batches) + why
-            return Look(active=True, told=told, problem=lacking + why, hint=_WAIT, count=count)
-        hint = trouble.hint if trouble else self._next(run, batches)
-        return Look(
-            told=_IDLE + why, problem=f"{lacking}, and {_IDLE}{why}", hint=hint, count=count
-        )
-
-    def _unbegun(self, busy: bool) -> Look:
-        return Look(
-            active=busy,
-            told="has not begun",
-            problem="has not begun" + ("" if busy else f", and {_IDLE}"),
-            hint=_WAIT if busy else f"begin it: pytest evals, or {self._begin()}",
-        )
-
-    def _begin(self) -> str:
-        """The group's name is enough where it was prepared."""
-        return command("run", self.folder) if self._database.is_file() else "kvbench run FILE.yaml"
-
-    def _next(self, run: RunRow, batches: Sequence[Batch]) -> str:
-        if batches:
-            return f"{len(batches)} batches were never handed over: {_submit(self.folder)}"
-        if is_unconfirmed(self.folder):  # no command of a stranger's is recommended
-            return f"it was restored from an archive: {command('trust', self.folder)}"
-        return f"go on with what began it ({run.command}), or with {command('run', self.folder)}"
-
-    def _last_run(self) -> RunRow | None:
-        if not self._database.is_file():
-            return None
-        with Store(self._database, reads=True) as store:
-            runs = store.runs()
-        return runs[-1] if runs else None
-
-    def _count(self, run: RunRow) -> Count:
-        if self._run is None or run.run_id != self._run.run_id:
-            self._plan(run)
-        count = self._counted(run)
-        if self._sequential and not count.missing and count != self._round:
-            self._plan(run)  # a round is settled: is another wanted?
-            count = self._round = self._counted(run)
-        return count
-
-    def _counted(self, run: RunRow) -> Count:
-        assert self._keys is not None  # noqa: S101 -- planned before
-        return self._keys.look(self._database, run.started_at)
-
-    def _plan(self, run: RunRow) -> None:
-        """Note what is planned; the plan itself, with its prompts, is not kept."""
-        if self._keys is not None:
-            self._keys.close()
-        prepared = open_group(self.folder, self._batches.tasks)
-        self._sequential = prepared.experiment.sequential
-        self._keys = Outstanding(_wanted(prepared))
-        self._run = run
-
-
-def _wanted(prepared: Prepared) -> Iterator[str]:
-    """The keys of the plan: of all of it, or of what sequential sampling wants by now."""
-    if not prepared.experiment.sequential:
-        yield from (request.key for _, request in planned(prepared))
-        return
-    with Store(prepared.database) as store:
-        most = prepared.requests()
-        # As the run does after a round; unscored, its answers would look outstanding.
-        score(store, [request.key for _, request in most])
-        yield from (request.key for _, request in drawn_so_far(prepared, store, most))
-
-
-def _done(batch: Batch) -> int:
-    return batch.completed + batch.failed
-
-
-def _unfinished(batch: Batch) -> str:
-    if moves(batch):
-        return f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
-    return f"was never handed over, and {_IDLE}"
-
-
-def _submit(folder: Path) -> str:
-    return command("batch submit", folder)
-
-
-# -- which, and until when -----------------------------------------------------------------------
-
-
 def find(
     names: Sequence[str],
     reports: Path,
     pace: Pace,
-    tasks: Mapping[str, TaskFactory] = _NO_TASKS,
+    tasks: Mapping[str, TaskFactory] = NO_TASKS,
 ) -> tuple[Target, ...]:
     """The targets of those names, each once.
 

@@ -16,7 +16,7 @@ from pytest_kvbench.cli import given, knowledge, options
 from pytest_kvbench.errors import InfrastructureError, MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
-    from pytest_kvbench.batch.wait import Look, Target
+    from pytest_kvbench.batch.targets import Look, Target
     from pytest_kvbench.tasks.registry import TaskFactory
 
 _LOG_S = 60.0  # between two lines where nothing can be redrawn

@@ -62,6 +62,14 @@ def server_name(engine: EngineSettings, kv: KV, policy: str, budget: float) -> s
     return policy if whole and exact not in known else exact
 
 
+def address_of(engine: EngineSettings, kv: KV, policy: str, budget: float) -> str | None:
+    """Where an arm is asked, several addresses with commas; None where a run starts the server."""
+    local = engine.name == "local"  # one server has all arms
+    name = FULL_CACHE if local else server_name(engine, kv, policy, budget)
+    endpoint = endpoints(engine).get(name)
+    return ", ".join(endpoint.urls) if endpoint else None
+
+
 def arms(engine: EngineSettings, kv: KV) -> dict[str, tuple[str, float]]:
     """Policy and budget by the name of the server that has them; the control's first."""
     treated = [(p, b) for p in kv.policies if p != FULL_CACHE for b in budgets(engine, kv, p)]

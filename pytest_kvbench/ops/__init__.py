@@ -1,10 +1,10 @@
 """What concerns whole groups, and all of them together.
 
-depot       archive, restore, clean
-observed    the stored answers of a group's plan; needs no data, no model
+archive     archive, restore, clean
+stored_plan  the stored answers of a group's plan; needs no data, no model
 baselines   a side of a comparison, by the name of its group, baseline or file
 dry_run     stored answers by other rules
-rows -> aggregate                   all groups as one Parquet data set
+columns, snapshot, rows -> aggregate   all groups as one Parquet data set
      -> catalog, effects -> insights, listing    what it says
      -> frames                      one group for a notebook
 inspect_logs, artifacts             for other tools

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval
+from pytest_kvbench.ops.snapshot import Snapshot
 from pytest_kvbench.records import FULL_CACHE
 
 if TYPE_CHECKING:
@@ -38,11 +40,17 @@ def with_dials(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     Of samples that vote on an answer, the elected one is the answer.
     """
     dtypes = runs[["run_id", "snapshot"]].copy()
-    dtypes["dtype"] = dtypes.pop("snapshot").str.extract(r'"dtype": "?(\w+)', expand=False)
+    dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
     scored = answers[answers["score"].notna() & ~answers["aa"] & answers["elected"]]
     return scored.merge(dtypes.drop_duplicates("run_id"), on="run_id", how="left").fillna(
         {"dtype": "null"}
     )
+
+
+def _dtype(snapshot: str) -> str | None:
+    """How the engine was told to store weights and cache; None where it was told nothing."""
+    dtype: str | None = Snapshot(json.loads(snapshot)).get("engine.dtype")
+    return dtype
 
 
 def effects(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:

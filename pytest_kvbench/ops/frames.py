@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_kvbench.ops.rows import COLUMNS, Table, read_group
+from pytest_kvbench.ops.columns import COLUMNS, Table
+from pytest_kvbench.ops.rows import read_group
 
 if TYPE_CHECKING:
     import pandas as pd

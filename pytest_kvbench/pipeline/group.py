@@ -21,7 +21,7 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
-from pytest_kvbench.records import Cell, Request, TaskManifest
+from pytest_kvbench.records import Arm, Cell, Request, TaskManifest
 from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
@@ -91,6 +91,11 @@ class Prepared:
     @cached_property
     def _all_requests(self) -> list[tuple[Cell, Request]]:
         return self._requests(plan.cells(self.experiment))
+
+    def arms(self) -> Iterator[tuple[Arm, str | None]]:
+        """Every arm of the plan, and the addresses declared for it."""
+        target = plan.Target(self.fingerprint, self.replicate_offset)
+        return plan.addressed_arms(self.experiment, self.manifests, target)
 
     def _requests(self, cells: Sequence[Cell]) -> list[tuple[Cell, Request]]:
         target = plan.Target(self.fingerprint, self.replicate_offset)

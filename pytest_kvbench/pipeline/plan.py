@@ -189,6 +189,17 @@ def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprin
     )
 
 
+def addressed_arms(
+    experiment: Experiment, manifests: Mapping[str, TaskManifest], target: Target
+) -> Iterator[tuple[Arm, str | None]]:
+    """Every arm of the plan, and the addresses declared for it."""
+    engine, kv = experiment.engine, experiment.kv
+    for cell in dict.fromkeys(c for one in cells(experiment) for c in (one.control, one)):
+        template = manifests[cell.task].template_version
+        arm = arm_of(experiment, cell, template, target.of(experiment, cell))
+        yield arm, arms.address_of(engine, kv, cell.policy, cell.budget)
+
+
 def _wording(way: Variant) -> str:
     """What a variant's own words add to the version of the task's template."""
     return f"+{digest([way.before, way.after])[:8]}" if way.before or way.after else ""

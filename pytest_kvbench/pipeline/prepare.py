@@ -86,7 +86,9 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         controls = controls_root(site, store.path.parent)
         sweep(controls.parent, below=True)
         _warn_of_orphans(controls)
-        return replace(prepared_from(store, run, site.tasks), executor=executor)
+        prepared = replace(prepared_from(store, run, site.tasks), executor=executor)
+        store.save_arms(prepared.arms())
+        return prepared
 
 
 def _first_of_vote(replicate: int, experiment: Experiment) -> int:

@@ -1,6 +1,7 @@
 """What was asked and answered, and what groups share. SQL lives here alone.
 
-store         one SQLite file per group
+store         one SQLite file per group: manifests, analysis; contents reads all of it
+places        where groups are
 database      a connection, with its errors in words
 controls, control_file, registry    shared controls
 archive, origin    a group in one file, and whose it is

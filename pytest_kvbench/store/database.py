@@ -1,13 +1,14 @@
 """One SQLite file: made whole, opened only if it can be trusted, every trouble said in two lines.
 
-What is there is never overwritten: a file that is empty, damaged, foreign or newer is refused.
+What is there is never overwritten: a file that is empty, damaged, foreign, or of another version is
+refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,10 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Schema:
-    """How a new file is made, and what takes an older file of each version to the next."""
+    """How a new file is made; a file of another version is refused."""
 
     version: int
     script: str
-    migrations: Mapping[int, Sequence[str]]
 
     def has_table(self, name: str) -> bool:
         """Whether a table is one of ours; SQLite knows no capitals."""
@@ -142,8 +142,7 @@ class Database:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.execute("PRAGMA trusted_schema=OFF")
         self._refuse_code()
-        if self._version() != self._schema.version:
-            self._migrate()
+        self._refuse_version()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         if self._copy is not None:
@@ -158,23 +157,21 @@ class Database:
                 with contextlib.suppress(FileExistsError):  # another process was first
                     self.path.hardlink_to(temporary)
 
-    def _migrate(self) -> None:
-        with self.write() as db:
-            version = self._version()  # another process may have been first
-            if version == 0:
-                raise StoreError(
-                    f"{self.path}: is a database, but none of kvbench", _NOT_OVERWRITTEN
-                )
-            if version > self._schema.version:
-                raise StoreError(
-                    f"{self.path}: has schema version {version}, known here: "
-                    f"{self._schema.version}",
-                    "install a newer pytest-kvbench",
-                )
-            for older in range(version, self._schema.version):
-                for statement in self._schema.migrations[older]:
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version={self._schema.version}")
+    def _refuse_version(self) -> None:
+        version, known = self._version(), self._schema.version
+        if version == 0:
+            raise StoreError(f"{self.path}: is a database, but none of kvbench", _NOT_OVERWRITTEN)
+        if version > known:
+            raise StoreError(
+                f"{self.path}: has schema version {version}, known here: {known}",
+                "install a newer pytest-kvbench",
+            )
+        if version < known:
+            raise StoreError(
+                f"{self.path}: was made by an earlier, unreleased version (schema {version}, "
+                f"known here: {known})",
+                "move its folder away and run again, or read it with the version that made it",
+            )
 
     def _refuse_code(self) -> None:
         """What a database computes by itself could be something else than what was looked at."""

@@ -1,8 +1,8 @@
 """A database that may be read and not written, as a copy in a place of our own.
 
-SQLite wants to write where it reads: a database with a WAL needs a file beside it, and one of an
-older version is brought up. A user who may only read, of a colleague's folder or an archive on a
-read-only disk, gets neither; so a database and its WAL are copied as of one moment.
+SQLite wants to write where it reads: a database with a WAL needs a file beside it. A user who may
+only read, of a colleague's folder or an archive on a read-only disk, gets none; so a database and
+its WAL are copied as of one moment.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 4; `PRAGMA user_version` says which version a file has (see migrations in __init__.py).
+-- Version 4; `PRAGMA user_version` says which version a file has; another is refused.
 
 CREATE TABLE experiments (          -- one row per run: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
@@ -55,7 +55,7 @@ CREATE TABLE arms (
     arm_id                  TEXT PRIMARY KEY,
     engine                  TEXT NOT NULL,
     model                   TEXT NOT NULL,
-    base_url                TEXT,
+    base_url                TEXT,           -- addresses declared for it; NULL: servers of the run
     policy                  TEXT NOT NULL,
     budget                  REAL NOT NULL,
     question_aware          INTEGER NOT NULL,

@@ -17,36 +17,20 @@ from typing import Any
 
 from pytest_kvbench.records import (
     Answer,
-    Bin,
-    Example,
+    Arm,
     Failure,
-    ManifestEntry,
     Request,
     Score,
     TaskManifest,
     Telemetry,
     canonical,
-    to_json,
 )
+from pytest_kvbench.store import analysis, manifests
+from pytest_kvbench.store.arms import save_arms
+from pytest_kvbench.store.contents import Contents
 from pytest_kvbench.store.database import Database, Schema
 
 SCHEMA_VERSION = 4
-_MIGRATIONS = {
-    1: ("ALTER TABLE scores ADD COLUMN parts TEXT NOT NULL DEFAULT '{}'",),
-    2: (  # latency_s may be null; SQLite cannot take a NOT NULL away
-        "ALTER TABLE telemetry RENAME TO telemetry_2",
-        "CREATE TABLE telemetry ("
-        "key TEXT PRIMARY KEY REFERENCES answers(key), latency_s REAL, ttft_s REAL,"
-        " prompt_tokens INTEGER, completion_tokens INTEGER, achieved REAL, kept_bytes INTEGER,"
-        " full_bytes INTEGER, kept_tokens REAL, cached_tokens INTEGER,"
-        " arms_in_request INTEGER NOT NULL, note TEXT NOT NULL) STRICT, WITHOUT ROWID",
-        "INSERT INTO telemetry SELECT * FROM telemetry_2",
-        "DROP TABLE telemetry_2",
-    ),
-    3: ("CREATE TABLE IF NOT EXISTS prepared (snapshot TEXT NOT NULL) STRICT",),
-}
-"""The statements that take a file of a version to the next."""
-
 DATABASE = "kvbench.sqlite"
 _CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
 
@@ -86,7 +70,7 @@ class Store:
     def __init__(self, path: Path, *, reads: bool = False) -> None:
         self.path = path
         script = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
-        self._db = Database(path, Schema(SCHEMA_VERSION, script, _MIGRATIONS), reads=reads)
+        self._db = Database(path, Schema(SCHEMA_VERSION, script), reads=reads)
 
     def close(self) -> None:
         """Close the connection; committed rows are already safe."""
@@ -163,85 +147,25 @@ class Store:
     def save_manifest(self, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
         """Replace the selection of one task. Examples of earlier selections stay."""
         with self._db.write() as db:
-            db.execute("DELETE FROM datasets WHERE task=?", (manifest.task,))
-            db.execute(
-                "INSERT INTO datasets VALUES (?,?,?,?,?)",
-                (
-                    manifest.task,
-                    manifest.metric,
-                    manifest.template_version,
-                    manifest.tokenizer,
-                    canonical(selection).decode(),
-                ),
-            )
-            db.executemany(
-                "INSERT INTO bins VALUES (?,?,?,?)",
-                [(manifest.task, b.index, b.low, b.high) for b in manifest.bins],
-            )
-            db.executemany(
-                "INSERT INTO examples VALUES (?,?,?,?,?,?)"
-                " ON CONFLICT DO UPDATE SET meta=excluded.meta",  # where a long prompt is cut
-                (_example_row(entry.example) for entry in manifest.entries),
-            )
-            db.executemany(
-                "INSERT INTO manifest_entries VALUES (?,?,?,?,?)",
-                (
-                    (manifest.task, position, e.bin, e.example.example_id, e.tokens)
-                    for position, e in enumerate(manifest.entries)
-                ),
-            )
+            manifests.save(db, manifest, selection)
 
     def manifest(self, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         """The stored selection of one task and what it was made with."""
-        heads = self._db.read("SELECT * FROM datasets WHERE task=?", (task,))
-        if not heads:
-            return None
-        head = heads[0]
-        bins = self._db.read("SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,))
-        entries = self._db.read(
-            "SELECT x.*, m.bin, m.tokens FROM manifest_entries m JOIN examples x USING (example_id)"
-            " WHERE m.task=? ORDER BY m.position",
-            (task,),
-        )
-        manifest = TaskManifest(
-            task=task,
-            metric=head["metric"],
-            template_version=head["template_version"],
-            tokenizer=head["tokenizer"],
-            bins=tuple(Bin(*row) for row in bins),
-            entries=tuple(
-                ManifestEntry(_example(row), row["bin"], row["tokens"]) for row in entries
-            ),
-        )
-        return manifest, json.loads(head["selection"])
+        return manifests.load(self._db, task)
 
     # -- requests and what became of them --------------------------------------------------
 
-    def save_requests(self, requests: Iterable[Request], base_url: str | None = None) -> None:
+    def save_arms(self, arms: Iterable[tuple[Arm, str | None]]) -> None:
+        """Record arms, each with the addresses that it is asked at, if they were declared."""
+        with self._db.write() as db:
+            save_arms(db, arms)
+
+    def save_requests(self, requests: Iterable[Request]) -> None:
         """Record what will be asked; what is known already stays as it is."""
         requests = list(requests)
         arms = {r.arm.arm_id: r.arm for r in requests}
         with self._db.write() as db:
-            db.executemany(
-                "INSERT INTO arms VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-                [
-                    (
-                        arm.arm_id,
-                        arm.engine,
-                        arm.model,
-                        base_url,
-                        arm.policy,
-                        arm.budget,
-                        arm.question_aware,
-                        canonical(arm.params).decode(),
-                        canonical(to_json(arm.sampling)).decode(),
-                        arm.variant,
-                        arm.template_version,
-                        arm.fingerprint,
-                    )
-                    for arm in arms.values()
-                ],
-            )
+            save_arms(db, ((arm, None) for arm in arms.values()))
             db.executemany(
                 "INSERT INTO requests VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 [
@@ -368,32 +292,8 @@ class Store:
         transitions: Sequence[Mapping[str, Any]],
     ) -> None:
         """Replace what analysis made of the scores."""
-
-        def rows(
-            records: Sequence[Mapping[str, Any]], columns: Sequence[str]
-        ) -> list[tuple[Any, ...]]:
-            return [(*(r.get(c) for c in columns), canonical(r).decode()) for r in records]
-
-        named = [{**c, "bin": str(c["bin"])} for c in cells]
         with self._db.write() as db:
-            db.execute("DELETE FROM bin_stats")
-            db.execute("DELETE FROM verdicts")
-            db.execute("DELETE FROM transitions")
-            db.executemany(
-                "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?)",
-                rows(bin_stats, ("task", "bin", "variant", "policy", "budget", "n", "acc_mean")),
-            )
-            db.executemany(
-                "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)",
-                rows(named, ("task", "bin", "variant", "policy", "budget", "delta", "verdict")),
-            )
-            db.executemany(
-                "INSERT INTO transitions VALUES (?,?,?,?,?,?)",
-                [
-                    (t["task"], str(t["bin"]), t["policy"], t["b_safe"], t["b_broken"], payload)
-                    for t, (payload,) in zip(transitions, rows(transitions, ()), strict=True)
-                ],
-            )
+            analysis.save(db, bin_stats, cells, transitions)
 
     def request_keys(self) -> set[str]:
         """The keys of everything that was ever to be asked."""
@@ -410,6 +310,11 @@ class Store:
             " ORDER BY coalesce(a.created_at, f.created_at, '')"
         )
         return {(*place, bool(aa)): key for *place, aa, key in rows}
+
+    @property
+    def contents(self) -> Contents:
+        """All that is stored, for who reads whole groups."""
+        return Contents(self._db)
 
     def count(self, table: str) -> int:
         """Rows of one of our tables."""
@@ -437,24 +342,3 @@ class Store:
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
             yield from self._db.read(query.format(",".join("?" * len(chunk))), chunk)
-
-
-def _example_row(example: Example) -> tuple[str, ...]:
-    return (
-        example.example_id,
-        example.cluster,
-        example.question,
-        example.context,
-        canonical(list(example.answers)).decode(),
-        canonical(dict(example.meta)).decode(),
-    )
-
-
-def _example(row: sqlite3.Row) -> Example:
-    return Example(
-        example_id=row["example_id"],
-        question=row["question"],
-        context=row["context"],
-        answers=tuple(json.loads(row["answers"])),
-        meta=json.loads(row["meta"]),
-    )

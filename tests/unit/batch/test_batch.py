@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -175,26 +173,6 @@ def test_the_embedded_server_proves_its_budgets(prepared: Prepared, server: Batc
         score(store, [request.key for _, request in mine.requests()])
         rows = observations(mine, store, mine.requests())
     assert {(row["budget"], row["proof"]) for row in rows} == {(1.0, "proven"), (0.5, "proven")}
-
-
-def test_a_group_from_before_batches_is_taken_over(prepared: Prepared) -> None:
-    finish(prepared)
-    keys = [request.key for _, request in prepared.requests()]
-    with Store(prepared.database) as store:
-        store._db.read("UPDATE telemetry SET latency_s=1.5, note='kept'")
-        before = store.answers(keys)
-    with sqlite3.connect(prepared.database) as old:
-        (made,) = old.execute("SELECT sql FROM sqlite_master WHERE name='telemetry'").fetchone()
-        old.execute("ALTER TABLE telemetry RENAME TO newer")
-        old.execute(re.sub(r"latency_s +REAL", r"\g<0> NOT NULL", made))
-        old.execute("INSERT INTO telemetry SELECT * FROM newer")
-        old.execute("DROP TABLE newer")
-        old.execute("PRAGMA user_version=2")
-    with Store(prepared.database) as store:
-        assert store.answers(keys) == before
-        store._db.read("UPDATE telemetry SET latency_s=NULL")
-        tables = store._db.read("SELECT name FROM sqlite_master WHERE name LIKE 'telemetry%'")
-    assert [name for (name,) in tables] == ["telemetry"]
 
 
 # -- what goes wrong -----------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 from starlette.responses import Response
 
+from pytest_kvbench.batch import targets as targets_of
 from pytest_kvbench.batch import wait
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.ledger import FOLDER, Ledger
@@ -287,7 +288,7 @@ def test_who_is_at_work_on_a_stage_comes_to_the_next(live: MockServer) -> None:
     pace = wait.Pace(0.01, timeout_s=0.3)
     other = Path("reports/other")
     with contextlib.closing(Presence(FOLDER_G)):
-        targets = [wait.Group(wait.Batches(folder, 1)) for folder in (FOLDER_G, other)]
+        targets = [targets_of.Group(targets_of.Batches(folder, 1)) for folder in (FOLDER_G, other)]
         began = time.monotonic()
         looks = wait.wait(targets, pace, lambda _: None)
     assert time.monotonic() - began >= 0.3
@@ -464,7 +465,7 @@ def test_a_process_that_is_gone() -> None:
 
 
 def test_another_process_of_that_number_is_not_waited_for() -> None:
-    target = wait.Process(os.getpid())
+    target = targets_of.Process(os.getpid())
     assert target.look().active
     assert target._process is not None
     target._process._ident = (os.getpid(), 1.0)  # type: ignore[attr-defined]  # as if begun in 1970
@@ -563,5 +564,5 @@ def test_elsewhere_a_line_where_something_changed(live: MockServer) -> None:
 def test_elsewhere_at_most_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     with waiting._progress(["g"]) as show:
         for answered in range(3):
-            show({"g": wait.Look(count=Count(3, answered, 0, 0))})
+            show({"g": targets_of.Look(count=Count(3, answered, 0, 0))})
     assert capsys.readouterr().err == "waiting for g\ng: 0/3 answers\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_all_stages_in_one(kvbench: Kvbench, mock: MockServer) -> None:
     assert (pooled["b_safe"], pooled["b_broken"]) == (0.5, 0.2)
     assert summary["provenance"]["started"] < summary["provenance"]["finished"]
     assert Path("reports/g/report.md").exists()
+
+
+def test_arms_are_stored_with_the_addresses_they_were_asked_at(
+    kvbench: Kvbench, mock: MockServer
+) -> None:
+    assert kvbench("run", "exp.yaml").exit_code == 0
+    with sqlite3.connect("reports/g/kvbench.sqlite") as db:
+        found = db.execute("SELECT policy, budget, base_url FROM arms").fetchall()
+    url = mock.base_url
+    assert sorted(found) == [("none", 1.0, url), ("snapkv", 0.2, url), ("snapkv", 0.5, url)]
 
 
 def test_preparing_says_what_takes_long(

@@ -267,3 +267,20 @@ def test_a_group_without_answers_ends_no_export_of_all(tmp_path):
     assert "void: left out: group void: nothing has been answered yet" in done.stderr
     assert "torn: left out: " in done.stderr
     assert CliRunner().invoke(main, ["export", "void", *every]).exit_code == 4
+
+
+def test_the_engines_own_dtype_is_a_dial_and_no_other_word(tmp_path):
+    """`declared` holds what a user says of a server, which may be a dtype too."""
+    engine = {"declared": {"dtype": "float16"}, "dtype": "bfloat16"}
+    runs = pd.DataFrame(
+        {
+            "run_id": ["a", "b", "c"],
+            "snapshot": [
+                json.dumps({"engine": engine, "kv": {"params": {"x": {"dtype": "int8"}}}}),
+                json.dumps({"engine": {"declared": {"dtype": "float16"}, "dtype": None}}),
+                json.dumps({}),
+            ],
+        }
+    )
+    answers = pd.DataFrame({"run_id": ["a", "b", "c"], "score": 1.0, "aa": False, "elected": True})
+    assert list(with_dials(answers, runs)["dtype"]) == ["bfloat16", "null", "null"]

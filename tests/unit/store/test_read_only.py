@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.store.archive import verify_archive
 from pytest_kvbench.store.outstanding import Outstanding
-from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, Store
+from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.as_reader import another_user, open_to_all, reader_of, tree
 from tests.support.groups import make_group
 from tests.unit.store.test_store import MANIFEST, answer, request
@@ -133,16 +132,6 @@ def test_a_wal_that_may_not_be_read_is_two_lines(place: Path) -> None:
     with another_user(), pytest.raises(StoreError, match="-wal: cannot be read") as caught:
         counted(place)
     assert str(caught.value).count("\n") == 1
-
-
-def test_an_older_version_is_brought_up_in_a_copy(place: Path) -> None:
-    path = place / "g" / DATABASE
-    with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION - 1}")
-    before = path.read_bytes()
-    with reader_of(place):
-        assert counted(place) == 1
-    assert path.read_bytes() == before
 
 
 def test_nothing_is_written_to_a_copy(place: Path) -> None:

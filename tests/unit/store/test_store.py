@@ -171,14 +171,10 @@ def test_parts_of_a_score_round_trip(store: Store) -> None:
     assert store.outcomes([key])[key]["parts"] == {"correct": 1.0, "cited": 0.0}
 
 
-def test_a_file_of_the_first_schema_is_taken_over(store: Store, tmp_path: Path) -> None:
-    key = request().key
-    store.save_answers([answer(key)])
-    store.save_scores([(key, "any_of", Score(1.0, 1.0))])
-    store.close()
-    with sqlite3.connect(tmp_path / DATABASE) as old:
-        old.execute("ALTER TABLE scores DROP COLUMN parts")
-        old.execute("PRAGMA user_version=1")
-    with Store(tmp_path / DATABASE) as newer:
-        assert newer.outcomes([key])[key]["score"] == 1.0
-        assert newer.outcomes([key])[key]["parts"] == {}
+def test_an_arm_keeps_the_addresses_it_was_asked_at(store: Store) -> None:
+    arm = request().arm
+    for base_url in (None, "http://127.0.0.1:1/v1", None):
+        store.save_arms([(arm, base_url)])
+    with sqlite3.connect(store.path) as db:
+        found = db.execute("SELECT base_url FROM arms WHERE arm_id=?", (arm.arm_id,)).fetchall()
+    assert found == [("http://127.0.0.1:1/v1",)]

@@ -59,6 +59,16 @@ def test_a_newer_schema_is_refused_and_kept(path: Path) -> None:
     refused(lambda: Store(path), f"schema version {SCHEMA_VERSION + 1}", "newer pytest-kvbench")
 
 
+@pytest.mark.parametrize("older", range(1, SCHEMA_VERSION))
+def test_an_older_schema_is_refused_and_kept(path: Path, older: int) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version={older}")
+    db.close()
+    before = path.read_bytes()
+    refused(lambda: Store(path), "made by an earlier, unreleased version", "run again")
+    assert path.read_bytes() == before
+
+
 def test_a_locked_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_S", 0.05)
     with Store(path) as store:

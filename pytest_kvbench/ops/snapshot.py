@@ -1,0 +1,48 @@
+"""What a run declared, as it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kvbench.ops.columns import ALONE
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of any version: what it does not know is None."""
+
+    keys: Mapping[str, Any]
+
+    def get(self, dotted: str) -> Any:
+        """A value by its dotted key."""
+        value: Any = self.keys
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    def listed(self, dotted: str) -> str:
+        """A list's values, with commas."""
+        return ",".join(map(str, self.get(dotted) or ()))
+
+    def params(self, policy: str) -> Mapping[str, Any]:
+        """A policy's own parameters."""
+        known: Mapping[str, Any] = (self.get("kv.params") or {}).get(policy, {})
+        return known
+
+    @property
+    def dials(self) -> dict[str, Any]:
+        """What was the same for all of its cells."""
+        return {
+            "engine": self.get("engine.name"),
+            "model": self.get("engine.model"),
+            "dtype": self.get("engine.dtype"),
+            "question_aware": self.get("kv.question_aware"),
+            "temperature": self.get("sampling.temperature"),
+            "self_consistency": self.get("sampling.self_consistency") or ALONE,
+            "max_tokens": self.get("sampling.max_tokens"),
+            "seed": self.get("sampling.seed"),
+            "margin": self.get("gate.margin"),
+            "alpha": self.get("gate.alpha"),
+        }

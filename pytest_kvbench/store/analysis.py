@@ -1,0 +1,42 @@
+"""What analysis made of the scores, as rows of a group's database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_kvbench.records import canonical
+
+_ARM = ("task", "bin", "variant", "policy", "budget")
+
+
+def save(
+    db: sqlite3.Connection,
+    bin_stats: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, Any]],
+    transitions: Sequence[Mapping[str, Any]],
+) -> None:
+    """Replace what is there."""
+    named = [{**cell, "bin": str(cell["bin"])} for cell in cells]
+    for table in ("bin_stats", "verdicts", "transitions"):
+        db.execute(f"DELETE FROM {table}")  # noqa: S608 -- literals
+    db.executemany(
+        "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?)",
+        _rows(bin_stats, (*_ARM, "n", "acc_mean")),
+    )
+    db.executemany(
+        "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)", _rows(named, (*_ARM, "delta", "verdict"))
+    )
+    db.executemany(
+        "INSERT INTO transitions VALUES (?,?,?,?,?,?)",
+        [
+            (t["task"], str(t["bin"]), t["policy"], t["b_safe"], t["b_broken"], payload)
+            for t, (payload,) in zip(transitions, _rows(transitions, ()), strict=True)
+        ],
+    )
+
+
+def _rows(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The columns, and the whole record as JSON."""
+    return [(*(r.get(c) for c in columns), canonical(r).decode()) for r in records]

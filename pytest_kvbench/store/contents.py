@@ -1,0 +1,63 @@
+"""All that a group's database holds, table by table, for who reads whole groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pytest_kvbench.store.database import Database
+
+_ANSWERS = """
+    SELECT r.key, r.task, r.bin, arm.variant, arm.policy, arm.budget, arm.engine, arm.model,
+        arm.fingerprint, arm.prompt_template_version AS template, arm.question_aware, arm.params,
+        arm.sampling, r.example_id, x.cluster, m.tokens, r.replicate, r.aa, a.text,
+        a.finish_reason, a.origin, coalesce(a.created_at, f.created_at) AS created_at, s.metric,
+        s.value AS score, s.em, coalesce(s.label, '') AS label, coalesce(s.parts, '{}') AS parts,
+        coalesce(f.kind, '') AS failure, t.latency_s, t.ttft_s, t.prompt_tokens,
+        t.completion_tokens, t.achieved, t.kept_bytes, t.full_bytes, coalesce(t.note, '') AS note
+    FROM requests r JOIN arms arm USING (arm_id) JOIN examples x USING (example_id)
+    LEFT JOIN manifest_entries m ON m.task = r.task AND m.example_id = r.example_id
+    LEFT JOIN answers a ON a.key = r.key LEFT JOIN telemetry t ON t.key = r.key
+    LEFT JOIN scores s ON s.key = r.key LEFT JOIN failures f ON f.key = r.key
+    WHERE a.key IS NOT NULL OR f.key IS NOT NULL
+"""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Reads what is stored.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+
+    db: Database
+
+    def outcomes(self) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
+        """Names of columns, and a row per answer or failure with its arm, score and telemetry."""
+        found = self.db.read(_ANSWERS)
+        names = tuple(found[0].keys()) if found else ("key", "created_at", "failure")
+        return names, map(tuple, found)
+
+    def metas(self) -> dict[str, Any]:
+        """What a task notes on its examples, by example."""
+        found = self.db.read("SELECT example_id, meta FROM examples")
+        return {example: json.loads(meta) for example, meta in found}
+
+    def datasets(self) -> dict[str, Mapping[str, Any]]:
+        """With which metric, template and tokenizer the examples were chosen, by task."""
+        return {row["task"]: dict(row) for row in self.db.read("SELECT * FROM datasets")}
+
+    def bins(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """The edges of bins in tokens, by task and bin."""
+        found = self.db.read("SELECT * FROM bins")
+        return {(row["task"], str(row["bin"])): dict(row) for row in found}
+
+    def analysis(
+        self, table: Literal["bin_stats", "verdicts", "transitions"]
+    ) -> list[dict[str, Any]]:
+        """The records of an analysis as they were saved."""
+        found = self.db.read(f"SELECT payload FROM {table}")  # noqa: S608 -- literals
+        return [json.loads(row[0]) for row in found]

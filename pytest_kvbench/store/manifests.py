@@ -1,0 +1,82 @@
+"""Which examples were chosen, as rows of a group's database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
+from pytest_kvbench.store.database import Database
+
+
+def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
+    """Replace the selection of one task. Examples of earlier selections stay."""
+    task = manifest.task
+    db.execute("DELETE FROM datasets WHERE task=?", (task,))
+    versions = (manifest.metric, manifest.template_version, manifest.tokenizer)
+    db.execute(
+        "INSERT INTO datasets VALUES (?,?,?,?,?)",
+        (task, *versions, canonical(selection).decode()),
+    )
+    db.executemany(
+        "INSERT INTO bins VALUES (?,?,?,?)",
+        [(task, b.index, b.low, b.high) for b in manifest.bins],
+    )
+    db.executemany(
+        "INSERT INTO examples VALUES (?,?,?,?,?,?)"
+        " ON CONFLICT DO UPDATE SET meta=excluded.meta",  # where a long prompt is cut
+        (_example_row(entry.example) for entry in manifest.entries),
+    )
+    db.executemany(
+        "INSERT INTO manifest_entries VALUES (?,?,?,?,?)",
+        (
+            (task, position, e.bin, e.example.example_id, e.tokens)
+            for position, e in enumerate(manifest.entries)
+        ),
+    )
+
+
+def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
+    """The stored selection of one task and what it was made with; None where there is none."""
+    heads = db.read("SELECT * FROM datasets WHERE task=?", (task,))
+    if not heads:
+        return None
+    head = heads[0]
+    bins = db.read("SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,))
+    entries = db.read(
+        "SELECT x.*, m.bin, m.tokens FROM manifest_entries m JOIN examples x USING (example_id)"
+        " WHERE m.task=? ORDER BY m.position",
+        (task,),
+    )
+    manifest = TaskManifest(
+        task=task,
+        metric=head["metric"],
+        template_version=head["template_version"],
+        tokenizer=head["tokenizer"],
+        bins=tuple(Bin(*row) for row in bins),
+        entries=tuple(ManifestEntry(_example(row), row["bin"], row["tokens"]) for row in entries),
+    )
+    return manifest, json.loads(head["selection"])
+
+
+def _example_row(example: Example) -> tuple[str, ...]:
+    return (
+        example.example_id,
+        example.cluster,
+        example.question,
+        example.context,
+        canonical(list(example.answers)).decode(),
+        canonical(dict(example.meta)).decode(),
+    )
+
+
+def _example(row: sqlite3.Row) -> Example:
+    return Example(
+        example_id=row["example_id"],
+        question=row["question"],
+        context=row["context"],
+        answers=tuple(json.loads(row["answers"])),
+        meta=json.loads(row["meta"]),
+    )
