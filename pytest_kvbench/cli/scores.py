@@ -79,11 +79,9 @@ def score_file(task: str, predictions: Path, as_json: bool) -> None:
 def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     """Show an example of a TASK, its prompt as sent, and its token counts."""
     from pytest_kvbench.pipeline import plan
-    from pytest_kvbench.pipeline.group import source_of
-    from pytest_kvbench.pipeline.prepare import bin_spec
+    from pytest_kvbench.pipeline.prepare import bin_spec, tokenizer_of
     from pytest_kvbench.tasks.registry import get_task
     from pytest_kvbench.tasks.show import show_task
-    from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 
     overrides = [Override.parse(text) for text in sets]
     inline = {"group": "inspect", "tasks": [task]}
@@ -93,17 +91,10 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     site = given.site(Path())
     plan.check(declared, site.tasks)
     experiment = declared.experiment
-    source = source_of(experiment, site)
-    tokenizer = load_tokenizer(
-        experiment.tokenizer,
-        serving=source.tokenizer_folder(),
-        server=source.tokenizer_server(),
-        say=site.say,
-    )
     for line in show_task(
         get_task(task, options=experiment.options_of(task), extra=site.tasks),
         bin_spec(experiment),
-        tokenizer,
+        tokenizer_of(experiment, site),
         experiment.sampling.seed,
         index=index,
     ):

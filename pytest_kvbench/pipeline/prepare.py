@@ -111,6 +111,17 @@ def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
         return manifests
 
 
+def tokenizer_of(experiment: Experiment, site: Site) -> Tokenizer:
+    """The tokenizer that an experiment counts with, of its server where it says `auto`."""
+    source = source_of(experiment, site)
+    return load_tokenizer(
+        experiment.tokenizer,
+        serving=source.tokenizer_folder(),
+        server=source.tokenizer_server(),
+        say=site.say,
+    )
+
+
 def _warn_of_origin(folder: Path) -> None:
     if is_unconfirmed(folder):
         warnings.warn(
@@ -131,13 +142,7 @@ def _warn_of_orphans(root: Path) -> None:
 
 
 def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, TaskManifest]:
-    source = source_of(experiment, site)
-    tokenizer = load_tokenizer(
-        experiment.tokenizer,
-        serving=source.tokenizer_folder(),
-        server=source.tokenizer_server(),
-        say=site.say,
-    )
+    tokenizer = tokenizer_of(experiment, site)
     _guard_tasks(experiment, store, force=site.force)
     manifests, selections, made = {}, {}, False
     for name in experiment.tasks:

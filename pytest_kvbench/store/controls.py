@@ -118,12 +118,8 @@ class SharedControls:
         self._make(name)
         # The wait may be as long as another process's run: it polls, and can be cancelled.
         async with AsyncFileLock(self._lock(name), thread_local=False, run_in_executor=False):
-            entry = self._entry(name, meta)
-            try:
+            with self._kept(name, meta) as entry:
                 yield entry
-            finally:
-                entry.flush()
-            entry.complete()
 
     @contextlib.contextmanager
     def take(self, name: str, meta: Mapping[str, Any]) -> Iterator[ControlEntry]:
@@ -133,13 +129,18 @@ class SharedControls:
             StoreError: the folder cannot be written.
         """
         self._make(name)
-        with FileLock(self._lock(name)):
-            entry = self._entry(name, meta)
-            try:
-                yield entry
-            finally:
-                entry.flush()
-            entry.complete()
+        with FileLock(self._lock(name)), self._kept(name, meta) as entry:
+            yield entry
+
+    @contextlib.contextmanager
+    def _kept(self, name: str, meta: Mapping[str, Any]) -> Iterator[ControlEntry]:
+        """An entry that is written however the block ends, and complete where it ends well."""
+        entry = self._entry(name, meta)
+        try:
+            yield entry
+        finally:
+            entry.flush()
+        entry.complete()
 
     def registry(self) -> dict[str, Any]:
         """`Registered` as JSON by `<control key>/<task-bin>`."""
