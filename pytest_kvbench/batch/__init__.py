@@ -2,7 +2,6 @@
 
     lines      a request as a line of a file, a line of a result as an answer or a failure
     files      lines into files within a provider's limits, and keys out of them
-    keys       sets of request keys that need no memory
     ledger     what was handed to whom: reports/<group>/batches.json
     provider   the HTTP of files and batches
     results    result files into the store

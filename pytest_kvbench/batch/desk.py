@@ -16,7 +16,6 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, chunks, keys_of
-from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id, refuse_foreign
 from pytest_kvbench.batch.lines import Result, Writer, check_addresses
 from pytest_kvbench.batch.provider import ENDED, Provider
@@ -31,6 +30,7 @@ from pytest_kvbench.pipeline.exchange import give, take_over
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
 from pytest_kvbench.store.controls import ControlEntry, SharedControls, control_key
+from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_kvbench.batch.desk import desk
-from pytest_kvbench.batch.keys import Keys
 from pytest_kvbench.batch.ledger import Ledger, said
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Cell
+from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.store.store import Store
 
 

@@ -5,5 +5,5 @@ places        where groups are
 database      a connection, with its errors in words
 controls, control_file, registry    shared controls
 archive, origin    a group in one file, and whose it is
-presence, outstanding, upkeep       who is at work, what is left, what lies about
+presence, outstanding, keys, upkeep  who is at work, what is left, what lies about
 """

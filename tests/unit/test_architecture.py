@@ -164,3 +164,10 @@ def test_exported_names_exist() -> None:
     assert pytest_kvbench.__all__ == ["Comparison", "Controls", "MeasuredCell", "load_group"]
     for name in pytest_kvbench.__all__:
         assert getattr(pytest_kvbench, name).__name__ == name
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_sql_is_spoken_in_the_store_alone(path: Path) -> None:
+    """But for a cache of token counts, which belongs to no group."""
+    if room_of(path) != "store" and path.relative_to(ROOT) != Path("tasks/counted.py"):
+        assert "sqlite3" not in imports(path)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.batch.files import Lane, Limits, Splitter, Written, clipped, keys_of
-from pytest_kvbench.batch.keys import Keys
+from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.batch.lines import Writer, read
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.experiment.schema import Experiment

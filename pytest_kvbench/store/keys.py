@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_kvbench.batch.files import CHUNK
+_CHUNK = 256  # keys at a time
 
 
 class Keys:
@@ -33,8 +33,8 @@ class Keys:
     def batches(self, keys: Sequence[str]) -> dict[str, str]:
         """Of those among `keys` that are there: the batch."""
         found: dict[str, str] = {}
-        for start in range(0, len(keys), CHUNK):
-            some = keys[start : start + CHUNK]
+        for start in range(0, len(keys), _CHUNK):
+            some = keys[start : start + _CHUNK]
             places = ",".join("?" * len(some))
             query = f"SELECT key, batch FROM keys WHERE key IN ({places})"  # noqa: S608 -- marks
             found.update(self._db.execute(query, some).fetchall())
@@ -47,7 +47,7 @@ class Keys:
     def unseen(self) -> Iterator[list[str]]:
         """Those that were not, some at a time."""
         cursor = self._db.execute("SELECT key FROM keys WHERE seen=0")
-        while rows := cursor.fetchmany(CHUNK):
+        while rows := cursor.fetchmany(_CHUNK):
             yield [key for (key,) in rows]
 
     def close(self) -> None:
