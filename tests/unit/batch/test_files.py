@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.batch.files import Lane, Limits, Splitter, Written, clipped, keys_of
-from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.batch.lines import Writer, read
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import Answer, Arm, Failure, Prompt, Request, Sampling
+from pytest_kvbench.store.keys import Keys
 
 LANE = Lane("none", "http://x/v1", "/v1/completions")
 HOSTED = {"name": "openai", "model": "m", "base_url": "http://x/v1"}
