@@ -202,7 +202,7 @@ class Desk:
                 keys.add(some)
             taken = take(
                 self.store,
-                results(paths, self._prepared.experiment.engine.max_reply_bytes),
+                self._results(batch, paths),
                 lambda asked: set(keys.batches(asked)),
                 lambda found: self._met(found, keys),
             )
@@ -321,6 +321,10 @@ class Desk:
         moved = self.ledger.move(batch, state, **known)
         self._on_step(state)
         return moved
+
+    def _results(self, batch: Batch, paths: Sequence[Path]) -> Iterator[Result]:
+        longest = self._prepared.experiment.engine.max_reply_bytes
+        return results(paths, longest, key=self._of(batch).key)
 
     def _of(self, batch: Batch) -> Provider:
         engine = self._prepared.experiment.engine

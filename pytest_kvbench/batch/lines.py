@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pytest_kvbench.batch.files import Lane
 from pytest_kvbench.engines import arms, completion, embedded, openai
 from pytest_kvbench.engines.completion import NotACompletionError
+from pytest_kvbench.engines.keys import decoded
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
@@ -69,28 +70,28 @@ class Writer:
         return lane
 
 
-def read(line: bytes) -> Result:
-    """What a line of an output or error file says.
+def read(line: bytes, key: str | None = None) -> Result:
+    """What a line of an output or error file says; never the `key` that was sent.
 
     Raises:
         ValueError: it is no such line.
     """
-    data = sound.decoded(line)
+    data = decoded(line, key)
     if not isinstance(data, dict) or not isinstance(data.get("custom_id"), str):
         raise ValueError("no custom_id")
-    key, response = sound.text(data["custom_id"]), data.get("response") or {}
+    name, response = sound.text(data["custom_id"]), data.get("response") or {}
     error = data.get("error")
     if not isinstance(response, dict):
         raise ValueError("response is no object")
     body, status = response.get("body"), response.get("status_code", 200)
     if error or status != 200 or not isinstance(body, dict):
-        return _failed(key, status, error or (body or {}))
+        return _failed(name, status, error or (body or {}))
     if told := completion.error_in(body):
-        return Result(key, Failure(key, "ENGINE_ERROR", sound.said(told)))
+        return Result(name, Failure(name, "ENGINE_ERROR", sound.said(told)))
     try:
-        return Result(key, completion.read(body, latency_s=None).answer(key))
+        return Result(name, completion.read(body, latency_s=None).answer(name))
     except NotACompletionError as wrong:
-        return Result(key, Failure(key, "ENGINE_ERROR", str(wrong)))
+        return Result(name, Failure(name, "ENGINE_ERROR", str(wrong)))
 
 
 def key_in(line: bytes) -> str | None:

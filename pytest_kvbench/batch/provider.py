@@ -18,7 +18,7 @@ import tenacity
 from pytest_kvbench.batch.files import clipped, part_of
 from pytest_kvbench.batch.ledger import MARK
 from pytest_kvbench.engines.completion import error_message
-from pytest_kvbench.engines.keys import masked
+from pytest_kvbench.engines.keys import decoded, masked
 from pytest_kvbench.engines.retry import RETRIED_STATUS
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import writing
@@ -55,6 +55,11 @@ class Provider:
     retries: int = 3
     timeout_s: float = 600.0
     max_bytes: int = bounded.REPLY
+
+    @property
+    def key(self) -> str:
+        """What is sent as a key, "" where none is."""
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
     def patiently(self, step: Callable[[], _T]) -> _T:
         """Do a step, again where that may help.
@@ -178,7 +183,7 @@ class Provider:
             raise _TransientError(f"{method} {url}: {type(error).__name__}: {error}") from None
         self._check(response, response.content)
         try:
-            data = sound.data(response.content)
+            data = decoded(response.content, self.key, sound.data)
         except ValueError:
             data = None
         if not isinstance(data, dict):
@@ -200,9 +205,8 @@ class Provider:
         raise self._error(told)
 
     def _error(self, what: str) -> EngineError:
-        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
         return EngineError(
-            f"batch: {sound.said(masked(what, key))}",
+            f"batch: {sound.said(masked(what, self.key))}",
             "nothing is lost or sent twice: mend it and do the same again, or give up what is "
             "open: kvbench batch cancel GROUP (--forget where the server is gone)",
         )

@@ -33,12 +33,15 @@ class Taken:
         )
 
 
-def results(paths: Iterable[Path], longest: int, *, given: bool = False) -> Iterator[Result]:
+def results(
+    paths: Iterable[Path], longest: int, *, key: str | None = None, given: bool = False
+) -> Iterator[Result]:
     """Every line of result files; one that cannot be read is a failure of whom it names.
 
     Args:
         paths: the files.
         longest: bytes of a line that are read.
+        key: what was sent to the server, which may repeat it.
         given: by hand, and perhaps another file, or half of one: it is refused for a line that
             names nobody, or does not end. Of a server's files such a line is nobody's.
 
@@ -50,7 +53,7 @@ def results(paths: Iterable[Path], longest: int, *, given: bool = False) -> Iter
             with open_file(path, pipe=True) as stream:
                 for number, line in enumerate(_lines(stream, longest), start=1):
                     if line.strip():
-                        yield _read(path, number, line, longest, given)
+                        yield _read(path, number, line, longest, key, given)
         except OSError as error:
             raise UsageError(
                 f"{path}: cannot be read: {error.strerror or error}", "name a file of results"
@@ -66,11 +69,13 @@ def _lines(stream: IO[bytes], longest: int) -> Iterator[bytes]:
         yield line
 
 
-def _read(path: Path, number: int, line: bytes, longest: int, given: bool) -> Result:
+def _read(
+    path: Path, number: int, line: bytes, longest: int, sent: str | None, given: bool
+) -> Result:
     try:
         if len(line) > longest:
             raise ValueError(f"it is longer than {longest / MIB:,.4g} MB: see engine.max_reply_mb")
-        return read(line)
+        return read(line, sent)
     except ValueError as error:
         whole = line.endswith(b"\n") or len(line) > longest
         if (key := key_in(line)) and (whole or not given):

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,7 @@ import aiohttp
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
 from pytest_kvbench.engines.breaker import Breaker
 from pytest_kvbench.engines.completion import NotACompletionError, error_in, error_message
-from pytest_kvbench.engines.keys import masked
+from pytest_kvbench.engines.keys import decoded, hidden, masked
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace, tokens_of
 from pytest_kvbench.engines.retry import (
@@ -31,7 +32,7 @@ from pytest_kvbench.engines.retry import (
 from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import OUT_OF_FILES
-from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire import bounded
 from pytest_kvbench.wire.bounded import TooLargeError
 from pytest_kvbench.wire.network import HOPS, RedirectError, certificates, proxy_to, redirected
 
@@ -176,11 +177,13 @@ class Http:
             target = _followed(response, url, hops)
             # A server that does not stream after all is taken at its word.
             if stream and response.status < 300 and response.content_type == _STREAM:
-                return await _streamed(response, started, self._max_bytes)
+                streamed = await _streamed(response, started, self._max_bytes)
+                return replace(streamed, data=hidden(streamed.data, self._api_key))
             content = await bounded.content(response, self._max_bytes)
         if target is not None:
             return await self._reply(target, body, stream, started, hops - 1)
-        return Reply(_decoded(response, content), time.perf_counter() - started)
+        data = _decoded(response, content, self._api_key)
+        return Reply(data, time.perf_counter() - started)
 
     @property
     def _open(self) -> aiohttp.ClientSession:
@@ -216,7 +219,7 @@ def _followed(response: aiohttp.ClientResponse, url: str, hops: int) -> str | No
     return target
 
 
-def _decoded(response: aiohttp.ClientResponse, content: bytes) -> dict[str, Any]:
+def _decoded(response: aiohttp.ClientResponse, content: bytes, key: str | None) -> dict[str, Any]:
     status = response.status
     if status in RETRIED_STATUS:
         raise TransientError(
@@ -229,7 +232,7 @@ def _decoded(response: aiohttp.ClientResponse, content: bytes) -> dict[str, Any]
         told = f"HTTP {status}: {error_message(content)}"
         raise RequestFailedError("ENGINE_ERROR", told, status=status)
     try:
-        data = sound.decoded(content)
+        data = decoded(content, key)
     except ValueError:
         raise TransientError("ENGINE_ERROR", "the reply is not JSON") from None
     if not isinstance(data, dict):

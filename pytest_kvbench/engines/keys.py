@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.wire import sound
 from pytest_kvbench.wire.addresses import is_header
 
 if TYPE_CHECKING:
@@ -75,6 +76,29 @@ def masked(text: str, key: str | None) -> str:
     if key is None or len(key) < _SHORTEST:
         return text
     return re.sub(rf"(?<![\w-]){re.escape(key)}(?![\w-])", "***", text)
+
+
+def decoded(content: bytes, key: str | None, decode: Callable[[bytes], Any] = sound.decoded) -> Any:
+    """What JSON from a server says, without the key in any of its texts (see `masked`).
+
+    Raises:
+        ValueError: as `decode`, or it is nested deeper than Python reads.
+    """
+    try:
+        return hidden(decode(content), key)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def hidden(data: Any, key: str | None) -> Any:
+    """JSON data without the key in any of its texts."""
+    if key is None or len(key) < _SHORTEST:
+        return data
+    if isinstance(data, str):
+        return masked(data, key) if key in data else data
+    if isinstance(data, dict):
+        return {hidden(name, key): hidden(value, key) for name, value in data.items()}
+    return [hidden(value, key) for value in data] if isinstance(data, list) else data
 
 
 def without_keys(settings: EngineSettings | None = None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from pytest_kvbench.engines.completion import error_message
-from pytest_kvbench.engines.keys import masked
+from pytest_kvbench.engines.keys import decoded, masked
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.wire import bounded, sound
@@ -38,7 +38,7 @@ class Probe:
             EngineError: nobody answers there, or not with 200.
         """
         content: bytes = self._send("GET", path).content
-        return content.decode(errors="replace")
+        return masked(content.decode(errors="replace"), self._key)
 
     def json(self, path: str) -> dict[str, Any]:
         """The JSON object at `root` + `path`.
@@ -102,15 +102,18 @@ class Probe:
                 "start it, or mend engine.base_url or engine.endpoints",
             ) from None
 
+    @property
+    def _key(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
     def _said(self, content: bytes) -> str:
         """The server's own words, without the key."""
-        key = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        told = sound.said(masked(error_message(content), key))
+        told = sound.said(masked(error_message(content), self._key))
         return f": {told}" if told else ""
 
     def _object(self, response: Any) -> dict[str, Any]:
         try:
-            data = sound.data(response.content)
+            data = decoded(response.content, self._key, sound.data)
         except ValueError:
             data = None
         if not isinstance(data, dict):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
-from pytest_kvbench.engines.watch import command_line
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies import kv_types
@@ -82,6 +81,9 @@ def _command(
         *("--kv-cache-dtype", types[0], "--dtype", settings.dtype or "auto"),
         *("--max-model-len", str(settings.launch.context), "--generation-config", "vllm"),
     ]
+    # Late: Python warns where a program that it starts was imported before.
+    from pytest_kvbench.engines.watch import command_line
+
     return command_line(pid, address, settings.launch.health, server)
 
 

@@ -559,3 +559,21 @@ def test_half_of_a_file_is_refused_and_an_odd_line_is_not(prepared: Prepared) ->
     torn = kvbench("batch", "import", "g", str(file))
     assert (torn.exit_code, torn.output.count("\n")) == (4, 2)
     assert ":6: is no line" in torn.output
+
+
+def test_no_line_of_a_batch_brings_the_key_into_a_file(
+    prepared: Prepared, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sesame-4711"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    replies = iter(range(REQUESTS))
+    server.error = lambda line: {"message": f"Bearer {key} is wrong"} if next(replies) % 2 else None
+    said = '"content": "'
+    server.twist = lambda lines: json.loads(json.dumps(lines).replace(said, f"{said}{key} "))
+    run = CliRunner().invoke
+    for words in (["run", "g.yaml"], ["run", "g.yaml"], ["all", "g.yaml"]):
+        done = run(main, words)
+        assert key not in done.output
+    assert "Bearer *** is wrong" in done.output
+    files = [path for path in Path("reports").rglob("*") if path.is_file()]
+    assert [path for path in files if key.encode() in path.read_bytes()] == []

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pytest_kvbench.engines.keys import api_key_of, check_absent, masked
+from pytest_kvbench.engines.keys import api_key_of, check_absent, decoded, masked
 from pytest_kvbench.engines.launch import stop_all
 from pytest_kvbench.engines.servers import Started
 from pytest_kvbench.errors import UsageError
@@ -17,6 +22,9 @@ from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.pipeline import judge_process
+from pytest_kvbench.records import Prompt
+from tests.support.wire import Wire
+from tests.unit.engines.test_openai import answer, experiment, request, source
 
 KEY = "sesame-4711"
 PRINTS_ENVIRONMENT = """
@@ -116,3 +124,43 @@ def test_a_key_that_no_header_carries_is_refused_by_its_variable(
     with pytest.raises(UsageError, match="variable OPENAI_API_KEY has characters") as caught:
         api_key_of(settings(api_key_env=named))
     assert key not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | st.sampled_from([KEY, f"a\n{KEY}.", "a/b"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([KEY, "n"]), inner),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_no_text_of_a_reply_holds_the_key(data: Any) -> None:
+    told = decoded(json.dumps(data).encode(), KEY)
+    assert KEY not in json.dumps(told)
+    assert told == json.loads(json.dumps(data).replace(KEY, "***"))
+    assert decoded(json.dumps(data).encode(), "x") == data
+
+
+def test_a_reply_nested_too_deep_is_none() -> None:
+    with pytest.raises(ValueError, match="too deep"):
+        decoded(b"[" * 100_000, KEY)
+    with contextlib.suppress(ValueError):
+        decoded(b"[" * 900 + b"]" * 900, KEY)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_repeats_the_key_is_stored_without_it(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Wire() as wire:
+        asked = replace(request(), prompt=Prompt("the lake ", f"Say {KEY}", 8))
+        found = answer(experiment("openai", base_url=wire.base_url, stream=stream), asked)
+    assert found.text == "***"
+
+
+def test_what_a_server_tells_of_itself_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with Wire("vllm", version=f"for {KEY}") as wire:
+        told = source(experiment("vllm", base_url=wire.base_url)).fingerprint()
+    assert KEY not in json.dumps(told)
