@@ -64,7 +64,7 @@ def server_name(engine: EngineSettings, kv: KV, policy: str, budget: float) -> s
 
 def address_of(engine: EngineSettings, kv: KV, policy: str, budget: float) -> str | None:
     """Where an arm is asked, several addresses with commas; None where a run starts the server."""
-    local = engine.name == "local"  # one server has all arms
+    local = kind_of(engine).is_embedded  # one server has all arms
     name = FULL_CACHE if local else server_name(engine, kv, policy, budget)
     endpoint = endpoints(engine).get(name)
     return ", ".join(endpoint.urls) if endpoint else None

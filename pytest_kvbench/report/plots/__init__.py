@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pytest_kvbench.files import replace_bytes
+from pytest_kvbench.files import replace_bytes, writing
 from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.plots import bybin, curves, heatmap, style
 from pytest_kvbench.report.results import Results, Series
@@ -27,9 +27,10 @@ def draw_all(results: Results, folder: Path) -> tuple[Image, ...]:
         The images in reading order, paths relative to `folder`. None without treated cells.
     """
     target = folder / FOLDER
-    target.mkdir(parents=True, exist_ok=True)
-    for old in target.glob("*.png"):
-        old.unlink()
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.glob("*.png"):
+            old.unlink()
     if not results.policies:
         return ()
     with style.house_style():
