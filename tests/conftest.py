@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +17,15 @@ import hypothesis
 import pandas.core.arrays.arrow.extension_types  # noqa: F401 -- pyarrow takes them only once
 import pytest
 
-# What an inner pytest imports it forgets again, but numpy can be loaded only once.
-import pytest_kvbench.analyse.observations
-import pytest_kvbench.report.plots  # noqa: F401 -- for the same reason
+import pytest_kvbench
 from pytest_kvbench.pipeline import judge as judge_stage
 from pytest_kvbench.pipeline import judge_process
+from pytest_kvbench.report import plots
 from tests.support.mock_server import MockServer
 
 # Most plugin tests start Python several times: compiling everything each time would double theirs.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # No test needs a hub, and one that cannot be reached is tried for 23 seconds.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -33,6 +36,13 @@ os.environ.pop("BUILD_NUMBER", None)
 # A deadline is a timed assertion.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# What an inner pytest imports it forgets again: half a second for each run, and numpy can be loaded
+# only once.
+_APART = ("pytest_kvbench.server", "pytest_kvbench.executors", "pytest_kvbench.plugin")
+for _module in pkgutil.walk_packages(pytest_kvbench.__path__, "pytest_kvbench."):
+    if not _module.name.startswith(_APART) and not _module.name.endswith("__main__"):
+        importlib.import_module(_module.name)
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]
 
@@ -85,11 +95,21 @@ class AnalystHere:
 
 
 @pytest.fixture
+def pictures() -> None:
+    """The project's reports have their pictures, which take half of a small run."""
+
+
+@pytest.fixture
 def project(
-    pytester: pytest.Pytester, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    pytester: pytest.Pytester,
+    mock: MockServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Project:
     """An experiment on the mock server."""
     monkeypatch.setattr(judge_process, "Analyst", AnalystHere)
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(plots, "draw_all", lambda results, folder: ())
     rows = [
         {
             "question": f"Say {word}",

@@ -240,6 +240,7 @@ def test_changed_selection_is_refused(project: Project, n: str) -> None:
     forced.assert_outcomes(passed=ITEMS)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_report_is_written_where_asked(project: Project) -> None:
     result = project.run("--kvbench-report=out")
     assert result.ret == 0
