@@ -5,6 +5,7 @@
     ledger     what was handed to whom: reports/<group>/batches.json
     provider   the HTTP of files and batches
     results    result files into the store
+    wanted     which requests are handed over
     desk       submit, fetch, cancel, each of which may die anywhere and be run again
     session    what a run of pytest does with it
     portable   the same files without a provider: export, import

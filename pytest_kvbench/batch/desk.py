@@ -9,27 +9,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, chunks, keys_of
+from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, keys_of
 from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id, refuse_foreign
 from pytest_kvbench.batch.lines import Result, Writer, check_addresses
 from pytest_kvbench.batch.provider import ENDED, Provider
 from pytest_kvbench.batch.results import Taken, results, save_failures, take
+from pytest_kvbench.batch.wanted import missing, share_controls
 from pytest_kvbench.engines.base import bearer
 from pytest_kvbench.engines.keys import api_key_of
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import GuardError
 from pytest_kvbench.files import CONTROLS, writing
-from pytest_kvbench.pipeline import plan
-from pytest_kvbench.pipeline.exchange import give, take_over
 from pytest_kvbench.pipeline.group import Prepared, now
-from pytest_kvbench.records import FULL_CACHE, Cell, Failure, FailureKind, Request, to_json
-from pytest_kvbench.store.controls import ControlEntry, SharedControls, control_key
+from pytest_kvbench.records import Cell, Failure, FailureKind
+from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
@@ -338,62 +336,3 @@ class Desk:
                 max_bytes=engine.max_reply_bytes,
             )
         return self._providers[batch.base_url]
-
-
-def planned(
-    prepared: Prepared, cells: Sequence[Cell] | None = None
-) -> Iterator[tuple[Cell, Request]]:
-    """The requests of some cells, by default of the whole plan; one at a time."""
-    some = plan.cells(prepared.experiment) if cells is None else cells
-    target = plan.Target(prepared.fingerprint, prepared.replicate_offset)
-    return plan.requests(prepared.experiment, some, prepared.manifests, prepared.tasks, target)
-
-
-def missing(
-    prepared: Prepared,
-    store: Store,
-    taken: Keys,
-    cells: Sequence[Cell] | None = None,
-    refused: Keys | None = None,
-) -> Iterator[Request]:
-    """The requests without an answer that are in no open batch; each is taken as it is given."""
-    for chunk in chunks(request for _, request in planned(prepared, cells)):
-        store.save_requests(chunk)
-        keys = [request.key for request in chunk]
-        known = store.answered(keys) | set(taken.batches(keys))
-        if refused is not None:
-            known |= set(refused.batches(keys))
-        for request in chunk:
-            if request.key not in known:
-                known.add(request.key)  # variants that ask the same share a key
-                taken.add([request.key])
-                yield request
-
-
-def share_controls(
-    prepared: Prepared,
-    store: Store,
-    shared: SharedControls,
-    cells: Sequence[Cell] | None = None,
-) -> None:
-    """Take over controls that another group has paid for, and give it those that are here."""
-    some = plan.cells(prepared.experiment) if cells is None else cells
-    for group in plan.groups(some):
-        own = chunks(r for c, r in planned(prepared, [_control(group)]) if c.is_control)
-        for first in own:
-            arm = first[0].arm
-            meta = {"arm": to_json(arm), "task_bin": group.control_id}
-            with shared.take(f"{control_key(arm)}/{group.control_id}", meta) as entry:
-                for requests in chain([first], own):
-                    _exchange(store, entry, requests)
-
-
-def _exchange(store: Store, entry: ControlEntry, requests: Sequence[Request]) -> None:
-    store.save_requests(requests)
-    answered = store.answered([request.key for request in requests])
-    take_over(store, entry, [r for r in requests if r.key not in answered])
-    give(store, entry, requests)
-
-
-def _control(group: plan.CellGroup) -> Cell:
-    return Cell(group.task, group.bin, FULL_CACHE, 1.0, group.variant)

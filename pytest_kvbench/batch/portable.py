@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_kvbench.batch.desk import desk, missing, share_controls
+from pytest_kvbench.batch.desk import desk
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, Written
 from pytest_kvbench.batch.lines import Writer
 from pytest_kvbench.batch.results import Taken, results, take
+from pytest_kvbench.batch.wanted import missing, share_controls
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.store.controls import SharedControls

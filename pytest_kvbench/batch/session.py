@@ -3,16 +3,83 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from pytest_kvbench.batch.desk import desk
 from pytest_kvbench.batch.ledger import Ledger, said
-from pytest_kvbench.errors import EngineError
+from pytest_kvbench.errors import EngineError, KvbenchError
+from pytest_kvbench.pipeline.driver import GroupDriver
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Cell
 from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.store.store import Store
+
+
+class Batched:
+    """Asks in batches: see `pipeline.ask.Asking`. All that was selected is handed over together.
+
+    Args:
+        prepared: the group.
+        store: its store.
+        controls: where controls are shared (None: inside the group).
+        run_id: the run's, whose processes fetch and hand over once.
+        cells: those that were selected.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        store: Store,
+        controls: Path | None,
+        run_id: str,
+        cells: Sequence[Cell],
+    ) -> None:
+        self._prepared = prepared
+        self._store = store
+        self._controls = controls
+        self._run_id = run_id
+        self._cells = cells
+        self._problem: KvbenchError | None = None
+        self._open = contextlib.ExitStack()
+
+    def unsettled(
+        self,
+        driver: GroupDriver,
+        ahead: Iterable[GroupDriver] = (),  # noqa: ARG002 -- all that was selected
+    ) -> str:
+        """Why a group is not settled: `waiting for batch ID (n of m done)`; "" where it is.
+
+        Raises:
+            EngineError: of what it lacks nobody is asked any more.
+            KvbenchError: see `Desk.fetch` and `Desk.submit`; the first one, for every group.
+        """
+        waiting = self._waiting
+        wanted = [request.key for request in driver.wanted(self._store)]
+        return waiting.reason(self._store, wanted)
+
+    def close(self) -> None:
+        """See `Asking.close`: batches go on."""
+        self._open.close()
+
+    @property
+    def _waiting(self) -> Waiting:
+        """What the run waits for: a server that is down is not tried for every item."""
+        if self._problem is not None:
+            raise self._problem
+        try:
+            return self._synced
+        except KvbenchError as error:
+            self._problem = error
+            raise
+
+    @cached_property
+    def _synced(self) -> Waiting:
+        self._prepared.requests(self._cells)  # kept: the items need them too
+        waiting = sync(self._prepared, self._controls, self._run_id, self._cells)
+        self._open.callback(waiting.close)
+        return waiting
 
 
 class Waiting:
@@ -38,7 +105,7 @@ class Waiting:
         if lost:
             raise EngineError(
                 f"{lost} requests are in no batch and have no answer",
-                "another process has cancelled or forgotten it; run again",
+                "another process has fetched, cancelled or forgotten it; run again",
             )
         return ""
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import psutil
 
-from pytest_kvbench.batch.desk import LOCK, desk, planned
+from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.ledger import Batch, Ledger, said
 from pytest_kvbench.errors import InfrastructureError, KvbenchError
 from pytest_kvbench.files import is_unconfirmed, try_lock
@@ -295,7 +295,7 @@ class Group:
 def _wanted(prepared: Prepared) -> Iterator[str]:
     """The keys of the plan: of all of it, or of what sequential sampling wants by now."""
     if not prepared.experiment.sequential:
-        yield from (request.key for _, request in planned(prepared))
+        yield from (request.key for _, request in prepared.each_request())
         return
     with Store(prepared.database) as store:
         most = prepared.requests()

@@ -142,7 +142,7 @@ def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, f
     site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
         for declared in every:
-            for line in _run(declared, site, present):
+            for line in _ask(_prepared(declared, site, present), site):
                 click.echo(line)
 
 
@@ -211,13 +211,15 @@ def all_stages(
     site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
         for declared in every:
+            prepared, gate = None, declared.experiment.gate
             try:
-                _run(declared, site, present)
+                prepared = _prepared(declared, site, present)
+                _ask(prepared, site)
             except InfrastructureError:
                 with contextlib.suppress(KvbenchError):  # what came before it is told, if any
-                    _conclude(given.opened(declared, reports), declared.experiment.gate)
+                    _conclude(prepared or given.opened(declared, reports), gate)
                 raise
-            _conclude(given.opened(declared, reports), declared.experiment.gate)
+            _conclude(prepared, gate)
 
 
 for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS, *scores.COMMANDS):
@@ -242,23 +244,30 @@ def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
         stop_all(run_folder(site.run_id))
 
 
-def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> Sequence[str]:
+def _prepared(declared: Declared, site: Site, present: contextlib.ExitStack) -> Prepared:
+    from pytest_kvbench.pipeline import conclude
+    from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline.group import check_engine
+    from pytest_kvbench.store.presence import Presence
+
+    check_engine(declared.experiment, site)
+    prepared = prepare_stage.prepare(declared, site, conclude.broken_before(declared, site))
+    present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
+    return prepared
+
+
+def _ask(prepared: Prepared, site: Site) -> Sequence[str]:
     """Answers what is missing; why requests failed, in lines.
 
     Raises:
         EngineError: none has an answer, though some were asked.
     """
     from pytest_kvbench.batch.ledger import warn_of_open
-    from pytest_kvbench.pipeline import ask, conclude
-    from pytest_kvbench.pipeline import prepare as prepare_stage
-    from pytest_kvbench.pipeline.group import check_engine, now
-    from pytest_kvbench.store.presence import Presence
+    from pytest_kvbench.pipeline import ask
+    from pytest_kvbench.pipeline.group import now
     from pytest_kvbench.store.store import Store
 
-    check_engine(declared.experiment, site)
-    prepared = prepare_stage.prepare(declared, site, conclude.broken_before(declared, site))
-    present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
-    if declared.experiment.engine.mode == "batch":
+    if prepared.experiment.engine.mode == "batch":
         batch.pick_up_and_hand_over(prepared)
         return []
     warn_of_open(prepared.folder)
@@ -269,7 +278,7 @@ def _run(declared: Declared, site: Site, present: contextlib.ExitStack) -> Seque
         store.finish_run(site.run_id, now())
     tally = ran.tally
     click.echo(
-        f"{declared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
+        f"{prepared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
         f"{tally.stored} stored before, {tally.reused} shared controls reused"
     )
     for sick in ran.sick:

@@ -253,15 +253,6 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
-    def _rounds_are_live(self) -> Experiment:
-        if self.sequential and self.engine.mode == "batch":
-            raise ValueError(
-                "sampling.strategy: sequential looks at answers before it asks on, and "
-                "engine.mode: batch has them tomorrow; use strategy: fixed or mode: live"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _plannable(self) -> Experiment:
         kv, asked = self.kv, len(self.tasks) * len(self.ways)
         cells = asked * self.bins.n * len(kv.policies) * len(kv.budgets)

@@ -3,8 +3,9 @@
 group, find    where a run takes place; a group opened, by its name or file
 plan       cells and requests
 prepare    manifests and guards
-pool, ask  who is asked what, and when
-rounds, votes, sane_control    what a group asks next; what samples agree on
+driver     what a group asks next, however one asks
+rounds, votes, sane_control    what the driver goes by; what samples agree on
+ask, pool  the ways of asking, and the live one
 score, observe    stored answers -> scores -> observations
 judge, judge_process    rules -> analysis, here or in a process of its own
 conclude   summary and report

@@ -1,25 +1,19 @@
-"""What a group asks of its engine, and when."""
+"""The ways of asking, and the live one: a pool in front of an engine or of Parsl's workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pytest_kvbench.engines import Engine
 from pytest_kvbench.errors import ControlError
-from pytest_kvbench.pipeline import driver, plan, sane_control
-from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
-from pytest_kvbench.records import Cell, Request
-from pytest_kvbench.store.controls import SharedControls
-from pytest_kvbench.store.store import Store
-
-if TYPE_CHECKING:
-    pass
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.driver import GroupDriver, drivers
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root, source_of
-from pytest_kvbench.pipeline.rounds import stored_outcomes
-from pytest_kvbench.pipeline.score import score
+from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
+from pytest_kvbench.store.controls import SharedControls
 
 
 def make_pool(
@@ -56,37 +50,62 @@ def make_pool(
     )
 
 
-def work_of(
-    prepared: Prepared, group: plan.CellGroup, planned: Sequence[tuple[Cell, Request]]
-) -> Work:
-    """What a group is to ask, and when: first what tells whether its control is sane.
+class Asking(Protocol):
+    """A way of asking: at once or in batches. What is asked, and when, the driver alone says."""
 
-    Then the rest at once, or in rounds where sampling is sequential.
+    def unsettled(self, driver: GroupDriver, ahead: Iterable[GroupDriver] = ()) -> str:
+        """Why a group is not settled yet, in words; "" where it is, or its control is not sane.
+
+        Args:
+            driver: the group's.
+            ahead: of groups that may be asked meanwhile.
+
+        Raises:
+            KvbenchError: it will not be settled in this run.
+        """
+
+    def close(self) -> None:
+        """Stop what runs ahead."""
+
+
+class Live:
+    """Asks at once, through a pool, and waits for the answers.
+
+    Args:
+        pool: of the experiment's engine, or of Parsl's workers.
     """
-    experiment = prepared.experiment
-    draws = []
-    if experiment.sequential:
-        from pytest_kvbench.pipeline.rounds import group_draws
 
-        draws = list(group_draws(experiment, prepared.manifests, planned))
-    keys = [request.key for _, request in planned]
-    shares_prefill = experiment.engine.shares_prefill
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._begun: dict[plan.CellGroup, Future[Tally]] = {}
 
-    def wanted(store: Store) -> list[Request]:
-        asked = planned
-        if draws:
-            score(store, keys)
-            outcomes = stored_outcomes(prepared, store, planned)
-            asked = [pair for draw in draws for pair in draw.wanted(draw.progress(outcomes))]
-        first = sane_control.asked_first(asked, shares_prefill=shares_prefill)
-        known = store.settled([request.key for _, request in asked])
-        if any(request.key not in known for _, request in first):
-            return [request for _, request in first]
-        if len(known) < len(asked) and (wrong := driver.sickness(prepared, store, planned)):
-            raise driver.sick_error(group, planned[0][0].control, wrong)
-        return [request for _, request in asked]
+    def begin(self, driver: GroupDriver) -> None:
+        """Hand a group to the pool, once."""
+        if driver.group not in self._begun:
+            requests = tuple(request for _, request in driver.planned)
+            work = Work(driver.group.control_id, requests, driver.next)
+            self._begun[driver.group] = self._pool.submit(work)
 
-    return Work(group.control_id, tuple(request for _, request in planned), wanted)
+    def end(self, driver: GroupDriver) -> Tally | ControlError:
+        """Wait for what becomes of a group; what stops every group is raised."""
+        try:
+            return self._begun[driver.group].result()
+        except Exception as error:
+            cause = first_cause(error)
+            if isinstance(cause, ControlError):
+                return cause
+            raise cause from None
+
+    def unsettled(self, driver: GroupDriver, ahead: Iterable[GroupDriver] = ()) -> str:
+        """See `Asking.unsettled`."""
+        for one in (driver, *ahead):
+            self.begin(one)
+        self.end(driver)
+        return ""
+
+    def close(self) -> None:
+        """See `Asking.close`."""
+        self._pool.close()
 
 
 @dataclass(frozen=True)
@@ -105,29 +124,14 @@ def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ra
     Raises:
         EngineError: the engine could not be started, or is gone; what was answered is stored.
     """
-    pool = make_pool(prepared, site, on_answers)
-    by_group: dict[plan.CellGroup, list[tuple[Cell, Request]]] = {}
-    for cell, request in prepared.requests():
-        by_group.setdefault(plan.CellGroup.of(cell), []).append((cell, request))
+    live, every = Live(make_pool(prepared, site, on_answers)), list(drivers(prepared))
     try:
-        futures = [
-            pool.submit(work_of(prepared, group, planned)) for group, planned in by_group.items()
-        ]
-        ends = [_end(future) for future in futures]
+        for driver in every:
+            live.begin(driver)
+        ends = [live.end(driver) for driver in every]
     finally:
-        pool.close()
+        live.close()
     return Ran(
         sum((end for end in ends if isinstance(end, Tally)), Tally()),
         tuple(end for end in ends if isinstance(end, ControlError)),
     )
-
-
-def _end(future: Future[Tally]) -> Tally | ControlError:
-    """What became of a group; what stops every group is raised."""
-    try:
-        return future.result()
-    except Exception as error:
-        cause = first_cause(error)
-        if isinstance(cause, ControlError):
-            return cause
-        raise cause from None

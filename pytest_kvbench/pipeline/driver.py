@@ -1,18 +1,123 @@
-"""What holds however one asks, live, through Parsl or in batches."""
+"""What a group asks next, however one asks: live, through Parsl or in batches.
+
+A function of what is stored: whoever asks hands over what it names, and asks it again once that is
+settled, at once or in a later run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import voted
+from pytest_kvbench.pipeline.rounds import GroupDraw, Outcomes, group_draws, stored_outcomes
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.store import Store
 
 Planned = Sequence[tuple[Cell, Request]]
+
+
+@dataclass(frozen=True)
+class GroupDriver:
+    """Says what one cell group asks, and when.
+
+    Args:
+        prepared: the experiment's group.
+        group: the cell group.
+        cells: those of its cells that are to be measured.
+    """
+
+    prepared: Prepared
+    group: plan.CellGroup
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def planned(self) -> Planned:
+        """All requests that it could make, each with its cell."""
+        return self.prepared.requests(self.cells)
+
+    def next(self, store: Store) -> list[Request]:
+        """What is to be settled next: what tells whether the control is sane, then the rest.
+
+        Raises:
+            ControlError: it is not, and something would still have to be asked.
+        """
+        drawn = self._drawn(store)
+        shares_prefill = self.prepared.experiment.engine.shares_prefill
+        first = sane_control.asked_first(drawn, shares_prefill=shares_prefill)
+        settled = store.settled([request.key for _, request in drawn])
+        if any(request.key not in settled for _, request in first):
+            return [request for _, request in first]
+        if len(settled) < len(drawn) and (wrong := self._sickness(store)):
+            raise sick_error(self.group, self._control, wrong)
+        return [request for _, request in drawn]
+
+    def wanted(self, store: Store) -> list[Request]:
+        """What is to be settled by now, the rounds before included.
+
+        Of a control that is not sane the treatments are not.
+        """
+        return [request for _, request in self._of_the_sane(store, self._drawn(store))]
+
+    def ahead(self, store: Store) -> Iterator[Request]:
+        """As `wanted`, for who may wait a day for it: nothing waits for the control's sample.
+
+        Of sampling in rounds, it goes on to twice what was looked at.
+        """
+        every = self._ahead(store) if self._draws else self.prepared.each_request(self.cells)
+        yield from (request for _, request in self._of_the_sane(store, every))
+
+    def _drawn(self, store: Store) -> Planned:
+        """What sampling came to, settled or not: everything, or the rounds so far."""
+        if not self._draws:
+            return self.planned
+        outcomes = self._outcomes(store)
+        rounds = (draw.wanted(draw.progress(outcomes)) for draw in self._draws)
+        return list(chain.from_iterable(rounds))
+
+    def _ahead(self, store: Store) -> Planned:
+        outcomes = self._outcomes(store)
+        rounds = (draw.ahead(draw.progress(outcomes)) for draw in self._draws)
+        return list(chain.from_iterable(rounds))
+
+    def _outcomes(self, store: Store) -> Outcomes:
+        score(store, [request.key for _, request in self.planned])
+        return stored_outcomes(self.prepared, store, self.planned)
+
+    def _of_the_sane(
+        self, store: Store, pairs: Iterable[tuple[Cell, Request]]
+    ) -> Iterator[tuple[Cell, Request]]:
+        is_sick = bool(self._sickness(store))
+        return ((cell, r) for cell, r in pairs if cell.is_control or not is_sick)
+
+    def _sickness(self, store: Store) -> str:
+        controls = list(self.prepared.each_request([self._control]))
+        return sickness(self.prepared, store, controls)
+
+    @property
+    def _control(self) -> Cell:
+        return self.cells[0].control
+
+    @cached_property
+    def _draws(self) -> tuple[GroupDraw, ...]:
+        """How it is sampled in rounds; nothing where all is asked."""
+        experiment = self.prepared.experiment
+        if not experiment.sequential:
+            return ()
+        return tuple(group_draws(experiment, self.prepared.manifests, self.planned))
+
+
+def drivers(prepared: Prepared, cells: Sequence[Cell] | None = None) -> Iterator[GroupDriver]:
+    """A driver for each group of some cells, by default of the whole plan."""
+    some = plan.cells(prepared.experiment) if cells is None else cells
+    for group, members in plan.groups(some).items():
+        yield GroupDriver(prepared, group, members)
 
 
 def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = False) -> str:
@@ -21,15 +126,15 @@ def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = F
     Where not all are asked that will be (`whole`), a low mean of few is not held against it.
     """
     controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
-    if not controls:
-        return ""
     keys = [request.key for _, request in controls]
+    if not (settled := store.settled(keys)):
+        return ""
     score(store, keys)
     return sane_control.problem(
         sane_control.replies(voted(prepared, store, controls)),
         prepared.experiment.gate,
         shortest=controls[0][0].bin == 0,
-        whole=whole or len(store.settled(keys)) == len(keys),
+        whole=whole or len(settled) == len(keys),
     )
 
 
@@ -37,7 +142,7 @@ def sick_controls(prepared: Prepared, store: Store) -> Iterator[ControlError]:
     """An error for each group of the plan whose control is not sane, by the replies so far."""
     for group, members in plan.groups(plan.cells(prepared.experiment)).items():
         control = members[0].control
-        if wrong := sickness(prepared, store, prepared.requests([control])):
+        if wrong := sickness(prepared, store, list(prepared.each_request([control]))):
             yield sick_error(group, control, wrong)
 
 

@@ -70,6 +70,10 @@ class Prepared:
     replicate_offset: int
     extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    made: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """The requests of groups, as far as they were made."""
 
     @property
     def database(self) -> Path:
@@ -85,21 +89,40 @@ class Prepared:
         }
 
     def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
-        """The requests of some cells, by default of the whole plan; controls always included."""
-        return self._all_requests if cells is None else self._requests(cells)
+        """The requests of some cells, by default of the whole plan; controls always included.
+
+        Those of a group are made once, with all its cells, and kept.
+        """
+        some = plan.groups(self._cells if cells is None else cells)
+        return [pair for group, members in some.items() for pair in self._of(group, members)]
+
+    def each_request(self, cells: Sequence[Cell] | None = None) -> Iterator[tuple[Cell, Request]]:
+        """As `requests`, one at a time: none is kept that was not before."""
+        for group, members in plan.groups(self._cells if cells is None else cells).items():
+            yield from self._of(group, members) if group in self.made else self._make(members)
+
+    def _of(self, group: plan.CellGroup, some: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
+        if group not in self.made:
+            self.made[group] = list(self._make(self._groups.get(group, some)))
+        asked = {*some, some[0].control}
+        return ((cell, request) for cell, request in self.made[group] if cell in asked)
+
+    def _make(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
+        target = plan.Target(self.fingerprint, self.replicate_offset)
+        return plan.requests(self.experiment, cells, self.manifests, self.tasks, target)
 
     @cached_property
-    def _all_requests(self) -> list[tuple[Cell, Request]]:
-        return self._requests(plan.cells(self.experiment))
+    def _cells(self) -> tuple[Cell, ...]:
+        return plan.cells(self.experiment)
+
+    @cached_property
+    def _groups(self) -> dict[plan.CellGroup, tuple[Cell, ...]]:
+        return plan.groups(self._cells)
 
     def arms(self) -> Iterator[tuple[Arm, str | None]]:
         """Every arm of the plan, and the addresses declared for it."""
         target = plan.Target(self.fingerprint, self.replicate_offset)
         return plan.addressed_arms(self.experiment, self.manifests, target)
-
-    def _requests(self, cells: Sequence[Cell]) -> list[tuple[Cell, Request]]:
-        target = plan.Target(self.fingerprint, self.replicate_offset)
-        return list(plan.requests(self.experiment, cells, self.manifests, self.tasks, target))
 
 
 def group_folder(experiment: Experiment, reports: Path) -> Path:

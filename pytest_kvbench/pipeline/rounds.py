@@ -23,6 +23,7 @@ from pytest_kvbench.analyse.sequential import (
     advance,
     drawing_order,
     start,
+    whole,
 )
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
@@ -70,19 +71,31 @@ class GroupDraw:
         standing = self.progress(outcomes).cells
         return {cell: standing[rung].alpha for rung, cell in self._cells.items()}
 
-    def wanted(self, progress: Progress) -> list[tuple[Cell, Request]]:
+    def wanted(self, progress: Progress) -> Planned:
         """The requests of all rounds up to now, the control's among them."""
+        counts = {cell: progress.wanted(rung) for rung, cell in self._cells.items()}
+        return self._first(counts, progress.n)
+
+    def ahead(self, progress: Progress) -> Planned:
+        """As `wanted`, up to twice what was looked at: for rounds that take a day each."""
+        counts = {cell: self._ahead_of(rung, progress) for rung, cell in self._cells.items()}
+        return self._first(counts, progress.n)
+
+    def _ahead_of(self, rung: Rung, progress: Progress) -> int:
+        standing, wanted = progress.cells[rung], progress.wanted(rung)
+        if standing.state != "open" or rung not in progress.tested:
+            return wanted
+        return max(wanted, whole(self.clusters, 2 * standing.n, self.limits))
+
+    def _first(self, counts: Mapping[Cell, int], without: int) -> Planned:
+        """The requests of each cell's first examples; of the control as many as any cell has."""
         place = {example: position for position, example in enumerate(self.order)}
+        most = max(counts.values(), default=without)
         return [
             (cell, request)
             for cell, request in self.planned
-            if place[request.example_id] < self._wanted_of(cell, progress)
+            if place[request.example_id] < counts.get(cell, most)
         ]
-
-    def _wanted_of(self, cell: Cell, progress: Progress) -> int:
-        if cell.is_control:
-            return progress.wanted_of_control
-        return progress.wanted(Rung(cell.policy, cell.budget))
 
     @cached_property
     def _cells(self) -> dict[Rung, Cell]:

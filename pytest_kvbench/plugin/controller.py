@@ -219,13 +219,14 @@ class Controller:
         from pytest_kvbench.batch.ledger import waiting
         from pytest_kvbench.errors import KvbenchError
         from pytest_kvbench.pipeline.conclude import SUMMARY, conclude
-        from pytest_kvbench.pipeline.group import now, open_group
+        from pytest_kvbench.pipeline.group import now
+        from pytest_kvbench.plugin.opened import opened
         from pytest_kvbench.store.store import Store
 
         waits = ""
         try:
             waits = waiting(options.reports / group)
-            prepared = open_group(options.reports / group, options.tasks)
+            prepared = opened(self._config, group)
             with Store(prepared.database) as store:
                 if run_id not in {run.run_id for run in store.runs()}:
                     return _Result(group, None, problem="nothing was run: see the errors above")

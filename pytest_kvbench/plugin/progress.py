@@ -12,16 +12,17 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_kvbench.errors import KvbenchError
 from pytest_kvbench.pipeline import plan
-from pytest_kvbench.pipeline.group import open_group
 from pytest_kvbench.plugin import notes
+from pytest_kvbench.plugin.opened import opened
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.properties import verdict_on
 from pytest_kvbench.report import text
@@ -30,6 +31,8 @@ from pytest_kvbench.store.store import DATABASE, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_kvbench.pipeline.group import Prepared
 
 REDRAW_S = 1.0
 LINE_S = 60.0
@@ -51,11 +54,17 @@ class Count:
 class Watched:
     """One group's answers, as its database has them."""
 
-    def __init__(self, folder: Path, run_id: str, selected: frozenset[str], options: Options):
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        selected: frozenset[str],
+        opened: Callable[[], Prepared],
+    ) -> None:
         self._folder = folder
         self._run_id = run_id
         self._selected = selected
-        self._options = options
+        self._opened = opened
         self._store: Store | None = None
         self._missing: set[str] = set()
         self._failures = 0
@@ -81,7 +90,7 @@ class Watched:
         if self._run_id not in {run.run_id for run in store.runs()}:
             store.close()
             return False
-        prepared = open_group(self._folder, self._options.tasks)
+        prepared = self._opened()
         known = plan.cells(prepared.experiment)
         # An id ends with its cell's, unless the test has more parameters: then all are counted.
         cells = [c for c in known if any(_names(i, c.item_id) for i in self._selected)] or known
@@ -161,7 +170,12 @@ class ProgressLine:
         self._screen = Screen(reporter)
         self._every_s = REDRAW_S if reporter.isatty else LINE_S
         self._groups = [
-            Watched(options.reports / group, run_id, frozenset(ids), options)
+            Watched(
+                options.reports / group,
+                run_id,
+                frozenset(ids),
+                partial(opened, config, group),
+            )
             for group, ids in selected.items()
         ]
         self._verdicts: Counter[str] = Counter()

@@ -10,12 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_kvbench.errors import (
-    ControlError,
     EngineError,
     KvbenchError,
     UsageError,
@@ -24,13 +23,12 @@ from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
-from pytest_kvbench.pipeline.ask import make_pool
+from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
 from pytest_kvbench.pipeline.conclude import broken_before
-from pytest_kvbench.pipeline.driver import sick_error
+from pytest_kvbench.pipeline.driver import drivers, sick_error
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
-from pytest_kvbench.pipeline.pool import first_cause
 from pytest_kvbench.pipeline.prepare import prepare
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.declaration import Declaration, declaration_of
@@ -42,9 +40,6 @@ from pytest_kvbench.processes import end_with
 from pytest_kvbench.records import Cell, digest, weakest
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
-
-if TYPE_CHECKING:
-    from pytest_kvbench.batch.session import Waiting
 
 _AGAIN = 80
 UNMEASURED = pytest.StashKey[int]()
@@ -83,7 +78,6 @@ class Runtime:
         self._selected: dict[str, list[Cell]] = {}
         self._checked: set[str] = set()
         self._told: set[str] = set()
-        self._unsynced: dict[str, KvbenchError] = {}
 
     @classmethod
     def of(cls, config: pytest.Config) -> Runtime:
@@ -99,6 +93,11 @@ class Runtime:
             site, workers = self._site(declared), self._worker is not None
             group_stage.check_engine(declared.experiment, site, workers=workers)
             self._checked.add(key)
+
+    def prepared(self, group: str) -> Prepared | None:
+        """A group that was measured here; None where it was not."""
+        here = (experiment.prepared for experiment in list(self._experiments.values()))
+        return next((one for one in here if one.experiment.group == group), None)
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -191,12 +190,10 @@ class Runtime:
             label = manifest.bins[cell.bin].label
             pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin} ({label})")
         group = plan.CellGroup.of(cell)
-        if experiment.waiting is None:
-            self._ask(experiment, declaration, group)
-        elif reason := experiment.waits(group):
+        runs_ahead = self._worker is None or declaration.declared.chain
+        if reason := experiment.settle(group, experiment.drivers.values() if runs_ahead else ()):
             pytest.skip(reason)
-        experiment.settle(group)
-        if not cell.is_control and (wrong := experiment.sickness(group)):
+        if not cell.is_control and (wrong := experiment.sick[group]):
             raise sick_error(group, cell.control, wrong)
         return self._read(experiment, cell)
 
@@ -210,27 +207,11 @@ class Runtime:
         if reason := ledger.waiting(self._site(declared).reports / before):
             pytest.skip(f"{before}: {reason}")
 
-    def _ask(
-        self, experiment: MeasuredExperiment, declaration: Declaration, group: plan.CellGroup
-    ) -> None:
-        """Wait for a group's answers; the pool runs ahead meanwhile."""
-        future = experiment.start(group)
-        if self._worker is None or declaration.declared.chain:
-            for later in experiment.selected:
-                experiment.start(later)
-        try:
-            future.result()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            cause = first_cause(error)
-            sick = isinstance(cause, ControlError)
-            if not (declaration.cell.is_control and sick):  # it fails by itself
-                raise cause from None
-
     def _read(self, experiment: MeasuredExperiment, cell: Cell) -> MeasuredCell:
-        requests = experiment.requests[plan.CellGroup.of(cell)]
-        mine = [(c, r) for c, r in requests if c in (cell, cell.control) and not r.aa]
+        group = plan.CellGroup.of(cell)
+        mine = [
+            (c, r) for c, r in experiment.drawn[group] if c in (cell, cell.control) and not r.aa
+        ]
         rows = [
             row
             for row in voted(experiment.prepared, experiment.store, mine)
@@ -250,8 +231,8 @@ class Runtime:
             failed=frozenset((r["example_id"], r["replicate"]) for r in rows if r["failure"]),
             clusters=experiment.clusters,
             proof=weakest([row["proof"] for row in rows if not row["failure"]]),
-            level=experiment.levels.get(plan.CellGroup.of(cell), {}).get(cell),
-            sickness=experiment.sickness(plan.CellGroup.of(cell)),
+            level=experiment.levels.get(group, {}).get(cell),
+            sickness=experiment.sick[group],
         )
 
     def _experiment(self, declared: Declared) -> MeasuredExperiment:
@@ -262,36 +243,30 @@ class Runtime:
             prepared = prepare(declared, site, dropped)
             cells = frozenset(plan.cells(prepared.experiment))
             selected = [cell for cell in self._selected[key] if cell in cells]
-            waiting = None
-            if prepared.experiment.engine.mode == "batch":
-                waiting = self._sync(key, prepared, site, selected)
-            else:
-                from pytest_kvbench.batch.ledger import warn_of_open
-
-                warn_of_open(prepared.folder)
+            store = Store(prepared.database)
             self._experiments[key] = MeasuredExperiment(
                 key,
                 prepared,
-                make_pool(prepared, site, on_start=self._warm),
-                Store(prepared.database),
+                self._asking(prepared, site, selected, store),
+                store,
                 cells,
-                plan.groups(selected),
-                waiting,
+                {driver.group: driver for driver in drivers(prepared, selected)},
             )
         return self._experiments[key]
 
-    def _sync(self, key: str, prepared: Prepared, site: Site, selected: Sequence[Cell]) -> Waiting:
-        """Fetch and submit batches, once: a server that is down is not tried for every item."""
-        from pytest_kvbench.batch.session import sync  # late: HTTP that live runs need not
+    def _asking(
+        self, prepared: Prepared, site: Site, selected: Sequence[Cell], store: Store
+    ) -> Asking:
+        """How an experiment is asked: in batches whatever was selected, live group by group."""
+        if prepared.experiment.engine.mode == "batch":
+            from pytest_kvbench.batch.session import Batched  # late: HTTP that live runs need not
 
-        if key in self._unsynced:
-            raise self._unsynced[key]
-        try:
             controls = controls_root(site, prepared.folder)
-            return sync(prepared, controls, self._run_id, selected)
-        except KvbenchError as error:
-            self._unsynced[key] = error
-            raise
+            return Batched(prepared, store, controls, self._run_id, selected)
+        from pytest_kvbench.batch.ledger import warn_of_open
+
+        warn_of_open(prepared.folder)
+        return Live(make_pool(prepared, site, on_start=self._warm))
 
     def _warm(self) -> None:
         """There will be something to judge. Workers leave that to their controller."""

@@ -13,8 +13,11 @@ from click.testing import CliRunner
 
 import pytest_kvbench.analyse
 from pytest_kvbench.cli.stages import main
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.store import Store
 from tests.conftest import Project
+from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
 _COUNTS: list[Counter[str]] = []
@@ -78,6 +81,42 @@ def test_a_report_elsewhere_has_its_summary_beside_it(project: Project) -> None:
     copy = project.path / "elsewhere" / "g" / "summary.json"
     assert copy.read_bytes() == (project.path / "reports" / "g" / "summary.json").read_bytes()
     assert copy.with_name("report.md").is_file()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each request of the plan was made."""
+    requests, counted = plan.requests, Counter[str]()
+
+    def make(*args: Any) -> Iterator[tuple[Cell, Request]]:
+        for cell, request in requests(*args):
+            counted[request.key] += 1
+            yield cell, request
+
+    monkeypatch.setattr(plan, "requests", make)
+    return counted
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_a_process_makes_its_plan_once(
+    project: Project, mock: MockServer, made: Counter[str], mode: str
+) -> None:
+    with BatchServer() as server:
+        url = server.base_url if mode == "batch" else mock.base_url
+        options = ("--kvbench-base-url", url, "--kvbench-set", f"engine.mode={mode}")
+        for _ in range(2):
+            made.clear()
+            project.run("-n", "0", "--kvbench-report", *options)
+            assert set(made.values()) == {1}
+    assert len(made) == 2 * 10 * 3
+
+
+def test_so_does_a_command(
+    project: Project, made: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    assert CliRunner().invoke(main, ["all", "exp.yaml"]).exit_code == 0
+    assert set(made.values()) == {1}
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
+from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
 SEQUENTIAL = (
@@ -80,6 +83,29 @@ def test_items_gate_on_what_the_report_says(project: Project, mock: MockServer) 
         failed=len(breaks),
         warnings=sum(c["verdict_item"] == "undetermined" for c in cells),
     )
+
+
+def test_in_batches_a_round_goes_to_twice_what_was_looked_at(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mock.accuracy = cliff
+    monkeypatch.chdir(project.path)
+    with BatchServer(reply=mock.completion) as server:
+        more = f"sampling.strategy=sequential engine.mode=batch engine.base_url={server.base_url}"
+        sets = [*more.split(), "bins={n: 2, edges: [150], per_bin: {min: 8, max: 50}}"]
+        sets += ["gate.margin=0.3", "kv.budgets=[1.0, 0.3]"]
+        run = ["run", "exp.yaml", *(word for one in sets for word in ("--set", one))]
+        wait = ["wait", "g", "--every", "0.01"]
+        ended = []
+        while 0 not in ended:
+            assert CliRunner().invoke(main, run).exit_code == 0
+            done = CliRunner().invoke(main, wait)
+            assert done.exit_code == 0 or "go on with what began it" in done.output
+            ended.append(done.exit_code)
+        sizes = [len(server.lines(batch["input_file_id"])) for batch in server.batches.values()]
+    assert sizes == [2 * 2 * n for n in (8, 8, 16)]
+    assert ended == [10, 10, 0]
+    assert set(server.asked.values()) == {1}
 
 
 def test_limits_and_strategy_need_each_other(project: Project) -> None:

@@ -31,6 +31,7 @@ class Scenario:
     """What is asked, and of what kind of server."""
 
     more: str = ""
+    per_bin: str = "12"
     accuracy: Callable[[str, float], float] = slope
     wrong: str = "no"
     loses: Callable[[str], bool] = lambda prompt: False
@@ -53,6 +54,12 @@ SCENARIOS = {
     "resumed": Scenario(late=r"Say \w+[1-4]\b", runs=2),
     "trials": Scenario("sampling: {temperature: 0.5, trials: 2}\naa: true"),
     "voting": Scenario("sampling: {temperature: 0.7, self_consistency: 3}"),
+    "sequential": Scenario(
+        "sampling: {strategy: sequential}\ngate: {margin: 0.3}",
+        per_bin="{min: 8, max: 40}",
+        accuracy=lambda policy, budget: 0.05 if budget < 0.3 else 1.0,
+        runs=3,
+    ),
     "variants": Scenario("variants: {plain: {}, polite: {before: 'Please. '}}"),
 }
 
@@ -80,16 +87,16 @@ class Servers:
         return None
 
 
-def experiment(server: str, mode: str, more: str) -> str:
+def experiment(server: str, mode: str, scenario: Scenario) -> str:
     engine = f'{{name: local, model: mock, base_url: "{server}", retries: 0, mode: {mode}}}'
     return f"""\
 group: g
 tasks: ["jsonl:words.jsonl"]
-bins: {{n: 2, per_bin: 12, edges: [150]}}
+bins: {{n: 2, per_bin: {scenario.per_bin}, edges: [150]}}
 kv: {{policies: [snapkv], budgets: [1.0, 0.5, 0.2]}}
 engine: {engine}
 tokenizer: approximate
-{more}
+{scenario.more}
 """
 
 
@@ -125,7 +132,7 @@ def measured(project: Project, scenario: Scenario, way: str) -> tuple[int, dict[
     mode, run = WAYS[way]
     with serving(scenario) as servers:
         base_url = servers.mock.base_url if mode == "live" else servers.batch.base_url
-        text = experiment(base_url, mode, scenario.more)
+        text = experiment(base_url, mode, scenario)
         (project.path / "exp.yaml").write_text(text, encoding="utf-8")
         for _ in range(scenario.runs * (1 if mode == "live" else 2)):
             status = run(project)
@@ -150,7 +157,8 @@ def told(summary: dict[str, Any], *, sick: bool) -> dict[str, Any]:
         return {"sick": [bool(c["reason"]) for c in controls], "verdicts": words}
     integrity = summary["integrity"]
     counts = {key: value for key, value in integrity.items() if isinstance(value, int | float)}
-    return {"cells": cells, "missing": summary["missing"], "counts": counts}
+    drawn = summary.get("sampling")
+    return {"cells": cells, "missing": summary["missing"], "counts": counts, "drawn": drawn}
 
 
 @pytest.fixture

@@ -380,18 +380,6 @@ def test_what_cannot_wait_is_refused(engine: dict[str, Any], told: str) -> None:
     assert str(raised.value).count("\n") == 1
 
 
-def test_sequential_sampling_is_live() -> None:
-    inline = {
-        "group": "g",
-        "tasks": ["niah/single"],
-        "bins": {"per_bin": {"min": 2, "max": 4}},
-        "sampling": {"strategy": "sequential"},
-        "engine": {"name": "openai", "base_url": "http://x/v1", "mode": "batch"},
-    }
-    with pytest.raises(ExperimentError, match="mode: live"):
-        load_experiment(None, inline=inline)
-
-
 # -- the command line ----------------------------------------------------------------------------
 
 
