@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Self
@@ -13,6 +15,24 @@ from starlette.routing import Route
 from tests.support.patience import wait_for
 
 
+class _Server(uvicorn.Server):
+    """Ends at once: uvicorn's own looks ten times a second whether it should, and then waits."""
+
+    async def main_loop(self) -> None:
+        self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
+        await self.ended.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+
+    def end(self) -> None:
+        """From another thread."""
+        self.loop.call_soon_threadsafe(self.ended.set)
+
+
 class Serving:
     """Use as a context manager; `base_url` is up inside. Subclasses say their routes."""
 
@@ -22,10 +42,10 @@ class Serving:
     def __enter__(self) -> Self:
         app = Starlette(routes=self.routes())
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        wait_for(lambda: self._server.started, 60, every_s=0.01)
+        wait_for(lambda: hasattr(self._server, "ended"), 60, every_s=0.01)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
         return self
 
@@ -34,7 +54,8 @@ class Serving:
 
     def kill(self) -> None:
         """Stop listening and drop connections, as a dead server does."""
-        self._server.should_exit = self._server.force_exit = True
+        if self._thread.is_alive():
+            self._server.end()
         self._thread.join(60)
 
     @property
