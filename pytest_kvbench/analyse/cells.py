@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -97,15 +97,25 @@ def judge_over_bins(
     groups: dict[CellKey, list[CellKey]] = {}
     for key in sorted(cells, key=lambda key: key.bin):
         groups.setdefault(key._replace(bin=ALL_BINS), []).append(key)
-    return {
-        pooled: judge_pooled(
-            [cells[key] for key in members if results[key].verdict != "not-measured"],
-            margin=rules.margin,
-            alpha=rules.alpha,
-            anytime=rules.anytime,
-        )
-        for pooled, members in groups.items()
-    }
+    return {pooled: _over(members, cells, results, rules) for pooled, members in groups.items()}
+
+
+def _over(
+    members: Sequence[CellKey],
+    cells: Mapping[CellKey, CellPairs],
+    results: Mapping[CellKey, CellResult],
+    rules: Rules,
+) -> CellResult:
+    measured = [key for key in members if results[key].verdict != "not-measured"]
+    pooled = judge_pooled(
+        [cells[key] for key in measured],
+        margin=rules.margin,
+        alpha=rules.alpha,
+        anytime=rules.anytime,
+    )
+    reasons = dict.fromkeys(results[key].reason for key in members)
+    whys = "; ".join(reason for reason in reasons if reason)
+    return pooled if measured or not whys else replace(pooled, reason=whys)
 
 
 def corrected_verdicts(

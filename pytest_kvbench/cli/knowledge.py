@@ -129,7 +129,7 @@ def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Pa
     from pytest_kvbench.ops.effects import with_dials
     from pytest_kvbench.ops.listing import effect_lines
 
-    rows = found(with_dials(*_frames(reports, data, "answers", "runs")), alpha)
+    rows = found(with_dials(*_frames(reports, data, "answers", "runs", "cells")), alpha)
     _csv(rows, file)
     _echo_lines(effect_lines(rows))
 

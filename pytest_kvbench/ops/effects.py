@@ -30,21 +30,38 @@ DIALS = (
     "self_consistency",
     "template",
 )
+_DIFFERENCE = ("n", "clusters", "mean_from", "mean_to", "effect", "ci_low", "ci_high")
 ASKED = ("task", "example_id")
 """With all dials, what names an answer; trials, and the same thing asked twice, are averaged."""
 
 
-def with_dials(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """Scored answers with every dial as a column, second runs of a control (A/A) left out.
 
-    Of samples that vote on an answer, the elected one is the answer.
+    Of samples that vote on an answer, the elected one is the answer. Cells that were not measured,
+    and controls that are not sane, have none.
     """
     dtypes = runs[["run_id", "snapshot"]].copy()
     dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
     scored = answers[answers["score"].notna() & ~answers["aa"] & answers["elected"]]
+    scored = scored[~_places(scored).isin(_places(cells[~is_measured(cells)]))]
     return scored.merge(dtypes.drop_duplicates("run_id"), on="run_id", how="left").fillna(
         {"dtype": "null"}
     )
+
+
+def is_measured(cells: pd.DataFrame) -> pd.Series:
+    """Of each cell whether its answers say something of its arm; of a control, if it is sane."""
+    sick = (cells["policy"] == FULL_CACHE) & (cells["reason"].fillna("") != "")
+    return ~sick & (cells["verdict_holm"] != "not-measured")
+
+
+def _places(rows: pd.DataFrame) -> pd.MultiIndex:
+    """The group and cell of each row; a cell's bin may be "all"."""
+    import pandas as pd
+
+    names = ["group", "task", "bin", "variant", "policy", "budget"]
+    return pd.MultiIndex.from_frame(rows[names].astype({"bin": str}))
 
 
 def _dtype(snapshot: str) -> str | None:
@@ -66,9 +83,8 @@ def effects(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """
     import pandas as pd
 
-    columns = ["dial", "from", "to", "n", "clusters", "mean_from", "mean_to"]
     rows = [row for dial in DIALS for row in _of_dial(scored, dial, alpha)]
-    return pd.DataFrame(rows, columns=[*columns, "effect", "ci_low", "ci_high"])
+    return pd.DataFrame(rows, columns=["dial", "from", "to", *_DIFFERENCE])
 
 
 def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[dict[str, Any]]:
@@ -146,5 +162,5 @@ def losses(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         }
         for (model, policy, budget), own in both.groupby(["model", "policy", "budget"])
     ]
-    found = pd.DataFrame(rows)
+    found = pd.DataFrame(rows, columns=["model", "policy", "budget", "tasks", *_DIFFERENCE])
     return found.sort_values(["model", "policy", "budget"], ascending=[True, True, False])

@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_kvbench.ops.aggregate import records
 from pytest_kvbench.ops.catalog import best
-from pytest_kvbench.ops.effects import effects, losses, with_dials
+from pytest_kvbench.ops.effects import effects, is_measured, losses, with_dials
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Block, Bullets, Document, Paragraph, Section, Table, Value
@@ -39,12 +39,13 @@ def insights(
         answers, runs, cells: the tables of the data set.
         alpha: two-sided level of every interval.
     """
-    scored = with_dials(answers, runs)
+    scored = with_dials(answers, runs, cells)
+    models = sorted({*answers["model"], *cells["model"]})
     sections = [
         _basis(answers, runs, alpha),
         *(
-            _model(str(model), own, cells[cells["model"] == model], alpha)
-            for model, own in scored.groupby("model")
+            _model(model, scored[scored["model"] == model], cells[cells["model"] == model], alpha)
+            for model in models
         ),
         _between(scored, alpha),
     ]
@@ -202,7 +203,8 @@ def _effect_table(title: str, rows: pd.DataFrame) -> Table:
 
 
 def _correlations(cells: pd.DataFrame, alpha: float) -> list[Block]:
-    rows = cells[(cells["policy"] != FULL_CACHE) & (cells["bin"] != "all")].dropna(subset=["delta"])
+    single = (cells["policy"] != FULL_CACHE) & (cells["bin"] != "all")
+    rows = cells[single & is_measured(cells)].dropna(subset=["delta"])
     said = [
         line for key, label in FEATURES.items() if (line := _correlation(rows, key, label, alpha))
     ]

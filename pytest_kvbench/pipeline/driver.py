@@ -150,6 +150,6 @@ def sick_error(group: plan.CellGroup, control: Cell, wrong: str) -> ControlError
     """The error of a group whose control is not sane, for the reason `wrong`."""
     return ControlError(
         f"{control.item_id}: {wrong}",
-        f"its treatments are not asked and do not count; see its prompts: "
+        f"its treatments do not count, and are asked no more; see its prompts: "
         f"kvbench inspect {group.task}",
     )

@@ -84,7 +84,7 @@ def policy(results: Results, series: Series, which: str) -> str:
     chain = results.of_policy(series, key, which)
     measured = [c for c in chain if c["verdict"] != "not-measured"]
     if not measured:
-        return f"{name(which)} was not measured. {_reasons(chain)}"
+        return f"{name(which)} was not measured: {_reasons(chain)}"
     row = results.transition(series, key, which) or {"b_safe": None, "b_broken": None}
     parts = [f"{name(which)} {_bracket(row, measured)}.", _deltas(row, measured)]
     parts += [_unadjusted(row, measured)]

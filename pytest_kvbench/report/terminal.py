@@ -107,7 +107,9 @@ def _missing(results: Results) -> list[str]:
         return []
     partial = "partial run, " if results.summary.get("partial") else ""
     named = text.listing((caveats.item(r) for r in rows), limit=3)
-    return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}"]
+    whys = dict.fromkeys(r["reason"] for r in results.unmeasured if r.get("reason"))
+    why = [f"not measured: {text.listing(whys, limit=1)}"] if whys else []
+    return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}", *why]
 
 
 def _failures(results: Results, width: int) -> list[str]:

@@ -138,7 +138,7 @@ def test_votes_are_a_dial_in_effects_and_a_setting_of_their_own_in_best(
     reports = project.path / "reports"
     aggregate([reports], reports / FOLDER)
     answers, runs, cells = (frame(reports / FOLDER, t) for t in ("answers", "runs", "cells"))
-    rows = effects(with_dials(answers, runs))
+    rows = effects(with_dials(answers, runs, cells))
     (dial,) = rows[rows["dial"] == "self_consistency"].to_dict("records")
     assert (dial["from"], dial["to"], dial["n"]) == (1, 5, 60)
     samples = drawn(project, "voted").values()

@@ -76,8 +76,7 @@ def test_effects_compare_like_with_like_only(tmp_path):
         examples="other",
         kv={**LADDER, "policies": ["tova"]},
     )
-    answers, runs, _ = tables(tmp_path)
-    rows = effects(with_dials(answers, runs)).to_dict("records")
+    rows = effects(with_dials(*tables(tmp_path))).to_dict("records")
     by = {(r["dial"], r["from"], r["to"]): r for r in rows}
     aware = by["question_aware", False, True]
     assert (aware["n"], aware["mean_from"], aware["mean_to"]) == (80, 0.5, 1.0)
@@ -89,8 +88,7 @@ def test_effects_compare_like_with_like_only(tmp_path):
 
 def test_losses_are_against_the_own_control(tmp_path):
     make_group(tmp_path, draw=lossless_to(0.5))
-    answers, runs, _ = tables(tmp_path)
-    rows = losses(with_dials(answers, runs))
+    rows = losses(with_dials(*tables(tmp_path)))
     assert list(rows["budget"]) == [0.5, 0.2]
     assert list(rows["effect"]) == [0, -1]
 
@@ -282,5 +280,8 @@ def test_the_engines_own_dtype_is_a_dial_and_no_other_word(tmp_path):
             ],
         }
     )
-    answers = pd.DataFrame({"run_id": ["a", "b", "c"], "score": 1.0, "aa": False, "elected": True})
-    assert list(with_dials(answers, runs)["dtype"]) == ["bfloat16", "null", "null"]
+    cell = dict.fromkeys(("group", "task", "bin", "variant", "policy"), "x") | {"budget": 1.0}
+    said = {"score": 1.0, "aa": False, "elected": True, **cell}
+    answers = pd.DataFrame({"run_id": ["a", "b", "c"], **said})
+    cells = pd.DataFrame([{**cell, "budget": 0.5, "reason": "", "verdict_holm": "not-measured"}])
+    assert list(with_dials(answers, runs, cells)["dtype"]) == ["bfloat16", "null", "null"]
