@@ -6,13 +6,14 @@
     │   └── MissingPrerequisiteError  a stage asked for before the one it needs
     ├── GuardError            4  stored data does not fit the experiment
     └── InfrastructureError  10  what cannot be measured
-        ├── ControlError         a full cache that has nothing to lose
+        ├── ControlError      1  a full cache that has nothing to lose: that is a finding
         ├── EngineError          a server that does not start, answer or keep its word
         │   └── RefusedError     it was asked, and refused as it would refuse all else
         └── StoreError           a database that cannot be read or written
 
 Nothing in the package raises a bare exception for a situation a user can meet. `EXIT_FOUND` is the
-one status of `kvbench` that is no error; 2, 3 and 5 are pytest's and click's own.
+one status that is no error; 2, 3 and 5 are pytest's and click's own. Which of several a run ends
+with, and why, is said by `pipeline.ending`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 EXIT_FOUND = 1
-"""What was asked for was done, and what it found is bad: a regression, damage, a thing kept."""
+"""What was asked for was done, and what it found is bad: a break, a regression, damage."""
 
 
 class KvbenchError(Exception):
@@ -71,6 +72,8 @@ class InfrastructureError(KvbenchError):
 
 class ControlError(InfrastructureError):
     """A control is not worth comparing with: its treatments were not asked."""
+
+    exit_status = EXIT_FOUND  # as its item fails, so that it is the same whatever is selected
 
 
 class EngineError(InfrastructureError):

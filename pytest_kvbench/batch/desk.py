@@ -301,7 +301,10 @@ class Desk:
 
     def _told(self, batch: Batch, said: dict[str, Any]) -> Batch:
         """Note what a server says of a batch."""
-        counts, status = sound.fields(said.get("request_counts")), str(said.get("status") or "")
+        counts, status = (
+            sound.fields(said.get("request_counts")),
+            str(said.get("status") or "").strip().lower(),
+        )
         errors = sound.objects(sound.fields(said.get("errors")).get("data"))
         return self._move(
             batch,

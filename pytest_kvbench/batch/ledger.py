@@ -34,6 +34,10 @@ MARK = "kvbench"
 _ID = re.compile(r"[A-Za-z0-9_-]+")
 _NAMED = 3  # in a line
 _OPEN = frozenset({"written", "uploaded", "created", "done"})
+_GOES_ON = frozenset(
+    {"validating", "queued", "pending", "in_progress", "running", "finalizing", "cancelling"}
+)
+"""What servers call a batch that has not ended; any other word may mean that nothing will come."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ class Batch:
     def is_open(self) -> bool:
         """Whether its requests may still be answered."""
         return self.state in _OPEN
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether its server gives no status that says whether it goes on."""
+        return self.state == "created" and self.status not in _GOES_ON
 
     @property
     def name(self) -> str:
@@ -169,6 +178,16 @@ def said(batches: Iterable[Batch]) -> str:
     names += [f"{len(some) - _NAMED} more"] if len(some) > _NAMED else []
     done, total = sum(b.completed + b.failed for b in some), sum(b.requests for b in some)
     return f"waiting for {noun} {', '.join(names)} ({done:,} of {total:,} done)"
+
+
+def strange(batches: Iterable[Batch]) -> list[str]:
+    """A line for each batch of which nobody can say whether anything will come of it."""
+    return [
+        f"batch {batch.name}: its server says {batch.status or 'nothing'!r} of it, which is no "
+        "status of a batch that goes on"
+        for batch in batches
+        if batch.is_strange
+    ]
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 import psutil
 
 from pytest_kvbench.batch.desk import LOCK, desk
-from pytest_kvbench.batch.ledger import Batch, Ledger, said
+from pytest_kvbench.batch.ledger import Batch, Ledger, said, strange
 from pytest_kvbench.errors import InfrastructureError, KvbenchError
 from pytest_kvbench.files import is_unconfirmed, try_lock
 from pytest_kvbench.hints import command
@@ -131,7 +131,7 @@ class Batches:
             GuardError: the ledger was altered.
         """
         batches = Ledger(self.folder).batches
-        if time.monotonic() < self._next or not any(map(moves, batches)):
+        if time.monotonic() < self._next or not any(b.state in _MOVING for b in batches):
             return batches
         self._next = time.monotonic() + self._every_s
         self._fetch()
@@ -153,8 +153,8 @@ class Batches:
 
 
 def moves(batch: Batch) -> bool:
-    """Whether a batch goes on: its provider has it, or it is to be fetched."""
-    return batch.state in _MOVING
+    """Whether a batch goes on: its provider has it and says so, or it is to be fetched."""
+    return batch.state in _MOVING and not batch.is_strange
 
 
 class OneBatch:
@@ -256,6 +256,8 @@ class Group:
         return command("run", self.folder) if self._database.is_file() else "kvbench run FILE.yaml"
 
     def _next(self, run: RunRow, batches: Sequence[Batch]) -> str:
+        if odd := strange(batches):
+            return f"{odd[0]}: {command('batch status', self.folder)}"
         if batches:
             return f"{len(batches)} batches were never handed over: {_submit(self.folder)}"
         if is_unconfirmed(self.folder):  # no command of a stranger's is recommended
@@ -311,6 +313,8 @@ def _done(batch: Batch) -> int:
 def _unfinished(batch: Batch) -> str:
     if moves(batch):
         return f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
+    if batch.is_strange:
+        return strange([batch])[0]
     return f"was never handed over, and {_IDLE}"
 
 

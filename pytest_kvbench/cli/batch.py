@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pytest_kvbench.cli import given, options
+from pytest_kvbench.cli import given, options, reasons
+from pytest_kvbench.cli.lost import Lost, lost_of
 from pytest_kvbench.experiment.load import Declared
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def status(group_or_yaml: str, reports: Path) -> None:
             open_desk.look()
             click.echo(f"{_name(prepared)}: {len(open_desk.ledger.open)} batches are open")
             _show(open_desk.ledger.batches)
+            _note_strange(prepared, open_desk.ledger.open)
 
 
 @batch.command()
@@ -66,6 +68,7 @@ def fetch(group_or_yaml: str, reports: Path) -> None:
             batches = open_desk.ledger.open
         _tell(prepared, taken)
         _show(batches)
+        _tell_lost(prepared, batches)
 
 
 @batch.command()
@@ -114,10 +117,11 @@ def import_(group: str, files: tuple[Path, ...], reports: Path) -> None:
 
     prepared = open_group(reports / group, given.tasks(reports))
     _tell(prepared, take_files(prepared, files))
+    _tell_lost(prepared, ())
 
 
-def pick_up_and_hand_over(prepared: Prepared) -> None:
-    """What a run does with `engine.mode: batch`.
+def pick_up_and_hand_over(prepared: Prepared) -> Lost:
+    """What a run does with `engine.mode: batch`; what failed, where nothing more will come.
 
     Raises:
         ControlError: a control is not sane, by the answers that are there.
@@ -134,6 +138,28 @@ def pick_up_and_hand_over(prepared: Prepared) -> None:
     _show(batches)
     for error in sick:
         raise error
+    return _noted(prepared, batches)
+
+
+def _noted(prepared: Prepared, batches: Sequence[Batch]) -> Lost:
+    """What failed, where nothing more will come; of what comes, whether anybody can tell when."""
+    _note_strange(prepared, batches)
+    return Lost() if batches else lost_of(prepared)
+
+
+def _note_strange(prepared: Prepared, batches: Sequence[Batch]) -> None:
+    from pytest_kvbench.batch.ledger import strange
+    from pytest_kvbench.pipeline.ending import of_lines
+
+    reasons.note(of_lines(_name(prepared), strange(batches)))
+
+
+def _tell_lost(prepared: Prepared, batches: Sequence[Batch]) -> None:
+    """The same of a command that ends here."""
+    lacking = _noted(prepared, batches)
+    for line in lacking.lines:
+        click.echo(line)
+    reasons.note(lacking.reasons)
 
 
 def _begun(name: str, reports: Path) -> Iterator[Prepared]:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import click
 
-from pytest_kvbench.cli import options
-from pytest_kvbench.errors import EXIT_FOUND
+from pytest_kvbench.cli import options, reasons
 
 
 @click.command()
@@ -46,8 +45,8 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         _echo_lines(comparison_lines(result))
-    if result.regressions:
-        sys.exit(EXIT_FOUND)
+    if worse := result.regressions:
+        reasons.note_found(f"{now} against {base}: {len(worse):,} of its rows are regressions")
 
 
 @click.command()

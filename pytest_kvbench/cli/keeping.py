@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_kvbench.cli import options
-from pytest_kvbench.errors import EXIT_FOUND, UsageError
+from pytest_kvbench.cli import options, reasons
+from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.hints import command
 
@@ -83,8 +82,8 @@ def verify_controls(reports: Path, root: Path | None, as_json: bool) -> None:
     _show(wrong, as_json=as_json)
     if not as_json:
         click.echo(f"{len(found) - len(wrong)} of {len(found)} in order")
-    if any(finding.condition in DAMAGED for _, finding in wrong):
-        sys.exit(EXIT_FOUND)
+    if damaged := sum(finding.condition in DAMAGED for _, finding in wrong):
+        reasons.note_found(f"{damaged:,} of {len(found):,} were lost or altered")
 
 
 @controls.command("prune")
@@ -228,17 +227,15 @@ def clean(
     """Remove GROUPs that an archive verifiably holds; exit 1 where one must stay for lack of it."""
     from pytest_kvbench.ops.archive import clean_group
 
-    blocked = False
     for group in groups:
         done = clean_group(reports / group, archives or reports, min_age, dry_run=dry_run)
-        blocked |= done.blocked
+        if done.blocked:
+            reasons.note_found(f"{group}: kept: {done.kept}")
         if done.archive is None:
             click.echo(f"{group}: kept: {done.kept}")
         else:
             verb = "would be removed" if dry_run else "removed"
             click.echo(f"{group}: {verb}, {done.bytes:,} bytes; {done.archive} holds it")
-    if blocked:
-        sys.exit(EXIT_FOUND)
 
 
 COMMANDS: tuple[click.Command, ...] = (controls, archive, restore, trust, clean)

@@ -14,12 +14,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,14 +30,16 @@ from pytest_kvbench.cli import (
     knowledge,
     options,
     power,
+    reasons,
     scores,
     serve,
     waiting,
 )
+from pytest_kvbench.cli.lost import Lost, lost_of
 from pytest_kvbench.errors import (
-    EngineError,
     InfrastructureError,
     KvbenchError,
+    MissingPrerequisiteError,
     UsageError,
 )
 from pytest_kvbench.experiment.load import Declared
@@ -47,7 +48,6 @@ from pytest_kvbench.experiment.schema import Gate
 if TYPE_CHECKING:
     from pytest_kvbench.ops.dry_run import Failures
     from pytest_kvbench.pipeline.group import Prepared, Site
-    from pytest_kvbench.pipeline.pool import Tally
 
 
 class _Main(click.Group):
@@ -57,19 +57,16 @@ class _Main(click.Group):
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _warn(message)
             try:
-                return super().invoke(ctx)
+                done = super().invoke(ctx)
             except KvbenchError as error:
-                _fail(error)
+                reasons.end(ctx, error)
+            reasons.end(ctx)
+            return done
 
 
 def _warn(message: Warning | str) -> None:
     """A warning as a line of its own, without the place in the code."""
     click.echo(f"kvbench: warning: {message}", err=True)
-
-
-def _fail(error: KvbenchError) -> NoReturn:
-    click.echo(f"kvbench: {error}", err=True)
-    sys.exit(error.exit_status)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -142,8 +139,10 @@ def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, f
     site = given.site(reports, every, fresh=fresh, force=force)
     with _serving(site) as present:
         for declared in every:
-            for line in _ask(_prepared(declared, site, present), site):
+            lacking = _ask(_prepared(declared, site, present), site)
+            for line in lacking.lines:
                 click.echo(line)
+            reasons.note(lacking.reasons)
 
 
 @main.command()
@@ -256,8 +255,8 @@ def _prepared(declared: Declared, site: Site, present: contextlib.ExitStack) -> 
     return prepared
 
 
-def _ask(prepared: Prepared, site: Site) -> Sequence[str]:
-    """Answers what is missing; why requests failed, in lines.
+def _ask(prepared: Prepared, site: Site) -> Lost:
+    """Answers what is missing; what failed.
 
     Raises:
         EngineError: none has an answer, though some were asked.
@@ -268,8 +267,7 @@ def _ask(prepared: Prepared, site: Site) -> Sequence[str]:
     from pytest_kvbench.store.store import Store
 
     if prepared.experiment.engine.mode == "batch":
-        batch.pick_up_and_hand_over(prepared)
-        return []
+        return batch.pick_up_and_hand_over(prepared)
     warn_of_open(prepared.folder)
     total = len(prepared.requests())
     with groups.progress(total) as settled:
@@ -283,34 +281,24 @@ def _ask(prepared: Prepared, site: Site) -> Sequence[str]:
     )
     for sick in ran.sick:
         raise sick
-    return _why_failed(prepared, tally) if tally.failed else []
-
-
-def _why_failed(prepared: Prepared, tally: Tally) -> Sequence[str]:
-    from pytest_kvbench.report.summary import failure_messages
-    from pytest_kvbench.report.terminal import failure_lines
-    from pytest_kvbench.store.store import Store
-
-    with Store(prepared.database) as store:
-        failed = store.failures([request.key for _, request in prepared.requests()])
-    said = failure_messages(failed)
-    if not said:  # what failed was no part of the plan as it is now
-        return []
-    if not (tally.answered or tally.stored or tally.reused):
-        raise EngineError(
-            f"group {prepared.experiment.group}: none of {len(failed):,} requests was answered: "
-            f"{said[0]['message']}",
-            "mend what it says and run again: what failed is asked again",
-        )
-    return failure_lines(said, len(failed))
+    answered = bool(tally.answered or tally.stored or tally.reused)
+    return lost_of(prepared, answered=answered) if tally.failed else Lost()
 
 
 def _conclude(prepared: Prepared, gate: Gate) -> None:
+    from pytest_kvbench.batch.ledger import waiting
     from pytest_kvbench.pipeline.conclude import Wishes, conclude
 
-    done = conclude(_judged_by(gate, prepared), Wishes(report=True))
-    click.echo(f"{prepared.experiment.group}: {done.scored} answers scored")
-    _tell(prepared, done.summary)
+    group, waits = prepared.experiment.group, waiting(prepared.folder)
+    try:
+        done = conclude(_judged_by(gate, prepared), Wishes(report=True))
+    except MissingPrerequisiteError:
+        if not waits:
+            raise
+        click.echo(f"{group}: {waits}")
+        return
+    click.echo(f"{group}: {done.scored} answers scored")
+    _tell(prepared, done.summary, waits)
     click.echo(done.report)
 
 
@@ -321,22 +309,28 @@ def _score(prepared: Prepared) -> None:
 
 
 def _analyse(prepared: Prepared, gate: Gate) -> None:
+    from pytest_kvbench.batch.ledger import waiting
     from pytest_kvbench.pipeline import conclude
 
-    _tell(prepared, conclude.analyse(_judged_by(gate, prepared)).summary)
+    summary = conclude.analyse(_judged_by(gate, prepared)).summary
+    _tell(prepared, summary, waiting(prepared.folder))
 
 
 def _judged_by(gate: Gate, prepared: Prepared) -> Prepared:
     return replace(prepared, experiment=prepared.experiment.model_copy(update={"gate": gate}))
 
 
-def _tell(prepared: Prepared, summary: dict[str, Any]) -> None:
+def _tell(prepared: Prepared, summary: dict[str, Any], waits: str) -> None:
+    """Show the verdicts, and note what they end the command with."""
     from pytest_kvbench.pipeline.conclude import SUMMARY
+    from pytest_kvbench.pipeline.ending import of_summary
     from pytest_kvbench.report import append_step_summary, terminal_lines
 
     append_step_summary(summary, os.environ)
-    for line in terminal_lines(summary, paths=[str(prepared.folder / SUMMARY)]):
+    last = [*([waits] if waits else []), str(prepared.folder / SUMMARY)]
+    for line in terminal_lines(summary, paths=last):
         click.echo(line)
+    reasons.note(of_summary(summary, waits=waits))
 
 
 def _dry_run(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_kvbench.cli import given, knowledge, options
-from pytest_kvbench.errors import InfrastructureError, MissingPrerequisiteError, UsageError
+from pytest_kvbench.cli import given, knowledge, options, reasons
+from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.targets import Look, Target
@@ -78,7 +78,7 @@ def wait(
     told with what it leaves unanswered. What nobody is at work on is not waited for.
 
     Exit status 10 where answers will not come or the time was over; --then is done for the others.
-    With --then also where a control is not sane: its treatments do not count.
+    With --then also what its stages end with, and 1 where a control is not sane.
     """
     from pytest_kvbench.batch import wait
 
@@ -98,11 +98,8 @@ def wait(
     there = [target for target in found if _tell(target, looks[target.name])]
     if there:
         _do(ctx, then, there, reports)
-    sick = then and [
-        target for target in found if not _is_sane(target, given.tasks(*files, reports))
-    ]
-    if len(there) < len(found) or sick:
-        sys.exit(InfrastructureError.exit_status)  # what is missing will not come by itself
+    for target in found if then else ():
+        _note_sick(target, given.tasks(*files, reports))
 
 
 def _tell(target: Target, look: Look) -> bool:
@@ -110,6 +107,9 @@ def _tell(target: Target, look: Look) -> bool:
     if look.problem:
         click.echo(f"kvbench: {target.name}: {look.problem}", err=True)
         click.echo(look.hint, err=True, nl=bool(look.hint))
+        from pytest_kvbench.pipeline.ending import of_lines
+
+        reasons.note(of_lines(target.name, [look.problem]))  # it will not come by itself
         return False
     failed = f", {look.count.failed:,} failed" if look.count and look.count.failed else ""
     answers = f", {look.count.answered:,} answers{failed}" if look.count else ""
@@ -117,23 +117,22 @@ def _tell(target: Target, look: Look) -> bool:
     return True
 
 
-def _is_sane(target: Target, tasks: Mapping[str, TaskFactory]) -> bool:
-    """Whether all controls of a group have something to lose; says which have not."""
+def _note_sick(target: Target, tasks: Mapping[str, TaskFactory]) -> None:
+    """The controls of a group that have nothing to lose: its treatments do not count."""
     if target.folder is None:
-        return True
+        return
     from pytest_kvbench.pipeline.driver import sick_controls
+    from pytest_kvbench.pipeline.ending import Reason
     from pytest_kvbench.pipeline.group import open_group
     from pytest_kvbench.store.store import Store
 
     try:
         prepared = open_group(target.folder, tasks)
     except MissingPrerequisiteError:
-        return True  # it has not begun
+        return  # it has not begun
     with Store(prepared.database) as store:
         sick = list(sick_controls(prepared, store))
-    for error in sick:
-        click.echo(f"kvbench: {error}", err=True)
-    return not sick
+    reasons.note(Reason.of(error, prepared.experiment.group) for error in sick)
 
 
 def _do(ctx: click.Context, then: Sequence[str], there: Sequence[Target], reports: Path) -> None:

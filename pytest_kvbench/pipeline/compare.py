@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import stratified
 from pytest_kvbench.analyse.unpaired import Sample, two_means
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.pipeline.baseline import Measured, Side, pooled_key
+from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline.baseline import Measured, Side, find_baseline, pooled_key
 
 ALL_BINS: Literal["all"] = "all"
 ENOUGH_IN_COMMON = 0.5
@@ -171,6 +173,21 @@ def compare(
         tuple(place for place in was if place not in is_),
         tuple(place for place in is_ if place not in was),
     )
+
+
+def against(reports: Path, name: str, now: Side) -> Comparison:
+    """Compare a side with the baseline of a name.
+
+    Raises:
+        UsageError: there is no such baseline, it lacks the group, or no cell is in both.
+    """
+    base = find_baseline(reports, name, now.name)
+    if base is None:
+        raise UsageError(
+            f"baseline {name} has no group {now.name}: not compared",
+            f"put it there: {command(f'save {name}', reports / now.name)}",
+        )
+    return compare(base, now, names=(f"baseline {name}", now.name))
 
 
 def _place(cell: Measured, back: Mapping[str, str]) -> Place:

@@ -9,11 +9,11 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
@@ -63,13 +63,15 @@ class Conclusion:
     """What a group came to.
 
     `scored`: answers that had no score. `changed`: whether the summary was made now. `comparison`:
-    with the baseline, None where it has no such group. `report`, `saved`: files, where wanted.
+    with the baseline; where it was wanted and could not be, `uncompared` says why. `report`,
+    `saved`: files, where wanted.
     """
 
     scored: int
     summary: dict[str, Any]
     changed: bool
     comparison: Comparison | None = None
+    uncompared: KvbenchError | None = None
     report: Path | None = None
     saved: Path | None = None
 
@@ -89,37 +91,40 @@ def conclude(
 
     Raises:
         MissingPrerequisiteError: nothing was answered.
-        UsageError: there is no such baseline.
     """
     scored = score_plan(prepared)
     analysed = analyse(prepared, judge_with)
-    comparison, saved = _against(prepared, analysed, wishes)
-    written = None
+    done = Conclusion(scored, analysed.summary, analysed.changed)
+    if wishes.compare or wishes.save:
+        done = _against(prepared, analysed, wishes, done)
     if wishes.report:
         folder = wishes.folder or prepared.folder
         current = not analysed.changed and _reports(folder / REPORT, analysed.summary)
         written = folder / REPORT if current else report(prepared, analysed.summary, folder)
-    return Conclusion(scored, analysed.summary, analysed.changed, comparison, written, saved)
+        done = replace(done, report=written)
+    return done
 
 
 def _against(
-    prepared: Prepared, analysed: Analysed, wishes: Wishes
-) -> tuple[Comparison | None, Path | None]:
-    """Compare with a baseline, then save one: both may have the same name."""
-    if not (wishes.compare or wishes.save):
-        return None, None
-    from pytest_kvbench.pipeline.baseline import find_baseline, save_baseline, side_from
-    from pytest_kvbench.pipeline.compare import compare
+    prepared: Prepared, analysed: Analysed, wishes: Wishes, done: Conclusion
+) -> Conclusion:
+    """Compare with a baseline, then save one: both may have the same name.
 
-    reports, compared, saved = prepared.folder.parent, None, None
+    Where they cannot be compared, what was measured is still saved and reported.
+    """
+    from pytest_kvbench.pipeline.baseline import save_baseline, side_from
+    from pytest_kvbench.pipeline.compare import against
+
+    reports = prepared.folder.parent
     side = side_from(prepared.experiment, analysed.judged, analysed.summary["cells"])
     if wishes.compare:
-        base = find_baseline(reports, wishes.compare, side.name)
-        names = (f"baseline {wishes.compare}", side.name)
-        compared = None if base is None else compare(base, side, names=names)
+        try:
+            done = replace(done, comparison=against(reports, wishes.compare, side))
+        except KvbenchError as error:
+            done = replace(done, uncompared=error)
     if wishes.save:
-        saved = save_baseline(side, reports, wishes.save)
-    return compared, saved
+        done = replace(done, saved=save_baseline(side, reports, wishes.save))
+    return done
 
 
 def score_plan(prepared: Prepared) -> int:

@@ -120,3 +120,27 @@ def missing_cells(
         for cell, n in lacking.items()
         if n
     ]
+
+
+def lost_cells(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> dict[Cell, str]:
+    """The cells of which more pairs were lost to failures than `gate.max_lost`, and how many.
+
+    It needs no scores: whoever only asks can say so. A control stands for itself.
+    """
+    failed = {failure["key"] for failure in store.failures([r.key for _, r in planned])}
+    if not failed:
+        return {}
+    controls = {_asked(c, r) for c, r in planned if c.is_control and not r.aa and r.key in failed}
+    lost: dict[Cell, list[bool]] = {}
+    for cell, request in planned:
+        if not request.aa:
+            pair = request.key in failed or _asked(cell, request) in controls
+            lost.setdefault(cell, []).append(pair)
+    most = prepared.experiment.gate.max_lost
+    return {
+        cell: f"{sum(pairs):,} of {len(pairs):,} pairs were lost to failures"
+        for cell, pairs in lost.items()
+        if sum(pairs) / len(pairs) > most
+    }

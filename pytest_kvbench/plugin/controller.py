@@ -7,20 +7,20 @@ reads from the groups' databases.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench.errors import InfrastructureError, UsageError
+from pytest_kvbench.errors import InfrastructureError
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.hints import command
+from pytest_kvbench.plugin.noticed import Noticed
 from pytest_kvbench.plugin.options import (
     CONTROLLER,
-    ERROR_PREFIX,
     NOT_LOADED,
     RUNTIME,
     Options,
@@ -32,30 +32,30 @@ from pytest_kvbench.plugin.scope import group_of, without_scope
 
 if TYPE_CHECKING:
     from pytest_kvbench.pipeline.conclude import Conclusion, Wishes
+    from pytest_kvbench.pipeline.ending import Reason
     from pytest_kvbench.pipeline.judge_process import Analyst
 
 PROGRESS = "kvbench-progress"
 REGISTRY_KEY = "kvbench/control_registry"
 
-
-@dataclass(frozen=True)
-class Against:
-    """What --kvbench-save and --kvbench-compare made of a group."""
-
-    lines: Sequence[str] = ()
-    regressed: bool = False
+_DECIDED_HERE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+"""The others are pytest's own: interrupted, nothing collected."""
 
 
 @dataclass(frozen=True)
 class _Result:
-    """One group's results, or why there are none."""
+    """One group's results, or why there are none; `reasons` of an exit status that is not 0.
+
+    `against` is what --kvbench-save and --kvbench-compare made of it.
+    """
 
     group: str
     summary: dict[str, Any] | None
     files: tuple[Path, ...] = ()
     problem: str = ""
     idle: str = ""
-    against: Against = field(default_factory=Against)
+    against: Sequence[str] = ()
+    reasons: Sequence[Reason] = ()
 
 
 class Controller:
@@ -68,15 +68,12 @@ class Controller:
         refuse_unknown_baseline(config)
         self._config = config
         self._run_id = run_id
-        self._groups: dict[str, str] = {}
-        self._explained = False
-        self._usage = False
-        self._infrastructure = False
-        self._plain_failure = False
+        self._noticed = Noticed()
         self._expected: set[str] = set()
         self._ran: set[str] = set()
         self._lost_worker = False
         self._results: list[_Result] = []
+        self._last_lines: Sequence[str] = ()
 
     @cached_property
     def analyst(self) -> Analyst:
@@ -142,31 +139,19 @@ class Controller:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Notice an error of the user's in a declaration."""
-        if report.failed:
-            ours = ERROR_PREFIX in str(report.longrepr)
-            self._explained |= ours
-            self._plain_failure |= not ours
+        self._noticed.collected(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Notice which groups ran and what kind of failure each is."""
         report.nodeid = without_scope(report.nodeid)
         self._ran.add(report.nodeid)
-        ours: dict[str, Any] | None = getattr(report, "kvbench", None)
-        if ours is not None:
-            self._groups[ours["group"]] = ours["gate"]
-        if not report.failed:
-            return
-        status = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", 0)
-        self._usage |= status == UsageError.exit_status
-        self._infrastructure |= status == InfrastructureError.exit_status
-        self._plain_failure |= not status
+        self._noticed.ran(report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """A crashed worker says nothing about quality."""
-        if without_scope(crashitem) != crashitem:
-            report.kvbench_crash = InfrastructureError.exit_status  # type: ignore[attr-defined]
+        self._noticed.crashed(crashitem, report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, error: object | None) -> None:
@@ -192,8 +177,8 @@ class Controller:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop servers, analyse, report, and set the exit status."""
-        if self._explained and exitstatus != pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        if self._noticed.mistaken and exitstatus != pytest.ExitCode.OK:
+            self._end(session, self._noticed.mistakes())
             return
         run_id = self._run_id
         if run_folder(run_id).exists():
@@ -201,62 +186,87 @@ class Controller:
 
             stop_all(run_folder(run_id))
         # xdist itself says OK where nobody was left to run the rest.
-        self._infrastructure |= self._lost_worker and not self._expected <= self._ran
-        if self._groups:
+        if self._lost_worker and not self._expected <= self._ran:
+            self._noticed.worker_lost()
+        if self._noticed.wanted:
             options = Options.of(self._config)
-            self._results = [self._finish(group, options, run_id) for group in self._groups]
+            self._results = [self._finish(g, options, run_id) for g in self._noticed.wanted]
             self._mirror_registry()
-        ours = self._groups or self._infrastructure
-        if ours and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            session.exitstatus = self._status()
+        if self._noticed.is_ours and exitstatus in _DECIDED_HERE:
+            concluded = [reason for result in self._results for reason in result.reasons]
+            self._end(session, self._noticed.reasons(concluded))
+
+    def _end(self, session: pytest.Session, reasons: Iterable[Reason]) -> None:
+        """Set the exit status; why is said once pytest has said its last."""
+        from pytest_kvbench.pipeline.ending import last_lines, status_of
+
+        every = list(reasons)
+        session.exitstatus = status_of(every) or session.exitstatus
+        self._last_lines = last_lines(every)
 
     def pytest_unconfigure(self) -> None:
         """However the session ended."""
         if "analyst" in self.__dict__:
             self.analyst.close()
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        for line in self._last_lines if reporter else ():
+            reporter.write_line(line)
 
     def _finish(self, group: str, options: Options, run_id: str) -> _Result:
-        from pytest_kvbench.batch.ledger import waiting
-        from pytest_kvbench.errors import KvbenchError
+        from pytest_kvbench.batch.ledger import Ledger, said, strange
+        from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
         from pytest_kvbench.pipeline.conclude import SUMMARY, conclude
+        from pytest_kvbench.pipeline.ending import Reason, of_conclusion, of_lines
         from pytest_kvbench.pipeline.group import now
         from pytest_kvbench.plugin.opened import opened
         from pytest_kvbench.store.store import Store
 
-        waits = ""
+        waits, reasons = "", list[Reason]()
         try:
-            waits = waiting(options.reports / group)
+            batches = Ledger(options.reports / group).open
+            waits, reasons = said(batches), of_lines(group, strange(batches))
             prepared = opened(self._config, group)
             with Store(prepared.database) as store:
                 if run_id not in {run.run_id for run in store.runs()}:
-                    return _Result(group, None, problem="nothing was run: see the errors above")
+                    reasons += self._nothing(group, options, none := "nothing was run")
+                    return _Result(group, None, problem=f"{none}: see above", reasons=reasons)
                 store.finish_run(run_id, now())
                 landed, answers = store.landed(run_id), store.count("answers")
             done = conclude(prepared, _wishes(options, group), self.analyst.judge)
+        except MissingPrerequisiteError as error:  # nothing was answered
+            reasons += self._nothing(group, options, waits or error.what)
+            return _Result(group, None, problem=waits or str(error), reasons=reasons)
         except KvbenchError as error:
-            return _Result(group, None, problem=waits or str(error))
+            return _Result(group, None, problem=str(error), reasons=[Reason.of(error, group)])
         _step_summary(done.summary)
         same = not landed and not waits and not done.changed
         idle = f"nothing was left to do: {answers:,} answers were there" if same else waits
         files = (*([done.report] if done.report else []), prepared.folder / SUMMARY)
-        against = self._against(done, options, group)
-        return _Result(group, done.summary, files, idle=idle, against=against)
+        reasons += of_conclusion(done, self._noticed.wanted[group])
+        if waits and options.compare:
+            reasons += self._nothing(group, options, waits)
+        against = list(self._against(done))
+        return _Result(group, done.summary, files, "", idle, against, reasons)
 
-    def _against(self, done: Conclusion, options: Options, group: str) -> Against:
+    def _nothing(self, group: str, options: Options, why: str) -> list[Reason]:
+        """Why a group that is not there, or not whole, is no 0: something was wanted of it."""
+        from pytest_kvbench.pipeline.ending import Reason
+
+        lacking = f"not compared with baseline {options.compare}: " if options.compare else ""
+        if not (lacking or options.save or self._noticed.wanted[group]):
+            return []
+        return [Reason(InfrastructureError.exit_status, f"{group}: {lacking}{why}")]
+
+    def _against(self, done: Conclusion) -> Iterator[str]:
         """What --kvbench-compare and --kvbench-save came to, in words."""
-        if not (options.compare or options.save):
-            return Against()
-        from pytest_kvbench.ops.listing import comparison_lines
-
-        lines: list[str] = []
         if done.comparison is not None:
-            lines += comparison_lines(done.comparison)
-        elif options.compare:
-            lines += [f"baseline {options.compare} has no group {group}: not compared"]
+            from pytest_kvbench.ops.listing import comparison_lines
+
+            yield from comparison_lines(done.comparison)
+        if done.uncompared is not None:
+            yield from str(done.uncompared).splitlines()
         if done.saved is not None:
-            lines += [f"saved: {self._shown(done.saved)}"]
-        regressed = done.comparison is not None and bool(done.comparison.regressions)
-        return Against(lines, regressed)
+            yield f"saved: {self._shown(done.saved)}"
 
     def _mirror_registry(self) -> None:
         """Show shared controls in `pytest --cache-show`."""
@@ -267,22 +277,6 @@ class Controller:
         from pytest_kvbench.store.controls import SharedControls
 
         cache.set(REGISTRY_KEY, SharedControls(cache.mkdir(CONTROLS)).registry())
-
-    def _status(self) -> int:
-        if self._usage:
-            return pytest.ExitCode.USAGE_ERROR
-        regressed = any(result.against.regressed for result in self._results)
-        if self._plain_failure or regressed or any(map(self._breaks_at_the_end, self._results)):
-            return pytest.ExitCode.TESTS_FAILED
-        if self._infrastructure:
-            return InfrastructureError.exit_status
-        return pytest.ExitCode.OK
-
-    def _breaks_at_the_end(self, result: _Result) -> bool:
-        """A gated group in which Holm, stronger than the items' Bonferroni, finds a break."""
-        gated = self._groups[result.group] == "gate"
-        cells = result.summary["cells"] if result.summary else ()
-        return gated and any(cell["verdict_holm"] == "breaks" for cell in cells)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """At most a screen per group: verdicts, transitions, what is missing, where things are."""
@@ -298,7 +292,7 @@ class Controller:
             width = min(100, max(60, terminalreporter._tw.fullwidth))
             for line in terminal_lines(result.summary, width, paths=last):
                 terminalreporter.write_line(line)
-            for line in result.against.lines:
+            for line in result.against:
                 terminalreporter.write_line(line)
 
     def _shown(self, file: Path) -> str:

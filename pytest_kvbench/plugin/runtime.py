@@ -42,8 +42,8 @@ from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
 
 _AGAIN = 80
-UNMEASURED = pytest.StashKey[int]()
-"""The exit status of the error by which an item could not be measured. Unset where it was."""
+UNMEASURED = pytest.StashKey[tuple[int, str]]()
+"""Why an item could not be measured: exit status and words of the error. Unset where it was."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class Runtime:
         if declaration is not None:
             report.kvbench = {
                 "group": declaration.declared.experiment.group,
-                "gate": declaration.declared.experiment.gate.mode,
-                "unmeasured": item.stash.get(UNMEASURED, 0) if report.failed else 0,
+                "cell": declaration.cell.item_id,
+                "unmeasured": item.stash.get(UNMEASURED, (0, "")),
             }
         return report
 
@@ -149,7 +149,7 @@ class Runtime:
             return measured
         except KvbenchError as error:
             problem = error
-        item.stash[UNMEASURED] = problem.exit_status
+        item.stash[UNMEASURED] = (problem.exit_status, problem.what)
         pytest.fail(f"kvbench: {self._once(problem)}", pytrace=False)
 
     def _once(self, problem: KvbenchError) -> str:

@@ -169,7 +169,6 @@ class Comparison:
 
     def _check_control(self) -> None:
         where = self.control.cell.item_id
-        _require(not self.control.failed, f"{where}: {len(self.control.failed)} requests failed")
         _require(not self.control.sickness, f"{where}: {self.control.sickness}")
 
     def _check_gate(self) -> None:

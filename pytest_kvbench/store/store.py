@@ -279,8 +279,10 @@ class Store:
         }
 
     def failures(self, keys: Sequence[str]) -> list[dict[str, str]]:
-        """Of the failed among `keys`: `failure`, which is its kind, and `message`."""
-        rows = self._among("SELECT kind AS failure, message FROM failures WHERE key IN ({})", keys)
+        """Of the failed among `keys`: `key`, `failure`, which is its kind, and `message`."""
+        rows = self._among(
+            "SELECT key, kind AS failure, message FROM failures WHERE key IN ({})", keys
+        )
         return [dict(row) for row in rows]
 
     # -- results ---------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""What a run ends with: a status, and a reason in a line for each that is not 0.
+
+The one decision of pytest and of the command line, live and in batches: what a conclusion found,
+and the errors on the way, become reasons; the gravest of them is the exit status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.errors import EXIT_FOUND, InfrastructureError, KvbenchError, UsageError
+from pytest_kvbench.records import FULL_CACHE, Cell
+from pytest_kvbench.report import text
+from pytest_kvbench.report.caveats import item
+from pytest_kvbench.report.results import POOLED, Results, Row, final
+
+if TYPE_CHECKING:
+    from pytest_kvbench.pipeline.conclude import Conclusion
+
+_GRAVEST = (UsageError.exit_status, EXIT_FOUND, InfrastructureError.exit_status)
+"""What was asked is wrong, what was found is bad, something is not known."""
+_NAMED = 3
+_MOST = 5  # lines
+_LONGEST = 240  # characters of a line
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a run does not end with 0: the status it asks for, and a line without it."""
+
+    status: int
+    line: str
+
+    @classmethod
+    def of(cls, error: KvbenchError, group: str = "") -> Reason:
+        """An error on the way; its hint was, or is, shown elsewhere."""
+        return cls(error.exit_status, f"{group}: {error.what}" if group else error.what)
+
+
+def status_of(reasons: Iterable[Reason]) -> int:
+    """The gravest status among reasons, 0 where there are none."""
+    found = {reason.status for reason in reasons}
+    return next((status for status in _GRAVEST if status in found), 0)
+
+
+def last_lines(reasons: Sequence[Reason]) -> list[str]:
+    """Why a run ends with its status, for who reads the end of a log."""
+    status = status_of(reasons)
+    every = dict.fromkeys(reason.line for reason in reasons if reason.status == status)
+    said = (text.fit(text.plain(line), _LONGEST) for line in every)
+    lines = [f"kvbench: exit status {status}: {line}" for line in said]
+    more = len(lines) - _MOST
+    return [*lines[:_MOST], *([f"kvbench: and {more:,} more reasons"] if more > 0 else [])]
+
+
+def of_conclusion(done: Conclusion, wanted: Collection[str] | None = None) -> list[Reason]:
+    """Why a run that was concluded so does not end with 0.
+
+    Args:
+        done: what a group came to.
+        wanted: the ids of the cells that were to be measured (`Cell.item_id`); None: all.
+    """
+    group, found = str(done.summary["group"]), of_summary(done.summary, wanted)
+    if done.uncompared is not None:
+        found.append(Reason.of(done.uncompared, group))
+    if done.comparison is not None and (worse := done.comparison.regressions):
+        names = text.listing(dict.fromkeys(item(vars(change)) for change in worse), limit=_NAMED)
+        regressions = text.count(len(worse), "regression")
+        found.append(
+            Reason(EXIT_FOUND, f"{group}: {regressions} against {done.comparison.base}: {names}")
+        )
+    return found
+
+
+def of_lines(group: str, lines: Iterable[str]) -> list[Reason]:
+    """Lines that say what of a group is not known."""
+    return [Reason(InfrastructureError.exit_status, f"{group}: {line}") for line in lines]
+
+
+def of_lost(group: str, lost: Mapping[Cell, str], messages: Sequence[Row]) -> list[Reason]:
+    """Why a run that nobody has judged yet does not end with 0: see `observe.lost_cells`.
+
+    Args:
+        group: its name.
+        lost: the cells, each with how much of it was lost.
+        messages: why, see `failure_messages`.
+    """
+    if not lost:
+        return []
+    rows = [{**vars(cell), "reason": said} for cell, said in lost.items()]
+    why = f": {messages[0]['message']}" if messages else ""
+    return of_lines(group, [f"{_lacking(rows)}{why}"])
+
+
+def of_summary(
+    summary: Mapping[str, Any], wanted: Collection[str] | None = None, waits: str = ""
+) -> list[Reason]:
+    """Why a group with this summary does not end with 0.
+
+    Args:
+        summary: as in `summary.json`.
+        wanted: as `of_conclusion` takes it.
+        waits: what open batches will still bring, in words: what they are about is not missing.
+    """
+    results = Results(summary)
+    sick = _sick_controls(results, wanted)
+    lines = [f"{item(row)}: {row['reason']}" for row in sick.values()]
+    found = [Reason(EXIT_FOUND, line) for line in [*lines, *_gated(results)]]
+    lacking = [
+        row
+        for row in [*results.rows("missing"), *results.unmeasured]
+        if _place(row) not in sick and (wanted is None or item(row) in wanted)
+    ]
+    if lacking and not waits:
+        found.append(Reason(InfrastructureError.exit_status, _lacking(lacking)))
+    return [Reason(reason.status, f"{summary['group']}: {reason.line}") for reason in found]
+
+
+def _sick_controls(results: Results, wanted: Collection[str] | None) -> dict[object, Row]:
+    """The controls that are not sane, of which something was wanted."""
+    rows = [*results.rows("cells"), *results.rows("missing")]
+    places = {_place(row) for row in rows if wanted is None or item(row) in wanted}
+    return {
+        _place(row): row
+        for row in results.rows("cells")
+        if row["policy"] == FULL_CACHE and row.get("reason") and _place(row) in places
+    }
+
+
+def _place(row: Row) -> object:
+    """What a control and its treatments have in common."""
+    return row["task"], row["bin"], row.get("variant") or ""
+
+
+def _gated(results: Results) -> list[str]:
+    """What fails a group in `gate.mode: gate`: rows over all bins too, which no item stands for."""
+    if results.gate.get("mode") != "gate":
+        return []
+    treated = list(results.treated())
+    breaks = [row for row in treated if final(row) == "breaks"]
+    alone = ", in no bin alone" if all(row["bin"] == POOLED for row in breaks) else ""
+    lines = [f"gate: {_deltas(breaks)}{alone}: breaks"] if breaks else []
+    if results.gate.get("undetermined") != "fail":
+        return lines
+    open_ = [r for r in treated if r["bin"] != POOLED and r.get("verdict_item") == "undetermined"]
+    return [*lines, *([f"gate: {_deltas(open_)}: undetermined"] if open_ else [])]
+
+
+def _deltas(rows: Sequence[Row]) -> str:
+    said = (f"{item(row)} ({text.short(row['delta'])})" for row in rows)
+    return text.listing(said, limit=_NAMED)
+
+
+def _lacking(rows: Sequence[Row]) -> str:
+    """How many cells, which, and the first one's reason."""
+    named = text.listing(map(item, rows), limit=_NAMED)
+    return f"{text.count(len(rows), 'cell')} not measured: {named}: {rows[0]['reason']}"

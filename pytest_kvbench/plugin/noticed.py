@@ -1,0 +1,92 @@
+"""What the controller hears while items run: which cells were wanted, and what failed, and why.
+
+Plain data and light: all it knows are reports, which may come from workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.errors import EXIT_FOUND, InfrastructureError, UsageError
+from pytest_kvbench.plugin.options import ERROR_PREFIX
+from pytest_kvbench.plugin.scope import without_scope
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_kvbench.pipeline.ending import Reason
+
+
+@dataclass
+class Noticed:
+    """Kept from reports.
+
+    `wanted`: by group, the ids of the cells that were to be measured. `mistaken`: the user's
+    mistakes in declarations. `failed`: by exit status, a line for each report.
+    """
+
+    wanted: dict[str, set[str]] = field(default_factory=dict)
+    mistaken: list[str] = field(default_factory=list)
+    failed: dict[int, list[str]] = field(default_factory=dict)
+
+    def collected(self, report: pytest.CollectReport) -> None:
+        """A module: its errors are the user's where we have explained them."""
+        if not report.failed:
+            return
+        said = str(report.longrepr)
+        if ERROR_PREFIX in said:
+            self.mistaken.append(said.partition(ERROR_PREFIX)[2].partition("\n")[0])
+        else:
+            self._fail(EXIT_FOUND, f"{report.nodeid}: cannot be collected")
+
+    def ran(self, report: pytest.TestReport) -> None:
+        """A phase of an item; one that is skipped was not wanted."""
+        ours: dict[str, Any] | None = getattr(report, "kvbench", None)
+        if ours is not None:
+            wanted = self.wanted.setdefault(ours["group"], set())
+            wanted.update([ours["cell"]] if report.failed or _was_called(report) else [])
+        if not report.failed:
+            return
+        status, why = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", (0, ""))
+        self._fail(status or EXIT_FOUND, f"{report.nodeid}: {why or 'failed'}")
+
+    def crashed(self, crashitem: str, report: pytest.TestReport) -> None:
+        """A worker died under an item: of one of ours it says nothing about quality."""
+        if without_scope(crashitem) != crashitem:
+            crash = (InfrastructureError.exit_status, "its worker crashed")
+            report.kvbench_crash = crash  # type: ignore[attr-defined]
+
+    def worker_lost(self) -> None:
+        """Workers died, and nobody ran what was left."""
+        self._fail(InfrastructureError.exit_status, "workers crashed, and not all tests were run")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the exit status is ours to say."""
+        return bool(self.wanted) or InfrastructureError.exit_status in self.failed
+
+    def mistakes(self) -> Iterator[Reason]:
+        """Why nothing was run."""
+        from pytest_kvbench.pipeline.ending import Reason
+
+        yield from (Reason(UsageError.exit_status, line) for line in self.mistaken)
+
+    def reasons(self, concluded: list[Reason]) -> Iterator[Reason]:
+        """What was found at the end, then what else failed: an item may fail for what was found."""
+        from pytest_kvbench.pipeline.ending import Reason
+
+        yield from concluded
+        explained = {reason.status for reason in concluded} - {UsageError.exit_status}
+        for status, lines in self.failed.items():
+            if status not in explained:
+                more = f" ({len(lines):,} of such)" if len(lines) > 1 else ""
+                yield Reason(status, f"{lines[0]}{more}")
+
+    def _fail(self, status: int, line: str) -> None:
+        self.failed.setdefault(status, []).append(line)
+
+
+def _was_called(report: pytest.TestReport) -> bool:
+    return report.when == "call" and not report.skipped

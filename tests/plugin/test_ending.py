@@ -1,0 +1,135 @@
+"""One state, one exit status, however one asks; and the last line says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from click.testing import CliRunner
+
+from pytest_kvbench import report
+from pytest_kvbench.cli.stages import main
+from tests.conftest import Project
+from tests.plugin.test_ways import Scenario, Servers, experiment, fresh, serving
+
+__all__ = ["fresh"]  # a fixture
+
+WAYS = ("pytest", "run", "all", "wait --then report")
+
+
+@dataclass(frozen=True)
+class State:
+    """A server and an experiment, and what each of `WAYS` ends with: of `run` less is known."""
+
+    scenario: Scenario = field(default_factory=Scenario)
+    status: int = 0
+    of_run: int | None = None
+    why: str = ""
+    """What the last line matches."""
+
+
+def broken(policy: str, budget: float) -> float:
+    return float(policy == "none" or budget >= 0.5)
+
+
+def fails(pattern: str) -> Callable[[str], bool]:
+    return lambda prompt: bool(re.search(pattern, prompt))
+
+
+def right(policy: str, budget: float) -> float:
+    return 1.0
+
+
+GATE = "gate: {mode: gate, alpha: 0.2}"
+STATES = {
+    "sound": State(),
+    "broken, measured": State(Scenario(accuracy=broken)),
+    "broken, gated": State(Scenario(GATE, accuracy=broken), 1, 0, r"g: gate: .*0\.20.*: breaks"),
+    "undetermined, gated": State(Scenario("gate: {mode: gate}", accuracy=right)),
+    "broken over all bins": State(Scenario("gate: {mode: gate}"), 1, 0, "in no bin alone: breaks"),
+    "undetermined, strict": State(
+        Scenario("gate: {mode: gate, undetermined: fail, margin: 0.01}"),
+        1,
+        0,
+        r"g: gate: .*: undetermined",
+    ),
+    "sick control": State(
+        Scenario(wrong="", accuracy=lambda policy, budget: 0.0),
+        1,
+        why=r"-control: .* are useless",
+    ),
+    "lost pairs": State(
+        Scenario(loses=fails(r"Say \w+[37]\b")),
+        10,
+        why=r"g: . cells not measured: .*pairs .*lost to failures",
+    ),
+    "few lost pairs": State(
+        Scenario("gate: {max_lost: 0.5}", loses=fails(r"Say \w+[37]\b")),
+    ),
+    "nothing answered": State(
+        Scenario(loses=lambda prompt: True), 10, why="not measured|none of .* was answered"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all else here."""
+    monkeypatch.setattr(report, "write_report", lambda folder, summary: folder / "report.md")
+
+
+@pytest.fixture
+def told(
+    fresh: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[State, str, str], tuple[int, Sequence[str]]]:
+    """What a state ends with, asked in a mode and a way: status, and all lines."""
+
+    def ask(state: State, mode: str, way: str) -> tuple[int, Sequence[str]]:
+        project = fresh(way)
+        with serving(state.scenario) as servers:
+            declare(project, servers, mode, state.scenario.more)
+            if way == "pytest":
+                for _ in range(1 + (mode == "batch")):
+                    result = project.run("-n", "0")
+                return int(result.ret), result.outlines
+            commands = {"wait --then report": [["run"], ["wait", "--then", "report"]]}
+            asked = commands.get(way, [[way]] * (1 + (mode == "batch")))
+            for name, *more in asked:
+                pace = ["--every", "0.01"] if name == "wait" else []
+                done = CliRunner().invoke(main, [name, "exp.yaml", *more, *pace])
+            return done.exit_code, (done.stdout + done.stderr).splitlines()
+
+    return ask
+
+
+def declare(project: Project, servers: Servers, mode: str, more: str) -> None:
+    url = servers.mock.base_url if mode == "live" else servers.batch.base_url
+    (project.path / "exp.yaml").write_text(experiment(url, mode, more), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *((name, "live") for name in STATES),
+        *((name, "batch") for name in ("sound", "broken over all bins", "sick control")),
+        *((name, "batch") for name in ("lost pairs", "nothing answered")),
+    ],
+)
+def test_every_way_ends_with_the_same_status_and_says_why(
+    name: str, mode: str, told: Callable[[State, str, str], tuple[int, Sequence[str]]]
+) -> None:
+    state = STATES[name]
+    for way in WAYS:
+        status, lines = told(state, mode, way)
+        wanted = state.of_run if way == "run" and state.of_run is not None else state.status
+        text = "\n".join(lines)
+        assert status == wanted, f"{way}\n{text}"
+        assert "Traceback" not in text
+        last = "\n".join(lines[-2:])
+        if wanted:
+            assert last.count("kvbench: "), f"{way}\n{text}"
+            assert re.search(state.why, last), f"{way}\n{text}"
+        else:
+            assert "exit status" not in last
