@@ -46,7 +46,9 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
     else:
         _echo_lines(comparison_lines(result))
     if worse := result.regressions:
-        reasons.note_found(f"{now} against {base}: {len(worse):,} of its rows are regressions")
+        reasons.note_found(
+            f"{now} against {base}: {len(worse):,} of its rows are regressions", told=as_json
+        )
 
 
 @click.command()

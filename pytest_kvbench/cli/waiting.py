@@ -109,7 +109,7 @@ def _tell(target: Target, look: Look) -> bool:
         click.echo(look.hint, err=True, nl=bool(look.hint))
         from pytest_kvbench.pipeline.ending import of_lines
 
-        reasons.note(of_lines(target.name, [look.problem]))  # it will not come by itself
+        reasons.note(of_lines(target.name, [look.problem]), told=True)  # it comes not by itself
         return False
     failed = f", {look.count.failed:,} failed" if look.count and look.count.failed else ""
     answers = f", {look.count.answered:,} answers{failed}" if look.count else ""

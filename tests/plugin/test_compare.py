@@ -46,8 +46,9 @@ def test_an_unknown_baseline_is_refused_before_anything_runs(
 def test_a_group_that_the_baseline_lacks_is_said(project: Project) -> None:
     project.run("--kvbench-save", "main")
     result = project.run("--kvbench-compare", "main", "--kvbench-set", "group=other")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["baseline main has no group other: not compared"])
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["baseline main has no group other: not compared", "put it there*"])
+    assert result.outlines[-1].startswith("kvbench: exit status 4: other: baseline main has no gr")
 
 
 def test_analyse_takes_the_gate_that_is_set(

@@ -89,7 +89,7 @@ def told(
     def ask(state: State, mode: str, way: str) -> tuple[int, Sequence[str]]:
         project = fresh(way)
         with serving(state.scenario) as servers:
-            declare(project, servers, mode, state.scenario.more)
+            declare(project, servers, mode, state.scenario)
             if way == "pytest":
                 for _ in range(1 + (mode == "batch")):
                     result = project.run("-n", "0")
@@ -104,9 +104,9 @@ def told(
     return ask
 
 
-def declare(project: Project, servers: Servers, mode: str, more: str) -> None:
+def declare(project: Project, servers: Servers, mode: str, scenario: Scenario) -> None:
     url = servers.mock.base_url if mode == "live" else servers.batch.base_url
-    (project.path / "exp.yaml").write_text(experiment(url, mode, more), encoding="utf-8")
+    (project.path / "exp.yaml").write_text(experiment(url, mode, scenario), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,13 @@ from pytest_kvbench.cli.stages import _Main
 from pytest_kvbench.errors import KvbenchError
 
 PACKAGE = Path(pytest_kvbench.__file__).parent
-STATUSES = {"UsageError": 4, "GuardError": 4, "InfrastructureError": 10, "KvbenchError": 10}
+STATUSES = {
+    "UsageError": 4,
+    "GuardError": 4,
+    "ControlError": 1,
+    "InfrastructureError": 10,
+    "KvbenchError": 10,
+}
 
 
 def tree(top: type[KvbenchError] = KvbenchError) -> Iterator[type[KvbenchError]]:
