@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -26,8 +26,6 @@ FULL_CACHE = "none"
 
 _REASON = 100
 """Characters of a finish reason."""
-
-_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
 
 
 def canonical(value: Any) -> bytes:
@@ -46,11 +44,6 @@ def to_json(record: Any) -> dict[str, Any]:
     """A record as plain JSON data (tuples become lists, nested records become dicts)."""
     data: dict[str, Any] = json.loads(canonical(dataclasses.asdict(record)))
     return data
-
-
-def weakest(proofs: Sequence[Proof]) -> Proof:
-    """Many are proven only if each is; of none, nothing is known."""
-    return next((proof for proof in _PROOFS if proof in proofs), "unverified")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pytest_kvbench.files import (
     unfinished_folder,
     writing,
 )
+from pytest_kvbench.observation import Observation
 from pytest_kvbench.ops.rows import stored_provenance
 from pytest_kvbench.ops.stored_plan import Observed, observed
 from pytest_kvbench.pipeline.group import Prepared, now
@@ -54,7 +56,7 @@ class _Artifact:
     arm: Arm
     prepared: Prepared
     requests: Sequence[tuple[Cell, Request]]
-    observed: Sequence[Mapping[str, Any]]
+    observed: Sequence[Observation]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _artifacts(prepared: Prepared, seen: Observed) -> Iterator[_Artifact]:
     by_arm: dict[str, list[tuple[Cell, Request]]] = {}
     for cell, request in seen.planned:
         by_arm.setdefault(request.arm.arm_id, []).append((cell, request))
-    by_key = {row["key"]: row for row in seen.rows}
+    by_key = {one.outcome.key: one for one in seen.rows}
     for asked in by_arm.values():
         came = [by_key[r.key] for _, r in asked if r.key in by_key]
         yield _Artifact(asked[0][1].arm, prepared, asked, came)
@@ -138,7 +140,8 @@ def _arm_key(arm: Arm) -> tuple[str, float]:
 
 def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     known = stored_provenance(artifact.prepared.folder, run) or provenance_of(run)
-    scores = [row["score"] for row in artifact.observed if row["score"] is not None]
+    came = [one.outcome.score for one in artifact.observed]
+    scores = [score for score in came if score is not None]
     arm = artifact.arm
     return {
         "config": artifact.config,
@@ -170,6 +173,6 @@ def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]]) 
 
 
 def _lines(artifact: _Artifact) -> Iterator[str]:
-    order = ("task", "bin", "example_id", "replicate", "aa")
-    for row in sorted(artifact.observed, key=lambda r: tuple(r[k] for k in order)):
-        yield json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n"
+    order = attrgetter("cell.task", "cell.bin", "example_id", "replicate", "aa")
+    for one in sorted(artifact.observed, key=order):
+        yield json.dumps(one.to_json(), sort_keys=True, ensure_ascii=False) + "\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import judge
@@ -41,6 +42,11 @@ def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> dict
     )
 
 
-def _as_zero(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    nothing = {"score": 0.0, "em": 0.0, "failure": "", "text": ""}
-    return [{**row, **nothing} if row["failure"] else row for row in rows]
+def _as_zero(judged: Sequence[Observation]) -> list[Observation]:
+    return [replace(one, outcome=_zero(one.outcome)) for one in judged]
+
+
+def _zero(outcome: Outcome) -> Outcome:
+    if not outcome.failure:
+        return outcome
+    return replace(outcome, score=0.0, em=0.0, failure="", text="")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.files import replace_json
+from pytest_kvbench.observation import Outcome
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Arm, Cell, Request, format_budget
@@ -16,7 +17,7 @@ from pytest_kvbench.store.store import RunRow
 VERSION = 2
 _STOPS = {"stop": "stop", "length": "max_tokens"}
 
-Answered = Sequence[tuple[Request, Mapping[str, Any]]]
+Answered = Sequence[tuple[Request, Outcome]]
 
 
 def export_inspect(prepared: Prepared, target: Path) -> list[Path]:
@@ -30,10 +31,10 @@ def export_inspect(prepared: Prepared, target: Path) -> list[Path]:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
     seen = observed(prepared)
-    rows = {row["key"]: row for row in seen.rows}
+    outcomes = {one.outcome.key: one.outcome for one in seen.rows}
     written = []
     for (task, arm_id), asked in _by_arm(seen.planned).items():
-        answered = [(request, rows[request.key]) for request in asked if request.key in rows]
+        answered = [(r, outcomes[r.key]) for r in asked if r.key in outcomes]
         log = _log(prepared, seen.run, asked[0].arm, task, answered)
         stamp = re.sub(r"[:.]", "-", seen.run.started_at)
         slug = re.sub(r"[^A-Za-z0-9]+", "-", log["eval"]["task"]).strip("-")
@@ -58,7 +59,7 @@ def _log(
 ) -> dict[str, Any]:
     manifest = prepared.manifests[task]
     examples = {entry.example.example_id: entry.example for entry in manifest.entries}
-    scores = [row["score"] for _, row in answered if row["score"] is not None]
+    scores = [outcome.score for _, outcome in answered if outcome.score is not None]
     name = f"{task} {arm.policy} {format_budget(arm.budget)} {arm.variant}".rstrip()
     mean = {"name": "mean", "value": sum(scores) / len(scores) if scores else 0.0}
     return {
@@ -93,7 +94,7 @@ def _samples(
     answered: Answered, examples: Mapping[str, Any], metric: str, model: str
 ) -> Iterator[dict[str, Any]]:
     first = min((request.replicate for request, _ in answered), default=0)
-    for request, row in answered:
+    for request, outcome in answered:
         example = examples[request.example_id]
         sample: dict[str, Any] = {
             "id": request.example_id,
@@ -102,19 +103,22 @@ def _samples(
             "target": list(example.answers),
             "metadata": {
                 "bin": request.bin,
-                **{k: row[k] for k in ("label", "failure", "achieved", "latency_s")},
+                "label": outcome.label,
+                "failure": outcome.failure,
+                "achieved": outcome.achieved,
+                "latency_s": outcome.latency_s,
             },
         }
-        if row["score"] is not None:
-            sample["output"] = _output(row, model)
-            sample["scores"] = {metric: {"value": row["score"], "answer": row["text"]}}
+        if outcome.score is not None:
+            sample["output"] = _output(outcome, model)
+            sample["scores"] = {metric: {"value": outcome.score, "answer": outcome.text}}
         yield sample
 
 
-def _output(row: Mapping[str, Any], model: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": row["text"], "source": "generate"}
-    stop = _STOPS.get(row["finish_reason"], "unknown")
-    asked, made = row["prompt_tokens"] or 0, row["completion_tokens"] or 0
+def _output(outcome: Outcome, model: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": outcome.text, "source": "generate"}
+    stop = _STOPS.get(outcome.finish_reason or "", "unknown")
+    asked, made = outcome.prompt_tokens or 0, outcome.completion_tokens or 0
     return {
         "model": model,
         "choices": [{"message": message, "stop_reason": stop}],

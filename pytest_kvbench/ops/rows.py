@@ -155,15 +155,17 @@ class _Reader:
         whole = [
             samples
             for (*_, count), samples in votes.items()
-            if len(samples) == count and not any(r["metric"] is None for r in samples)
+            if len(samples) == count
+            and not any(r["metric"] is None or r["failure"] for r in samples)
         ]
         spoken = (
             spokesman(
-                samples, lambda r: ballot(r["metric"], r["text"], metas.get(r["example_id"], {}))
+                {r["replicate"]: r for r in samples},
+                lambda r: ballot(r["metric"], r["text"], metas.get(r["example_id"], {})),
             )
             for samples in whole
         )
-        return {reply["key"] for reply in spoken if reply is not None}
+        return {reply["key"] for reply in spoken}
 
     def _run_at(self, starts: Sequence[str], created: str) -> str:
         """The last run that had started; shared answers may be older than any."""

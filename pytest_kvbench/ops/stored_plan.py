@@ -13,6 +13,7 @@ from typing import Any, cast
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import Experiment, Variant
 from pytest_kvbench.hints import command
+from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import observations
@@ -37,14 +38,14 @@ class StoredRequest(Request):
 
 @dataclass(frozen=True)
 class Observed:
-    """The plan, a row per outcome of it (`stages.observations`), and the last run.
+    """The plan, what came of it (`observe.observations`), and the last run.
 
-    `judged` are the rows that are judged: the votes, where samples vote.
+    `judged` are the observations that are judged: the votes, where samples vote.
     """
 
     planned: Sequence[tuple[Cell, Request]]
-    rows: Sequence[Mapping[str, Any]]
-    judged: Sequence[Mapping[str, Any]]
+    rows: Sequence[Observation]
+    judged: Sequence[Observation]
     run: RunRow
 
 
@@ -64,7 +65,7 @@ def observed(prepared: Prepared) -> Observed:
             f"group {group}: nothing has been answered yet",
             f"run it: {command('run', prepared.folder)}",
         )
-    if any(row["text"] is not None and row["score"] is None for row in rows):
+    if any(row.outcome.is_unscored for row in rows):
         raise MissingPrerequisiteError(
             f"group {group}: some answers have no score",
             f"score them: {command('score', prepared.folder)}",

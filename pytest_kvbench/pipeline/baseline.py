@@ -16,7 +16,9 @@ from typing import Any
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import replace_json
+from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline.group import now
+from pytest_kvbench.records import Cell
 
 FOLDER = ".baselines"
 SCHEMA = 1
@@ -72,13 +74,13 @@ def pooled_key(task: str, variant: str, policy: str, budget: float) -> str:
 
 
 def side_from(
-    experiment: Experiment, rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]
+    experiment: Experiment, judged: Sequence[Observation], cells: Sequence[Mapping[str, Any]]
 ) -> Side:
     """A group as an analysis found it.
 
     Args:
         experiment: the group's.
-        rows: the observations that were judged.
+        judged: the observations.
         cells: what was made of them, as in `summary.json`.
     """
     words = {_key(row): row["verdict_holm"] for row in cells}
@@ -87,7 +89,7 @@ def side_from(
         for row in cells
         if row["bin"] == "all"
     }
-    return Side(experiment.group, experiment.snapshot(), _measured(rows, words), pooled)
+    return Side(experiment.group, experiment.snapshot(), _measured(judged, words), pooled)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -95,25 +97,25 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _measured(
-    rows: Sequence[Mapping[str, Any]], words: Mapping[tuple[Any, ...], str | None]
+    judged: Sequence[Observation], words: Mapping[tuple[Any, ...], str | None]
 ) -> list[Measured]:
-    scores: dict[tuple[Any, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    clusters = {row["example_id"]: row["cluster"] for row in rows}
-    for row in rows:
-        if row["score"] is not None and not row["aa"]:
-            scores[_key(row)][row["example_id"]].append(row["score"])
+    scores: dict[Cell, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    clusters = {one.example_id: one.cluster for one in judged}
+    for one in judged:
+        if one.outcome.score is not None and not one.aa:
+            scores[one.cell][one.example_id].append(one.outcome.score)
     return [
         Measured(
-            task,
-            bin_,
-            variant,
-            policy,
-            budget,
-            words.get((task, bin_, variant, policy, budget)),
+            cell.task,
+            cell.bin,
+            cell.variant,
+            cell.policy,
+            cell.budget,
+            words.get((cell.task, cell.bin, cell.variant, cell.policy, cell.budget)),
             {example: sum(s) / len(s) for example, s in own.items()},
             {example: clusters[example] for example in own},
         )
-        for (task, bin_, variant, policy, budget), own in scores.items()
+        for cell, own in scores.items()
     ]
 
 

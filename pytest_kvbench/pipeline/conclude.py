@@ -17,6 +17,7 @@ from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
+from pytest_kvbench.observation import Observation, failures_of
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
@@ -54,7 +55,7 @@ class Analysed:
     """A summary, the observations that were judged, and whether it is another one than before."""
 
     summary: dict[str, Any]
-    judged: Sequence[Mapping[str, Any]]
+    judged: Sequence[Observation]
     changed: bool
 
 
@@ -167,7 +168,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         planned, rows = drawn_of(prepared, most, observations(prepared, store, most))
         if not rows:
             raise _unanswered(prepared)
-        unscored = sum(row["text"] is not None and row["score"] is None for row in rows)
+        unscored = sum(row.outcome.is_unscored for row in rows)
         if unscored:
             raise MissingPrerequisiteError(
                 f"group {group}: {unscored} answers have no score",
@@ -194,7 +195,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         missing_cells(planned, rows),
         runs[-1],
     )
-    summary["integrity"]["messages"] = failure_messages(rows)
+    summary["integrity"]["messages"] = failure_messages(failures_of(rows))
     summary["provenance"]["inputs"] = inputs
     summary["provenance"]["controls"] = _controls_used(planned, rows)
     if prepared.experiment.sequential:
@@ -211,10 +212,10 @@ def _as_read(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _controls_used(
-    planned: Sequence[tuple[Cell, Request]], rows: Sequence[Mapping[str, Any]]
+    planned: Sequence[tuple[Cell, Request]], rows: Sequence[Observation]
 ) -> list[dict[str, Any]]:
     """Of every cell group: the shared control of its arms, and whose answers it is made of."""
-    origins = {row["key"]: row["origin"] for row in rows}
+    origins = {row.outcome.key: row.outcome.origin for row in rows}
     used: dict[plan.CellGroup, dict[str, Any]] = {}
     for cell, request in planned:
         if not cell.is_control or request.aa:
@@ -241,16 +242,17 @@ def _spared(wanted: int, most: int) -> str:
 def _inputs(
     prepared: Prepared,
     planned: Sequence[tuple[Cell, Request]],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Observation],
 ) -> str:
     """Digest of all that an analysis depends on; texts and telemetry come with an answer's key."""
-    told = ("key", "score", "em", "label", "failure", "message", "proof", "cluster", "parts")
     version = importlib.metadata.version("pytest-kvbench")
     whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot()]))
     for _, request in planned:
         whole.update(request.key.encode())
     for row in rows:
-        whole.update(canonical([row[name] for name in told]))
+        came = row.outcome
+        scored = (came.key, came.score, came.em, came.label, came.failure, came.message)
+        whole.update(canonical([*scored, row.proof, row.cluster, came.parts]))
     return whole.hexdigest()[:16]
 
 

@@ -2,31 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline import plan, sane_control
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
 
 
-Judge = Callable[[Experiment, Sequence[Mapping[str, Any]]], "Analysis"]
+Judge = Callable[[Experiment, Sequence[Observation]], "Analysis"]
+Columns = dict[str, Sequence[Any]]
+"""A table of observations, a column a name: what crosses to another process at least cost."""
+
+_CELL = ("task", "bin", "variant", "policy", "budget")
+_OWN = ("replicate", "aa", "example_id", "cluster", "proof")
+_OUTCOME = (
+    *("score", "em", "label", "parts", "failure", "text", "finish_reason", "latency_s", "ttft_s"),
+    *("prompt_tokens", "completion_tokens", "achieved", "kept_bytes", "full_bytes"),
+)
+_READ = attrgetter(*(f"cell.{n}" for n in _CELL), *_OWN, *(f"outcome.{n}" for n in _OUTCOME))
 
 
-def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
+def columns_of(observed: Iterable[Observation]) -> Columns:
+    """What `analyse` wants to know of observations."""
+    names = (*_CELL, *_OWN, *_OUTCOME)
+    values = zip(*map(_READ, observed), strict=True)
+    return dict(zip(names, values, strict=False)) or dict.fromkeys(names, ())
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be judged, by which rules, and what is wrong with which control."""
+
+    columns: Columns
+    rules: Rules
+    sick: Mapping[tuple[str, int, str], str]
+
+    def answer(self) -> Analysis:
+        """The statistics. Loads pandas."""
+        import pandas as pd
+
+        from pytest_kvbench.analyse import analyse
+
+        return analyse(pd.DataFrame(self.columns), self.rules, self.sick)
+
+
+def judge(experiment: Experiment, observed: Sequence[Observation]) -> Analysis:
     """The statistics of observations under an experiment's rules.
 
     Treatments of a control that is not sane are not measured, however they were asked.
     """
-    import pandas as pd
+    return question_of(experiment, observed).answer()
 
-    from pytest_kvbench.analyse import Rules
-    from pytest_kvbench.analyse import analyse as analyse_table
 
+def question_of(experiment: Experiment, observed: Sequence[Observation]) -> Question:
+    """What `judge` answers, ready to be handed to another process."""
+    sick = sane_control.sick_controls(experiment.gate, observed)
+    return Question(columns_of(observed), rules_of(experiment), sick)
+
+
+def rules_of(experiment: Experiment) -> Rules:
+    """The rules that an experiment's cells are judged by."""
     gate = experiment.gate
-    rules = Rules(
+    return Rules(
         margin=gate.margin,
         alpha=gate.alpha,
         max_lost=gate.max_lost,
@@ -36,5 +80,3 @@ def judge(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
     )
-    sick = sane_control.sick_controls(gate, rows)
-    return analyse_table(pd.DataFrame(list(rows)), rules, sick)

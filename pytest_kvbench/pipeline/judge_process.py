@@ -11,16 +11,17 @@ import importlib
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import KvbenchError
-from pytest_kvbench.pipeline import judge as judge_stage
+from pytest_kvbench.pipeline.judge import Question, question_of
 from pytest_kvbench.processes import without_secrets
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
     from pytest_kvbench.experiment.schema import Experiment
+    from pytest_kvbench.observation import Observation
 
 
 class Analyst:
@@ -40,18 +41,19 @@ class Analyst:
                 start_new_session=True,  # Ctrl-C must not take it before the last judgement
             )
 
-    def judge(self, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Analysis:
-        """See `stages.judge`; here, in this process, where the other one has died."""
+    def judge(self, experiment: Experiment, observed: Sequence[Observation]) -> Analysis:
+        """See `judge.judge`; here, in this process, where the other one has died."""
         self.warm()
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("the analyst was started without pipes")
+        question = question_of(experiment, observed)
         try:
-            pickle.dump((experiment, rows), process.stdin)
+            pickle.dump(question, process.stdin)
             process.stdin.flush()
             result: Analysis | KvbenchError = pickle.load(process.stdout)  # noqa: S301 -- of our own process
         except (EOFError, BrokenPipeError):
-            return judge_stage.judge(experiment, rows)
+            return question.answer()
         if isinstance(result, KvbenchError):
             raise result
         return result
@@ -71,12 +73,12 @@ def main() -> None:
     importlib.import_module("pytest_kvbench.analyse.observations")  # the slow part, ahead of time
     while True:
         try:
-            experiment, rows = pickle.load(sys.stdin.buffer)  # noqa: S301 -- of the process that started us
+            question: Question = pickle.load(sys.stdin.buffer)  # noqa: S301 -- of the process that started us
         except EOFError:
             return
         result: Analysis | KvbenchError
         try:
-            result = judge_stage.judge(experiment, rows)
+            result = question.answer()
         except KvbenchError as error:
             result = error
         pickle.dump(result, sys.stdout.buffer)

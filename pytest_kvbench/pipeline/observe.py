@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pytest_kvbench.engines import proof_of
+from pytest_kvbench.observation import Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Proof, Request, Telemetry
@@ -17,8 +18,8 @@ TOGETHER = 5_000  # answers whose texts and scores are held at once
 
 def observations(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> list[dict[str, Any]]:
-    """One row per planned request that has an answer or a failure, as `analyse` wants them.
+) -> list[Observation]:
+    """One per planned request that has an answer or a failure.
 
     A treatment is proven only against a control that saw as many tokens: where `planned` has the
     control's request too, another count leaves it unverified.
@@ -32,34 +33,31 @@ def observations(
     chances = {
         example.example_id: get_metric(metric).chance(example.meta) for example, metric in entries
     }
-    settled = list(_with_outcomes(store, planned))
-    seen = {
-        _asked(cell, request): outcome["prompt_tokens"]
-        for cell, request, outcome in settled
+    stored = list(_with_outcomes(store, planned))
+    tokens = {
+        _place(cell, request): outcome.prompt_tokens
+        for cell, request, outcome in stored
         if cell.is_control and not request.aa
     }
     return [
-        {
-            "task": cell.task,
-            "bin": cell.bin,
-            "variant": cell.variant,
-            "policy": cell.policy,
-            "budget": cell.budget,
-            "replicate": request.replicate,
-            "aa": request.aa,
-            "example_id": request.example_id,
-            "cluster": clusters[request.example_id],
-            "chance": chances[request.example_id],
-            "proof": _proof(request, outcome, seen.get(_asked(cell, request))),
-            **outcome,
-        }
-        for cell, request, outcome in settled
+        Observation(
+            cell=cell,
+            replicate=request.replicate,
+            aa=request.aa,
+            example_id=request.example_id,
+            cluster=clusters[request.example_id],
+            chance=chances[request.example_id],
+            proof=_proof(request, outcome, tokens.get(_place(cell, request))),
+            outcome=outcome,
+            keys=(request.key,),
+        )
+        for cell, request, outcome in stored
     ]
 
 
 def _with_outcomes(
     store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Iterator[tuple[Cell, Request, Mapping[str, Any]]]:
+) -> Iterator[tuple[Cell, Request, Outcome]]:
     """The planned requests that have an outcome, each with it."""
     for start in range(0, len(planned), TOGETHER):
         some = planned[start : start + TOGETHER]
@@ -71,38 +69,37 @@ def _with_outcomes(
 
 def voted(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Sequence[Mapping[str, Any]]:
+) -> Sequence[Observation]:
     """The observations that are judged: where samples vote, one per vote (see `votes`)."""
-    rows = observations(prepared, store, planned)
-    return votes(rows, prepared.experiment, prepared.manifests)
+    observed = observations(prepared, store, planned)
+    return votes(observed, prepared.experiment, prepared.manifests)
 
 
-def _asked(cell: Cell, request: Request) -> tuple[object, ...]:
-    """What a control and its treatments have in common."""
-    return cell.task, cell.variant, request.example_id, request.replicate
+def _place(cell: Cell, request: Request) -> Shared:
+    return Shared(cell.control, request.example_id, request.replicate)
 
 
-def _proof(request: Request, outcome: Mapping[str, Any], control_tokens: int | None) -> Proof:
-    proof, tokens = proof_of(request.arm, _achieved(outcome)), outcome["prompt_tokens"]
+def _proof(request: Request, outcome: Outcome, control_tokens: int | None) -> Proof:
+    proof, tokens = proof_of(request.arm, _achieved(outcome)), outcome.prompt_tokens
     differs = None not in (tokens, control_tokens) and tokens != control_tokens
     return "unverified" if differs and proof == "proven" else proof
 
 
-def _achieved(outcome: Mapping[str, Any]) -> Telemetry | None:
-    if outcome["text"] is None:
+def _achieved(outcome: Outcome) -> Telemetry | None:
+    if outcome.text is None:
         return None
     return Telemetry(
-        latency_s=outcome["latency_s"],
-        achieved=outcome["achieved"],
-        prompt_tokens=outcome["prompt_tokens"],
+        latency_s=outcome.latency_s,
+        achieved=outcome.achieved,
+        prompt_tokens=outcome.prompt_tokens,
     )
 
 
 def missing_cells(
-    planned: Sequence[tuple[Cell, Request]], seen: Sequence[Mapping[str, Any]]
+    planned: Sequence[tuple[Cell, Request]], observed: Iterable[Observation]
 ) -> list[dict[str, Any]]:
     """The cells of the plan that lack an outcome for some request, and how many."""
-    have = {row["key"] for row in seen}
+    have = {key for one in observed for key in one.keys}
     lacking: dict[Cell, int] = {}
     total: dict[Cell, int] = {}
     for cell, request in planned:
@@ -129,14 +126,14 @@ def lost_cells(
 
     It needs no scores: whoever only asks can say so. A control stands for itself.
     """
-    failed = {failure["key"] for failure in store.failures([r.key for _, r in planned])}
+    failed = {failure.key for failure in store.failures([r.key for _, r in planned])}
     if not failed:
         return {}
-    controls = {_asked(c, r) for c, r in planned if c.is_control and not r.aa and r.key in failed}
+    controls = {_place(c, r) for c, r in planned if c.is_control and not r.aa and r.key in failed}
     lost: dict[Cell, list[bool]] = {}
     for cell, request in planned:
         if not request.aa:
-            pair = request.key in failed or _asked(cell, request) in controls
+            pair = request.key in failed or _place(cell, request) in controls
             lost.setdefault(cell, []).append(pair)
     most = prepared.experiment.gate.max_lost
     return {

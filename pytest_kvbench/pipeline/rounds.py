@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,19 +25,17 @@ from pytest_kvbench.analyse.sequential import (
     whole,
 )
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.observe import voted
+from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request, TaskManifest
 from pytest_kvbench.store.store import Store
 
-if TYPE_CHECKING:
-    pass
-from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.observe import voted
-from pytest_kvbench.pipeline.votes import Row, votes
-
 Planned = Sequence[tuple[Cell, Request]]
-Outcomes = Mapping[str, Mapping[str, Any]]
-"""By request key: `score` and `failure`, as `Store.outcomes` gives them."""
+Outcomes = Mapping[str, Outcome]
+"""By request key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +123,10 @@ class GroupDraw:
         scores = {}
         for replicate, key in self._keys[cell, example]:
             outcome = outcomes.get(key)
-            if outcome is None or (outcome["score"] is None and not outcome["failure"]):
+            if outcome is None or not outcome.is_settled:
                 return None
-            if outcome["score"] is not None:
-                scores[replicate] = float(outcome["score"])
+            if outcome.score is not None:
+                scores[replicate] = float(outcome.score)
         return scores
 
 
@@ -204,49 +201,38 @@ def drawn_so_far(
     """What of a plan is wanted by now: all of it, or what sequential sampling came to."""
     if not prepared.experiment.sequential:
         return planned
-    from pytest_kvbench.pipeline import rounds
-
     outcomes = stored_outcomes(prepared, store, planned)
-    return rounds.drawn(prepared.experiment, prepared.manifests, planned, outcomes)
+    return drawn(prepared.experiment, prepared.manifests, planned, outcomes)
 
 
 def drawn_of(
-    prepared: Prepared, planned: Planned, rows: Sequence[Row]
-) -> tuple[Planned, list[Row]]:
+    prepared: Prepared, planned: Planned, observed: Sequence[Observation]
+) -> tuple[Planned, Sequence[Observation]]:
     """What of a plan is wanted by now, and the observations of that.
 
     Args:
         prepared: the group.
         planned: its whole plan.
-        rows: all its observations.
+        observed: all its observations.
     """
     if not prepared.experiment.sequential:
-        return planned, list(rows)
-    outcomes = _by_key(prepared, rows)
-    wanted = drawn(prepared.experiment, prepared.manifests, planned, outcomes)
-    found = {(*_cell_of(row), row["key"]): row for row in rows}
-    places = ((*astuple(cell), request.key) for cell, request in wanted)
+        return planned, observed
+    judged = votes(observed, prepared.experiment, prepared.manifests)
+    wanted = drawn(prepared.experiment, prepared.manifests, planned, outcomes_of(judged))
+    found = {(one.cell, one.outcome.key): one for one in observed}
+    places = ((cell, request.key) for cell, request in wanted)
     return wanted, [found[place] for place in places if place in found]
 
 
-def _cell_of(row: Row) -> tuple[Any, ...]:
-    return tuple(row[field.name] for field in fields(Cell))
-
-
-def _by_key(prepared: Prepared, rows: Sequence[Row]) -> Outcomes:
+def outcomes_of(judged: Iterable[Observation]) -> Outcomes:
     """What sampling goes by. Of a sample that is its vote's outcome."""
-    if not prepared.experiment.votes:
-        return {row["key"]: row for row in rows}
-    every = votes(rows, prepared.experiment, prepared.manifests)
-    return {key: vote for vote in every for key in vote["keys"]}
+    return {key: one.outcome for one in judged for key in one.keys}
 
 
 def levels(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
 ) -> dict[Cell, float]:
     """The two-sided level at which each treated cell of sequential groups stopped."""
-    from pytest_kvbench.pipeline.rounds import group_draws
-
     outcomes = stored_outcomes(prepared, store, planned)
     draws = group_draws(prepared.experiment, prepared.manifests, planned)
     return {cell: level for draw in draws for cell, level in draw.levels(outcomes).items()}
@@ -254,8 +240,8 @@ def levels(
 
 def stored_outcomes(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Mapping[str, Mapping[str, Any]]:
+) -> Outcomes:
     """By request key: what sampling goes by. Of a sample that is its vote's outcome."""
     if not prepared.experiment.votes:
         return store.outcomes([request.key for _, request in planned])
-    return {key: vote for vote in voted(prepared, store, planned) for key in vote["keys"]}
+    return outcomes_of(voted(prepared, store, planned))

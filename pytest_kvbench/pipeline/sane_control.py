@@ -7,12 +7,12 @@ the judge before they count. Pure: observations in, a sentence out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_kvbench.experiment.schema import Gate
-from pytest_kvbench.records import FULL_CACHE, Cell, Label, Request
+from pytest_kvbench.observation import Observation
+from pytest_kvbench.records import Cell, Label, Request
 
 ControlKey = tuple[str, int, str]
 """Task, bin and variant: what a control and its treatments share."""
@@ -50,21 +50,22 @@ def asked_first(
     return [(cell, request) for cell, request in planned if request.example_id in examples]
 
 
-def replies(rows: Iterable[Mapping[str, Any]]) -> list[Reply]:
+def replies(observed: Iterable[Observation]) -> list[Reply]:
     """The replies of the control among observations; failures are no replies."""
     return [
-        Reply(row["score"], row["label"], row["chance"])
-        for row in rows
-        if row["policy"] == FULL_CACHE and not row["aa"] and row["score"] is not None
+        Reply(one.outcome.score, one.outcome.label, one.chance)
+        for one in observed
+        if one.cell.is_control and not one.aa and one.outcome.score is not None
     ]
 
 
-def sick_controls(gate: Gate, rows: Sequence[Mapping[str, Any]]) -> dict[ControlKey, str]:
+def sick_controls(gate: Gate, observed: Iterable[Observation]) -> dict[ControlKey, str]:
     """What is wrong with each control among observations that has nothing to lose, in words."""
-    by_control: dict[ControlKey, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["policy"] == FULL_CACHE:
-            by_control.setdefault((row["task"], row["bin"], row["variant"]), []).append(row)
+    by_control: dict[ControlKey, list[Observation]] = {}
+    for one in observed:
+        if one.cell.is_control:
+            key = (one.cell.task, one.cell.bin, one.cell.variant)
+            by_control.setdefault(key, []).append(one)
     found = {
         key: problem(replies(own), gate, shortest=key[1] == 0, whole=True)
         for key, own in by_control.items()

@@ -8,89 +8,95 @@ votes alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TypeVar
 
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.records import TaskManifest, weakest
+from pytest_kvbench.observation import Observation, Outcome, weakest
+from pytest_kvbench.records import Cell, TaskManifest
 from pytest_kvbench.score.vote import Ballot, ballot, elect
 
-Row = Mapping[str, Any]
-
-_COSTS = ("latency_s", "prompt_tokens", "completion_tokens")
-"""What k samples cost together."""
+Sample = TypeVar("Sample")
+Read = Callable[[Observation], Ballot]
 
 
 def votes(
-    rows: Sequence[Row], experiment: Experiment, manifests: Mapping[str, TaskManifest]
-) -> Sequence[Row]:
-    """One row per vote that has all its samples, in the order of the first ones.
+    observed: Sequence[Observation], experiment: Experiment, manifests: Mapping[str, TaskManifest]
+) -> Sequence[Observation]:
+    """One observation per vote that has all its samples, in the order of the first ones.
 
     It is the elected sample's, with the trial in place of the repetition, what all samples cost
     together, the weakest of their proofs and, as `keys`, the requests it was made of. A vote of
     which a sample failed has failed: an answer of fewer samples would be another dial's.
 
     Args:
-        rows: as `stages.observations` gives them; where nobody votes they are returned.
+        observed: as `observe.observations` gives them; where nobody votes they are returned.
         experiment: says how many samples each variant draws.
         manifests: the examples, by which ballots are read.
     """
     if not experiment.votes:
-        return rows
+        return observed
     metas = {
         (task, entry.example.example_id): entry.example.meta
         for task, manifest in manifests.items()
         for entry in manifest.entries
     }
 
-    def read(row: Row) -> Ballot:
-        task = row["task"]
-        return ballot(manifests[task].metric, row["text"], metas[task, row["example_id"]])
+    def read(sample: Observation) -> Ballot:
+        task, text = sample.cell.task, sample.outcome.text or ""
+        return ballot(manifests[task].metric, text, metas[task, sample.example_id])
 
-    return list(_votes(rows, experiment, read))
+    return list(_votes(observed, experiment, read))
 
 
 def _votes(
-    rows: Sequence[Row], experiment: Experiment, read: Callable[[Row], Ballot]
-) -> Iterator[Row]:
-    drawn: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        trial = row["replicate"] // experiment.samples_of(row["variant"])
-        drawn.setdefault((*_asked(row), trial), []).append(row)
-    for (*_, trial), samples in drawn.items():
-        if len(samples) == experiment.samples_of(samples[0]["variant"]):
-            yield {**_together(samples, read), "replicate": trial}
+    observed: Sequence[Observation], experiment: Experiment, read: Read
+) -> Iterator[Observation]:
+    drawn: dict[tuple[Cell, str, bool, int], list[Observation]] = {}
+    for sample in observed:
+        trial = sample.replicate // experiment.samples_of(sample.cell.variant)
+        place = (sample.cell, sample.example_id, sample.aa, trial)
+        drawn.setdefault(place, []).append(sample)
+    for (cell, *_, trial), samples in drawn.items():
+        if len(samples) == experiment.samples_of(cell.variant):
+            yield replace(_together(samples, read), replicate=trial)
 
 
-def _asked(row: Row) -> tuple[Any, ...]:
-    names = ("task", "bin", "variant", "policy", "budget", "example_id", "aa")
-    return tuple(row[name] for name in names)
+def _together(samples: Sequence[Observation], read: Read) -> Observation:
+    failed = next((sample for sample in samples if sample.outcome.failure), None)
+    spoken = failed or spokesman({sample.replicate: sample for sample in samples}, read)
+    return replace(
+        spoken,
+        outcome=_at_the_price_of([sample.outcome for sample in samples], spoken.outcome),
+        proof=weakest([sample.proof for sample in samples]),
+        keys=tuple(key for sample in samples for key in sample.keys),
+    )
 
 
-def _together(samples: Sequence[Row], read: Callable[[Row], Ballot]) -> Row:
-    spoken = spokesman(samples, read)
-    failed = next((row for row in samples if row["failure"]), None)
-    return {
-        **(spoken or failed or samples[0]),
-        **{name: _sum([row[name] for row in samples]) for name in _COSTS},
-        "proof": weakest([row["proof"] for row in samples]),
-        "keys": tuple(row["key"] for row in samples),
-    }
+def _at_the_price_of(samples: Sequence[Outcome], outcome: Outcome) -> Outcome:
+    return replace(
+        outcome,
+        latency_s=_sum([sample.latency_s for sample in samples]),
+        prompt_tokens=_sum([sample.prompt_tokens for sample in samples]),
+        completion_tokens=_sum([sample.completion_tokens for sample in samples]),
+    )
 
 
-def spokesman(samples: Sequence[Row], read: Callable[[Row], Ballot]) -> Row | None:
-    """The sample that speaks for all; None where one of them failed.
+def spokesman(samples: Mapping[int, Sample], read: Callable[[Sample], Ballot]) -> Sample:
+    """The sample that speaks for all.
 
     Args:
-        samples: all of one vote, with `replicate`, `failure` and what `read` needs.
+        samples: all of one vote by replicate, none of them a failure.
         read: the ballot of a sample.
     """
-    if any(row["failure"] for row in samples):
-        return None
-    ordered = sorted(samples, key=lambda row: int(row["replicate"]))
-    return ordered[elect([read(row) for row in ordered])]
+    ordered = [samples[replicate] for replicate in sorted(samples)]
+    return ordered[elect([read(sample) for sample in ordered])]
 
 
-def _sum(values: Sequence[float | None]) -> float | None:
+Number = TypeVar("Number", int, float)
+
+
+def _sum(values: Sequence[Number | None]) -> Number | None:
     """None where one is not known: a sum of some would look like that of all."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None

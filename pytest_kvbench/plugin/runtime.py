@@ -21,6 +21,7 @@ from pytest_kvbench.errors import (
 )
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import CONTROLS
+from pytest_kvbench.observation import weakest
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
@@ -37,7 +38,7 @@ from pytest_kvbench.plugin.options import CONTROLLER, RUNTIME, Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.processes import end_with
-from pytest_kvbench.records import Cell, digest, weakest
+from pytest_kvbench.records import Cell, digest
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.wire import sound
 
@@ -212,25 +213,19 @@ class Runtime:
         mine = [
             (c, r) for c, r in experiment.drawn[group] if c in (cell, cell.control) and not r.aa
         ]
-        rows = [
-            row
-            for row in voted(experiment.prepared, experiment.store, mine)
-            if (row["policy"], row["budget"]) == (cell.policy, cell.budget)
-        ]
+        judged = voted(experiment.prepared, experiment.store, mine)
+        observed = [one for one in judged if one.cell == cell]
+        outcomes = {(one.example_id, one.replicate): one.outcome for one in observed}
         settings = experiment.prepared.experiment
         return MeasuredCell(
             cell=cell,
             experiment=experiment.key,
             gate=settings.gate,
             planned_cells=plan.treated_cells(settings),
-            scores={
-                (r["example_id"], r["replicate"]): r["score"]
-                for r in rows
-                if r["score"] is not None
-            },
-            failed=frozenset((r["example_id"], r["replicate"]) for r in rows if r["failure"]),
+            scores={at: o.score for at, o in outcomes.items() if o.score is not None},
+            failed=frozenset(at for at, outcome in outcomes.items() if outcome.failure),
             clusters=experiment.clusters,
-            proof=weakest([row["proof"] for row in rows if not row["failure"]]),
+            proof=weakest([one.proof for one in observed if not one.outcome.failure]),
             level=experiment.levels.get(group, {}).get(cell),
             sickness=experiment.sick[group],
         )

@@ -6,11 +6,13 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.records import FULL_CACHE, TaskManifest
+from pytest_kvbench.observation import Observation
+from pytest_kvbench.records import Cell, Example, Failure, TaskManifest
 from pytest_kvbench.store.store import RunRow
 from pytest_kvbench.wire import sound
 
@@ -24,7 +26,7 @@ def build_summary(
     experiment: Mapping[str, Any],
     manifests: Mapping[str, TaskManifest],
     analysis: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    judged: Sequence[Observation],
     missing: Sequence[Mapping[str, Any]],
     run: RunRow,
 ) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def build_summary(
         experiment: the experiment's snapshot.
         manifests: the selection by task.
         analysis: `Analysis` as a dict.
-        rows: the observations that were analysed.
+        judged: the observations that were analysed.
         missing: the plan's cells without all their answers, with a reason.
         run: the run these results belong to.
     """
@@ -66,22 +68,21 @@ def build_summary(
             for b in m.bins
         ],
         "missing": list(missing),
-        "flips": list(_flips(manifests, rows)),
+        "flips": list(_flips(manifests, judged)),
         "provenance": provenance_of(run),
         "partial": bool(missing),
     }
 
 
-def failure_messages(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def failure_messages(failures: Iterable[Failure]) -> list[dict[str, Any]]:
     """Why requests failed: the first few messages, and how often each came, numbers aside.
 
     Requests that were not even sent come last: others tell why.
     """
     said: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        if row["failure"]:
-            alike = (row["failure"], sound.words(row["message"]))
-            said.setdefault(alike, []).append(row["message"])
+    for failure in failures:
+        alike = (failure.kind, sound.words(failure.message))
+        said.setdefault(alike, []).append(failure.message)
     return [
         {"kind": kind, "message": messages[0], "n": len(messages)}
         for (kind, _), messages in sorted(said.items(), key=_is_unsent)[:_MESSAGES]
@@ -100,7 +101,7 @@ def _wording(template_version: str) -> str | None:
 
 
 def _flips(
-    manifests: Mapping[str, TaskManifest], rows: Sequence[Mapping[str, Any]]
+    manifests: Mapping[str, TaskManifest], judged: Sequence[Observation]
 ) -> Iterable[dict[str, Any]]:
     """Examples that the control got right and a treatment did not, a few per cell."""
     examples = {
@@ -108,34 +109,36 @@ def _flips(
         for manifest in manifests.values()
         for entry in manifest.entries
     }
-    scored = [row for row in rows if row["score"] is not None and not row["aa"]]
-    controls = {
-        (row["task"], row["variant"], row["example_id"], row["replicate"]): row
-        for row in scored
-        if row["policy"] == FULL_CACHE
-    }
-    shown: dict[tuple[Any, ...], int] = {}
-    for row in scored:
-        control = controls.get((row["task"], row["variant"], row["example_id"], row["replicate"]))
-        cell = (row["task"], row["bin"], row["variant"], row["policy"], row["budget"])
-        if control is None or row["score"] >= control["score"]:
+    scored = [one for one in judged if one.outcome.score is not None and not one.aa]
+    controls = {one.shared: one for one in scored if one.cell.is_control}
+    shown: Counter[Cell] = Counter()
+    for treated in scored:
+        control = controls.get(treated.shared)
+        if control is None or not _is_worse(treated, control):
             continue
-        shown[cell] = shown.get(cell, 0) + 1
-        if shown[cell] <= _FLIPS_PER_CELL:
-            example = examples[row["example_id"]]
-            yield {
-                "task": row["task"],
-                "bin": row["bin"],
-                "policy": row["policy"],
-                "budget": row["budget"],
-                "example_id": row["example_id"],
-                "question": example.question,
-                "answers": list(example.answers),
-                "control_text": control["text"],
-                "treated_text": row["text"],
-                "control": control["score"],
-                "treated": row["score"],
-            }
+        shown[treated.cell] += 1
+        if shown[treated.cell] <= _FLIPS_PER_CELL:
+            yield _flip(examples[treated.example_id], control, treated)
+
+
+def _is_worse(treated: Observation, control: Observation) -> bool:
+    return (treated.outcome.score or 0.0) < (control.outcome.score or 0.0)
+
+
+def _flip(example: Example, control: Observation, treated: Observation) -> dict[str, Any]:
+    return {
+        "task": treated.cell.task,
+        "bin": treated.cell.bin,
+        "policy": treated.cell.policy,
+        "budget": treated.cell.budget,
+        "example_id": example.example_id,
+        "question": example.question,
+        "answers": list(example.answers),
+        "control_text": control.outcome.text,
+        "treated_text": treated.outcome.text,
+        "control": control.outcome.score,
+        "treated": treated.outcome.score,
+    }
 
 
 def provenance_of(run: RunRow) -> dict[str, Any]:

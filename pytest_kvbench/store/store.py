@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench.observation import Outcome
 from pytest_kvbench.records import (
     Answer,
     Arm,
@@ -258,11 +259,8 @@ class Store:
                 ],
             )
 
-    def outcomes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """By request key: score, label, failure with its message, text and telemetry.
-
-        Absent where nothing came.
-        """
+    def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """By request key: the reply with its score, or the failure. Absent where nothing came."""
         rows = self._among(
             "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label, s.parts,"
             " coalesce(f.kind, '') AS failure, coalesce(f.message, '') AS message,"
@@ -275,15 +273,14 @@ class Store:
             keys,
         )
         return {
-            row["key"]: {**dict(row), "parts": json.loads(row["parts"] or "{}")} for row in rows
+            row["key"]: Outcome(**{**dict(row), "parts": json.loads(row["parts"] or "{}")})
+            for row in rows
         }
 
-    def failures(self, keys: Sequence[str]) -> list[dict[str, str]]:
-        """Of the failed among `keys`: `key`, `failure`, which is its kind, and `message`."""
-        rows = self._among(
-            "SELECT key, kind AS failure, message FROM failures WHERE key IN ({})", keys
-        )
-        return [dict(row) for row in rows]
+    def failures(self, keys: Sequence[str]) -> list[Failure]:
+        """The failures among `keys`, in no order that means anything."""
+        query = "SELECT key, kind, message, attempts FROM failures WHERE key IN ({})"
+        return [Failure(**dict(row)) for row in self._among(query, keys)]
 
     # -- results ---------------------------------------------------------------------------
 

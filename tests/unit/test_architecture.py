@@ -24,6 +24,7 @@ LAYERS = {
     "reading": 1,
     "wire": 1,
     "records": 2,
+    "observation": 3,
     "policies": 3,
     "experiment": 3,
     "score": 3,

@@ -156,7 +156,7 @@ def test_controls_are_paid_for_once(prepared: Prepared, server: BatchServer) -> 
     assert sum(server.asked.values()) == 2 * REQUESTS - EXAMPLES
     with Store(other.database) as store:
         keys = [request.key for _, request in other.requests()]
-        origins = [row["origin"] for row in store.outcomes(keys).values()]
+        origins = [outcome.origin for outcome in store.outcomes(keys).values()]
     assert origins.count("shared-control") == EXAMPLES
 
 
@@ -171,8 +171,8 @@ def test_the_embedded_server_proves_its_budgets(prepared: Prepared, server: Batc
     assert len(server.batches) == 1  # it has all arms
     with Store(mine.database) as store:
         score(store, [request.key for _, request in mine.requests()])
-        rows = observations(mine, store, mine.requests())
-    assert {(row["budget"], row["proof"]) for row in rows} == {(1.0, "proven"), (0.5, "proven")}
+        observed = observations(mine, store, mine.requests())
+    assert {(one.cell.budget, one.proof) for one in observed} == {(1.0, "proven"), (0.5, "proven")}
 
 
 # -- what goes wrong -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.pipeline.plan import CellGroup
 from pytest_kvbench.pipeline.sane_control import (
     PROBE,
@@ -18,7 +19,7 @@ from pytest_kvbench.pipeline.sane_control import (
     replies,
     sick_controls,
 )
-from pytest_kvbench.records import Arm, Cell, Example, Prompt, Request, Sampling
+from pytest_kvbench.records import Arm, Cell, Example, Label, Prompt, Request, Sampling
 from pytest_kvbench.score.metric import get_metric
 
 LABELS = st.sampled_from(["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"])
@@ -89,10 +90,16 @@ def test_a_few_may_be_wrong_by_bad_luck() -> None:
     assert problem([*seen, *seen], Gate(), shortest=True, whole=False)
 
 
+def observed(cell: Cell, score: float | None, aa: bool = False, label: Label = "") -> Observation:
+    outcome = Outcome("k", score=score, label=label, failure="" if score is not None else "TIMEOUT")
+    return Observation(cell, 0, aa, "e", "c", 0.25, "proven", outcome, ("k",))
+
+
 def test_replies_are_those_of_the_control_without_failures_and_repetitions() -> None:
-    row = {"policy": "none", "aa": False, "score": 1.0, "label": "", "chance": 0.25}
-    others = [{**row, "aa": True}, {**row, "score": None}, {**row, "policy": "knorm"}]
-    assert replies([row, *others]) == [Reply(1.0, "", 0.25)]
+    control = Cell("t", 0, "none", 1.0)
+    others = [observed(control, 1.0, aa=True), observed(control, None)]
+    treated = observed(Cell("t", 0, "knorm", 0.5), 1.0)
+    assert replies([observed(control, 1.0), *others, treated]) == [Reply(1.0, "", 0.25)]
 
 
 def test_guessing_scores_where_there_are_options() -> None:
@@ -103,7 +110,10 @@ def test_guessing_scores_where_there_are_options() -> None:
 
 
 def test_a_sick_control_is_found_by_task_bin_and_variant() -> None:
-    row = {"task": "t", "variant": "v", "policy": "none", "aa": False, "label": "", "chance": 0.0}
-    rows = [{**row, "bin": n, "score": 0.0, "label": "EMPTY_OUTPUT" * n} for n in (0, 1)]
-    rows += [{**row, "bin": 2, "score": 0.0}, {**row, "bin": 3, "policy": "knorm", "score": 0.0}]
+    rows = [
+        observed(Cell("t", 0, "none", 1.0, "v"), 0.0),
+        observed(Cell("t", 1, "none", 1.0, "v"), 0.0, label="EMPTY_OUTPUT"),
+        observed(Cell("t", 2, "none", 1.0, "v"), 0.0),
+        observed(Cell("t", 3, "knorm", 0.5, "v"), 0.0),
+    ]
     assert list(sick_controls(Gate(), rows)) == [("t", 0, "v"), ("t", 1, "v")]

@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import (
-    Bin,
-    Example,
-    ManifestEntry,
-    TaskManifest,
-)
+from pytest_kvbench.records import Bin, Cell, Example, ManifestEntry, Proof, TaskManifest
 from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.score.vote import ballot, elect
 
@@ -89,7 +85,7 @@ def test_of_prose_the_one_that_says_what_the_others_say_is_elected() -> None:
     assert elect([ballot("f1", text, {}) for text in said]) == 2
 
 
-# -- rows --------------------------------------------------------------------------------------
+# -- observations ------------------------------------------------------------------------------
 
 
 def experiment(**sampling: object) -> Experiment:
@@ -114,67 +110,64 @@ MANIFESTS = {
 }
 
 
-def sample(replicate: int, text: str | None, **more: object) -> dict[str, object]:
-    return {
-        "task": "t",
-        "bin": 0,
-        "variant": "",
-        "policy": "snapkv",
-        "budget": 0.5,
-        "aa": False,
-        "example_id": "e",
-        "replicate": replicate,
-        "key": f"key{replicate}",
-        "text": text,
-        "score": None if text is None else float(text == "yes"),
-        "proof": "proven",
-        "failure": "TIMEOUT" if text is None else "",
-        "latency_s": 1.5,
-        "prompt_tokens": 10,
-        "completion_tokens": 2,
-        **more,
-    }
+def sample(
+    replicate: int, text: str | None, proof: Proof = "proven", latency_s: float | None = 1.5
+) -> Observation:
+    key = f"key{replicate}"
+    outcome = Outcome(
+        key,
+        text=text,
+        score=None if text is None else float(text == "yes"),
+        failure="TIMEOUT" if text is None else "",
+        latency_s=latency_s,
+        prompt_tokens=10,
+        completion_tokens=2,
+    )
+    cell = Cell("t", 0, "snapkv", 0.5)
+    return Observation(cell, replicate, False, "e", "c", 0.0, proof, outcome, (key,))
 
 
 def test_a_vote_is_the_elected_sample_at_the_price_of_all() -> None:
-    rows = [sample(0, "no"), sample(1, "yes", proof="unverified"), sample(2, "yes")]
-    (vote,) = votes(rows, experiment(self_consistency=3), MANIFESTS)
-    assert (vote["score"], vote["text"], vote["replicate"], vote["key"]) == (1.0, "yes", 0, "key1")
-    assert vote["keys"] == ("key0", "key1", "key2")
-    assert (vote["latency_s"], vote["prompt_tokens"], vote["completion_tokens"]) == (4.5, 30, 6)
-    assert vote["proof"] == "unverified"
+    samples = [sample(0, "no"), sample(1, "yes", proof="unverified"), sample(2, "yes")]
+    (vote,) = votes(samples, experiment(self_consistency=3), MANIFESTS)
+    said = vote.outcome
+    assert (said.score, said.text, vote.replicate, said.key) == (1.0, "yes", 0, "key1")
+    assert vote.keys == ("key0", "key1", "key2")
+    assert (said.latency_s, said.prompt_tokens, said.completion_tokens) == (4.5, 30, 6)
+    assert vote.proof == "unverified"
 
 
 def test_costs_that_are_not_all_known_are_not_known() -> None:
-    rows = [sample(0, "yes", latency_s=None), sample(1, "yes")]
-    (vote,) = votes(rows, experiment(self_consistency=2), MANIFESTS)
-    assert (vote["latency_s"], vote["prompt_tokens"]) == (None, 20)
+    samples = [sample(0, "yes", latency_s=None), sample(1, "yes")]
+    (vote,) = votes(samples, experiment(self_consistency=2), MANIFESTS)
+    assert (vote.outcome.latency_s, vote.outcome.prompt_tokens) == (None, 20)
 
 
 def test_samples_are_split_into_trials_whatever_their_order() -> None:
     said = ["yes", "yes", "no", "no", "no", "yes"]
-    rows = [sample(6 + n, text) for n, text in enumerate(said)]
-    found = votes(rows[::-1], experiment(self_consistency=3, trials=2), MANIFESTS)
-    assert {v["replicate"]: v["text"] for v in found} == {2: "yes", 3: "no"}
+    samples = [sample(6 + n, text) for n, text in enumerate(said)]
+    found = votes(samples[::-1], experiment(self_consistency=3, trials=2), MANIFESTS)
+    assert {v.replicate: v.outcome.text for v in found} == {2: "yes", 3: "no"}
 
 
 def test_of_a_tie_the_earliest_sample_wins_in_any_order() -> None:
-    rows = [sample(0, "no"), sample(1, "yes")]
-    for order in (rows, rows[::-1]):
+    samples = [sample(0, "no"), sample(1, "yes")]
+    for order in (samples, samples[::-1]):
         (vote,) = votes(order, experiment(self_consistency=2), MANIFESTS)
-        assert vote["text"] == "no"
+        assert vote.outcome.text == "no"
 
 
 def test_a_vote_lacking_a_sample_is_none_and_one_with_a_failure_has_failed() -> None:
     three = experiment(self_consistency=3)
     assert votes([sample(0, "yes"), sample(1, "yes")], three, MANIFESTS) == []
     (vote,) = votes([sample(0, "yes"), sample(1, None), sample(2, "yes")], three, MANIFESTS)
-    assert (vote["failure"], vote["score"], vote["text"]) == ("TIMEOUT", None, None)
+    failed = vote.outcome
+    assert (failed.failure, failed.score, failed.text) == ("TIMEOUT", None, None)
 
 
-def test_without_votes_rows_are_as_they_were() -> None:
-    rows = [sample(0, "yes")]
-    assert votes(rows, experiment(), MANIFESTS) is rows
+def test_without_votes_observations_are_as_they_were() -> None:
+    samples = [sample(0, "yes")]
+    assert votes(samples, experiment(), MANIFESTS) is samples
 
 
 @given(st.integers(1, 4), st.integers(1, 4))

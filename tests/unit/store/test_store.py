@@ -79,7 +79,7 @@ def test_the_first_answer_stays(store: Store) -> None:
 def test_an_answer_ends_a_failure_and_no_failure_follows_an_answer(store: Store) -> None:
     key = request().key
     store.save_failures([Failure(key, "TIMEOUT", "slow"), Failure(key, "ENGINE_ERROR", "500", 3)])
-    assert store.outcomes([key])[key]["failure"] == "ENGINE_ERROR"
+    assert store.outcomes([key])[key].failure == "ENGINE_ERROR"
     store.save_answers([answer(key)])
     assert store.count("failures") == 0
     with pytest.raises(StoreError, match="has an answer"):
@@ -168,7 +168,7 @@ def test_parts_of_a_score_round_trip(store: Store) -> None:
     key = request().key
     store.save_answers([answer(key)])
     store.save_scores([(key, "credited", Score(0.0, 1.0, parts={"correct": 1.0, "cited": 0.0}))])
-    assert store.outcomes([key])[key]["parts"] == {"correct": 1.0, "cited": 0.0}
+    assert store.outcomes([key])[key].parts == {"correct": 1.0, "cited": 0.0}
 
 
 def test_an_arm_keeps_the_addresses_it_was_asked_at(store: Store) -> None:
