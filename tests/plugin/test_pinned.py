@@ -116,6 +116,7 @@ def timeless(text: str, folder: Path) -> str:
         (re.escape(str(folder.resolve())), "HERE"),
         (r"127\.0\.0\.1:\d+", "SERVER"),
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(\+00:00|Z| UTC)?", "TIME"),
+        (r"\b\d{4}-\d\d-\d\d\b", "DATE"),
         (r"\b[0-9a-f]{12,64}\b", "HASH"),
         (r"run took \d+ (s|min)", "run took A WHILE"),
     ):
