@@ -52,7 +52,7 @@ class Example:
 
     `example_id` is a hash of content (with the source's own id where it has one); `answers` are
     the accepted references; `meta` is JSON data a metric or a report may need (`all_classes`,
-    needle depth, source id, `length`).
+    needle depth, source id, `length`, the `cluster` that a row named).
     """
 
     example_id: str
@@ -63,8 +63,14 @@ class Example:
 
     @cached_property
     def cluster(self) -> str:
-        """Hash of the context: examples that share it are not independent."""
-        return hashlib.sha256(self.context.encode()).hexdigest()[:16]
+        """Hash of what makes examples dependent: the name that a row gave, else the context.
+
+        Examples without a context share nothing: each is a cluster of its own.
+        """
+        if (name := self.meta.get("cluster")) is not None:
+            return digest(["cluster", str(name)])[:16]
+        shared = self.context if self.context.strip() else f"example {self.example_id}"
+        return hashlib.sha256(shared.encode()).hexdigest()[:16]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:

@@ -26,7 +26,7 @@ def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str,
     )
     db.executemany(
         "INSERT INTO examples VALUES (?,?,?,?,?,?)"
-        " ON CONFLICT DO UPDATE SET meta=excluded.meta",  # where a long prompt is cut
+        " ON CONFLICT DO UPDATE SET meta=excluded.meta, cluster=excluded.cluster",
         (_example_row(entry.example) for entry in manifest.entries),
     )
     db.executemany(

@@ -27,6 +27,17 @@ def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> st
     return value
 
 
+def check_cluster(row: Mapping[str, Any]) -> None:
+    """Refuse a column `cluster` that names none.
+
+    Raises:
+        ValueError: it is neither text nor a whole number.
+    """
+    value = row.get("cluster")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise ValueError(f"cluster is {brief(value)}, neither a text nor a whole number")
+
+
 def answers_of(value: object, *, numbers: bool = False, blank: bool = False) -> tuple[str, ...]:
     """The accepted answers.
 

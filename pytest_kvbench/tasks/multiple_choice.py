@@ -10,6 +10,7 @@ from pytest_kvbench.reading import brief
 from pytest_kvbench.records import Example
 from pytest_kvbench.score.credited import LETTERS
 from pytest_kvbench.tasks.base import example_id
+from pytest_kvbench.tasks.columns import check_cluster
 
 FIELDS = "question, context, choice_A to choice_D (or choices: a list of four), answer (A to D)"
 
@@ -33,7 +34,8 @@ def _example(row: Mapping[str, Any]) -> Example:
     answer = row["answer"].strip()
     if answer not in LETTERS:
         raise ValueError(f"answer {answer!r} is none of A, B, C, D")
-    keys = ("_id", "id", "domain", "sub_domain", "difficulty", "length")
+    check_cluster(row)
+    keys = ("_id", "id", "cluster", "domain", "sub_domain", "difficulty", "length")
     meta = {key: row[key] for key in keys if row.get(key) is not None}
     meta |= {key: _four(row[key]) for key in ("support", "cards") if row.get(key)}
     text = "\n".join([question, *options])

@@ -19,12 +19,15 @@ from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.score.metric import check_meta, get_metric
 from pytest_kvbench.tasks.base import example_id, files_digest, template_version
 from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.columns import answers_of, further, text_of
+from pytest_kvbench.tasks.columns import answers_of, check_cluster, further, text_of
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 Row = Mapping[str, Any]
-FIELDS = "question (text), answers (a list of texts, or one), context (text, optional)"
+FIELDS = (
+    "question (text), answers (a list of texts, or one), context (text, optional), "
+    "cluster (what rows that are not independent share; optional)"
+)
 TEMPLATE = "{context}\n\nQuestion: {question}\nAnswer:"
 
 
@@ -121,6 +124,7 @@ def row_example(row: Row) -> Example:
     question, context = text_of(row, "question"), text_of(row, "context", "")
     answers = answers_of(row.get("answers", row.get("answer")))
     source = str(row.get("_id", row.get("id", "")))
+    check_cluster(row)
     meta = further(row, ("question", "context", "answers", "answer"))
     identity = example_id("rows", question, context, answers, source)
     return Example(identity, question, context, answers, meta)

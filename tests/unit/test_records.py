@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,20 @@ def test_a_variant_name_alone_changes_nothing() -> None:
 def test_examples_of_one_context_are_one_cluster() -> None:
     one, two = Example("1", "q", "same", ("a",)), Example("2", "r", "same", ("b",))
     assert one.cluster == two.cluster != Example("3", "q", "other", ("a",)).cluster
+
+
+@pytest.mark.parametrize("context", ["", "  \n"])
+def test_examples_without_a_context_are_clusters_of_their_own(context: str) -> None:
+    many = [Example(str(n), f"q{n}", context, ("a",)) for n in range(60)]
+    assert len({example.cluster for example in many}) == 60
+
+
+def test_a_row_names_its_cluster() -> None:
+    def named(number: int, name: object) -> str:
+        return Example(str(number), "q", f"c{number}", ("a",), {"cluster": name}).cluster
+
+    assert named(1, "page 7") == named(2, "page 7")
+    assert named(1, 7) == named(2, "7") != named(3, 8)
 
 
 def test_manifest_and_answer_round_trip() -> None:

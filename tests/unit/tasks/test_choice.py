@@ -162,3 +162,14 @@ def test_given_cards_are_kept(tmp_path):
     path.write_text(json.dumps(row(0, cards=given)))
     assert load("evidence/mcq", path, cards=True)[1][0].meta["cards"] == list(given.values())
     assert "cards" not in load("evidence/mcq", path)[1][0].meta
+
+
+def test_questions_without_a_context_are_independent_unless_a_row_says_otherwise(tmp_path):
+    row = {"answer": "B", "choices": ["red", "blue", "green", "grey"]}
+    bare = [row | {"question": f"Which {n}?"} for n in range(4)]
+    named = [one | {"cluster": "a page"} for one in bare]
+    for rows, clusters in ((bare, 4), (named, 1)):
+        path = tmp_path / "mcq.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        _, examples = load("evidence/mcq", path)
+        assert len({example.cluster for example in examples}) == clusters

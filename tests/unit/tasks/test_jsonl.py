@@ -80,3 +80,17 @@ def test_missing_file():
 def test_an_unknown_metric_is_refused_at_once():
     with pytest.raises(UsageError, match="'bleu'"):
         get_task("jsonl:x.jsonl", options={"metric": "bleu"})
+
+
+def test_a_row_may_name_its_cluster(read):
+    rows = [{"question": f"q{n}", "answers": "x", "cluster": n // 2} for n in range(6)]
+    _, examples = read("\n".join(map(json.dumps, rows)))
+    assert len({example.cluster for example in examples}) == 3
+    _, examples = read("\n".join(json.dumps(row | {"cluster": None}) for row in rows))
+    assert len({example.cluster for example in examples}) == 6
+
+
+@pytest.mark.parametrize("value", [True, 0.5, ["a"], {}])
+def test_an_odd_cluster_is_refused(read, value):
+    with pytest.raises(UsageError, match="row 1: cluster is"):
+        read(json.dumps({"question": "q", "answers": "x", "cluster": value}))
