@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pytest_kvbench.analyse.cells import CellKey
+from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.pairs import measured_pairs, pair_controls
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
@@ -58,13 +58,16 @@ def where(row: Mapping[str, Any]) -> str:
 
 
 def placebos(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence for every cell flagged as a placebo."""
-    return [
-        f"{where(row)}: {said}"
+    """A sentence for every cell flagged as a placebo; on a row over bins where no bin of it is."""
+    found = {
+        (row["task"], row["variant"], row["policy"], row["budget"], row["bin"]): (row, said)
         for row in rows
         for code, _, said in (flag.partition(": ") for flag in row["flags"])
         if code == "placebo"
-    ]
+    }
+    of_bins = {key[:-1] for key in found if key[-1] != ALL_BINS}
+    named = [found[key] for key in found if key[-1] != ALL_BINS or key[:-1] not in of_bins]
+    return [f"{where(row)}: {said}" for row, said in named]
 
 
 def flag_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -117,5 +117,5 @@ def judge_cells(
     return Judged(
         everything,
         {key: cell_row(key, result, verdicts[key]) for key, result in everything.items()},
-        transitions(cells, results, pooled, rules),
+        transitions(cells, results, pooled, verdicts, rules),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pytest_kvbench.analyse.artefacts import Seen, flags_of
+from pytest_kvbench.analyse.artefacts import Seen, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
 from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.efficiency import efficiency
@@ -42,6 +42,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
         judged.rows[key]["flags"] += flags_of(seen)
     flag_twins(judged, alike)
     flag_pools(judged, facts)
+    flag_pooled_placebos(judged, requests, rules)
     stats = bin_stats(table, rules.alpha)
     return Analysis(
         cells=[*control_rows(stats, sick), *judged.rows.values()],
@@ -94,6 +95,17 @@ def flag_pools(judged: Judged, facts: Facts) -> None:
         if lacking and row["n"]:
             named = ", ".join(map(str, lacking))
             row["flags"].append(f"partial-pool: bins {named} were not measured and are not in it")
+
+
+def flag_pooled_placebos(
+    judged: Judged, requests: Mapping[CellKey, pd.DataFrame], rules: Rules
+) -> None:
+    """Say on a row over bins, whose bins may each have too few answers to tell."""
+    for key, row in judged.rows.items():
+        parts = [requests[k] for k in requests if k._replace(bin=ALL_BINS) == key]
+        if key.bin == ALL_BINS and parts:
+            said = placebo(Seen(pd.concat(parts), judged.results[key], row, rules))
+            row["flags"] += [f"placebo: {said}"] if said else []
 
 
 def control_rows(stats: list[dict[str, Any]], sick: Sick) -> list[dict[str, Any]]:

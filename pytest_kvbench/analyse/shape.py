@@ -8,21 +8,25 @@ from typing import Literal
 
 import numpy as np
 
-from pytest_kvbench.analyse.cell import CellResult, checked, evidence_of
+from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import Evidence
 from pytest_kvbench.analyse.ladder import CellPairs, Ladder
 from pytest_kvbench.analyse.monotone import isotonic
 from pytest_kvbench.analyse.pooled import stratified
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.records import VerdictWord
 
 Shape = Literal["cliff", "slope", "flat", "non-monotone", "undetermined"]
 Rungs = Sequence[tuple[float, CellPairs]]
+Words = Sequence[tuple[float, VerdictWord]]
+"""(budget, verdict) of a ladder, ascending, those not measured included."""
 
 CLIFF_SHARE = 2 / 3  # of the whole drop, within one step of the ladder
+FEWEST_RUNGS = 3  # with two, most of the drop falls into one step on nearly every curve
 
 
 def shape_of(
-    steps: Sequence[tuple[float, CellResult]],
+    steps: Words,
     ladder: Ladder | None,
     bins: Sequence[Rungs],
     rules: Rules,
@@ -31,18 +35,28 @@ def shape_of(
 
     non-monotone: a smaller budget is better than a larger one, by Bonferroni over all pairs.
     flat: every budget holds. cliff / slope: the smallest budgets break, and two thirds of the whole
-    drop, or less, fall into one step (control included). undetermined: none of these.
+    drop, or less, fall into one step (control included) of three measured budgets or more.
+    undetermined: none of these.
     """
     if ladder is None:
         return "undetermined"
     if reversals(ladder, bins, rules):
         return "non-monotone"
-    if all(result.verdict == "holds" for _, result in steps):
+    if all(word == "holds" for _, word in steps):
         return "flat"
-    if steps[0][1].verdict != "breaks":
+    if steps[0][1] != "breaks" or len(ladder.budgets) < FEWEST_RUNGS:
         return "undetermined"
     fit = np.append(isotonic(ladder.seen[None, :])[0], 0.0)
-    return "cliff" if np.diff(fit).max() >= CLIFF_SHARE * (fit[-1] - fit[0]) else "slope"
+    drops = np.diff(fit)
+    if drops.max() < CLIFF_SHARE * (fit[-1] - fit[0]):
+        return "slope"
+    return "undetermined" if spans(int(drops.argmax()), ladder, steps) else "cliff"
+
+
+def spans(step: int, ladder: Ladder, planned: Words) -> bool:
+    """Whether budgets of the plan that were not measured lie within a step of the ladder."""
+    low, high = [*ladder.budgets, 1.0][step : step + 2]
+    return any(low < budget < high for budget, _ in planned)
 
 
 def reversals(ladder: Ladder, bins: Sequence[Rungs], rules: Rules) -> list[tuple[float, float]]:

@@ -3,8 +3,9 @@
 The bracket (b_broken, b_safe] is what can be bet on: fixed-sequence testing from both ends, each at
 one-sided alpha / 2, so that under a quality that falls with the budget it excludes the true
 transition with probability at most alpha (Maurer, Hothorn and Lehmacher 1995; as in Learn then
-Test, arXiv:2110.01052). It is not adjusted across ladders. The monotone fit, its interval and the
-drop rule beside it describe; they guarantee nothing.
+Test, arXiv:2110.01052). It is not adjusted across ladders; the same walk over corrected verdicts
+is, and is what a report says. The monotone fit, its interval and the drop rule beside it describe;
+they guarantee nothing.
 """
 
 from __future__ import annotations
@@ -17,19 +18,23 @@ from typing import Any
 import numpy as np
 
 from pytest_kvbench.analyse.cell import CellResult
-from pytest_kvbench.analyse.cells import ALL_BINS, CellKey, ChainKey
+from pytest_kvbench.analyse.cells import ALL_BINS, CellKey, ChainKey, Verdict
 from pytest_kvbench.analyse.ladder import CellPairs, Ladder, ladder_of, over_bins
 from pytest_kvbench.analyse.monotone import NEVER, crossing, isotonic
 from pytest_kvbench.analyse.rules import Rules
-from pytest_kvbench.analyse.shape import Rungs, shape_of
-from pytest_kvbench.records import VerdictWord
+from pytest_kvbench.analyse.shape import Rungs, Words, shape_of
 
 Results = Mapping[CellKey, CellResult]
+Corrected = Mapping[CellKey, Verdict]
 Steps = Sequence[tuple[float, CellResult]]
 
 
 def transitions(
-    cells: Mapping[CellKey, CellPairs], results: Results, pooled: Results, rules: Rules
+    cells: Mapping[CellKey, CellPairs],
+    results: Results,
+    pooled: Results,
+    verdicts: Corrected,
+    rules: Rules,
 ) -> list[dict[str, Any]]:
     """One row per ladder of a bin; then one per task, variant and policy over all bins.
 
@@ -37,6 +42,7 @@ def transitions(
         cells: the pairs of every cell.
         results: their results at the rules' margin and alpha.
         pooled: the results over bins.
+        verdicts: the corrected verdicts of both.
         rules: margin, alpha, drop threshold, seed.
     """
     chains = by_chain(results)
@@ -47,13 +53,14 @@ def transitions(
         if found
     }
     rows = [
-        transition_row(chain, steps, ladders.get(chain), [rungs[chain]], rules)
+        transition_row(chain, steps, verdicts, ladders.get(chain), [rungs[chain]], rules)
         for chain, steps in chains.items()
     ]
     for chain, steps in by_chain(pooled).items():
         bins = [c for c in ladders if c._replace(bin=ALL_BINS) == chain]
         ladder = over_bins([ladders[c] for c in bins])
-        rows.append(transition_row(chain, steps, ladder, [rungs[c] for c in bins], rules))
+        under = [rungs[c] for c in bins]
+        rows.append(transition_row(chain, steps, verdicts, ladder, under, rules))
     return rows
 
 
@@ -75,31 +82,43 @@ def measured(chain: ChainKey, steps: Steps, cells: Mapping[CellKey, CellPairs]) 
 
 
 def transition_row(
-    chain: ChainKey, steps: Steps, ladder: Ladder | None, bins: Sequence[Rungs], rules: Rules
+    chain: ChainKey,
+    steps: Steps,
+    verdicts: Corrected,
+    ladder: Ladder | None,
+    bins: Sequence[Rungs],
+    rules: Rules,
 ) -> dict[str, Any]:
     """A ladder's row as `summary.json` has it.
 
     Args:
         chain: which ladder.
         steps: (budget, result) ascending, those not measured included.
+        verdicts: the corrected verdicts.
         ladder: the measured curve, None where nothing was measured.
         bins: the pairs behind the ladder, per bin.
         rules: margin, alpha, drop threshold.
     """
-    b_broken, b_safe = bracket([(budget, result.verdict) for budget, result in steps])
+    alone: Words = [(budget, result.verdict) for budget, result in steps]
+    corrected: Words = [(b, verdicts[CellKey(*chain, b)].corrected) for b, _ in steps]
+    b_broken, b_safe = bracket(alone)
+    broken_adjusted, safe_adjusted = bracket(corrected)
     estimate, limits = crossing_estimate(ladder, rules) if ladder else (None, None)
     return {
         **chain._asdict(),
         "b_safe": b_safe,
         "b_broken": b_broken,
+        "b_safe_adjusted": safe_adjusted,
+        "b_broken_adjusted": broken_adjusted,
         "estimate": estimate,
         "estimate_ci": limits,
+        "estimate_between": rungs_around(estimate, ladder) if ladder else None,
         "rule_budget": rule_budget(steps, rules.drop_threshold),
-        "shape": shape_of(steps, ladder, bins, rules),
+        "shape": shape_of(corrected, ladder, bins, rules),
     }
 
 
-def bracket(steps: Sequence[tuple[float, VerdictWord]]) -> tuple[float | None, float | None]:
+def bracket(steps: Words) -> tuple[float | None, float | None]:
     """(b_broken, b_safe) of verdicts at one-sided alpha / 2, budgets ascending.
 
     The first cell that does not hold ends the walk from above, also when it was not measured; the
@@ -137,6 +156,16 @@ def crossing_estimate(
     low = _reached(np.quantile(at[1], rules.alpha / 2, method="lower"))
     high = _reached(np.quantile(at[2], 1 - rules.alpha / 2, method="higher"))
     return estimate, None if high is None else [low, high]
+
+
+def rungs_around(estimate: float | None, ladder: Ladder) -> list[float] | None:
+    """The measured budgets that a point of the fit lies between: nothing between was asked."""
+    if estimate is None:
+        return None
+    rungs = [*map(float, ladder.budgets), 1.0]
+    last = len(rungs) - 1  # a rounding error above the control at 1
+    above = next((i for i, rung in enumerate(rungs) if i and estimate <= rung), last)
+    return rungs[above - 1 : above + 1]
 
 
 def _reached(budget: float) -> float | None:

@@ -6,6 +6,7 @@ such a policy makes one cell and ignores the ladder. Asks nobody, so that a plan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -37,12 +38,41 @@ def fixed_budget(engine: EngineSettings, kv: KV, policy: str) -> float | None:
     endpoint = endpoints(engine).get(policy)
     if endpoint is not None and endpoint.budget is not None:
         return endpoint.budget
-    kind, types = kind_of(engine), kv_types(engine, policy, kv.params.get(policy, {}))
-    if policy not in kind.bits:
+    if policy not in kind_of(engine).bits:
         return None
-    full = bits(kind.control, engine.dtype) or 16.0
-    both = [bits(kv_type, engine.dtype) or full for kv_type in types]
-    return sum(both) / (2 * full)
+    return _bits(engine, policy, kv.params.get(policy, {})) / _bits(engine, FULL_CACHE, {})
+
+
+def _bits(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> float:
+    """Bits of a key and a value together in the cache of a policy's server."""
+    types = kv_types(engine, policy, params)
+    if engine.launch.command:
+        types = _commanded(engine, engine.launch.command, policy, types[0])
+    full = bits(kind_of(engine).control, engine.dtype) or 16.0
+    return sum(bits(kv_type, engine.dtype) or full for kv_type in types)
+
+
+def _commanded(engine: EngineSettings, command: str, policy: str, kv: str) -> tuple[str, str]:
+    """The types of keys and values that a user's command asks for.
+
+    llama.cpp takes one each, and its own for the one that is not named; others take one for both.
+    """
+    named = [found[1] if (found := option.search(command)) else None for option in _TYPE_OPTIONS]
+    if named == [None, None]:
+        return kv, kv
+    words = {"{kv}": kv, "{policy}": policy, None: kind_of(engine).control}
+    type_k, type_v = (str(words.get(word, word)) for word in named)
+    return type_k, type_v
+
+
+_TYPE_OPTIONS = tuple(
+    re.compile(
+        rf"(?<![\w-])(?:-ct{x}|--cache-type-{x}|LLAMA_ARG_CACHE_TYPE_{x.upper()})"
+        r'[\s=]+["\']?([^\s"\']+)'
+    )
+    for x in "kv"
+)
+"""What tells llama.cpp the type of keys, and of values, each with the type."""
 
 
 def budgets(engine: EngineSettings, kv: KV, policy: str) -> tuple[float, ...]:
@@ -132,7 +162,8 @@ def _check_reachable(engine: EngineSettings, kv: KV, policy: str) -> None:
 
 def _check_params(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> None:
     kind = kind_of(engine)
-    valid = kind.params if policy in kind.bits and not engine.addresses else ()
+    ours = not engine.addresses and not engine.launch.command
+    valid = kind.params if policy in kind.bits and ours else ()
     unknown = sorted(set(params) - set(valid))
     if unknown:
         raise UsageError(

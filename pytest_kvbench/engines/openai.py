@@ -145,7 +145,7 @@ class OpenAISource:
         if not ours and self._settings.declared:
             check_declared(self._settings, self._kind.tell(self._probe(base_url)))
         # What we start queues nothing: a request that waits would look slow.
-        slots = self._settings.launch.parallel if ours and self._kind.in_bytes else None
+        slots = self._settings.launch.parallel if ours and self._kind.has_slots else None
         connect = partial(self._connect, slots=slots)
         urls = self._servers.urls(name)
         if len(urls) < 2:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.report.results import doubt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +92,8 @@ def best(cells: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per setting: policy, budget, delta and its interval, n, kept and full bytes of an
-        answer's prompt, median latencies in seconds. Policy and budget are None where nothing
-        was shown to hold.
+        answer's prompt, median latencies in seconds, what makes it doubtful. Policy and budget are
+        None where nothing was shown to hold by the verdicts that count.
     """
     import pandas as pd
 
@@ -102,12 +104,12 @@ def best(cells: pd.DataFrame) -> pd.DataFrame:
         {**dict(zip(SETTING, key, strict=True)), **_smallest(own, control)}
         for key, own in treated.groupby(SETTING, dropna=False)
     ]
-    columns = [*SETTING, *CHOSEN, "control_latency_p50", "groups"]
+    columns = [*SETTING, *CHOSEN, "doubt", "control_latency_p50", "groups"]
     return pd.DataFrame(found, columns=columns)
 
 
 def _smallest(own: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
-    safe = own[own["budget"] == own["b_safe"]].copy()
+    safe = own[own["budget"] == own["b_safe_adjusted"]].copy()
     if safe.empty:
         return {"policy": None, "budget": None, "groups": own["group"].nunique()}
     broken = own[own["verdict_holm"] == "breaks"]
@@ -125,6 +127,7 @@ def _smallest(own: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
     same = control[(control["group"] == first["group"]) & (control["task"] == first["task"])]
     return {
         **{name: first[name] for name in CHOSEN},
+        "doubt": doubt({**first, "flags": json.loads(first["flags"] or "[]")}),
         "control_latency_p50": same["latency_p50"].mean(),
         "groups": own["group"].nunique(),
     }

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+BRACKET = ("b_safe", "b_broken", "b_safe_adjusted", "b_broken_adjusted")
+"""Where quality is lost: a ladder on its own, and by the verdicts that count."""
+
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "answers": {
         **dict.fromkeys(("group", "run_id", "key", "task"), "string"),
@@ -58,7 +61,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("n", "clusters"), "int64"),
         **dict.fromkeys(("control_mean", "treated_mean", "delta", "ci_low", "ci_high"), "double"),
         **dict.fromkeys(("verdict", "verdict_holm", "proof", "flags", "reason"), "string"),
-        **dict.fromkeys(("b_safe", "b_broken"), "double"),
+        **dict.fromkeys(BRACKET, "double"),
         **dict.fromkeys(
             ("fail_rate", "label_rate", "latency_p50", "kept_bytes_mean", "full_bytes_mean"),
             "double",

@@ -120,10 +120,11 @@ def _best_row(row: dict[str, Any]) -> tuple[Value, ...]:
         nothing = Value(text.NOTHING)
         found = text.count(int(row["groups"]), "group")
         return (task, Value("none shown to hold"), *([nothing] * 5), Value(found))
+    unproven = f" ({row['doubt']})" if isinstance(row["doubt"], str) and row["doubt"] else ""
     doubt = f" (broke in {row['contradicted']} others)" if row["contradicted"] else ""
     return (
         task,
-        Value(name(row["policy"]) + doubt),
+        Value(name(row["policy"]) + unproven + doubt),
         Value(text.budget(row["budget"])),
         Value(text.difference(row)),
         Value(text.whole(row["n"])),

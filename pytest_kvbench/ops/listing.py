@@ -64,6 +64,7 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
         _Column("budget", 6, lambda r: text.budget(_value(r["budget"])), right=True),
         _Column("delta", 21, lambda r: text.difference(_values(r)) if _value(r["n"]) else ""),
         _Column("kept", 9, lambda r: text.size(_value(r["kept_bytes_mean"])), right=True),
+        _Column("", 10, lambda r: _or(r["doubt"], "")),
     )
     return _lines(columns, rows)
 

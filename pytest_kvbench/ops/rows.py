@@ -16,7 +16,7 @@ from typing import Any
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
-from pytest_kvbench.ops.columns import ALONE, Table
+from pytest_kvbench.ops.columns import ALONE, BRACKET, Table
 from pytest_kvbench.ops.snapshot import Snapshot
 from pytest_kvbench.pipeline.votes import spokesman
 from pytest_kvbench.score.vote import ballot
@@ -235,7 +235,7 @@ class _Reader:
                 **_edges(bins.get((cell["task"], str(cell["bin"])))),
                 **_asked(sets.get(cell["task"], {})),
                 **statistics.get(_arm(cell), {}),
-                **{k: chains.get(_chain(cell), {}).get(k) for k in ("b_safe", "b_broken")},
+                **{k: chains.get(_chain(cell), {}).get(k) for k in BRACKET},
                 "bin": str(cell["bin"]),
                 "params": json.dumps(declared.params(cell["policy"]), sort_keys=True),
                 "flags": json.dumps(cell.get("flags") or []),

@@ -23,6 +23,10 @@ class UndeterminedWarning(UserWarning):
     """A gated cell neither holds nor breaks: more examples are needed."""
 
 
+class UnverifiedWarning(UserWarning):
+    """A gated cell holds, and nothing proves that its budget was applied."""
+
+
 @dataclass(frozen=True)
 class MeasuredCell:
     """A cell whose answers are in: the fixture `cell`.
@@ -172,10 +176,13 @@ class Comparison:
         _require(not self.control.sickness, f"{where}: {self.control.sickness}")
 
     def _check_gate(self) -> None:
-        where = f"{self.cell.cell.item_id} {self.result.verdict}: {self._figures()}"
+        unverified = " (unverified)" if self.cell.proof == "unverified" else ""
+        where = f"{self.cell.cell.item_id} {self.result.verdict}{unverified}: {self._figures()}"
         strict = self.cell.gate.undetermined == "fail"
         if self.result.verdict == "undetermined" and not strict:
             warnings.warn(where, UndeterminedWarning, stacklevel=4)
+        if self.result.verdict == "holds" and self.cell.proof == "unverified":
+            warnings.warn(where, UnverifiedWarning, stacklevel=4)
         _require(self.result.verdict != "breaks", where)
         _require(self.result.verdict != "undetermined" or not strict, where)
 

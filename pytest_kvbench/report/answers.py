@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pytest_kvbench.report import text
-from pytest_kvbench.report.results import POOLED, Results, Row, Series, final
+from pytest_kvbench.report.results import (
+    DECIDED,
+    POOLED,
+    Results,
+    Row,
+    Series,
+    doubt,
+    ends,
+    ends_alone,
+    final,
+)
 from pytest_kvbench.report.text import name
 
 MANY = 24
 """More curves than this and the answer names the best policy of each series only."""
+DOUBTS = {
+    "placebo?": "possibly a placebo: the answers equal the control's",
+    "unverified": "unverified: nothing proves that the budget was applied",
+}
 SHAPES = {
     "cliff": "The loss is a cliff.",
     "slope": "The loss is gradual.",
@@ -57,25 +71,51 @@ def best(results: Results, series: Series) -> str:
     """Which policy holds at the smallest budget."""
     safe = _safe(results, series)
     if not safe:
-        return "No policy was shown to hold at any budget measured."
-    least = min(t["b_safe"] for t in safe)
-    lowest = [name(t["policy"]) for t in safe if t["b_safe"] == least]
-    down = f"down to {text.budget(least)} of the full cache's bytes"
+        return f"No policy was shown to hold at any budget measured{_best_alone(results, series)}."
+    least = min(ends(t)[0] or 0.0 for t in safe)
+    lowest = [t["policy"] for t in safe if ends(t)[0] == least]
+    cells = [c for p in lowest for c in results.of_policy(series, results.headline(series), p)]
+    down = f"down to {text.budget(least)} of the full cache's bytes{_doubted(cells, least)}"
+    named = text.listing(map(name, lowest))
     if len(lowest) > 1:
-        return f"{text.listing(lowest)} go lowest: they hold {down}."
-    return f"{lowest[0]} goes lowest: it holds {down}."
+        return f"{named} go lowest: they hold {down}."
+    return f"{named} goes lowest: it holds {down}."
+
+
+def _best_alone(results: Results, series: Series) -> str:
+    """The policies that hold somewhere before the correction, where none does after it."""
+    key = results.headline(series)
+    rows = (results.transition(series, key, p) for p in results.policies)
+    alone = [name(t["policy"]) for t in rows if t is not None and ends_alone(t)[0] is not None]
+    if not alone:
+        return ""
+    return f"; before {_correction(results)}, {text.listing(alone)} would"
+
+
+def _correction(results: Results) -> str:
+    """The correction for many cells, in words."""
+    known = {"holm": "Holm's correction", "bh": "the Benjamini-Hochberg correction"}
+    return known.get(results.gate.get("correction", "holm"), "a correction")
+
+
+def _doubted(cells: Iterable[Row], budget: float | None = None) -> str:
+    """What makes decided cells doubtful, of one budget if asked, in brackets; empty if nothing."""
+    of = [c for c in cells if budget is None or c["budget"] == budget]
+    whys = dict.fromkeys(doubt(c) for c in of if final(c) in DECIDED)
+    said = [text for why, text in DOUBTS.items() if why in whys]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def safest(results: Results, series: Series) -> Row | None:
     """The headline transition with the smallest safe budget, the first of several."""
-    return min(_safe(results, series), key=lambda t: float(t["b_safe"]), default=None)
+    return min(_safe(results, series), key=lambda t: ends(t)[0] or 0.0, default=None)
 
 
 def _safe(results: Results, series: Series) -> list[Row]:
     """The headline transitions with a safe budget, policies in order."""
     key = results.headline(series)
     found = [results.transition(series, key, p) for p in results.policies]
-    return [t for t in found if t is not None and t["b_safe"] is not None]
+    return [t for t in found if t is not None and ends(t)[0] is not None]
 
 
 def policy(results: Results, series: Series, which: str) -> str:
@@ -85,9 +125,10 @@ def policy(results: Results, series: Series, which: str) -> str:
     measured = [c for c in chain if c["verdict"] != "not-measured"]
     if not measured:
         return f"{name(which)} was not measured: {_reasons(chain)}"
-    row = results.transition(series, key, which) or {"b_safe": None, "b_broken": None}
-    parts = [f"{name(which)} {_bracket(row, measured)}.", _deltas(row, measured)]
-    parts += [_unadjusted(row, measured)]
+    row = results.transition(series, key, which) or {}
+    said = f"{_bracket(*ends(row), measured)}{_doubted(measured)}"
+    parts = [f"{name(which)} {said}.", _deltas(row, measured)]
+    parts += [_unadjusted(results, row, measured)]
     parts += [_open(row, measured), SHAPES.get(row.get("shape") or "", "")]
     parts += [_lengths(results, series, which)]
     return " ".join(part for part in parts if part)
@@ -98,8 +139,7 @@ def _reasons(cells: Iterable[Row]) -> str:
     return " ".join(f"{r.rstrip('.')}." for r in reasons if r)
 
 
-def _bracket(row: Row, chain: Sequence[Row]) -> str:
-    safe, broken = row["b_safe"], row["b_broken"]
+def _bracket(safe: float | None, broken: float | None, chain: Sequence[Row]) -> str:
     largest, smallest = chain[0]["budget"], chain[-1]["budget"]
     if safe is not None and broken is not None:
         return (
@@ -120,23 +160,20 @@ def _bracket(row: Row, chain: Sequence[Row]) -> str:
     return f"breaks from {text.budget(broken)} down; above, no budget is shown to hold or to break"
 
 
-def _unadjusted(row: Row, chain: Sequence[Row]) -> str:
-    """Where a bracket and the corrected verdict beside it in the table say different things."""
-    safe = next((c for c in chain if c["budget"] == row["b_safe"]), None)
-    if safe is None or final(safe) == "holds":
+def _unadjusted(results: Results, row: Row, chain: Sequence[Row]) -> str:
+    """What the ladder would say on its own, where the correction takes some of it back."""
+    if ends_alone(row) == ends(row):
         return ""
-    return (
-        f"On its own {text.budget(safe['budget'])} holds; corrected for all headline rows it is "
-        f"{final(safe)}."
-    )
+    return f"On its own, before {_correction(results)}, it {_bracket(*ends_alone(row), chain)}."
 
 
 def _open(row: Row, chain: Sequence[Row]) -> str:
     """What is known, and what it would take, where the bracket has an open end."""
-    if row["b_safe"] is not None and row["b_broken"] is not None:
+    safe, broken = ends(row)
+    if safe is not None and broken is not None:
         return ""
     said = []
-    if row.get("rule_budget") not in (None, row["b_broken"]):
+    if row.get("rule_budget") not in (None, broken):
         said.append(f"By the drop rule alone it falls at {text.budget(row['rule_budget'])}.")
     wanted = [c for c in chain if c.get("needed")]
     if wanted:
@@ -149,8 +186,7 @@ def _open(row: Row, chain: Sequence[Row]) -> str:
 
 
 def _deltas(row: Row, chain: Sequence[Row]) -> str:
-    ends = [b for b in (row["b_safe"], row["b_broken"]) if b is not None]
-    shown = [c for c in chain if c["budget"] in ends] or [chain[-1]]
+    shown = [c for c in chain if c["budget"] in ends(row)] or [chain[-1]]
     said = (f"{text.difference(c)} at {text.budget(c['budget'])}" for c in shown)
     return f"Delta is {text.listing(said)}."
 
@@ -158,7 +194,8 @@ def _deltas(row: Row, chain: Sequence[Row]) -> str:
 def _lengths(results: Results, series: Series, which: str) -> str:
     """How the safe budget moves with prompt length, where it does."""
     rows = [(b, results.transition(series, b, which)) for b in results.bins(series)]
-    safe = [(b, t["b_safe"]) for b, t in rows if t is not None and t["b_safe"] is not None]
+    known = [(b, ends(t)[0]) for b, t in rows]
+    safe = [(b, budget) for b, budget in known if budget is not None]
     if len(rows) < 2 or len(safe) < 2 or len({s for _, s in safe}) == 1:
         return ""
     (first, low), (last, high) = safe[0], safe[-1]
@@ -217,27 +254,38 @@ def certainty(results: Results) -> str:
     gate = results.gate
     rows = [c for s in results.series for c in results.headline_cells(s)]
     pairs, contexts = _range(c["n"] for c in rows), _range(c["clusters"] for c in rows)
-    correction = {"holm": "Holm's correction", "bh": "the Benjamini-Hochberg correction"}.get(
-        gate.get("correction", "holm")
-    )
-    after = f"after {correction} over its family" if correction else "without any correction"
+    corrected = gate.get("correction", "holm") != "none"
+    after = "without any correction"
+    if corrected:
+        after = f"after {_correction(results)} over its family"
     return (
         f"A headline row rests on {pairs} pairs of answers to the same example, from {contexts} "
         f"contexts (examples that share one are not independent). Intervals are at "
         f"{text.percent(1 - gate['alpha'])}; each direction is tested at "
         f"{gate['alpha'] / 2:g}. The verdict that counts is the one {after}: the cells "
         f"of single bins are one family ({results.planned} planned), the rows pooled over bins "
-        f"another. Brackets are tested along each chain and not adjusted across chains. "
-        f"Of {text.count(len(rows), 'headline row')}, {tally([final(c) for c in rows])}."
+        f"another. Brackets are those of the verdicts that count; what a chain says on its own, "
+        f"tested along it and not adjusted across chains, is said to be that. "
+        f"Of {text.count(len(rows), 'headline row')}, {tally(rows)}."
     )
 
 
-def tally(verdicts: Sequence[str]) -> str:
-    """`12 hold, 5 break, 3 undetermined and 1 not-measured`."""
-    words = {"holds": "hold", "breaks": "break"}
-    counts = {v: verdicts.count(v) for v in text.SYMBOLS}
-    said = [f"{n} {words.get(v, v)}" if n != 1 else f"1 {v}" for v, n in counts.items() if n]
+def tally(cells: Iterable[Row]) -> str:
+    """`12 hold (2 unverified), 5 break, 3 undetermined and 1 not-measured`."""
+    by_word: dict[str, list[Row]] = {verdict: [] for verdict in text.SYMBOLS}
+    for cell in cells:
+        by_word[final(cell)].append(cell)
+    said = [_counted(verdict, own) for verdict, own in by_word.items() if own]
     return text.listing(said) if said else "none is judged"
+
+
+def _counted(verdict: str, cells: Sequence[Row]) -> str:
+    """`2 hold (1 unverified)`."""
+    words = {"holds": "hold", "breaks": "break"}
+    counted = f"{len(cells)} {words.get(verdict, verdict) if len(cells) != 1 else verdict}"
+    whys = [doubt(c) for c in cells] if verdict in DECIDED else []
+    doubts = [f"{whys.count(why)} {why}" for why in DOUBTS if why in whys]
+    return f"{counted} ({', '.join(doubts)})" if doubts else counted
 
 
 def _range(numbers: Iterable[int]) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.answers import safest
-from pytest_kvbench.report.results import Results, Row, Series
+from pytest_kvbench.report.results import Results, Row, Series, ends
 from pytest_kvbench.report.text import name
 
 
@@ -20,7 +20,7 @@ def cost(results: Results, series: Series) -> str:
         return ""
     smallest = min(cells, key=lambda c: float(c["budget"]))
     which, budget = (
-        (safe["policy"], safe["b_safe"]) if safe else (smallest["policy"], smallest["budget"])
+        (safe["policy"], ends(safe)[0]) if safe else (smallest["policy"], smallest["budget"])
     )
     rows = [r for r in results.stats(series, which) if r["budget"] == budget]
     kept, full = average(rows, "kept_bytes_mean"), average(rows, "full_bytes_mean")

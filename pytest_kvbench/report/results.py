@@ -12,6 +12,7 @@ from pytest_kvbench.report import text
 
 Row = Mapping[str, Any]
 POOLED = "all"
+DECIDED = ("holds", "breaks")
 BinKey = int | str
 """A bin's index, or "all" for the row pooled over bins."""
 
@@ -168,9 +169,34 @@ def final(cell: Row) -> str:
     return str(cell.get("verdict_holm") or cell["verdict"])
 
 
-def bracket(row: Row | None) -> str:
+def doubt(cell: Row) -> str:
+    """Why a verdict may be one on a cache that was not touched; empty where that is proven."""
+    if any(flag.startswith("placebo:") for flag in cell.get("flags") or ()):
+        return "placebo?"
+    decided = final(cell) in DECIDED or cell["verdict"] in DECIDED
+    return "unverified" if decided and cell.get("proof") == "unverified" else ""
+
+
+def qualified(cell: Row, word: str) -> str:
+    """A verdict on a cell with what makes it doubtful: `holds`, `holds (unverified)`."""
+    why = doubt(cell)
+    return f"{word} ({why})" if why and word in DECIDED else word
+
+
+def ends(row: Row | None) -> tuple[float | None, float | None]:
+    """(b_safe, b_broken) of a ladder by the verdicts that count, the corrected ones."""
+    row = row or {}
+    return row.get("b_safe_adjusted"), row.get("b_broken_adjusted")
+
+
+def ends_alone(row: Row | None) -> tuple[float | None, float | None]:
+    """(b_safe, b_broken) of a ladder tested on its own, before the correction."""
+    row = row or {}
+    return row.get("b_safe"), row.get("b_broken")
+
+
+def bracket(safe: float | None, broken: float | None) -> str:
     """Where quality is lost, as briefly as can be said: `(0.20, 0.50]`, `below 0.20`."""
-    safe, broken = (row or {}).get("b_safe"), (row or {}).get("b_broken")
     if safe is not None and broken is not None:
         return f"({text.budget(broken)}, {text.budget(safe)}]"
     if safe is not None:

@@ -10,7 +10,16 @@ from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
-from pytest_kvbench.report.results import POOLED, Results, Row, Series, bracket
+from pytest_kvbench.report.results import (
+    POOLED,
+    Results,
+    Row,
+    Series,
+    bracket,
+    ends,
+    ends_alone,
+    qualified,
+)
 from pytest_kvbench.report.text import name
 
 Rows = Iterable[tuple[Value, ...]]
@@ -20,8 +29,8 @@ def verdicts(results: Results, title: str, cells: Iterable[Row]) -> Table:
     """One row a treated cell: the verdict first, as far as a phone shows, then what it rests on."""
     level = text.percent(1 - results.gate["alpha"])
     columns = (
-        f"Task|Bin|Policy|Budget|Adjusted|Verdict|Delta [{level}]|n|Control|Treated|Lost, gained|"
-        "To decide|Achieved|Flags"
+        f"Task|Bin|Policy|Budget|Adjusted|On its own|Delta [{level}]|n|Control|Treated|"
+        "Lost, gained|To decide|Achieved|Flags"
     )
     return _table(title, columns, (_verdict_row(c) for c in cells), "3 6 7 8 9 10 11 12")
 
@@ -32,8 +41,8 @@ def _verdict_row(cell: Row) -> tuple[Value, ...]:
         _bin(cell),
         Value(name(cell["policy"])),
         Value(text.budget(cell["budget"]), cell["budget"]),
-        _verdict(cell.get("verdict_holm")),
-        _verdict(cell["verdict"]),
+        _verdict(cell, "verdict_holm"),
+        _verdict(cell, "verdict"),
         Value(text.difference(cell), cell["delta"]),
         _number(cell["n"]),
         _score(cell["control_mean"]),
@@ -46,23 +55,26 @@ def _verdict_row(cell: Row) -> tuple[Value, ...]:
 
 
 def transitions(results: Results) -> Table:
-    """One row a chain: bracket, monotone fit, drop rule, shape."""
+    """One row a chain: bracket by the corrected verdicts, alone, monotone fit, drop rule, shape."""
     columns = (
-        "Task|Bin|Policy|Quality is lost|Holds down to|Breaks from|Monotone fit|Drop rule|Shape"
+        "Task|Bin|Policy|Quality is lost|Holds down to|Breaks from|Alone, not adjusted|"
+        "Monotone fit, interpolated|Drop rule|Shape"
     )
     rows = results.ordered(results.rows("transitions"))
     rows.sort(key=lambda t: t["bin"] != POOLED)
-    return _table("", columns, map(_transition_row, rows), "4 5 6 7")
+    return _table("", columns, map(_transition_row, rows), "4 5 7 8")
 
 
 def _transition_row(row: Row) -> tuple[Value, ...]:
+    safe, broken = ends(row)
     return (
         _task(row),
         _bin(row),
         Value(name(row["policy"])),
-        Value(bracket(row)),
-        Value(text.budget(row["b_safe"]), row["b_safe"]),
-        Value(text.budget(row["b_broken"]), row["b_broken"]),
+        Value(bracket(safe, broken)),
+        Value(text.budget(safe), safe),
+        Value(text.budget(broken), broken),
+        Value(bracket(*ends_alone(row))),
         Value(_estimate(row), row["estimate"]),
         Value(text.budget(row["rule_budget"]), row["rule_budget"]),
         Value(row["shape"] or text.NOTHING),
@@ -72,10 +84,17 @@ def _transition_row(row: Row) -> tuple[Value, ...]:
 def _estimate(row: Row) -> str:
     if row["estimate"] is None:
         return text.NOTHING
+    estimate = text.score(row["estimate"]) + _between(row)
     if not row["estimate_ci"]:
-        return text.score(row["estimate"])
+        return estimate
     low, high = row["estimate_ci"]
-    return f"{text.score(row['estimate'])} [{text.score(low)}, {text.score(high)}]"
+    return f"{estimate} [{text.score(low)}, {text.score(high)}]"
+
+
+def _between(row: Row) -> str:
+    """The measured budgets around an estimate: it is finer than the ladder."""
+    rungs = row.get("estimate_between")
+    return f" between {text.budget(rungs[0])} and {text.budget(rungs[1])}" if rungs else ""
 
 
 def statistics(results: Results) -> Table:
@@ -291,5 +310,6 @@ def _score(value: float | None) -> Value:
     return Value(text.score(value), value)
 
 
-def _verdict(word: str | None) -> Value:
-    return Value(word or text.NOTHING, tone=word or "")
+def _verdict(cell: Row, which: str) -> Value:
+    word = cell.get(which) or ""
+    return Value(qualified(cell, word) or text.NOTHING, tone=word)

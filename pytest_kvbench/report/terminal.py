@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_kvbench.report import answers, caveats, text
-from pytest_kvbench.report.results import Results, Row, Series, bracket, final
+from pytest_kvbench.report.results import Results, Row, Series, bracket, doubt, ends, final
 
 SCREEN = 24
 """Lines, paths included."""
 LETTERS = {"holds": "H", "breaks": "B", "undetermined": "?", "not-measured": "-"}
-LEGEND = "H holds  B breaks  ? undetermined  - not-measured  .05 delta"
+LEGEND = "H holds  B breaks  ? undetermined  - not-measured"
+DOUBTED = "  h b unverified"
+WITH_DELTA = "  .05 delta"
 MOST_FLAGS = 3
 MOST_OF_A_MESSAGE = 3
 _NAME = 19
@@ -39,10 +41,10 @@ def terminal_lines(
 
 def _headline(results: Results) -> str:
     model = (results.part("experiment").get("engine") or {}).get("model")
-    verdicts = [final(c) for s in results.series for c in results.headline_cells(s)]
+    cells = [c for s in results.series for c in results.headline_cells(s)]
     return (
         f"{results.summary.get('group') or 'kvbench'}{f', {model}' if model else ''}: "
-        f"{answers.tally(verdicts)} (margin {results.gate['margin']:g})"
+        f"{answers.tally(cells)} (margin {results.gate['margin']:g})"
     )
 
 
@@ -59,7 +61,8 @@ def _table(results: Results, width: int, room: int) -> list[str]:
     columns = "".join(text.budget(b).rjust(cell) for b in shown)
     head = "budget".ljust(_NAME) + columns + "  lost in"
     rows = [line for s in results.series for line in _rows(results, s, shown, cell)]
-    legend = LEGEND if cell >= _WITH_DELTA else LEGEND[: -len("  .05 delta")]
+    doubted = any(doubt(c) for s in results.series for c in results.headline_cells(s))
+    legend = LEGEND + DOUBTED * doubted + WITH_DELTA * (cell >= _WITH_DELTA)
     return [head, *_clipped(rows, room - 2), legend]
 
 
@@ -81,7 +84,7 @@ def _rows(results: Results, series: Series, shown: Sequence[float], cell: int) -
         chain = {c["budget"]: c for c in results.of_policy(series, key, policy)}
         label = series.label if several and alone else indent + policy
         columns = "".join(_column(chain.get(b), cell) for b in shown)
-        lost = bracket(results.transition(series, key, policy))
+        lost = bracket(*ends(results.transition(series, key, policy)))
         lines.append(f"{text.fit(label, _NAME - 1).ljust(_NAME)}{columns}  {lost}")
     return lines
 
@@ -90,6 +93,7 @@ def _column(cell: Row | None, width: int) -> str:
     if cell is None:
         return " " * width
     letter = LETTERS[final(cell)]
+    letter = letter.lower() if doubt(cell) else letter
     shown = f"{text.short(cell['delta'])} {letter}" if width >= _WITH_DELTA else letter
     return shown.rjust(width)
 

@@ -6,6 +6,7 @@ fit means, verdicts fit intervals) without `analyse`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -337,11 +338,20 @@ def _transition(key: tuple[Any, ...], cells: list[dict[str, Any]]) -> dict[str, 
         "policy": policy,
         "b_safe": safe,
         "b_broken": broken,
+        "b_safe_adjusted": _walk(cells, "holds"),
+        "b_broken_adjusted": _walk(cells[::-1], "breaks"),
         "estimate": estimate,
         "estimate_ci": [broken, safe] if known else None,
+        "estimate_between": [broken, safe] if known else None,
         "rule_budget": rule,
         "shape": "slope" if known else ("flat" if broken is None and safe else "undetermined"),
     }
+
+
+def _walk(cells: list[dict[str, Any]], word: str) -> float | None:
+    """The last budget of those that begin a ladder with a corrected verdict."""
+    walked = list(itertools.takewhile(lambda c: c["verdict_holm"] == word, cells))
+    return walked[-1]["budget"] if walked else None
 
 
 def _experiment(shape: Shape) -> dict[str, Any]:

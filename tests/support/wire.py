@@ -21,7 +21,7 @@ GGML_BYTES = {"f16": 64, "q8_0": 34, "q4_0": 18}
 METRICS = """\
 # HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
 # TYPE vllm:cache_config_info gauge
-vllm:cache_config_info{{block_size="16",cache_dtype="{kv_type}",engine="0"}} 1.0
+vllm:cache_config_info{{block_size="16",cache_dtype="{kv_type}",engine="0",{memory}}} 1.0
 vllm:num_requests_running{{engine="0"}} 0.0
 """
 
@@ -30,11 +30,14 @@ vllm:num_requests_running{{engine="0"}} 0.0
 class Wire(Serving):
     """One server of a kind; use as a context manager, `base_url` is up inside.
 
-    `kv_type` is what it really serves, in the kind's own words.
+    `kv_type` is what it really serves, in the kind's own words; `claims`, where set, what it says
+    that it serves. Where `tells_memory` is false it keeps the size of its cache to itself.
     """
 
     kind: str = "openai"
     kv_type: str = "auto"
+    claims: str = ""
+    tells_memory: bool = True
     model: str = "m"
     version: str = "1"
     trouble: Callable[[int, dict[str, Any]], Response | None] = lambda number, body: None
@@ -78,13 +81,24 @@ class Wire(Serving):
     def _vllm(self, body: Any) -> dict[str, Any]:
         return {
             "/version": {"version": self.version},
-            "/metrics": METRICS.format(kv_type=self.kv_type),
+            "/metrics": self._metrics(),
             "/tokenize": {"tokens": body.get("prompt", "").split()},
         }
 
+    def _metrics(self) -> str:
+        """As vLLM 0.32 tells it, with a cache of 2 GiB."""
+        blocks = 1456 if self.kv_type.startswith("fp8") else 728
+        memory = f'num_gpu_blocks="{blocks}",kv_cache_memory_bytes="{2**31}"'
+        told = memory if self.tells_memory else f'num_gpu_blocks="{blocks}"'
+        return METRICS.format(kv_type=self.claims or self.kv_type, memory=told)
+
     def _sglang(self, body: Any) -> dict[str, Any]:
-        info = {"version": self.version, "model_path": "x", "kv_cache_dtype": self.kv_type}
-        return {"/get_server_info": info}
+        info = {"version": self.version, "model_path": "x"}
+        info["kv_cache_dtype"] = self.claims or self.kv_type
+        tokens = 186_368 if self.kv_type.startswith("fp8") else 93_184
+        usage = {"weight": 1.0, "kvcache": 2.0, "token_capacity": tokens}
+        told = {"internal_states": [{"memory_usage": usage}]} if self.tells_memory else {}
+        return {"/get_server_info": {**info, **told}}
 
     def _ollama(self, body: Any) -> dict[str, Any]:
         tags = {"models": [{"name": f"{self.model}:latest", "digest": "abc"}]}

@@ -51,6 +51,7 @@ class Kind:
         extras: fields of every request, which switch off what a server would add of its own.
         size: measures a token's share of the cache, in bytes where `in_bytes`, else in bits a
             value; None where a server does not tell.
+        has_slots: whether one that we start answers `launch.parallel` requests at a time.
         start: how we start one; None where we cannot.
     """
 
@@ -64,6 +65,7 @@ class Kind:
     extras: Mapping[str, Any] = field(default_factory=dict)
     size: Callable[[Probe], float | None] | None = None
     in_bytes: bool = False
+    has_slots: bool = False
     start: Startable | None = None
 
     @property

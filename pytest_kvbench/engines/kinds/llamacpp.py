@@ -112,5 +112,6 @@ KIND = Kind(
     extras={"cache_prompt": False, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
     size=_size,
     in_bytes=True,
+    has_slots=True,
     start=Startable(_check, _facts, _command),
 )

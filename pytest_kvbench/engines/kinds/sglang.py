@@ -1,4 +1,4 @@
-"""SGLang: KV type by `--kv-cache-dtype`, shown by `/get_server_info`."""
+"""SGLang: KV type by `--kv-cache-dtype`, proven by the memory that `/get_server_info` tells of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines.kinds.base import Kind
 from pytest_kvbench.policies import kv_types
+from pytest_kvbench.wire import sound
 
 if TYPE_CHECKING:
     from pytest_kvbench.engines.probe import Probe
@@ -20,10 +21,11 @@ def _tell(probe: Probe) -> dict[str, str]:
 
 
 def _size(probe: Probe) -> float | None:
-    """Bits a value of the cache's type, as the running server says."""
-    return kv_types.bits(
-        str(probe.json("/get_server_info").get("kv_cache_dtype")), probe.settings.dtype
-    )
+    """GiB a token, by what its cache takes and holds: the type it names is what it was told."""
+    states = sound.objects(probe.json("/get_server_info").get("internal_states"))
+    usage = sound.fields(states[0].get("memory_usage")) if states else {}
+    taken, tokens = sound.number(usage.get("kvcache")), sound.count(usage.get("token_capacity"))
+    return taken / tokens if taken and tokens else None
 
 
 KIND = Kind(

@@ -1,4 +1,8 @@
-"""vLLM: KV type by `--kv-cache-dtype`, shown by `vllm:cache_config_info` in `/metrics`."""
+"""vLLM: KV type by `--kv-cache-dtype`, proven by the memory that `/metrics` tells of.
+
+The type that `vllm:cache_config_info` names is what the server was told, not what it does: not
+every attention backend stores it. How many blocks fit into the cache's memory is what it does.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,22 +25,37 @@ if TYPE_CHECKING:
 
 _CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_LONGEST = 20
+_MEMORY = ("kv_cache_memory_bytes", "num_gpu_blocks", "block_size")
 _TOLD = ("cache_dtype", "calculate_kv_scales", "kv_cache_dtype_skip_layers", "sliding_window")
 
 
 def _tell(probe: Probe) -> dict[str, str]:
     probe.check_model()
     labels = _cache_config(probe)
+    size = _bytes_per_token(labels)
     return {
         "server": f"vllm {probe.json('/version').get('version')}",
         "weights": probe.settings.model,
         **{name: labels[name] for name in _TOLD if name in labels},
+        # Two digits tell types apart; the third depends on how the memory divides into blocks.
+        **({} if size is None else {"kv_bytes_per_token": f"{size:.2g}"}),
     }
 
 
 def _size(probe: Probe) -> float | None:
-    """Bits a value of the cache's type, as the running server says."""
-    return kv_types.bits(_cache_config(probe).get("cache_dtype", ""), probe.settings.dtype)
+    """Bytes a token, by what fits into the cache's memory; None where the server does not tell."""
+    return _bytes_per_token(_cache_config(probe))
+
+
+def _bytes_per_token(labels: Mapping[str, str]) -> float | None:
+    memory, blocks, length = (_digits(labels.get(name, "")) for name in _MEMORY)
+    return memory / (blocks * length) if memory and blocks and length else None
+
+
+def _digits(label: str) -> int | None:
+    known = label.isascii() and label.isdecimal() and len(label) < _LONGEST
+    return int(label) if known else None
 
 
 def _cache_config(probe: Probe) -> dict[str, str]:
@@ -93,5 +113,6 @@ KIND = Kind(
     # Else a model's generation_config.json decides.
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     size=_size,
+    in_bytes=True,
     start=Startable(_check, _facts, _command),
 )

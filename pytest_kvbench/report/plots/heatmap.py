@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import POOLED, BinKey, Results, Row, Series, final
+from pytest_kvbench.report.results import POOLED, BinKey, Results, Row, Series, doubt, final
 
 TALLEST = 10.5
 """Inches: a page. Tasks that would make a figure taller go on to a further one."""
@@ -31,6 +31,8 @@ LETTER = 0.072
 KEY = 0.75
 """Inches: the colour scale with its legend."""
 
+DOUBTED = "*"
+"""Beside the sign of a verdict on a cache that nothing proves to be smaller."""
 COLOURS = colormaps["RdBu"]
 """Diverging, and told apart by the colour-blind (ColorBrewer)."""
 
@@ -122,7 +124,7 @@ def _heatmap(
     for block, (panel, first) in zip(blocks, sheet.leftmost(axes), strict=True):
         _panel(results, block, lines, panel, norm)
         panel.set_yticks(range(len(lines)), labels if first else [""] * len(lines))
-    _explain(figure, norm)
+    _explain(figure, norm, doubted=any(map(doubt, results.treated())))
     return figure
 
 
@@ -158,7 +160,7 @@ def _panel(
 
 def _write(panel: Axes, column: int, row: int, cell: Row, norm: Normalize) -> None:
     delta = cell["delta"]
-    words = f"{text.short(delta)}\n{text.SYMBOLS[final(cell)]}"
+    words = f"{text.short(delta)}\n{text.SYMBOLS[final(cell)]}{DOUBTED * bool(doubt(cell))}"
     panel.text(
         column,
         row,
@@ -213,11 +215,12 @@ def _bins(results: Results, series: Series) -> list[str]:
     return [*(tick.replace("\n", ", ") for tick in results.bin_ticks(series)), "all bins"]
 
 
-def _explain(figure: Figure, norm: Normalize) -> None:
+def _explain(figure: Figure, norm: Normalize, *, doubted: bool) -> None:
     """The colour scale, and what the symbols mean."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((0.8 / width, 0.58 / height, 1 - 1.6 / width, 0.1 / height))
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
-    words = "   ".join(f"{sign} {word}" for word, sign in text.SYMBOLS.items())
+    signs = {**text.SYMBOLS, **({"unverified": DOUBTED} if doubted else {})}
+    words = "   ".join(f"{sign} {word}" for word, sign in signs.items())
     bar.set_label(f"delta = treated - control (score, 0 to 1)\n{words}")

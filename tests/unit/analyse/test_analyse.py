@@ -178,6 +178,18 @@ def test_a_drop_by_labels_is_said_to_be_one():
     assert not {"labels", "truncation"} & codes(honest)
 
 
+def test_bins_too_small_to_tell_are_a_placebo_together():
+    rows = [
+        r
+        for bin_ in range(3)
+        for r in arm(4, *CONTROL, bin=bin_) + arm(4, "snapkv", 0.5, bin=bin_, proof="unverified")
+    ]
+    out = run(rows)
+    assert "placebo" not in codes(cell(out))
+    assert "placebo" in codes(cell(out, bin_="all"))
+    assert len(out.integrity["placebos"]) == 1
+
+
 def test_placebos():
     same = arm(40, *CONTROL) + arm(40, "snapkv", 0.5, proof="unverified")
     out = run(same)

@@ -98,6 +98,45 @@ def test_a_slope_is_no_cliff():
     assert row["b_broken"] < 0.7 <= row["b_safe"]
 
 
+@pytest.mark.parametrize("losses", [CLIFF, SLOPE])
+def test_two_budgets_have_no_shape(losses):
+    """Whatever the curve, one step of two has most of the drop."""
+    cells = {k: p for k, p in cells_of(losses, n=200).items() if k.budget in (0.1, 0.9)}
+    row = rows_of(cells)[0]
+    assert (row["b_broken"], row["b_safe"], row["shape"]) == (0.1, 0.9, "undetermined")
+
+
+def test_a_cliff_is_not_seen_across_a_budget_that_was_not_measured():
+    cells = cells_of(CLIFF)
+    rungs = {"between": 0.35, "aside": 0.7}
+    shapes = {
+        where: rows_of(cells, excluded={CellKey("t", 0, "", "p", rung): "lost"})[0]["shape"]
+        for where, rung in rungs.items()
+    }
+    assert shapes == {"between": "undetermined", "aside": "cliff"}
+
+
+def test_an_estimate_names_the_measured_budgets_that_it_lies_between():
+    cells = cells_of(CLIFF)
+    row = rows_of(cells)[0]
+    assert row["estimate_between"] == [0.35, 0.5]
+    missing = {CellKey("t", 0, "", "p", budget): "lost" for budget in (0.35, 0.5)}
+    assert rows_of(cells, excluded=missing)[0]["estimate_between"] == [0.2, 0.7]
+    lossy = rows_of(cells_of((0.9,) * 6))[0]
+    assert lossy["estimate_between"] == [0.9, 1.0]
+    assert rows_of(cells_of(FLAT, n=200))[0]["estimate_between"] is None
+
+
+def test_the_walk_over_corrected_verdicts_stands_beside_the_ladders_own():
+    cells = cells_of(CLIFF, n=38)
+    alone, _ = rows_of(cells, Rules(0.10, 0.05, correction="none"))
+    assert (alone["b_safe_adjusted"], alone["b_safe"]) == (alone["b_safe"], alone["b_safe"])
+    row, _ = rows_of(cells, Rules(0.10, 0.05, planned_cells=200))
+    assert row["b_safe"] == alone["b_safe"] is not None
+    assert row["b_safe_adjusted"] is None
+    assert row["shape"] == "undetermined"
+
+
 def test_flat_has_a_safe_end_only():
     row = rows_of(cells_of(FLAT, n=200))[0]
     assert (row["b_broken"], row["b_safe"], row["shape"]) == (None, 0.1, "flat")

@@ -52,6 +52,33 @@ def test_keys_and_values_of_different_types_share_the_bytes() -> None:
     assert cells(it) == [("none", 1), ("q8_0", (34 / 64 + 1) / 2)]
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ("-ctk {kv} -ctv {kv}", 8.5 / 16),
+        ("-ctk {kv}", (8.5 + 16) / 32),
+        ("--cache-type-v '{kv}'", (8.5 + 16) / 32),
+        ("-ctk {policy} -ctv f16", (8.5 + 16) / 32),
+        ("-ctk {kv} -ctv q4_0", (8.5 + 4.5) / (16 + 4.5)),
+        ("--cache-type-k {kv} --cache-type-v f32", (8.5 + 32) / (16 + 32)),
+        ("--kv {kv}", 8.5 / 16),
+    ],
+)
+@pytest.mark.parametrize("name", ["llamacpp", "openai"])
+def test_a_command_keeps_the_bytes_of_the_types_that_it_names(
+    name: str, options: str, kept: float
+) -> None:
+    command = f"llama-server --port {{port}} {options}"
+    it = declared(["q8_0"], name=name, launch={"command": command})
+    assert cells(it)[1] == ("q8_0", pytest.approx(kept))
+
+
+def test_a_parameter_that_a_command_would_not_hear_of_is_refused() -> None:
+    launch = {"command": "llama-server --port {port} -ctk {kv} -ctv {kv}"}
+    kv = {"params": {"q8_0": {"type_v": "f16"}}}
+    refused(declared(["q8_0"], name="llamacpp", launch=launch, kv=kv), "type_v", "no parameters")
+
+
 @pytest.mark.parametrize(("dtype", "budget"), [(None, 0.5), ("bfloat16", 0.5), ("float32", 0.25)])
 def test_fp8_keeps_what_the_control_has_room_for(dtype: str | None, budget: float) -> None:
     it = declared(["fp8"], name="vllm", dtype=dtype)

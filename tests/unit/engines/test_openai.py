@@ -211,7 +211,6 @@ def test_a_prompt_beyond_the_context_says_what_to_raise(serve: Callable[..., Wir
         ("vllm", "auto", "fp8", 0.5, "fp8", "proven"),
         ("vllm", "auto", "fp8", 0.5, "auto", "not-applied"),
         ("vllm", "fp8", "fp8", 0.5, "fp8", "not-applied"),
-        ("vllm", "auto", "fp8", 0.5, "a_new_type", "unverified"),
         ("sglang", "auto", "fp8_e5m2", 0.5, "fp8_e5m2", "proven"),
         ("llamacpp", "f16", "q8_0", 34 / 64, "q8_0", "proven"),
         ("llamacpp", "f16", "q4_0", 18 / 64, "f16", "not-applied"),
@@ -233,6 +232,21 @@ def test_servers_prove_what_they_serve(
     asked = request(policy, budget)
     found = answer(of, asked)
     assert proof_of(asked.arm, found.telemetry) == proof
+
+
+@pytest.mark.parametrize(("kind", "policy"), [("vllm", "fp8"), ("sglang", "fp8_e5m2")])
+@pytest.mark.parametrize(
+    ("really", "tells_memory", "proof"),
+    [("", True, "proven"), ("auto", True, "not-applied"), ("auto", False, "unverified")],
+)
+def test_a_type_that_a_server_names_is_no_proof_but_its_memory_is(
+    serve: Callable[..., Wire], kind: str, policy: str, really: str, tells_memory: bool, proof: str
+) -> None:
+    full = serve(kind, tells_memory=tells_memory)
+    small = serve(kind, really or policy, claims=policy, tells_memory=tells_memory)
+    of = experiment(kind, (policy,), endpoints={"none": full.base_url, policy: small.base_url})
+    asked = request(policy, 0.5)
+    assert proof_of(asked.arm, answer(of, asked).telemetry) == proof
 
 
 def test_saved_slots_give_the_bytes_of_each_prompt(serve: Callable[..., Wire]) -> None:

@@ -66,6 +66,26 @@ def test_best_says_where_nothing_holds_and_doubts_what_broke_elsewhere(tmp_path)
     assert "none shown" in kvbench("best", "--dir", nothing)
 
 
+def test_best_speaks_of_the_verdict_that_counts(tmp_path):
+    """0.5 holds on its own, and not after the correction for all the cells of the plan."""
+    kv = {"policies": ["snapkv", "tova", "knorm", "keydiff"], "budgets": [1.0, 0.5, 0.2, 0.1]}
+    make_group(tmp_path, "many", draw=lossless_to(0.5), per_bin=22, kv=kv)
+    cells = tables(tmp_path)[2]
+    pooled = cells[(cells["bin"] == "all") & (cells["budget"] == 0.5)]
+    assert (set(pooled["verdict"]), set(pooled["verdict_holm"])) == ({"holds"}, {"undetermined"})
+    (row,) = best(cells).to_dict("records")
+    assert row["policy"] is None
+
+
+def test_best_says_what_nothing_proves(tmp_path):
+    make_group(tmp_path, "a", draw=lossless_to(0.5), per_bin=60)
+    cells = tables(tmp_path)[2].assign(proof="unverified")
+    (row,) = best(cells).to_dict("records")
+    assert row["doubt"] == "unverified"
+    (row,) = best(cells.assign(flags='["placebo: equal"]')).to_dict("records")
+    assert row["doubt"] == "placebo?"
+
+
 def test_effects_compare_like_with_like_only(tmp_path):
     make_group(tmp_path, "seen", draw=lossless_to(0.2))
     make_group(tmp_path, "unseen", draw=lossless_to(0.5), kv={**LADDER, "question_aware": False})

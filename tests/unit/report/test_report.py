@@ -17,6 +17,7 @@ from pytest_kvbench.report import (
     terminal_lines,
     write_report,
 )
+from pytest_kvbench.report import text as words
 from pytest_kvbench.report.context import build
 from pytest_kvbench.report.markup import md_prose, to_markdown
 from pytest_kvbench.report.progress import progress_line
@@ -60,7 +61,7 @@ def headings(text):
 
 def verdict_rows(text):
     """The rows of all verdict tables by task, bin, policy and budget."""
-    rows = [r for t in tables(text) if "Verdict" in t[0] for r in t[1:]]
+    rows = [r for t in tables(text) if "Adjusted" in t[0] for r in t[1:]]
     by_cell = {tuple(r[:4]): r for r in rows}
     assert len(by_cell) == len(rows), "a cell stands twice"
     return by_cell
@@ -123,7 +124,7 @@ def test_transition_is_said_in_words_with_its_bracket_and_numbers():
 def test_open_brackets_are_said_to_be_open(safe, broken, said):
     summary = make_summary(policies=("snapkv",))
     for row in summary["transitions"]:
-        row |= {"b_safe": safe, "b_broken": broken}
+        row |= {"b_safe_adjusted": safe, "b_broken_adjusted": broken}
     assert f"`snapkv` {said}" in markdown(summary)
 
 
@@ -132,7 +133,7 @@ def test_undecided_says_how_many_more_examples():
     for cell in summary["cells"]:
         cell |= {"verdict": "undetermined", "verdict_holm": "undetermined", "needed": 123}
     for row in summary["transitions"]:
-        row |= {"b_safe": None, "b_broken": None}
+        row |= {"b_safe_adjusted": None, "b_broken_adjusted": None}
     assert "About 123 more examples would decide 0.50." in markdown(summary)
 
 
@@ -141,7 +142,7 @@ def test_open_bracket_still_says_where_the_mean_falls():
     said = "By the drop rule alone it falls at 0.80."
     assert said not in markdown(summary)
     for row in summary["transitions"]:
-        row |= {"b_broken": 0.2}
+        row |= {"b_broken_adjusted": 0.2}
     assert said in markdown(summary)
 
 
@@ -268,7 +269,7 @@ def test_hostile_names_break_neither_table_nor_paragraph():
     text = markdown(summary)
     flat = [c for t in PARSER.parse(text) for c in [t, *(t.children or [])]]
     assert not [t for t in flat if t.type in ("html_block", "html_inline", "image", "link_open")]
-    assert {len(r) for t in tables(text) if "Verdict" in t[0] for r in t} == {14}
+    assert {len(r) for t in tables(text) if "Adjusted" in t[0] for r in t} == {14}
 
 
 @settings(max_examples=300, deadline=None)
@@ -432,21 +433,90 @@ def test_what_a_score_is_made_of_stands_side_by_side():
 def test_policies_that_go_equally_low_are_named_together():
     summary = make_summary(policies=("snapkv", "tova", "random"))
     for row in summary["transitions"]:
-        row["b_safe"] = {"snapkv": 0.4, "tova": 0.4, "random": 0.8}[row["policy"]]
+        row["b_safe_adjusted"] = {"snapkv": 0.4, "tova": 0.4, "random": 0.8}[row["policy"]]
     assert "`snapkv` and `tova` go lowest: they hold down to 0.40" in markdown(summary)
 
 
-def test_a_bracket_that_the_correction_does_not_confirm_is_said():
-    summary = make_summary(policies=("snapkv",), budgets=(0.5,))
+def _ladder(verdicts, corrected):
+    """A summary of one policy whose verdicts from the largest budget down are these."""
+    summary = make_summary(policies=("keydiff",), budgets=(0.9, 0.5, 0.2), bins=1)
+    for cell in (c for c in summary["cells"] if c["verdict"]):
+        place = (0.9, 0.5, 0.2).index(cell["budget"])
+        cell |= {"verdict": verdicts[place], "verdict_holm": corrected[place]}
     for row in summary["transitions"]:
-        row["b_safe"] = 0.5
-    for row in summary["cells"]:
-        row["verdict_holm"] = row["verdict"] and "holds"
-    assert "corrected for all headline rows" not in markdown(summary)
-    for row in summary["cells"]:
-        row["verdict_holm"] = row["verdict"] and "undetermined"
-    said = "On its own 0.50 holds; corrected for all headline rows it is undetermined."
-    assert said in markdown(summary)
+        row |= {"b_safe": 0.9 if verdicts[0] == "holds" else None}
+        row |= {"b_broken": 0.2 if verdicts[-1] == "breaks" else None}
+        row |= {"b_safe_adjusted": 0.9 if corrected[0] == "holds" else None}
+        row |= {"b_broken_adjusted": 0.2 if corrected[-1] == "breaks" else None}
+    return summary
+
+
+OPEN = ("undetermined",) * 3
+
+
+def test_what_the_correction_takes_back_is_said_to_hold_on_its_own_alone():
+    summary = _ladder(("holds", "undetermined", "breaks"), OPEN)
+    said = markdown(summary)
+    assert "`keydiff` is undecided: no budget is shown to hold or to break." in said
+    alone = "On its own, before Holm's correction, it holds down to 0.90 and breaks from 0.20 down"
+    assert alone in said
+    assert (
+        "No policy was shown to hold at any budget measured; before Holm's correction, "
+        "`keydiff` would." in said
+    )
+    assert "goes lowest" not in said
+    (line,) = (line for line in terminal_lines(summary) if line.startswith("keydiff"))
+    assert line.endswith("not found")
+
+
+def test_the_transitions_table_speaks_of_the_verdict_that_counts():
+    said = markdown(_ladder(("holds", "undetermined", "breaks"), OPEN))
+    (table,) = (t for t in tables(said) if "Quality is lost" in t[0])
+    for row in (dict(zip(table[0], r, strict=True)) for r in table[1:]):
+        assert (row["Quality is lost"], row["Holds down to"]) == ("not found", words.NOTHING)
+        assert row["Alone, not adjusted"] == "(0.20, 0.90]"
+
+
+def test_a_bracket_that_the_correction_confirms_has_nothing_beside_it():
+    said = markdown(_ladder(("holds", "undetermined", "breaks"), ("holds", "holds", "breaks")))
+    assert "On its own, before" not in said
+    assert "`keydiff` holds down to 0.90 and breaks from 0.20 down" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "short", "long"),
+    [
+        ([], "unverified", "(unverified: nothing proves that the budget was applied)"),
+        (["placebo: all equal"], "placebo?", "(possibly a placebo: the answers equal the control"),
+    ],
+)
+def test_a_verdict_on_a_cache_that_nothing_proves_smaller_is_never_plain(flags, short, long):
+    summary = _ladder(("holds",) * 3, ("holds",) * 3)
+    for cell in summary["cells"]:
+        cell |= {"proof": "unverified", "flags": flags} if cell["verdict"] else {}
+    said = markdown(summary)
+    assert f"3 hold (3 {short})" in terminal_lines(summary)[0]
+    assert f"3 hold (3 {short})" in said
+    assert (
+        f"`keydiff` holds down to 0.90; below, no budget is shown to hold or to break {long}"
+        in said
+    )
+    assert f"down to 0.90 of the full cache's bytes {long}" in said
+    assert {cell for row in verdict_rows(said).values() for cell in row[4:6]} == {
+        f"holds ({short})"
+    }
+    (line,) = (line for line in terminal_lines(summary) if line.startswith("keydiff"))
+    assert "H" not in line
+    assert line.split()[2] == "h"
+
+
+def test_an_estimate_finer_than_the_ladder_says_between_which_budgets_it_lies():
+    summary = make_summary(policies=("snapkv",), budgets=(0.9, 0.5, 0.2), bins=1)
+    for row in summary["transitions"]:
+        row |= {"estimate": 0.37, "estimate_ci": [0.25, 0.45], "estimate_between": [0.2, 0.5]}
+    said = markdown(summary)
+    assert "Monotone fit, interpolated" in said
+    assert "0.37 between 0.20 and 0.50 [0.25, 0.45]" in said
 
 
 def test_prices_of_the_experiment_make_costs():
