@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.batch_server import BatchServer
-from tests.support.mock_server import MockServer
+from tests.support.mock_server import MockServer, prompt_in
 
 Body = dict[str, Any]
 
@@ -38,8 +41,14 @@ class Scenario:
     """Whether a request with this prompt fails, always."""
     late: str = "(?!)"
     """Requests whose prompt matches fail when they are asked for the first time."""
+    cut: signal.Signals | None = None
+    """What ends a first run in the middle."""
     runs: int = 1
     """Each hands over what is missing; in batches, another one fetches it."""
+    rounds: int = 1
+    """In batches each is handed over when the one before is fetched."""
+    arms: tuple[tuple[str, float], ...] = ()
+    """Each has a server of its own; else one server is told of every arm."""
     is_sick: bool = False
 
 
@@ -52,91 +61,153 @@ SCENARIOS = {
     "lost pairs": Scenario(loses=lambda prompt: bool(re.search(r"Say \w+[37]\b", prompt))),
     "odd replies": Scenario(wrong="I cannot help with that.\u2028\x00\ud7ff"),
     "resumed": Scenario(late=r"Say \w+[1-4]\b", runs=2),
+    "killed": Scenario(cut=signal.SIGKILL),
+    "Ctrl-C": Scenario(cut=signal.SIGINT),
     "trials": Scenario("sampling: {temperature: 0.5, trials: 2}\naa: true"),
     "voting": Scenario("sampling: {temperature: 0.7, self_consistency: 3}"),
     "sequential": Scenario(
         "sampling: {strategy: sequential}\ngate: {margin: 0.3}",
         per_bin="{min: 8, max: 40}",
         accuracy=lambda policy, budget: 0.05 if budget < 0.3 else 1.0,
-        runs=3,
+        rounds=3,
     ),
     "variants": Scenario("variants: {plain: {}, polite: {before: 'Please. '}}"),
+    "two engines": Scenario(arms=(("none", 1.0), ("q8_0", 0.53))),
 }
 
 
 class Servers:
-    """A live server and one of batches that answer the same."""
+    """Live servers and those of batches that answer the same."""
 
-    def __init__(self, scenario: Scenario, mock: MockServer, batch: BatchServer) -> None:
-        self.mock, self.batch = mock, batch
+    def __init__(self, scenario: Scenario, live: list[MockServer], batch: list[BatchServer]):
+        self.live, self.batch = live, batch
+        self.victim: tuple[int, signal.Signals] | None = None
         self._scenario, self._asked = scenario, set[str]()
-        mock.accuracy, mock.wrong = scenario.accuracy, scenario.wrong
-        mock.trouble = self._refused
-        batch.reply = mock.completion
-        batch.error = lambda line: {"code": "no", "message": "no"} if self._fails(line) else None
+        for mock, arm in zip(live, scenario.arms or [("none", 1.0)], strict=True):
+            mock.accuracy, mock.wrong, mock.arm = scenario.accuracy, scenario.wrong, arm
+            mock.trouble = self._refused
+        for mock, server in zip(live, batch, strict=True):
+            server.reply, server.after = mock.completion, self._heard
+            server.error = self._error
 
-    def _fails(self, line: Body) -> bool:
-        return self._refused(0, line["body"]) is not None
+    def _error(self, line: Body) -> Body | None:
+        return self._fault_of(line["body"]) and {"code": "no", "message": "no"}
 
     def _refused(self, number: int, body: Body) -> Response | None:
-        text = "".join(part["text"] for part in body["messages"][-1]["content"])
-        asked, is_new = f"{text}{body['kv']}", f"{text}{body['kv']}" not in self._asked
+        if number >= MIDDLE:
+            self._cut()
+        fault = self._fault_of(body)
+        return JSONResponse({"error": {"message": fault}}, status_code=400) if fault else None
+
+    def _fault_of(self, body: Body) -> str:
+        text = prompt_in(body)
+        asked = f"{text}{body.get('kv')}{body.get('seed')}"
+        is_new = asked not in self._asked
         self._asked.add(asked)
-        if self._scenario.loses(text) or (is_new and re.search(self._scenario.late, text)):
-            return JSONResponse({"error": {"message": "no"}}, status_code=400)
-        return None
+        late = is_new and re.search(self._scenario.late, text)
+        return "no" if late or self._scenario.loses(text) else ""
+
+    def _heard(self, action: str) -> None:
+        if action == "create":
+            self._cut()
+
+    def _cut(self) -> None:
+        if self.victim is not None:
+            os.kill(*self.victim)
+            self.victim = None
 
 
-def experiment(server: str, mode: str, scenario: Scenario) -> str:
-    engine = f'{{name: local, model: mock, base_url: "{server}", retries: 0, mode: {mode}}}'
+MIDDLE = 5
+"""The number of the request at which a live run is cut short."""
+
+
+def experiment(servers: Servers, mode: str, scenario: Scenario) -> str:
+    urls = [one.base_url for one in (servers.batch if mode == "batch" else servers.live)]
+    engine = f'name: local, model: mock, base_url: "{urls[0]}"'
+    kv = "policies: [snapkv], budgets: [1.0, 0.5, 0.2]"
+    if scenario.arms:
+        (_, one), (policy, two) = zip(("none", "q8_0"), urls, strict=True)
+        engine = f'name: openai, model: mock, endpoints: {{none: "{one}", {policy}: "{two}"}}'
+        kv = f"policies: [{policy}], budgets: [1.0]"
+    executor = "executor: {name: parsl, workers: 1}" if mode == "parsl" else ""
     return f"""\
 group: g
 tasks: ["jsonl:words.jsonl"]
 bins: {{n: 2, per_bin: {scenario.per_bin}, edges: [150]}}
-kv: {{policies: [snapkv], budgets: [1.0, 0.5, 0.2]}}
-engine: {engine}
+kv: {{{kv}}}
+engine: {{{engine}, retries: 0, mode: {"batch" if mode == "batch" else "live"}}}
 tokenizer: approximate
+{executor}
 {scenario.more}
 """
 
 
-def by_pytest(*options: str) -> Callable[[Project], int]:
-    def run(project: Project) -> int:
-        return int(project.run(*options).ret)
+Run = Callable[[Project, int], int]
+"""So many runs of a project; the exit status of the last."""
+
+
+def by_pytest(*options: str) -> Run:
+    def run(project: Project, times: int) -> int:
+        return [int(project.run(*options).ret) for _ in range(times)][-1]
 
     return run
 
 
-def by_command(project: Project) -> int:
-    codes = [CliRunner().invoke(main, [stage, "exp.yaml"]).exit_code for stage in STAGES]
-    return max(codes, default=0)
+def by_command(project: Project, times: int) -> int:
+    stages = [*["run"] * times, "score", "analyse"]
+    codes = [CliRunner().invoke(main, [stage, "exp.yaml"]).exit_code for stage in stages]
+    return max(codes[times - 1 :])
 
 
-STAGES = ("run", "score", "analyse")
 WAYS = {
     "pytest, live": ("live", by_pytest("-n", "0")),
     "kvbench, live": ("live", by_command),
     "pytest, batch": ("batch", by_pytest("-n", "0")),
     "kvbench, batch": ("batch", by_command),
 }
+WITH_WORKERS = {
+    "pytest -n 2, live": ("live", by_pytest("-n", "2")),
+    "pytest -n 2, batch": ("batch", by_pytest("-n", "2")),
+    "pytest, Parsl": ("parsl", by_pytest("-n", "0")),
+    "kvbench, Parsl": ("parsl", by_command),
+}
 
 
 @contextlib.contextmanager
 def serving(scenario: Scenario) -> Iterator[Servers]:
-    with MockServer() as mock, BatchServer() as batch:
-        yield Servers(scenario, mock, batch)
+    with contextlib.ExitStack() as up:
+        count = len(scenario.arms) or 1
+        live = [up.enter_context(MockServer()) for _ in range(count)]
+        batch = [up.enter_context(BatchServer()) for _ in range(count)]
+        yield Servers(scenario, live, batch)
 
 
 def measured(project: Project, scenario: Scenario, way: str) -> tuple[int, dict[str, Any]]:
     """The exit status of the last run, and the summary."""
-    mode, run = WAYS[way]
+    mode, run = {**WAYS, **WITH_WORKERS}[way]
     with serving(scenario) as servers:
-        base_url = servers.mock.base_url if mode == "live" else servers.batch.base_url
-        text = experiment(base_url, mode, scenario)
+        text = experiment(servers, mode, scenario)
         (project.path / "exp.yaml").write_text(text, encoding="utf-8")
-        for _ in range(scenario.runs * (1 if mode == "live" else 2)):
-            status = run(project)
+        if scenario.cut is not None:
+            cut_short(run, project, servers, scenario.cut)
+        times = scenario.runs * (1 + scenario.rounds if mode == "batch" else 1)
+        status = run(project, times)
+        if scenario.cut is not None and mode == "batch":
+            assert all(set(server.asked.values()) == {1} for server in servers.batch)
     return status, project.summary()
+
+
+def cut_short(run: Run, project: Project, servers: Servers, by: signal.Signals) -> None:
+    """A run in a process of its own that is ended in the middle."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run(project, 1)
+        finally:
+            os._exit(0)
+    servers.victim = (child, by)
+    os.waitpid(child, 0)
+    assert servers.victim is None  # it did not end by itself
 
 
 def told(summary: dict[str, Any], *, sick: bool) -> dict[str, Any]:
@@ -181,7 +252,7 @@ def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_however_one_asks_the_summary_is_the_same(
-    name: str, fresh: Callable[[str], Project]
+    name: str, fresh: Callable[[str], Project], ctrl_c: None
 ) -> None:
     scenario = SCENARIOS[name]
     found = {way: measured(fresh(way), scenario, way) for way in WAYS}
@@ -193,6 +264,32 @@ def test_however_one_asks_the_summary_is_the_same(
     if scenario.is_sick:
         assert all(first["sick"])
         assert first["verdicts"] == {"not-measured"}
+
+
+QUICK = {
+    ("lost pairs", "kvbench, Parsl"),
+    ("sequential", "pytest -n 2, live"),
+}
+"""What is tried at every change; the rest has its time before a release."""
+
+
+def _with_workers() -> list[Any]:
+    return [
+        pytest.param(name, way, marks=() if (name, way) in QUICK else pytest.mark.slow)
+        for name, way in itertools.product(SCENARIOS, WITH_WORKERS)
+    ]
+
+
+@pytest.mark.parametrize(("name", "way"), _with_workers())
+def test_so_it_is_with_workers(
+    name: str, way: str, fresh: Callable[[str], Project], ctrl_c: None
+) -> None:
+    scenario = SCENARIOS[name]
+    _, expected = measured(fresh("kvbench, live"), scenario, "kvbench, live")
+    status, summary = measured(fresh(way), scenario, way)
+    assert told(summary, sick=scenario.is_sick) == told(expected, sick=scenario.is_sick)
+    if scenario.is_sick:
+        assert status == (1 if way.startswith("pytest") else 10)
 
 
 @pytest.mark.parametrize("mode", ["live", "batch"])

@@ -34,6 +34,8 @@ class MockServer(Serving):
     """The right answer to a prompt."""
     prompt_tokens: Callable[[str], int] = lambda prompt: len(prompt) // 4
     wrong: str = "no"
+    arm: tuple[str, float] = ("none", 1.0)
+    """What it serves where a request names no arm."""
     latency_s: float = 0.0
     queue_s: float = 0.0
     """How long it says that each request queued: very long, and no answer took any time."""
@@ -81,11 +83,12 @@ class MockServer(Serving):
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         """The reply to a request's body."""
-        prompt = "".join(part["text"] for part in body["messages"][-1]["content"])
+        prompt, (policy, budget) = prompt_in(body), self.arm
+        arms = body.get("kv") or [{"policy": policy, "budget": budget}]
         return {
             "choices": [
                 self._choice(index, prompt, arm, body.get("seed", 0))
-                for index, arm in enumerate(body["kv"])
+                for index, arm in enumerate(arms)
             ],
             "usage": {
                 "prompt_tokens": self.prompt_tokens(prompt),
@@ -118,3 +121,9 @@ class MockServer(Serving):
                 "kept_tokens": 10.0,
             },
         }
+
+
+def prompt_in(body: dict[str, Any]) -> str:
+    """The whole prompt of a request's body."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
