@@ -3,7 +3,7 @@
     check      refuses at once what can never run
     engine     an `Engine` that hands requests out in chunks and takes lost ones back
     flow       Parsl itself: the only module that starts it
-    presets    Parsl's configuration for a machine, Slurm and Kubernetes, or a user's file
+    presets    Parsl's configuration for a machine, for Slurm, or a user's file
     worker     the other end: one engine per worker process
     guard      nothing that was started here outlives the run
 

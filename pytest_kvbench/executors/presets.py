@@ -1,4 +1,4 @@
-"""Parsl's configuration: for this machine, for Slurm, for Kubernetes, or from a user's file."""
+"""Parsl's configuration: for this machine, for Slurm, or from a user's file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _HTEX = "parsl.executors.high_throughput"
 _LABEL = "kvbench"
-_POD_GB = 8  # Parsl's own 500 MiB hold no engine
 _MOST_PLACES = 1024
 
 _BEAT_HERE_S, _LOST_HERE_S = 2, 10
@@ -130,7 +129,6 @@ def _slurm(settings: ExecutorSettings, folder: Path) -> Config:
         account=settings.account,
         nodes_per_block=settings.nodes,
         max_blocks=settings.blocks,
-        mem_per_node=settings.memory_gb,
         walltime=settings.walltime,
         scheduler_options=settings.scheduler_options,
         worker_init=settings.worker_init,
@@ -140,37 +138,8 @@ def _slurm(settings: ExecutorSettings, folder: Path) -> Config:
     return _config(settings, folder, provider, launch_cmd=_guarded_manager(_BEAT_THERE_S))
 
 
-def _kubernetes(settings: ExecutorSettings, folder: Path) -> Config:
-    if importlib.util.find_spec("kubernetes") is None:
-        raise UsageError(
-            "executor.preset: kubernetes needs the package kubernetes, which is not installed",
-            'install it: pip install "parsl[kubernetes]"',
-        )
-    from kubernetes.config import ConfigException
-    from parsl.providers import KubernetesProvider
-
-    memory = f"{settings.memory_gb or _POD_GB}Gi"
-    try:
-        provider = KubernetesProvider(
-            image=settings.image or "",
-            namespace=settings.namespace,
-            init_blocks=1,
-            max_blocks=settings.blocks,
-            max_cpu=float(settings.workers),
-            init_mem=memory,
-            max_mem=memory,
-            worker_init=settings.worker_init,
-        )
-    except ConfigException as error:
-        raise UsageError(
-            f"executor.preset: kubernetes: {error}", "name the cluster: export KUBECONFIG=FILE"
-        ) from None
-    # Certificates would lie on a file system that a pod does not see.
-    return _config(settings, folder, provider, encrypted=False)
-
-
 _PRESETS: Mapping[str, Callable[[ExecutorSettings, Path], Config]] = MappingProxyType(
-    {"local": _local, "slurm": _slurm, "kubernetes": _kubernetes}
+    {"local": _local, "slurm": _slurm}
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
 from pytest_kvbench.experiment.section import Section, about
 
@@ -25,8 +25,8 @@ class ExecutorSettings(Section):
     name: Literal["local", "parsl"] = about(
         "local (this process) or parsl (workers that Parsl starts)", default="local"
     )
-    preset: Literal["local", "slurm", "kubernetes"] = about(
-        "local, slurm or kubernetes, where no config is named", default="local"
+    preset: Literal["local", "slurm"] = about(
+        "local or slurm, where no config is named", default="local"
     )
     config: str | None = about(
         "a Python file that defines `config`, a parsl.Config; it takes the preset's place",
@@ -34,7 +34,7 @@ class ExecutorSettings(Section):
     )
     workers: int = about("worker processes on each node, at least 1", default=2, ge=1, le=1_000)
     nodes: int = about("nodes of a block, at least 1", default=1, ge=1, le=10_000)
-    blocks: int = about("blocks (jobs, pods) at most, at least 1", default=1, ge=1, le=10_000)
+    blocks: int = about("blocks (jobs) at most, at least 1", default=1, ge=1, le=10_000)
     walltime: Annotated[str, BeforeValidator(_clock)] = about(
         "how long a Slurm job may last, HH:MM:SS",
         default="01:00:00",
@@ -45,26 +45,9 @@ class ExecutorSettings(Section):
     scheduler_options: str = about(
         "more #SBATCH lines, as in '#SBATCH --gpus-per-node=1'", default=""
     )
-    memory_gb: int | None = about(
-        "GB of a Slurm node or a Kubernetes pod; unset: the cluster's own, 8 for a pod",
-        default=None,
-        ge=1,
-        le=1_000_000,
-    )
-    namespace: str = about("a Kubernetes namespace", default="default")
-    image: str | None = about("the image of a Kubernetes pod, this package inside", default=None)
     address: str | None = about(
         "where workers reach this machine; unset: the address of its way out", default=None
     )
     worker_init: str = about(
         "shell lines before a worker starts, as in 'module load cuda'", default=""
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ExecutorSettings:
-        pods = self.name == "parsl" and self.config is None and self.preset == "kubernetes"
-        if pods and self.image is None:
-            raise ValueError("preset kubernetes needs an image that has this package")
-        if pods and self.nodes > 1:
-            raise ValueError("a pod is one node: with preset kubernetes say blocks, not nodes")
-        return self

@@ -275,8 +275,8 @@ def test_where_it_runs_is_no_part_of_a_group() -> None:
     ("executor", "said"),
     [
         ({"name": "dask"}, "executor.name: 'dask' is not valid"),
-        ({"name": "parsl", "preset": "kubernetes"}, "needs an image"),
-        ({"name": "parsl", "preset": "kubernetes", "image": "i", "nodes": 2}, "say blocks"),
+        ({"name": "parsl", "preset": "kubernetes"}, "valid: local, slurm|local or slurm"),
+        ({"name": "parsl", "memory_gb": 64}, "scheduler_options"),
         ({"name": "parsl", "walltime": "1 h"}, "executor.walltime: '1 h'"),
     ],
 )
@@ -352,10 +352,9 @@ def test_the_preset_of_slurm(tmp_path: Path) -> None:
         nodes=3,
         blocks=5,
         walltime="08:00:00",
-        memory_gb=64,
         partition="gpu",
         account="lab",
-        scheduler_options="#SBATCH --gpus-per-node=1",
+        scheduler_options="#SBATCH --gpus-per-node=1\n#SBATCH --mem=64G",
         worker_init="module load cuda",
         address="10.0.0.1",
     )
@@ -365,50 +364,13 @@ def test_the_preset_of_slurm(tmp_path: Path) -> None:
     assert type(provider).__name__ == "SlurmProvider"
     assert (provider.partition, provider.account) == ("gpu", "lab")
     assert (provider.nodes_per_block, provider.max_blocks, provider.min_blocks) == (3, 5, 0)
-    assert (provider.walltime, provider.mem_per_node) == ("08:00:00", 64)
-    assert "#SBATCH --gpus-per-node=1" in provider.scheduler_options
+    assert (provider.walltime, provider.mem_per_node) == ("08:00:00", None)
+    for line in ("#SBATCH --gpus-per-node=1", "#SBATCH --mem=64G"):
+        assert line in provider.scheduler_options
     assert provider.worker_init.startswith("module load cuda")
     assert executor.address == "10.0.0.1"
     assert "--watch-pid" not in executor.launch_cmd  # the controller is on another machine
     assert presets.places(config) == 60
-
-
-def test_the_preset_of_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = {"name": "c", "cluster": {"server": "https://127.0.0.1:6443"}}
-    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-    kube = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [cluster],
-        "contexts": [context],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "kube.json").write_text(json.dumps(kube))
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kube.json")
-    )
-    section = ExecutorSettings(
-        name="parsl", preset="kubernetes", image="kvbench:1", namespace="lab", blocks=8
-    )
-    config = presets.config_of(section, tmp_path)
-    (executor,) = config.executors
-    assert (executor.provider.image, executor.provider.namespace) == ("kvbench:1", "lab")
-    assert executor.provider.max_mem == "8Gi"
-    assert executor.provider.max_blocks == 8
-    assert not executor.encrypted
-    assert presets.places(config) == 16
-
-
-def test_kubernetes_without_a_cluster_is_two_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none")
-    )
-    section = ExecutorSettings(name="parsl", preset="kubernetes", image="i")
-    with pytest.raises(UsageError, match="KUBECONFIG"):
-        presets.config_of(section, tmp_path)
 
 
 def test_a_users_file_is_guarded_where_it_says_nothing_else(tmp_path: Path) -> None:
