@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_kvbench.cli.saying import Saying
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.hints import command_of_file
@@ -20,6 +19,9 @@ from pytest_kvbench.tasks.project import ProjectTasks
 if TYPE_CHECKING:
     from pytest_kvbench.pipeline.group import Prepared, Site
     from pytest_kvbench.tasks.registry import TaskFactory
+
+_LINE_S = 30.0
+"""Between two lines of what takes long, where they stay."""
 
 
 def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
@@ -79,6 +81,7 @@ def site(
 ) -> Site:
     """A run of this process."""
     from pytest_kvbench.pipeline.group import Site
+    from pytest_kvbench.report.progress import StatusLine
 
     return Site(
         reports=reports,
@@ -88,7 +91,7 @@ def site(
         fresh=fresh,
         force=force,
         tasks=tasks(reports, of=of),
-        say=Saying(),
+        say=StatusLine(_LINE_S, "kvbench: ").show,
     )
 
 

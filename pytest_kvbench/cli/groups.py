@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -64,30 +60,6 @@ def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
     for group in groups:
         side = side_of(open_group(reports / group))
         click.echo(save_baseline(side, reports, name))
-
-
-@contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A line on standard error, redrawn with every answer; nothing where that is no terminal.
-
-    Args:
-        total: answers wanted. The function inside is told how many more have come.
-    """
-    from pytest_kvbench.report.progress import progress_line
-
-    began, done = time.monotonic(), 0
-    width = shutil.get_terminal_size().columns - 1
-
-    def settled(more: int) -> None:
-        nonlocal done
-        done += more
-        if sys.stderr.isatty():
-            line = progress_line(done, total, time.monotonic() - began, {}, width=width)
-            click.echo(f"\r\x1b[2K{line}", nl=False, err=True)
-
-    yield settled
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[2K", nl=False, err=True)
 
 
 def _echo_lines(lines: Iterable[str]) -> None:

@@ -264,13 +264,13 @@ def _ask(prepared: Prepared, site: Site) -> Lost:
     from pytest_kvbench.batch.ledger import warn_of_open
     from pytest_kvbench.pipeline import ask
     from pytest_kvbench.pipeline.group import now
+    from pytest_kvbench.report.progress import counting
     from pytest_kvbench.store.store import Store
 
     if prepared.experiment.engine.mode == "batch":
         return batch.pick_up_and_hand_over(prepared)
     warn_of_open(prepared.folder)
-    total = len(prepared.requests())
-    with groups.progress(total) as settled:
+    with counting(len(prepared.requests())) as settled:
         ran = ask.run(prepared, site, settled)
     with Store(prepared.database) as store:
         store.finish_run(site.run_id, now())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
     from pytest_kvbench.batch.targets import Look, Target
+    from pytest_kvbench.report.progress import Progress
     from pytest_kvbench.tasks.registry import TaskFactory
 
 _LOG_S = 60.0  # between two lines where nothing can be redrawn
@@ -158,61 +157,35 @@ def _progress(names: Sequence[str]) -> Iterator[Callable[[Mapping[str, Look]], N
     Args:
         names: of all that is waited for.
     """
-    redrawn, began = sys.stderr.isatty(), time.monotonic()
-    first: dict[str, Look] = {}
-    due = began
+    from pytest_kvbench.report.progress import Progress, StatusLine
 
-    # Of click's bar the line alone: it is redrawn, and written elsewhere when it is another one.
-    with click.progressbar(
-        length=1,
-        label=f"waiting for {', '.join(names)}",
-        bar_template="%(label)s",
-        file=sys.stderr,
-    ) as bar:
+    status = StatusLine(_LOG_S)
+    progress: dict[str, Progress] = defaultdict(Progress)
+    click.echo(f"waiting for {', '.join(names)}", err=True)
 
-        def show(looks: Mapping[str, Look]) -> None:
-            nonlocal due
-            now = time.monotonic()
-            for name, look in looks.items():
-                first.setdefault(name, look)
-            if redrawn:
-                width = shutil.get_terminal_size().columns - 1
-                bar.label = _line(looks, width, first, now - began)
-            elif now >= due:
-                bar.label, due = _line(looks), now + _LOG_S
-            bar.render_progress()
+    def show(looks: Mapping[str, Look]) -> None:
+        if not status.is_redrawn:
+            progress.clear()  # no speed: a line that time alone changes is not worth another
+        status.show(_line(looks, progress, status.width))
 
+    try:
         yield show
+    finally:
+        status.show("")
 
 
-def _line(
-    looks: Mapping[str, Look],
-    width: int = 500,
-    first: Mapping[str, Look] | None = None,
-    seconds: float = 0.0,
-) -> str:
-    """What is waited for, and how far it is; without `first` nothing that time alone changes."""
+def _line(looks: Mapping[str, Look], progress: Mapping[str, Progress], width: int) -> str:
+    """What is waited for, and how far it is."""
     from pytest_kvbench.report.text import fit
 
     pending = {name: look for name, look in looks.items() if not look.done}
     parts = [f"{len(looks) - len(pending)} of {len(looks)} done"] if len(looks) > 1 else []
-    for name, look in pending.items():
-        before = first[name] if first else look
-        parts.append(f"{name}: {_words(look, before, seconds)}")
+    parts += [f"{name}: {_words(look, progress[name])}" for name, look in pending.items()]
     return fit("; ".join(parts) or "done", width)
 
 
-def _words(look: Look, before: Look, seconds: float) -> str:
-    from pytest_kvbench.report.progress import progress_line
-
+def _words(look: Look, progress: Progress) -> str:
     if look.count is None:
         return look.told
-    count = progress_line(
-        look.count.settled,
-        look.count.planned,
-        seconds,
-        {},
-        reused=before.count.settled if before.count else 0,
-        failed=look.count.failed,
-    )
+    count = progress.line(look.count.settled, look.count.planned, look.count.failed)
     return f"{count}, {look.told}" if look.told else count

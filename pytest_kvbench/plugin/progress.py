@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,8 @@ from pytest_kvbench.plugin.opened import opened
 from pytest_kvbench.plugin.options import Options
 from pytest_kvbench.plugin.properties import verdict_on
 from pytest_kvbench.report import text
-from pytest_kvbench.report.progress import progress_line
+from pytest_kvbench.report.progress import Progress
+from pytest_kvbench.store.outstanding import Count, Outstanding
 from pytest_kvbench.store.store import DATABASE, Store
 
 if TYPE_CHECKING:
@@ -39,18 +38,6 @@ LINE_S = 60.0
 LABEL = "kvbench: "
 
 
-@dataclass(frozen=True)
-class Count:
-    """Requests with an answer, requests wanted, and requests that failed in this run."""
-
-    done: int
-    total: int
-    failed: int
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.done + other.done, self.total + other.total, self.failed + other.failed)
-
-
 class Watched:
     """One group's answers, as its database has them."""
 
@@ -61,14 +48,12 @@ class Watched:
         selected: frozenset[str],
         opened: Callable[[], Prepared],
     ) -> None:
-        self._folder = folder
+        self._database = folder / DATABASE
         self._run_id = run_id
         self._selected = selected
         self._opened = opened
-        self._store: Store | None = None
-        self._missing: set[str] = set()
-        self._failures = 0
-        self.total = 0
+        self._began = ""
+        self._requests: Outstanding | None = None
 
     def look(self) -> Count | None:
         """What is there by now; None before the run is prepared.
@@ -76,33 +61,30 @@ class Watched:
         Raises:
             KvbenchError: the database cannot be read just now.
         """
-        if self._store is None and not self._open():
+        if self._requests is None:
+            self._requests = self._open()
+        if self._requests is None:
             return None
-        assert self._store is not None  # noqa: S101 -- opened above
-        self._missing -= self._store.answered(sorted(self._missing))
-        failed = max(0, self._store.count("failures") - self._failures)
-        return Count(self.total - len(self._missing), self.total, failed)
+        return self._requests.look(self._database, self._began)
 
-    def _open(self) -> bool:
-        if not (self._folder / DATABASE).is_file():
-            return False
-        store = Store(self._folder / DATABASE)
-        if self._run_id not in {run.run_id for run in store.runs()}:
-            store.close()
-            return False
+    def _open(self) -> Outstanding | None:
+        if not self._database.is_file():
+            return None
+        with Store(self._database) as store:
+            began = {run.run_id: run.started_at for run in store.runs()}
+        if self._run_id not in began:
+            return None
+        self._began = began[self._run_id]
         prepared = self._opened()
-        known = plan.cells(prepared.experiment)
+        planned = plan.cells(prepared.experiment)
         # An id ends with its cell's, unless the test has more parameters: then all are counted.
-        cells = [c for c in known if any(_names(i, c.item_id) for i in self._selected)] or known
-        self._missing = {request.key for _, request in prepared.requests(cells)}
-        self._failures, self.total = store.count("failures"), len(self._missing)
-        self._store = store
-        return True
+        cells = [c for c in planned if any(_names(i, c.item_id) for i in self._selected)] or planned
+        return Outstanding(request.key for _, request in prepared.requests(cells))
 
     def close(self) -> None:
-        """Let the database go."""
-        if self._store is not None:
-            self._store.close()
+        """Forget what is planned."""
+        if self._requests is not None:
+            self._requests.close()
 
 
 def _names(nodeid: str, cell: str) -> bool:
@@ -179,7 +161,7 @@ class ProgressLine:
             for group, ids in selected.items()
         ]
         self._verdicts: Counter[str] = Counter()
-        self._first: tuple[float, int] | None = None
+        self._progress = Progress()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name=self.NAME)
 
@@ -228,21 +210,16 @@ class ProgressLine:
             group.close()
 
     def _show(self) -> None:
-        seen = [count for group in self._groups if (count := group.look()) is not None]
-        if not seen:
-            if note := notes.left(self._run_id):
-                self._screen.show(LABEL + text.fit(note, self._screen.width - len(LABEL)))
+        counts = [count for group in self._groups if (count := group.look()) is not None]
+        width = self._screen.width - len(LABEL)
+        if counts:
+            line = self._progress.line(
+                sum(count.settled - count.old for count in counts),
+                sum(count.planned for count in counts),
+                sum(count.failed - count.old for count in counts),
+                self._verdicts,
+                width=width,
+            )
+        elif not (line := text.fit(notes.left(self._run_id), width)):
             return
-        now = sum(seen, Count(0, 0, 0))
-        self._first = self._first or (time.monotonic(), now.done)
-        began, stored = self._first
-        line = progress_line(
-            now.done + now.failed,
-            now.total,
-            time.monotonic() - began,
-            self._verdicts,
-            reused=stored,
-            failed=now.failed,
-            width=self._screen.width - len(LABEL),
-        )
         self._screen.show(LABEL + line)

@@ -1,10 +1,109 @@
-"""The line that is shown while cells are measured."""
+"""How far something is, as one line: what it says, and where the command line shows it.
+
+Pytest writes to the terminal too; there `plugin.progress` finds the line its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 
 from pytest_kvbench.report import text
+
+NO_VERDICTS: Mapping[str, int] = MappingProxyType({})
+
+
+class Progress:
+    """Answers that come in, counted from the first line on: earlier ones tell nothing of speed."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def line(
+        self,
+        done: int,
+        total: int,
+        failed: int = 0,
+        verdicts: Mapping[str, int] = NO_VERDICTS,
+        *,
+        width: int = 80,
+    ) -> str:
+        """The counts as `progress_line` writes them, with the speed since the first line."""
+        began, before = self._first = self._first or (time.monotonic(), done)
+        seconds = time.monotonic() - began
+        return progress_line(
+            done, total, seconds, verdicts, reused=before, failed=failed, width=width
+        )
+
+
+class StatusLine:
+    """One line on standard error: on a terminal each replaces the one before.
+
+    Args:
+        every_s: seconds between two lines elsewhere, where lines stay; None writes none there.
+        prefix: what a line begins with elsewhere.
+    """
+
+    def __init__(self, every_s: float | None = None, prefix: str = "") -> None:
+        self._every_s = every_s
+        self._prefix = prefix
+        self._next = 0.0
+        self._last = ""
+
+    @property
+    def is_redrawn(self) -> bool:
+        """Whether standard error is a terminal."""
+        return sys.stderr.isatty()
+
+    @property
+    def width(self) -> int:
+        """Characters that fit; elsewhere than on a terminal many do."""
+        return shutil.get_terminal_size().columns - 1 if self.is_redrawn else 500
+
+    def show(self, line: str) -> None:
+        """Show a line that is new and, elsewhere than on a terminal, due; "" takes it away."""
+        if self.is_redrawn:
+            self._write(f"\r\x1b[2K{line}")
+        elif self._is_due(line):
+            self._write(f"{self._prefix}{line}\n")
+            self._last, self._next = line, time.monotonic() + (self._every_s or 0.0)
+
+    def _is_due(self, line: str) -> bool:
+        if self._every_s is None or line in ("", self._last):
+            return False
+        return time.monotonic() >= self._next
+
+    def _write(self, piece: str) -> None:
+        sys.stderr.write(piece)
+        sys.stderr.flush()
+
+
+@contextmanager
+def counting(total: int) -> Iterator[Callable[[int], None]]:
+    """A line on standard error while answers come in; none where that is no terminal.
+
+    Args:
+        total: answers wanted.
+
+    Returns:
+        What is to be called with the number of answers that have come since the last call.
+    """
+    status, progress, done = StatusLine(), Progress(), 0
+    progress.line(done, total)
+
+    def come(more: int) -> None:
+        nonlocal done
+        done += more
+        status.show(progress.line(done, total, width=status.width))
+
+    try:
+        yield come
+    finally:
+        status.show("")
 
 
 def progress_line(

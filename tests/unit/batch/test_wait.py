@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -545,9 +547,9 @@ def test_one_line_on_a_terminal_and_a_clean_end_on_control_c(live: MockServer) -
         shown = read_until(b"Aborted!")
         assert process.wait(60) == 1
     assert shown.count(b"\r") - shown.count(b"\r\n") >= 2  # redrawn
-    assert shown.startswith(b"\r\x1b[?25lwaiting for g ")
+    assert shown.startswith(b"waiting for g\r\n")
     assert b"Traceback" not in shown
-    assert b"\x1b[?25h" in shown  # the cursor is back
+    assert b"\r\x1b[2KAborted!" in shown.replace(b"\r\n", b"")  # the line is gone
 
 
 def test_elsewhere_a_line_where_something_changed(live: MockServer) -> None:
@@ -559,6 +561,24 @@ def test_elsewhere_a_line_where_something_changed(live: MockServer) -> None:
         "g: 0/24 answers",
         "kvbench: g: 24 of 24 requests have no answer",
     ]
+
+
+class Terminal(io.StringIO):
+    """Where a line is redrawn."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_answers_that_were_there_before_tell_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with waiting._progress(["g"]) as show:
+        show({"g": targets_of.Look(told="has not begun")})
+        show({"g": targets_of.Look(count=Count(30, 20, 0, 0))})
+        assert terminal.getvalue().endswith("\r\x1b[2Kg: 20/30 answers")
+        show({"g": targets_of.Look(count=Count(30, 21, 0, 0))})
+        assert re.search(r"21/30 answers, \S+/s, \S+ s left$", terminal.getvalue())
+    assert terminal.getvalue().endswith("\r\x1b[2K")
 
 
 def test_elsewhere_at_most_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
