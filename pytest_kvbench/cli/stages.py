@@ -1,5 +1,6 @@
 """`kvbench`: the stages without pytest, and the statistics for anybody's scores.
 
+files      validate, resolve
 keeping    controls, archive, restore, trust, clean
 groups     compare, save
 scores     judge, score-file, inspect
@@ -24,6 +25,7 @@ import click
 
 from pytest_kvbench.cli import (
     batch,
+    files,
     given,
     groups,
     keeping,
@@ -77,38 +79,6 @@ def main() -> None:
 
 _fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
 _force = click.option("--force", is_flag=True, help="Go on where the stored group differs.")
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@options.sets
-def validate(file: Path, sets: tuple[str, ...]) -> None:
-    """Check an experiment FILE; say what it would measure."""
-    from pytest_kvbench.pipeline import plan
-
-    for declared in given.loaded(file, sets):
-        cells = plan.cells(declared.experiment)
-        click.echo(
-            f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
-            f"{plan.treated_cells(declared.experiment)} of them judged"
-        )
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@options.sets
-def resolve(file: Path, sets: tuple[str, ...]) -> None:
-    """Print an experiment FILE merged with its bases, environment and overrides."""
-    import yaml
-
-    reports = os.environ.get("KVBENCH_DIR", "reports")
-    for position, declared in enumerate(given.loaded(file, sets)):
-        click.echo("---\n" * (position > 0), nl=False)
-        click.echo(f"# files: {' -> '.join(map(str, declared.files))}")
-        click.echo(f"# group: {Path(reports, declared.experiment.group)}")
-        executor = declared.experiment.executor.model_dump(mode="json")  # of this run, not stored
-        merged = {**declared.experiment.snapshot(), "executor": executor}
-        click.echo(yaml.safe_dump(merged, sort_keys=False), nl=False)
 
 
 @main.command()
@@ -221,8 +191,9 @@ def all_stages(
             _conclude(prepared, gate)
 
 
-for subcommand in (*keeping.COMMANDS, *groups.COMMANDS, *knowledge.COMMANDS, *scores.COMMANDS):
-    main.add_command(subcommand)
+for room in (files, keeping, groups, knowledge, scores):
+    for subcommand in room.COMMANDS:
+        main.add_command(subcommand)
 for subcommand in (power.power, batch.batch, waiting.wait, serve.serve):
     main.add_command(subcommand)
 

@@ -137,6 +137,11 @@ def packages_of(name: str) -> set[str]:
     return {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_is_longer_than_a_few_screens(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
 def test_every_room_has_a_layer() -> None:
     assert {room_of(p) for p in modules()} - {"__init__"} <= set(LAYERS)
 
