@@ -78,8 +78,8 @@ class BoundedMean:
 
     @cached_property
     def unseen_size(self) -> float:
-        """The size of the cluster that a typical example is in."""
-        return float((self.sizes**2).sum() / self.sizes.sum())
+        """The weight of the heaviest cluster: what was lost may well be what weighs most."""
+        return float(self.sizes.max())
 
     def p_above(self, delta: float) -> float:
         """P(weighted mean, one cluster at the floor added, is at most `delta`)."""

@@ -122,18 +122,28 @@ def evidence_of(
     """
     if anytime:
         return betting_of(treated - control, codes)
-    independent = codes.max() + 1 == len(codes)
-    scores = np.concatenate([control, treated])
-    if independent and ((scores == 0) | (scores == 1)).all():
-        return BinaryPairs(
-            losses=int((treated < control).sum()),
-            gains=int((treated > control).sum()),
-            n=len(codes),
-        )
+    if is_binary(control, treated, codes):
+        return counted(control, treated)
     delta, codes = differences(control, treated, codes)
     estimate = float(delta.mean())
     totals = np.bincount(codes, weights=delta - estimate)
     return BoundedMean(len(codes), estimate, totals, np.bincount(codes).astype(float))
+
+
+def is_binary(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> bool:
+    """Whether these are right-or-wrong scores of independent examples."""
+    scores = np.concatenate([control, treated])
+    independent = codes.max() + 1 == len(codes)
+    return bool(independent and ((scores == 0) | (scores == 1)).all())
+
+
+def counted(control: np.ndarray, treated: np.ndarray) -> BinaryPairs:
+    """The pairs by what became of them."""
+    return BinaryPairs(
+        losses=int((treated < control).sum()),
+        gains=int((treated > control).sum()),
+        n=len(control),
+    )
 
 
 def differences(

@@ -93,7 +93,10 @@ def p_breaks(evidence: Evidence, margin: float) -> float:
 
 
 def rising_root(
-    function: Callable[[float], float], start: tuple[float, float], high: float
+    function: Callable[[float], float],
+    start: tuple[float, float],
+    high: float,
+    tolerance: float = TOLERANCE,
 ) -> float:
     """Where a non-decreasing function passes zero, between `start` and `high`.
 
@@ -112,6 +115,6 @@ def rising_root(
         else:
             high, above, below = point, value, below / 2 if moved > 0 else below
         moved = 1 if value > 0 else -1
-        if abs(value) < TOLERANCE or high - low < PRECISION:
+        if abs(value) < tolerance or high - low < PRECISION:
             break
     return point

@@ -17,12 +17,15 @@ from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.cell import (
     CellResult,
     checked,
+    counted,
     differences,
     evidence_of,
+    is_binary,
     not_measured,
     summarise,
 )
 from pytest_kvbench.analyse.evidence import Evidence
+from pytest_kvbench.analyse.strata import StratifiedPairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +70,15 @@ def stratified(
 ) -> Evidence:
     """The evidence on the mean of two or more strata, each as `checked` gives it.
 
-    Where a stratum has one cluster, nothing is known of the variance within it: then deviations are
+    Right-or-wrong scores of independent examples: the rule of `strata`. Else the bounded mean:
+    where a stratum has one cluster, nothing is known of the variance within it: then deviations are
     taken from the overall mean, which can only widen the interval. Where sampling stopped when it
     pleased: betting.
     """
     if anytime:
         return StratifiedBetting([betting_of(t - c, codes) for c, t, codes in strata])
+    if all(is_binary(*stratum) for stratum in strata):
+        return StratifiedPairs.of([counted(*stratum[:2]) for stratum in strata])
     deltas, codes = zip(*(differences(*stratum) for stratum in strata), strict=True)
     total = sum(len(d) for d in deltas)
     means = [float(d.mean()) for d in deltas]

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pytest_kvbench.analyse.cell import checked, evidence_of
-from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
+from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
 from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import stratified
-from pytest_kvbench.analyse.unpaired import Sample, two_means
+from pytest_kvbench.analyse.unpaired import Sample, two_samples
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline.baseline import Measured, Side, find_baseline, pooled_key
@@ -266,10 +266,7 @@ def _paired(members: Sequence[tuple[Measured, Measured]], margin: float, alpha: 
         for was, is_ in members
     ]
     evidence = stratified(strata) if len(strata) > 1 else evidence_of(*strata[0])
-    low, high = interval(evidence, alpha)
-    return Estimate(
-        evidence.estimate, low, high, p_breaks(evidence, margin), p_holds(evidence, 0.0)
-    )
+    return _estimate(evidence, margin, alpha)
 
 
 def _two_samples(
@@ -279,9 +276,16 @@ def _two_samples(
         scores = np.array(list(cell.scores.values()))
         return Sample(scores, np.array([cell.clusters[e] for e in cell.scores]))
 
-    means = two_means([(sample(was), sample(is_)) for was, is_ in members])
-    low, high = means.interval(alpha)
-    return Estimate(means.delta, low, high, means.p_at_least(-margin), means.p_at_most(0.0))
+    return _estimate(
+        two_samples([(sample(was), sample(is_)) for was, is_ in members]), margin, alpha
+    )
+
+
+def _estimate(evidence: Evidence, margin: float, alpha: float) -> Estimate:
+    low, high = interval(evidence, alpha)
+    return Estimate(
+        evidence.estimate, low, high, p_breaks(evidence, margin), p_holds(evidence, 0.0)
+    )
 
 
 def _corrected(family: Sequence[Change], alpha: float) -> list[Change]:

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.analyse.unpaired import Sample, two_means
+from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
+from pytest_kvbench.analyse.unpaired import Sample, two_means, two_samples
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.ops.baselines import find_side, side_of
@@ -130,11 +131,11 @@ scores = st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=3, max_size=20)
 def test_two_means_mirror_and_never_have_width_zero(former, later):
     a, b = (Sample(np.array(s), np.arange(len(s))) for s in (former, later))
     there, back = two_means([(a, b)]), two_means([(b, a)])
-    low, high = there.interval(0.05)
+    low, high = interval(there, 0.05)
     assert -1 <= low < high <= 1
-    assert back.interval(0.05) == pytest.approx((-high, -low))
-    assert there.p_at_most(0.0) == pytest.approx(back.p_at_least(0.0))
-    assert there.p_at_most(0.0) + there.p_at_least(0.0) == pytest.approx(1)
+    assert interval(back, 0.05) == pytest.approx((-high, -low), abs=1e-6)
+    assert p_holds(there, 0.0) == pytest.approx(p_breaks(back, 0.0))
+    assert p_holds(there, 0.0) + p_breaks(there, 0.0) == pytest.approx(1)
 
 
 def test_two_means_cover_the_truth():
@@ -142,9 +143,43 @@ def test_two_means_cover_the_truth():
     covered = 0
     for _ in range(400):
         a, b = (Sample((rng.random(15) < p).astype(float), np.arange(15)) for p in (0.9, 0.7))
-        low, high = two_means([(a, b)]).interval(0.05)
+        low, high = interval(two_means([(a, b)]), 0.05)
         covered += low <= -0.2 <= high
     assert covered >= 0.93 * 400
+
+
+@pytest.mark.parametrize(("base", "now"), [((50, 49), (5, 5)), ((5, 5), (50, 49))])
+def test_many_small_bins_of_unequal_size_do_not_add_up_to_a_change(base, now):
+    """Ten bins, 98% right on one side and everything on the other: not even one answer less."""
+
+    def sides(n, right, prefix):
+        scores = [0.0] * (n - right) + [1.0] * right
+        return [cell(scores, bin_=b, prefix=prefix) for b in range(10)]
+
+    change = compare(side(*sides(*base, "a")), side(*sides(*now, "b"))).changes[0]
+    assert (change.bin, change.paired, change.change) == ("all", False, "")
+    assert change.estimate.ci_low <= change.estimate.delta <= change.estimate.ci_high
+    assert change.estimate.ci_low < 0 < change.estimate.ci_high
+
+
+def test_unequal_samples_that_do_not_differ_are_seldom_worse():
+    random, wrong = np.random.default_rng(2), np.zeros(2)
+    for _ in range(100):
+        strata = [
+            tuple(Sample((random.random(n) < 0.98) * 1.0, np.arange(n)) for n in (50, 5))
+            for _ in range(10)
+        ]
+        found = two_samples(strata)
+        wrong += [p_breaks(found, 0.0) < 0.025, p_holds(found, 0.0) < 0.025]
+    assert (wrong <= 8).all()  # 2.5 expected
+
+
+def test_scores_of_any_kind_in_unequal_samples_are_not_shrunk():
+    scores = np.full(50, 0.9)
+    strata = [(Sample(scores, np.arange(50)), Sample(scores[:5], np.arange(5)))] * 10
+    low, high = interval(two_samples(strata), 0.05)
+    assert two_samples(strata).estimate == pytest.approx(0)
+    assert low < 0 < high
 
 
 def test_clusters_widen_two_means():

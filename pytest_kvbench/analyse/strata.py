@@ -1,0 +1,234 @@
+"""Right-or-wrong pairs in strata of any size: the equal-weight mean by a score-type rule.
+
+What `binary` does for one stratum, for several. Of all rates with the mean that is tested, those
+are taken that make the data likeliest: an unlucky hypothesis puts its losses where few examples
+were asked, so that 2 right answers of 2 beside 200 of 200 hold nothing. The tail is the exact one
+of a sum of independent ternary draws, each weighted by one over the size of its stratum.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from pytest_kvbench.analyse.binary import DEVIATIONS, RARE_EVENTS, BinaryPairs
+from pytest_kvbench.analyse.evidence import PRECISION, rising_root
+
+RESOLUTION = 8  # lattice steps of the lightest pair, where strata differ in size
+FEW = 5  # pairs of a stratum that has rates of its own
+POLISH = 2
+ROUNDING = 1e-6  # of a lattice step
+
+Rates = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class StratifiedPairs:
+    """Strata of independent pairs; `shares` of the mean, in proportion, are theirs."""
+
+    strata: Sequence[BinaryPairs]
+    shares: Sequence[int]
+    method: str = "score, exact tail, bins as strata"
+    floor: float = -1.0
+
+    @classmethod
+    def of(cls, bins: Sequence[BinaryPairs]) -> StratifiedPairs:
+        """Bins of equal weight. Those of equally few pairs are one stratum.
+
+        So few say nothing of their own rates, and as if these were alike the tail is the longer one
+        (Hoeffding 1956).
+        """
+        small = sorted({b.n for b in bins if b.n < FEW})
+        together = [[b for b in bins if b.n == n] for n in small]
+        groups = [*together, *([b] for b in bins if b.n >= FEW)]
+        return cls(tuple(map(added, groups)), tuple(map(len, groups)))
+
+    @property
+    def n(self) -> int:
+        """Pairs in all strata."""
+        return sum(s.n for s in self.strata)
+
+    @property
+    def estimate(self) -> float:
+        """The mean of the strata's differences."""
+        parts = zip(self.shares, self.strata, strict=True)
+        return math.fsum(share * s.estimate for share, s in parts) / sum(self.shares)
+
+    @property
+    def variance(self) -> float:
+        """Of one pair's difference, at the strata's shares of the pairs."""
+        parts = zip(self.shares, self.strata, strict=True)
+        error = sum(share**2 * s.variance / s.n for share, s in parts)
+        return self.n * error / sum(self.shares) ** 2
+
+    def mirrored(self) -> StratifiedPairs:
+        """Control and treated swapped."""
+        return replace(self, strata=tuple(s.mirrored() for s in self.strata))
+
+    def grown(self, factor: float) -> StratifiedPairs:
+        """Every stratum grown."""
+        return replace(self, strata=tuple(s.grown(factor) for s in self.strata))
+
+    def p_above(self, delta: float) -> float:
+        """P(weighted gains - losses as seen or larger), at the likeliest rates of mean `delta`."""
+        losses, gains = self.restricted_rates(delta)
+        return weighted_tail(self._sizes, losses, gains, self._weights, self._seen)
+
+    def restricted_rates(self, delta: float) -> tuple[np.ndarray, np.ndarray]:
+        """Maximum likelihood (loss rates, gain rates) subject to a mean difference of `delta`."""
+        rates = functools.partial(pulled_rates, self._counts)
+        return at_mean(rates, delta, np.array(self.shares), float(self._sizes.max()))
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        return (
+            np.array([(s.losses, s.gains, s.n - s.losses - s.gains) for s in self.strata]).T * 1.0
+        )
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array([s.n for s in self.strata])
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return lattice(self._sizes / np.array(self.shares))
+
+    @cached_property
+    def _seen(self) -> int:
+        losses, gains, _ = self._counts
+        return round(float(self._weights @ (gains - losses)))
+
+
+def added(pairs: Sequence[BinaryPairs]) -> BinaryPairs:
+    """All their pairs together."""
+    counts = ((p.losses, p.gains, p.n) for p in pairs)
+    return BinaryPairs(*(sum(column) for column in zip(*counts, strict=True)))
+
+
+def lattice(sizes: np.ndarray) -> np.ndarray:
+    """Weights near one over the sizes, in whole steps: as good a statistic, with an exact tail."""
+    largest = sizes.max()
+    fine = 1 if (sizes == largest).all() else RESOLUTION
+    weights: np.ndarray = np.round(fine * largest / sizes).astype(int)
+    return weights
+
+
+def at_mean(
+    rates: Rates, delta: float, shares: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rates (lower, upper) whose mean difference upper - lower is `delta`.
+
+    Args:
+        rates: by the pull on each stratum's difference; more of it means a larger one.
+        delta: in (-1, 1).
+        shares: of the strata in the mean.
+        scale: of a pull that matters: the size of the largest stratum.
+    """
+    shares = shares / shares.sum()
+    pulls = shares / shares.max()
+
+    def excess(pull: float) -> float:
+        lower, upper = rates(pull * pulls)
+        return float(shares @ (upper - lower)) - delta
+
+    reach = scale
+    while excess(-reach) > 0 or excess(reach) < 0:
+        reach *= 2
+    return rates(pulls * rising_root(excess, (-reach, excess(-reach)), reach, PRECISION))
+
+
+def pulled_rates(counts: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rates that maximise log likelihood + pull (gain rate - loss rate), per stratum.
+
+    With l = losses / (v + pull), g = gains / (v - pull) and u = rest / v, v is where they add up to
+    1, but |pull| at least; what is missing there is a loss (or a gain) that nothing seen speaks of.
+
+    Args:
+        counts: losses, gains and the rest, shape (3, strata).
+        pull: the Lagrange multiplier of each stratum's difference.
+    """
+    losses, gains, rest = counts
+    v = _largest_root(losses, gains, rest, pull)
+    loss, gain, same = _over(losses, v + pull), _over(gains, v - pull), _over(rest, v)
+    missing = np.maximum(1 - loss - gain - same, 0)
+    return loss + missing * (pull < 0), gain + missing * (pull >= 0)
+
+
+def _over(counts: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """The quotient; 0 where nothing was counted, whatever the rate."""
+    quotients: np.ndarray = np.divide(counts, rates, out=np.zeros_like(counts), where=counts > 0)
+    return quotients
+
+
+def _largest_root(
+    losses: np.ndarray, gains: np.ndarray, rest: np.ndarray, pull: np.ndarray
+) -> np.ndarray:
+    """The largest v of losses / (v + pull) + gains / (v - pull) + rest / v = 1, |pull| at least.
+
+    A cubic with three real roots, by Viete's cosine; Newton's steps give back the last digits.
+    """
+    n, middle = losses + gains + rest, pull * (gains - losses) + pull * pull
+    third = n / 3
+    spread = np.sqrt(third**2 + middle / 3)
+    turned = (third**3 + third * middle / 2 - rest * pull * pull / 2) / spread**3
+    v = third + 2 * spread * np.cos(np.arccos(turned.clip(-1, 1)) / 3)
+    for _ in range(POLISH):
+        value, slope = ((v - n) * v - middle) * v + rest * pull * pull, (3 * v - 2 * n) * v - middle
+        v = v - np.divide(value, slope, out=np.zeros_like(v), where=slope > 0)
+    bounded: np.ndarray = np.maximum(v, np.abs(pull))
+    return bounded
+
+
+def weighted_tail(
+    sizes: np.ndarray, losses: np.ndarray, gains: np.ndarray, weights: np.ndarray, seen: int
+) -> float:
+    """P(sum of weight (gains - losses) >= seen) over the draws of all strata.
+
+    By the characteristic function, as `binary.upper_tail` does, over a window that holds all but
+    1e-17 of the distribution.
+    """
+    most = int(weights @ sizes)
+    middle = float(weights * sizes @ (gains - losses))
+    variances = weights**2 * sizes * np.maximum(losses + gains - (gains - losses) ** 2, 0)
+    if seen > middle:
+        seen = math.ceil(middle + (seen - middle) * shrinkage(variances, sizes) - ROUNDING)
+    spread, centre = math.sqrt(float(weights**2 * sizes @ (losses + gains))), round(middle)
+    half = math.ceil(DEVIATIONS * spread) + RARE_EVENTS * int(weights.max())
+    low, high = max(-most, centre - half), min(most, centre + half)
+    width = 1 << (high - low).bit_length()  # at least high - low + 1, and quick to transform
+    circle = np.exp(2j * np.pi / width * np.arange(width))
+    places = np.arange(width // 2 + 1)
+    characteristic = np.ones(len(places), dtype=complex)
+    for size, loss, gain, weight in zip(sizes, losses, gains, weights, strict=True):
+        turn = circle[places * weight % width]
+        characteristic *= _power(1 - loss - gain + gain * turn.conj() + loss * turn, int(size))
+    chances = np.fft.irfft(characteristic, width)
+    return float(chances[np.arange(max(seen, low), high + 1) % width].sum().clip(0.0, 1.0))
+
+
+def _power(values: np.ndarray, exponent: int) -> np.ndarray:
+    """`values` to a whole power, by squaring: far quicker than numpy's for complex numbers."""
+    result = np.ones_like(values)
+    while exponent:
+        if exponent & 1:
+            result *= values
+        values, exponent = values * values, exponent >> 1
+    return result
+
+
+def shrinkage(variances: np.ndarray, sizes: np.ndarray) -> float:
+    """What of a deviation counts, as its strata's rates were fitted to few pairs each.
+
+    A variance fitted to n draws is (n - 1) / n of the true one; the constraint gives back one
+    degree of freedom, to each stratum its share.
+    """
+    total = float(variances.sum())
+    if not total:
+        return 1.0
+    fitted = (1 - variances / total) / np.maximum(sizes - 1, 1)
+    return math.sqrt(total / float(variances @ (1 + fitted)))
