@@ -25,7 +25,7 @@ from pytest_kvbench.pipeline.observe import missing_cells, observations
 from pytest_kvbench.pipeline.rounds import drawn_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Request, canonical
+from pytest_kvbench.records import Cell, Request, canonical, digest
 from pytest_kvbench.store.controls import control_key
 from pytest_kvbench.store.store import Store
 
@@ -201,14 +201,21 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     if prepared.experiment.sequential:
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
-    replace_json(prepared.folder / SUMMARY, summary)
-    return Analysed(_as_read(summary), judged, changed=True)
+    sealed = _sealed(summary)
+    replace_json(prepared.folder / SUMMARY, sealed)
+    return Analysed(sealed, judged, changed=True)
 
 
-def _as_read(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary as whoever reads the file has it: what is made of it is the same then."""
+def _sealed(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary as whoever reads the file has it, with a checksum of all else in it."""
     read: dict[str, Any] = json.loads(json.dumps(summary, sort_keys=True))
-    return read
+    return {**read, "checksum": digest(read)}
+
+
+def _is_sealed(summary: dict[str, Any]) -> bool:
+    """Whether nothing was altered, so that it has the shape that its readers count on."""
+    rest = dict(summary)
+    return bool(rest.pop("checksum") == digest(rest))
 
 
 def _controls_used(
@@ -257,13 +264,12 @@ def _inputs(
 
 
 def _summary_of(prepared: Prepared) -> dict[str, Any] | None:
-    """What `summary.json` holds; None where there is none that can be read."""
+    """What `summary.json` holds; None where it is not there as `analyse` wrote it."""
     try:
         summary = json.loads((prepared.folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return summary if _is_sealed(summary) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    whole = isinstance(summary, dict) and isinstance(summary.get("provenance"), dict)
-    return summary if whole else None
 
 
 def broken_before(
@@ -320,7 +326,8 @@ def report(
     if summary is None:
         group = prepared.experiment.group
         raise MissingPrerequisiteError(
-            f"group {group}: there is no {SUMMARY}",
+            f"group {group}: there is no {SUMMARY}"
+            + (" as it was written" if (prepared.folder / SUMMARY).exists() else ""),
             f"make it: {command('analyse', prepared.folder)}",
         )
     folder = folder or prepared.folder

@@ -22,6 +22,7 @@ from pytest_kvbench.records import (
     TaskManifest,
     digest,
     format_budget,
+    to_json,
 )
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.registry import TaskFactory, check_task_name
@@ -109,6 +110,25 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
                 f"valid: {', '.join(experiment.kv.policies)}",
             )
     _check_engine(declared)
+    _check_ids(declared)
+
+
+def _check_ids(declared: Declared) -> None:
+    """Refuse cells that are called alike: nobody could tell one's item or row from the other's."""
+    first: dict[str, Cell] = {}
+    for cell in cells(declared.experiment):
+        other = first.setdefault(cell.item_id, cell)
+        if other != cell:
+            mine, theirs = to_json(cell), to_json(other)
+            key = next(key for key in mine if mine[key] != theirs[key])
+            declared.refuse(
+                _KEY_OF.get(key, key),
+                f"{theirs[key]!r} and {mine[key]!r} make cells of one name, {cell.item_id}",
+                "take one away, or give it another name or value",
+            )
+
+
+_KEY_OF = {"task": "tasks", "policy": "kv.policies", "budget": "kv.budgets", "variant": "variants"}
 
 
 def _check_engine(declared: Declared) -> None:

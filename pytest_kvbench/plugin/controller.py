@@ -185,9 +185,12 @@ class Controller:
             from pytest_kvbench.engines import stop_all
 
             stop_all(run_folder(run_id))
-        # xdist itself says OK where nobody was left to run the rest.
+        # xdist itself says OK, or that there are no tests, where nobody was left to run them.
         if self._lost_worker and not self._expected <= self._ran:
             self._noticed.worker_lost()
+        elif self._lost_worker and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            self._noticed.none_collected(self._config)
+            exitstatus = pytest.ExitCode.OK if self._noticed.is_ours else exitstatus
         if self._noticed.wanted:
             options = Options.of(self._config)
             self._results = [self._finish(g, options, run_id) for g in self._noticed.wanted]

@@ -14,6 +14,8 @@ from pytest_kvbench.plugin.options import ERROR_PREFIX
 from pytest_kvbench.plugin.scope import without_scope
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
     from pytest_kvbench.pipeline.ending import Reason
@@ -62,6 +64,11 @@ class Noticed:
         """Workers died, and nobody ran what was left."""
         self._fail(InfrastructureError.exit_status, "workers crashed, and not all tests were run")
 
+    def none_collected(self, config: pytest.Config) -> None:
+        """All workers died before one said what it had collected, perhaps items of ours."""
+        if any(b"kvbench" in file.read_bytes() for file in _test_files(config)):
+            self._fail(InfrastructureError.exit_status, "all workers crashed while they collected")
+
     @property
     def is_ours(self) -> bool:
         """Whether the exit status is ours to say."""
@@ -90,3 +97,13 @@ class Noticed:
 
 def _was_called(report: pytest.TestReport) -> bool:
     return report.when == "call" and not report.skipped
+
+
+def _test_files(config: pytest.Config) -> Iterator[Path]:
+    """The files of tests that were to be collected."""
+    for arg in config.args:
+        start = config.invocation_params.dir / arg.partition("::")[0]
+        if start.is_file():
+            yield start
+        for pattern in config.getini("python_files"):
+            yield from (file for file in start.rglob(pattern) if file.is_file())

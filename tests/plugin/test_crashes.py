@@ -88,6 +88,19 @@ def test_where_nobody_replaces_it_the_status_says_so(project: Project, workers: 
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_where_all_die_before_they_have_collected_the_status_says_so(
+    project: Project, ours: bool
+) -> None:
+    if not ours:
+        (project.path / "test_exp.py").write_text(FOREIGN, encoding="utf-8")
+    dying(project, "ready")
+    result = project.run("-n", "1", "--max-worker-restart", "0")
+    assert result.ret == (10 if ours else pytest.ExitCode.NO_TESTS_COLLECTED)
+    said = "kvbench: exit status 10: all workers crashed while they collected"
+    assert (result.outlines[-1] == said) is ours
+
+
 def test_workers_ask_no_more_once_their_controller_is_gone(
     project: Project, mock: MockServer
 ) -> None:

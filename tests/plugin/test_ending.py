@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -133,3 +133,75 @@ def test_every_way_ends_with_the_same_status_and_says_why(
             assert re.search(state.why, last), f"{way}\n{text}"
         else:
             assert "exit status" not in last
+
+
+@pytest.fixture
+def batched(fresh: Callable[[str], Project]) -> Iterator[tuple[Project, Servers]]:
+    with serving(Scenario()) as servers:
+        project = fresh("batched")
+        declare(project, servers, "batch", Scenario())
+        yield project, servers
+
+
+def kvbench(*args: str) -> tuple[int, str]:
+    """Status and last line."""
+    done = CliRunner().invoke(main, args)
+    return done.exit_code, done.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("status", ["paused", "", None, "IN PROGRESS?"])
+def test_a_batch_of_no_known_status_is_not_waited_for_with_0(
+    status: object, batched: tuple[Project, Servers]
+) -> None:
+    project, servers = batched
+
+    def say(action: str) -> None:
+        for batch in servers.batch.batches.values():
+            batch["status"] = status
+
+    servers.batch.after = say
+    project.run("-n", "0")
+    result = project.run("-n", "0")
+    assert (result.ret, result.parseoutcomes()) == (10, {"skipped": 6})
+    why = r"exit status 10: g: batch batch_0: its server says .* no status of a batch that goes on"
+    assert re.search(why, result.outlines[-1])
+    for command in (["run", "exp.yaml"], ["all", "exp.yaml"], ["batch", "status", "g"]):
+        ended, last = kvbench(*command)
+        assert (ended, bool(re.search(why, last))) == (10, True), command
+    assert kvbench("wait", "g", "--every", "0.01")[0] == 10
+
+
+def test_a_status_in_capitals_is_the_same(batched: tuple[Project, Servers]) -> None:
+    _, servers = batched
+
+    def shout(action: str) -> None:
+        for batch in servers.batch.batches.values():
+            batch["status"] = str(batch["status"]).upper()
+
+    assert kvbench("run", "exp.yaml")[0] == 0
+    assert kvbench("batch", "status", "g")[0] == 0
+    servers.batch.after = shout
+    assert kvbench("batch", "fetch", "g") == (0, "g: 72 answers and 0 failures stored")
+
+
+def test_failures_that_a_batch_brings_are_the_status_of_who_fetches_them(
+    batched: tuple[Project, Servers],
+) -> None:
+    _, servers = batched
+    servers.batch.error = lambda line: {"code": "no", "message": "no such thing"}
+    assert kvbench("run", "exp.yaml")[0] == 0
+    status, last = kvbench("batch", "fetch", "g")
+    assert status == 10
+    assert "12 of 12 pairs were lost to failures: no such thing" in last
+
+
+@pytest.mark.parametrize("option", ["--kvbench-compare", "--kvbench-save"])
+def test_what_waits_for_its_batch_is_neither_compared_nor_saved(
+    option: str, batched: tuple[Project, Servers]
+) -> None:
+    project, _ = batched
+    (project.path / "reports" / ".baselines" / "main").mkdir(parents=True)
+    result = project.run("-n", "0", option, "main")
+    result.assert_outcomes(skipped=6)
+    assert result.ret == 10
+    assert re.search(r"exit status 10: g: .*waiting for batch batch_0", result.outlines[-1])

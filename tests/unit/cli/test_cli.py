@@ -111,6 +111,42 @@ def test_what_was_asked_cannot_be_judged_otherwise(kvbench: Kvbench) -> None:
         assert kvbench(stage, "g", "--set", "gate.margin=0.2").exit_code == 2
 
 
+SHAPES = [
+    {}, [], None, 7, {"provenance": 3}, {"provenance": {}}, {"cells": {}, "provenance": {}},
+    {"checksum": 1}, {"checksum": "x", "provenance": {}, "cells": [[]]}, [["checksum", 1]],
+]  # fmt: skip
+
+
+def test_a_summary_of_another_shape_is_refused_and_made_again(kvbench: Kvbench) -> None:
+    kvbench("run", "exp.yaml")
+    kvbench("score", "g")
+    kvbench("analyse", "g")
+    file = Path("reports/g/summary.json")
+    good = json.loads(file.read_text())
+    altered = [{**good, key: value} for key in good for value in ("x", 7, {"a": 1})]
+    better = {**good, "cells": [{**cell, "verdict_holm": "holds"} for cell in good["cells"]]}
+    deep = "[" * 100_000
+    for text in [*map(json.dumps, [*SHAPES, *altered, better]), "", "{", deep, "NaN"]:
+        file.write_text(text)
+        result = kvbench("report", "g")
+        assert result.exit_code == 4, text[:200]
+        what, hint = result.output.splitlines()
+        assert "there is no summary.json as it was written" in what
+        assert hint == "make it: kvbench analyse g"
+    assert kvbench("analyse", "g").exit_code == 0
+    assert json.loads(file.read_text())["cells"] == good["cells"]
+
+
+def test_cells_of_one_name_are_refused(kvbench: Kvbench) -> None:
+    alike = kvbench("validate", "exp.yaml", "--set", "kv.budgets=[0.5, 0.5000000000000001]")
+    assert alike.exit_code == 4
+    what, _ = alike.output.splitlines()
+    assert "kv.budgets: 0.5000000000000001 and 0.5 make cells of one name" in what
+    assert kvbench("validate", "exp.yaml", "--set", "kv.budgets=[0.5, 0.5001]").exit_code == 0
+    variants = "variants={a: {}, b: {}}"
+    assert kvbench("validate", "exp.yaml", "--set", variants).exit_code == 0
+
+
 def test_unknown_group_names_the_known(kvbench: Kvbench) -> None:
     kvbench("prepare", "exp.yaml")
     result = kvbench("report", "h")
