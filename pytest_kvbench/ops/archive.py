@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
@@ -170,11 +170,14 @@ def restore_group(path: Path, reports: Path, controls: Path, *, trust: bool = Fa
         trust: what is in the archive may be used.
 
     Raises:
-        GuardError: a group of that name is there, and is not the archived one.
+        GuardError: a group of that name is there, and is not the archived one; or a file would
+            configure pytest.
         StoreError: the archive is damaged or hostile, or there is no room.
     """
     with Archive(path) as archive, _room(reports) as room:
         index = archive.index
+        if not trust:
+            _refuse_configuration(path, index)
         folder = reports / index.group
         there = folder.is_dir() and bool(_files(folder))
         if there and _lacking(folder, index):
@@ -195,6 +198,20 @@ def restore_group(path: Path, reports: Path, controls: Path, *, trust: bool = Fa
     came = len(names) if trust else 0
     shown = tuple(claims(folder)) if is_unconfirmed(folder) else ()
     return Restored(folder, not there, len(index.below(GROUP)), came, len(names) - came, shown)
+
+
+_CONFIGURES = frozenset({"pytest.ini", "pytest.toml", "pyproject.toml", "tox.ini", "setup.cfg"})
+"""What pytest obeys where it is started, before it has loaded a plugin that could refuse."""
+
+
+def _refuse_configuration(path: Path, index: Index) -> None:
+    for name in index.below(GROUP):
+        if PurePosixPath(name).name.lower() in _CONFIGURES:
+            raise GuardError(
+                f"{path}: holds {name}, which a pytest that is started there would obey; no run "
+                "leaves such a file",
+                "read it; where it is your own: kvbench restore ARCHIVE --trust",
+            )
 
 
 @contextlib.contextmanager

@@ -135,6 +135,16 @@ def test_every_way_ends_with_the_same_status_and_says_why(
             assert "exit status" not in last
 
 
+@pytest.mark.parametrize("name", ["broken over all bins", "sick control"])
+def test_workers_end_as_one_process_does(name: str, fresh: Callable[[str], Project]) -> None:
+    state, project = STATES[name], fresh("workers")
+    with serving(state.scenario) as servers:
+        declare(project, servers, "live", state.scenario)
+        result = project.run("-n", "2")
+    assert result.ret == state.status
+    assert re.search(state.why, result.outlines[-1])
+
+
 @pytest.fixture
 def batched(fresh: Callable[[str], Project]) -> Iterator[tuple[Project, Servers]]:
     with serving(Scenario()) as servers:

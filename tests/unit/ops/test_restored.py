@@ -453,3 +453,19 @@ def test_pytest_does_not_begin_in_an_archive(
         monkeypatch.chdir(here)
         assert pytester.runpytest_inprocess().ret == 4
     assert not (pytester.path / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["pytest.ini", "deep/tox.ini", "PyProject.toml", "pytest.toml"])
+def test_no_archive_of_a_stranger_configures_pytest(name: str, tmp_path: Path) -> None:
+    from pytest_kvbench.errors import GuardError
+    from pytest_kvbench.ops.archive import restore_group
+
+    held = f"group/{name}"
+    path = pack(tmp_path / "a.tar.gz", [plain(GOOD), plain(held)], [GOOD, held])
+    with pytest.raises(GuardError, match=f"holds {name}, which a pytest") as caught:
+        restore_group(path, tmp_path / "new", tmp_path / "c")
+    assert str(caught.value).count("\n") == 1
+    assert not [p for p in (tmp_path / "new").glob("*") if not p.name.startswith(".")]
+    assert (
+        restore_group(path, tmp_path / "own", tmp_path / "c", trust=True).folder / name
+    ).is_file()
