@@ -105,8 +105,8 @@ def told(
 
 
 def declare(project: Project, servers: Servers, mode: str, scenario: Scenario) -> None:
-    url = servers.mock.base_url if mode == "live" else servers.batch.base_url
-    (project.path / "exp.yaml").write_text(experiment(url, mode, scenario), encoding="utf-8")
+    text = experiment(servers, mode, scenario)
+    (project.path / "exp.yaml").write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_a_batch_of_no_known_status_is_not_waited_for_with_0(
     project, servers = batched
 
     def say(action: str) -> None:
-        for batch in servers.batch.batches.values():
+        for batch in servers.batch[0].batches.values():
             batch["status"] = status
 
-    servers.batch.after = say
+    servers.batch[0].after = say
     project.run("-n", "0")
     result = project.run("-n", "0")
     assert (result.ret, result.parseoutcomes()) == (10, {"skipped": 6})
@@ -185,12 +185,12 @@ def test_a_status_in_capitals_is_the_same(batched: tuple[Project, Servers]) -> N
     _, servers = batched
 
     def shout(action: str) -> None:
-        for batch in servers.batch.batches.values():
+        for batch in servers.batch[0].batches.values():
             batch["status"] = str(batch["status"]).upper()
 
     assert kvbench("run", "exp.yaml")[0] == 0
     assert kvbench("batch", "status", "g")[0] == 0
-    servers.batch.after = shout
+    servers.batch[0].after = shout
     assert kvbench("batch", "fetch", "g") == (0, "g: 72 answers and 0 failures stored")
 
 
@@ -198,7 +198,7 @@ def test_failures_that_a_batch_brings_are_the_status_of_who_fetches_them(
     batched: tuple[Project, Servers],
 ) -> None:
     _, servers = batched
-    servers.batch.error = lambda line: {"code": "no", "message": "no such thing"}
+    servers.batch[0].error = lambda line: {"code": "no", "message": "no such thing"}
     assert kvbench("run", "exp.yaml")[0] == 0
     status, last = kvbench("batch", "fetch", "g")
     assert status == 10
