@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from pytest_kvbench.wire import sound
 
-FailureKind = Literal["TIMEOUT", "ENGINE_ERROR", "UNKNOWN_FAILURE"]
+FailureKind = Literal["TIMEOUT", "ENGINE_ERROR"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
+ReasoningRule = Literal["strip", "keep", "fail"]
 Proof = Literal["proven", "unverified", "not-applied"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
@@ -280,6 +281,7 @@ class Telemetry:
     full_bytes: int | None = None
     kept_tokens: float | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
     arms_in_request: int = 1
     note: str = ""
 
@@ -292,21 +294,27 @@ class Telemetry:
         known["note"] = self.note and sound.said(self.note)
 
 
-_COUNTS = ("prompt_tokens", "completion_tokens", "kept_bytes", "full_bytes", "cached_tokens")
+_COUNTS = tuple(f"{what}_tokens" for what in ("prompt", "completion", "cached", "reasoning"))
+_COUNTS += ("kept_bytes", "full_bytes")
 _NUMBERS = ("latency_s", "ttft_s", "achieved", "kept_tokens")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One arm's reply to one example. Can be stored, whatever it was made of."""
+    """One arm's reply to one example. Can be stored, whatever it was made of.
+
+    `reasoning` are the thoughts that the server kept apart from the text.
+    """
 
     key: str
     text: str
     finish_reason: str
     telemetry: Telemetry
+    reasoning: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", sound.text(self.text))
+        object.__setattr__(self, "reasoning", sound.text(self.reasoning))
         object.__setattr__(self, "finish_reason", sound.said(self.finish_reason, _REASON))
 
     @classmethod

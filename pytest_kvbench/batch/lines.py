@@ -86,8 +86,8 @@ def read(line: bytes, key: str | None = None) -> Result:
     body, status = response.get("body"), response.get("status_code", 200)
     if error or status != 200 or not isinstance(body, dict):
         return _failed(name, status, error or (body or {}))
-    if told := completion.error_in(body):
-        return Result(name, Failure(name, "ENGINE_ERROR", sound.said(told)))
+    if (fault := completion.fault_in(body)) is not None:
+        return Result(name, Failure(name, "ENGINE_ERROR", fault.message))
     try:
         return Result(name, completion.read(body, latency_s=None).answer(name))
     except NotACompletionError as wrong:

@@ -17,9 +17,8 @@ import tenacity
 
 from pytest_kvbench.batch.files import clipped, part_of
 from pytest_kvbench.batch.ledger import MARK
-from pytest_kvbench.engines.completion import error_message
+from pytest_kvbench.engines.completion import PASSING, error_message
 from pytest_kvbench.engines.keys import decoded, masked
-from pytest_kvbench.engines.retry import RETRIED_STATUS
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import writing
 from pytest_kvbench.wire import bounded, sound
@@ -200,7 +199,7 @@ class Provider:
             return
         asked = f"{response.request.method} {response.request.url}"
         told = f"{asked}: HTTP {response.status_code}: {error_message(content)}"
-        if response.status_code in RETRIED_STATUS:
+        if response.status_code in PASSING:
             raise _TransientError(told, refused=response.status_code < 500)
         raise self._error(told)
 

@@ -302,7 +302,8 @@ def _wanted(prepared: Prepared) -> Iterator[str]:
     with Store(prepared.database) as store:
         most = prepared.requests()
         # As the run does after a round; unscored, its answers would look outstanding.
-        score(store, [request.key for _, request in most])
+        rule = prepared.experiment.sampling.reasoning
+        score(store, [request.key for _, request in most], rule)
         yield from (request.key for _, request in drawn_so_far(prepared, store, most))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Override, load_experiment
+from pytest_kvbench.records import ReasoningRule
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
@@ -59,8 +60,15 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
 @click.command("score-file")
 @click.argument("task")
 @click.argument("predictions", type=click.Path(path_type=Path))
+@click.option(
+    "--reasoning",
+    type=click.Choice(get_args(ReasoningRule)),
+    default="strip",
+    show_default=True,
+    help="What becomes of thoughts in a reply, as sampling.reasoning.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def score_file(task: str, predictions: Path, as_json: bool) -> None:
+def score_file(task: str, predictions: Path, reasoning: ReasoningRule, as_json: bool) -> None:
     """Score anybody's PREDICTIONS (JSON lines or CSV) with a TASK's metric.
 
     A line holds prediction and answers, and all_classes where the metric needs them. Files of
@@ -68,7 +76,8 @@ def score_file(task: str, predictions: Path, as_json: bool) -> None:
     """
     from pytest_kvbench.tasks.predictions import score_file as scored
 
-    for line in scored(task, predictions, extra=given.tasks(predictions.parent)):
+    extra = given.tasks(predictions.parent)
+    for line in scored(task, predictions, extra=extra, rule=reasoning):
         click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
 
 

@@ -18,12 +18,16 @@ import aiohttp
 
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
 from pytest_kvbench.engines.breaker import Breaker
-from pytest_kvbench.engines.completion import NotACompletionError, error_in, error_message
+from pytest_kvbench.engines.completion import (
+    PASSING,
+    NotACompletionError,
+    error_message,
+    fault_in,
+)
 from pytest_kvbench.engines.keys import decoded, hidden, masked
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace, tokens_of
 from pytest_kvbench.engines.retry import (
-    RETRIED_STATUS,
     TransientError,
     deadline_s,
     retry_after,
@@ -166,7 +170,8 @@ class Http:
                 and error.errno not in OUT_OF_FILES,  # which says nothing of the server
             ) from error
         except BrokenStreamError as error:
-            raise TransientError("ENGINE_ERROR", str(error)) from error
+            failure = TransientError if error.passes else RequestFailedError
+            raise failure("ENGINE_ERROR", str(error)) from error
         except TooLargeError as error:
             raise RequestFailedError("ENGINE_ERROR", str(error)) from error
 
@@ -221,7 +226,7 @@ def _followed(response: aiohttp.ClientResponse, url: str, hops: int) -> str | No
 
 def _decoded(response: aiohttp.ClientResponse, content: bytes, key: str | None) -> dict[str, Any]:
     status = response.status
-    if status in RETRIED_STATUS:
+    if status in PASSING:
         raise TransientError(
             "ENGINE_ERROR",
             f"HTTP {status}: {error_message(content)}",
@@ -237,8 +242,10 @@ def _decoded(response: aiohttp.ClientResponse, content: bytes, key: str | None) 
         raise TransientError("ENGINE_ERROR", "the reply is not JSON") from None
     if not isinstance(data, dict):
         raise TransientError("ENGINE_ERROR", f"the reply is a JSON {type(data).__name__}")
-    told = error_in(data)
-    if told or not data.get("choices"):
-        told = told or str(NotACompletionError("it holds no choices"))
-        raise RequestFailedError("ENGINE_ERROR", f"HTTP {status}: {told}", status=status)
+    fault = fault_in(data)
+    if fault is not None and fault.passes:
+        raise TransientError("ENGINE_ERROR", f"HTTP {status}: {fault.message}", status=status)
+    if fault is not None or not data.get("choices"):
+        why = fault.message if fault else str(NotACompletionError("it holds no choices"))
+        raise RequestFailedError("ENGINE_ERROR", f"HTTP {status}: {why}", status=status)
     return data

@@ -6,6 +6,7 @@ that is not sound is missing; a reply whose text cannot be found is none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,18 @@ from typing import Any
 from pytest_kvbench.records import Answer, Failure, Telemetry
 from pytest_kvbench.wire import bounded, sound
 
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 529})
+"""HTTP statuses, and codes of reported errors, of faults that may pass: the request is repeated.
+
+520 to 524 are what a proxy in front of a server says of it (Cloudflare's), 529 that it is
+overloaded.
+"""
+
+_BROKEN_OFF = frozenset({"error", "abort", "aborted"})
+"""Finish reasons of a reply that its server did not finish: vLLM, SGLang and proxies name them."""
+
+_STATUS = re.compile("[1-9][0-9]{2}")
+_CALLS = "tool_calls"
 _SPOKEN = {"text": "text", "output_text": "text", "refusal": "refusal"}
 """Types of a content's parts that are said to the user, and the field that holds it."""
 
@@ -25,16 +38,28 @@ class NotACompletionError(Exception):
 
 
 @dataclass(frozen=True)
+class Fault:
+    """An error that a reply reports although its HTTP status is that of a success.
+
+    `passes`: whether it is worth asking again; None: it does not say.
+    """
+
+    message: str
+    passes: bool | None
+
+
+@dataclass(frozen=True)
 class Completion:
     """What one choice of a reply says."""
 
     text: str
     finish_reason: str
     telemetry: Telemetry
+    reasoning: str = ""
 
     def answer(self, key: str) -> Answer:
         """As the answer to a request."""
-        return Answer(key, self.text, self.finish_reason, self.telemetry)
+        return Answer(key, self.text, self.finish_reason, self.telemetry, self.reasoning)
 
 
 def read(data: object, latency_s: float | None, ttft_s: float | None = None) -> Completion:
@@ -93,6 +118,12 @@ def spoken(message: Mapping[str, Any]) -> str:
     return said_by(message.get("content")) or said_by(message.get("refusal"))
 
 
+def thoughts(message: Mapping[str, Any]) -> str:
+    """What a server keeps apart from the text of a message or a delta: DeepSeek's field, vLLM's."""
+    apart = message.get("reasoning_content") or message.get("reasoning")
+    return apart if isinstance(apart, str) else ""
+
+
 def error_of(data: object) -> str:
     """The message of an OpenAI-style error; empty where there is none.
 
@@ -107,10 +138,24 @@ def error_of(data: object) -> str:
     return message
 
 
-def error_in(reply: object) -> str:
-    """The error that a reply reports, or its first choice, beside a text that ends there."""
+def fault_in(reply: object) -> Fault | None:
+    """The error that a reply reports, or its first choice, beside a text that ends there.
+
+    Its code says whether it passes. Without one, a reply that was broken off is asked again.
+    """
     choices = sound.objects(sound.fields(reply).get("choices"))
-    return error_of(reply) or error_of(choices[0] if choices else None)
+    return _fault_of(reply) or (_fault_of(choices[0]) if choices else None)
+
+
+def _fault_of(data: object) -> Fault | None:
+    message, reason = error_of(data), sound.fields(data).get("finish_reason")
+    broken_off = isinstance(reason, str) and reason.lower() in _BROKEN_OFF
+    if not message and not broken_off:
+        return None
+    code = sound.fields(sound.fields(data).get("error")).get("code")
+    status = sound.count(int(code) if isinstance(code, str) and _STATUS.fullmatch(code) else code)
+    passes = (broken_off or None) if status is None else status in PASSING
+    return Fault(message or f"the server broke the reply off: finish_reason {reason}", passes)
 
 
 def error_message(content: bytes) -> str:
@@ -138,11 +183,15 @@ def _completion(
     arms: int,
 ) -> Completion:
     known = sound.fields(choice)
+    if (fault := _fault_of(known)) is not None:
+        raise NotACompletionError(fault.message)
     reason = known.get("finish_reason")
+    called = bool(sound.objects(sound.fields(known.get("message")).get(_CALLS)))
     return Completion(
         _text(known),
-        reason if isinstance(reason, str) else "",
+        _CALLS if called else reason if isinstance(reason, str) else "",
         _telemetry(known, reply, latency_s, ttft_s, arms),
+        thoughts(sound.fields(known.get("message"))),
     )
 
 
@@ -181,6 +230,7 @@ def _telemetry(
     if latency_s is not None and queued_s <= latency_s:  # a longer one is no queue of this request
         latency_s -= queued_s
     details = sound.fields(usage.get("prompt_tokens_details"))
+    spent = sound.fields(usage.get("completion_tokens_details"))
     return Telemetry(
         latency_s=latency_s,
         ttft_s=ttft_s,
@@ -191,6 +241,7 @@ def _telemetry(
         full_bytes=sound.count(kv.get("full_bytes")),
         kept_tokens=sound.number(kv.get("kept_tokens")),
         cached_tokens=sound.count(details.get("cached_tokens")),
+        reasoning_tokens=sound.count(spent.get("reasoning_tokens")),
         arms_in_request=arms,
         note=sound.said(kv.get("note")),
     )

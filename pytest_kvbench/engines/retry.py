@@ -8,7 +8,6 @@ import tenacity
 
 from pytest_kvbench.records import FailureKind
 
-RETRIED_STATUS = frozenset({408, 409, 429, 500, 502, 503, 504})
 LONGEST_WAIT_S = 30.0
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=LONGEST_WAIT_S, jitter=0.5)
 

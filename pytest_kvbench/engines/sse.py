@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_kvbench.engines.completion import NotACompletionError, error_in, said_by
+from pytest_kvbench.engines.completion import NotACompletionError, fault_in, said_by, thoughts
 from pytest_kvbench.wire import bounded, sound
 
 _BOM = "\ufeff"
 
 
 class BrokenStreamError(Exception):
-    """A stream that ended early, or holds what is not a completion."""
+    """A stream that ended early, reports an error, or holds what is not a completion.
+
+    `passes`: it is worth asking again.
+    """
+
+    def __init__(self, message: str, *, passes: bool = True) -> None:
+        super().__init__(message)
+        self.passes = passes
 
 
 class Lines:
@@ -53,6 +60,8 @@ class Assembly:
         self._chat = False
         self._pieces: list[str] = []
         self._refusal: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[Any] = []
         self._finish_reason: object = None
         self._last: dict[str, Any] = {}
 
@@ -75,7 +84,8 @@ class Assembly:
         if self._finish_reason is None:
             raise BrokenStreamError("the stream ended before the answer did")
         text = "".join(self._pieces or self._refusal)
-        content = {"message": {"content": text}} if self._chat else {"text": text}
+        apart = {"reasoning_content": "".join(self._reasoning), "tool_calls": self._calls}
+        content = {"message": {"content": text, **apart}} if self._chat else {"text": text}
         choice = {"index": 0, "finish_reason": self._finish_reason, **content}
         return {**self._last, "choices": [choice]}
 
@@ -94,8 +104,10 @@ class Assembly:
     def _take(self, value: str) -> None:
         try:
             data = sound.decoded(value)
-            if told := error_in(data):
-                raise BrokenStreamError(f"in mid-stream: {told}")
+            if (fault := fault_in(data)) is not None:
+                raise BrokenStreamError(
+                    f"in mid-stream: {fault.message}", passes=fault.passes is not False
+                )
             for choice in data.get("choices") or ():
                 self._add(choice)
         except (ValueError, TypeError, AttributeError, NotACompletionError) as error:
@@ -117,5 +129,7 @@ class Assembly:
             if piece := said_by((delta or {}).get(told)):
                 self.started = True
                 found.append(piece)
+        self._reasoning.append(thoughts(delta or {}))
+        self._calls += sound.objects((delta or {}).get("tool_calls"))
         reason = choice.get("finish_reason")
         self._finish_reason = self._finish_reason if reason is None else reason

@@ -24,7 +24,7 @@ from pytest_kvbench.experiment.limits import (
     MAX_TOKENS,
 )
 from pytest_kvbench.experiment.section import Count, Edge, Fraction, Listed, Section, about, unique
-from pytest_kvbench.records import Sampling
+from pytest_kvbench.records import ReasoningRule, Sampling
 
 
 class PerBin(Section):
@@ -130,6 +130,11 @@ class SamplingSettings(Section):
         le=1_000,
     )
     seed: int = about("a whole number from 0 to 2,147,483,647", default=0, ge=0, le=2**31 - 1)
+    reasoning: ReasoningRule = about(
+        "strip (thoughts in a reply are not scored), keep (they are) or fail (a reply that thinks "
+        "scores 0)",
+        default="strip",
+    )
     strategy: Literal["fixed", "sequential"] = about(
         "fixed (bins.per_bin examples for every cell) or sequential (until a cell is decided, "
         "between bins.per_bin {min, max})",

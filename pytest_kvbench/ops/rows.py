@@ -148,6 +148,7 @@ class _Reader:
     def _elected(self, replies: Sequence[Mapping[str, Any]], together: Sequence[int]) -> set[str]:
         """The keys of the replies that speak for votes with all their samples."""
         metas = self.contents.metas()
+        rule = self.runs[-1].snapshot["sampling"]["reasoning"]
         votes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
         for reply, count in zip(replies, together, strict=True):
             vote = (*(reply[name] for name in _ONE_VOTE), reply["replicate"] // count, count)
@@ -161,7 +162,7 @@ class _Reader:
         spoken = (
             spokesman(
                 {r["replicate"]: r for r in samples},
-                lambda r: ballot(r["metric"], r["text"], metas.get(r["example_id"], {})),
+                lambda r: ballot(r["metric"], r["text"], metas.get(r["example_id"], {}), rule),
             )
             for samples in whole
         )

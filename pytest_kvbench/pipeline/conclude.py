@@ -138,7 +138,7 @@ def score_plan(prepared: Prepared) -> int:
     with Store(prepared.database) as store:
         if not store.settled(keys):
             raise _unanswered(prepared)
-        return score(store, keys)
+        return score(store, keys, prepared.experiment.sampling.reasoning)
 
 
 def _unanswered(prepared: Prepared) -> MissingPrerequisiteError:

@@ -87,7 +87,8 @@ class GroupDriver:
         return list(chain.from_iterable(rounds))
 
     def _outcomes(self, store: Store) -> Outcomes:
-        score(store, [request.key for _, request in self.planned])
+        rule = self.prepared.experiment.sampling.reasoning
+        score(store, [request.key for _, request in self.planned], rule)
         return stored_outcomes(self.prepared, store, self.planned)
 
     def _of_the_sane(
@@ -129,7 +130,7 @@ def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = F
     keys = [request.key for _, request in controls]
     if not (settled := store.settled(keys)):
         return ""
-    score(store, keys)
+    score(store, keys, prepared.experiment.sampling.reasoning)
     return sane_control.problem(
         sane_control.replies(voted(prepared, store, controls)),
         prepared.experiment.gate,

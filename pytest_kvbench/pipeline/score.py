@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from pytest_kvbench.score.metric import score_answer
-from pytest_kvbench.store.store import Store
-
-if TYPE_CHECKING:
-    pass
 from pytest_kvbench.pipeline.observe import TOGETHER
+from pytest_kvbench.records import ReasoningRule, Score
+from pytest_kvbench.score.metric import score_answer
+from pytest_kvbench.store.store import Store, Unscored
 
 
-def score(store: Store, keys: Sequence[str]) -> int:
-    """Score the answers among `keys` that have no score yet; how many there were."""
+def score(store: Store, keys: Sequence[str], rule: ReasoningRule) -> int:
+    """Score the answers among `keys` that have no score under `rule` yet; how many there were."""
     count = 0
     for start in range(0, len(keys), TOGETHER):
         rows = [
-            (
-                u.key,
-                u.metric,
-                score_answer(u.metric, u.text, u.finish_reason, u.answers, u.meta, u.context),
-            )
-            for u in store.unscored(keys[start : start + TOGETHER])
+            (u.key, u.metric, _scored(u, rule))
+            for u in store.unscored(keys[start : start + TOGETHER], rule)
         ]
         if rows:
-            store.save_scores(rows)
+            store.save_scores(rows, rule)
         count += len(rows)
     return count
+
+
+def _scored(answer: Unscored, rule: ReasoningRule) -> Score:
+    return score_answer(
+        answer.metric,
+        answer.text,
+        answer.finish_reason,
+        answer.answers,
+        answer.meta,
+        answer.context,
+        rule=rule,
+        reasoning=answer.reasoning,
+    )

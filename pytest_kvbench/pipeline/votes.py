@@ -44,7 +44,8 @@ def votes(
 
     def read(sample: Observation) -> Ballot:
         task, text = sample.cell.task, sample.outcome.text or ""
-        return ballot(manifests[task].metric, text, metas[task, sample.example_id])
+        meta = metas[task, sample.example_id]
+        return ballot(manifests[task].metric, text, meta, experiment.sampling.reasoning)
 
     return list(_votes(observed, experiment, read))
 

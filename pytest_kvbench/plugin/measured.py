@@ -50,7 +50,8 @@ class MeasuredExperiment:
 
     def _look_at(self, group: CellGroup) -> None:
         planned = self.drivers[group].planned
-        score(self.store, [request.key for _, request in planned])
+        rule = self.prepared.experiment.sampling.reasoning
+        score(self.store, [request.key for _, request in planned], rule)
         if self.prepared.experiment.sequential:
             self.levels[group] = rounds.levels(self.prepared, self.store, planned)
         self.sick[group] = sickness(self.prepared, self.store, planned, whole=True)

@@ -39,8 +39,8 @@ TERMS = (
     "answer (empty, truncated, refused, unparsable) is scored like any other.",
     "Strict: a reply that equals an accepted answer after normalisation; for multiple choice, a "
     "right choice, whether or not the task's metric asks for more.",
-    "Failure rate: the share of requests without a reply (TIMEOUT, ENGINE_ERROR, "
-    "UNKNOWN_FAILURE). They have no score; their pairs are left out and counted.",
+    "Failure rate: the share of requests without a reply (TIMEOUT, "
+    "ENGINE_ERROR). They have no score; their pairs are left out and counted.",
     "Delta: treated minus control, with its interval. `holds`: the interval lies above minus the "
     "margin, so a loss that large is ruled out.",
     "`breaks`: the interval lies below minus the margin, so the loss is shown to be larger. "

@@ -1,13 +1,18 @@
 """What a reply is besides right or wrong.
 
-Precedence, because a reply has one label: EMPTY_OUTPUT, then REFUSAL (it stays one wherever it was
-cut off), then TRUNCATED, then FORMAT_ERROR (a reply may be unreadable because it was cut).
+Precedence, because a reply has one label: what the server says it is (withheld by its content
+filter: REFUSAL; a call of a tool, which nobody offers: FORMAT_ERROR), then TRUNCATED where it was
+cut off while it still thought, then EMPTY_OUTPUT, then
+REFUSAL (it stays one wherever it was cut off), then TRUNCATED, then FORMAT_ERROR (a reply may be
+unreadable because it was cut).
 Labelled replies are scored all the same: the label may be the treatment's effect.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from pytest_kvbench.records import Label
 
@@ -35,14 +40,30 @@ _REFUSAL_ZH = re.compile(
 )
 
 
-def label_of(text: str, finish_reason: str, *, readable: bool = True) -> Label:
+_BY_REASON: Mapping[str, Label] = MappingProxyType(
+    {
+        "content_filter": "REFUSAL",
+        "tool_calls": "FORMAT_ERROR",
+        "function_call": "FORMAT_ERROR",
+    }
+)
+
+
+def label_of(
+    text: str, finish_reason: str, *, readable: bool = True, is_finished: bool = True
+) -> Label:
     """The one label of a reply, or "" for none.
 
     Args:
         text: the reply.
         finish_reason: the engine's word; `length` means cut off by max_tokens.
         readable: whether the metric could parse the reply.
+        is_finished: whether its thoughts, if it thinks aloud, came to their end.
     """
+    if finish_reason in _BY_REASON:
+        return _BY_REASON[finish_reason]
+    if not is_finished:
+        return "TRUNCATED"
     if not text.strip():
         return "EMPTY_OUTPUT"
     if is_refusal(text):

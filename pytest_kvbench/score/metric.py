@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import Score
+from pytest_kvbench.records import ReasoningRule, Score
 from pytest_kvbench.score import ballots
 from pytest_kvbench.score.ballots import BallotReader
 from pytest_kvbench.score.choice import among_options, choice, right_choice, states_choice
@@ -24,6 +24,7 @@ from pytest_kvbench.score.credited import (
 )
 from pytest_kvbench.score.labels import label_of
 from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
+from pytest_kvbench.score.reasoning import Spoken, split
 from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
 from pytest_kvbench.score.segment import f1_zh
 from pytest_kvbench.score.text import exact_match, f1, first_line
@@ -178,6 +179,9 @@ def score_answer(
     answers: Sequence[str],
     meta: Mapping[str, Any],
     context: str | None = None,
+    *,
+    rule: ReasoningRule = "strip",
+    reasoning: str = "",
 ) -> Score:
     """Score one reply.
 
@@ -188,16 +192,29 @@ def score_answer(
         answers: the accepted references.
         meta: the example's; some metrics need it (`all_classes`).
         context: the example's; metrics that look quotes up (`credited`) cannot do without.
+        rule: what becomes of thoughts in the text: `strip` scores what is left without them,
+            `keep` the whole, `fail` gives a reply that thinks 0 and the label FORMAT_ERROR.
+        reasoning: thoughts that the server kept apart.
 
     Raises:
         UsageError: an unknown metric, or one that lacks what it needs.
     """
     found = get_metric(metric)
     known = meta if context is None else {**meta, "context": context}
-    readable = found.is_readable(text, known)
+    spoken = Spoken(text) if rule == "keep" else split(text)
+    if rule == "fail" and (spoken.thinks or reasoning):
+        parts = dict.fromkeys(found.parts(spoken.answer, answers, known), 0.0)
+        return Score(0.0, 0.0, "FORMAT_ERROR", parts)
+    answer = spoken.answer
+    never_answered = bool(reasoning) and finish_reason == "length" and not answer.strip()
     return Score(
-        value=found.score(text, answers, known),
-        em=found.em(text, answers, known),
-        label=label_of(text, finish_reason, readable=readable),
-        parts=found.parts(text, answers, known),
+        value=found.score(answer, answers, known),
+        em=found.em(answer, answers, known),
+        label=label_of(
+            answer,
+            finish_reason,
+            readable=found.is_readable(answer, known),
+            is_finished=spoken.is_finished and not never_answered,
+        ),
+        parts=found.parts(answer, answers, known),
     )

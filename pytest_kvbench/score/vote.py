@@ -12,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_kvbench.records import ReasoningRule
 from pytest_kvbench.score.ballots import Ballot, words
 from pytest_kvbench.score.labels import is_refusal
 from pytest_kvbench.score.metric import METRICS
+from pytest_kvbench.score.reasoning import Spoken, split
 from pytest_kvbench.score.text import bag_f1
 
 __all__ = ["Ballot", "ballot", "elect"]
 
 
-def ballot(metric: str, text: str, meta: Mapping[str, Any]) -> Ballot:
+def ballot(
+    metric: str, text: str, meta: Mapping[str, Any], rule: ReasoningRule = "strip"
+) -> Ballot:
     """What a reply votes for.
 
     It abstains where it is empty, declines, says that it does not know, or has nothing that the
@@ -30,11 +34,13 @@ def ballot(metric: str, text: str, meta: Mapping[str, Any]) -> Ballot:
         metric: a key of `METRICS`; of any other it is the words of the whole reply.
         text: the reply.
         meta: the example's; classes are read with `all_classes`.
+        rule: see `score_answer`; under `fail` a reply that thinks abstains.
     """
-    if is_refusal(text):
+    spoken = Spoken(text) if rule == "keep" else split(text)
+    if is_refusal(spoken.answer) or (rule == "fail" and spoken.thinks):
         return ()
     read = METRICS[metric].ballot if metric in METRICS else words
-    return read(text, meta)
+    return read(spoken.answer, meta)
 
 
 def elect(ballots: Sequence[Ballot]) -> int:

@@ -80,6 +80,7 @@ CREATE TABLE answers (
     key           TEXT PRIMARY KEY REFERENCES requests(key),
     text          TEXT NOT NULL,
     finish_reason TEXT NOT NULL,
+    reasoning     TEXT NOT NULL,      -- what the server kept apart from the text
     origin        TEXT NOT NULL CHECK (origin IN ('engine', 'shared-control')),
     created_at    TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT, WITHOUT ROWID;
@@ -95,13 +96,14 @@ CREATE TABLE telemetry (             -- seconds, tokens and bytes of an answer
     full_bytes        INTEGER,
     kept_tokens       REAL,
     cached_tokens     INTEGER,
+    reasoning_tokens  INTEGER,        -- of the completion's
     arms_in_request   INTEGER NOT NULL,
     note              TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE failures (
     key        TEXT PRIMARY KEY REFERENCES requests(key),
-    kind       TEXT NOT NULL CHECK (kind IN ('TIMEOUT', 'ENGINE_ERROR', 'UNKNOWN_FAILURE')),
+    kind       TEXT NOT NULL CHECK (kind IN ('TIMEOUT', 'ENGINE_ERROR')),
     message    TEXT NOT NULL,
     attempts   INTEGER NOT NULL,
     created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
@@ -118,6 +120,7 @@ BEGIN SELECT RAISE(ABORT, 'this request has an answer'); END;
 CREATE TABLE scores (
     key    TEXT PRIMARY KEY REFERENCES answers(key),
     metric TEXT NOT NULL,
+    rule   TEXT NOT NULL CHECK (rule IN ('strip', 'keep', 'fail')),  -- sampling.reasoning
     value  REAL NOT NULL CHECK (value BETWEEN 0 AND 1),
     em     REAL NOT NULL CHECK (em BETWEEN 0 AND 1),
     label  TEXT NOT NULL,

@@ -20,6 +20,7 @@ from pytest_kvbench.records import (
     Answer,
     Arm,
     Failure,
+    ReasoningRule,
     Request,
     Score,
     TaskManifest,
@@ -31,7 +32,7 @@ from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
 from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DATABASE = "kvbench.sqlite"
 _CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
 
@@ -56,6 +57,7 @@ class Unscored:
     key: str
     metric: str
     text: str
+    reasoning: str
     finish_reason: str
     answers: tuple[str, ...]
     meta: Mapping[str, Any]
@@ -180,9 +182,9 @@ class Store:
         with self._db.write() as db:
             for answer in answers:
                 inserted = db.execute(
-                    "INSERT INTO answers (key, text, finish_reason, origin) VALUES (?,?,?,?)"
-                    " ON CONFLICT DO NOTHING",
-                    (answer.key, answer.text, answer.finish_reason, origin),
+                    "INSERT INTO answers (key, text, finish_reason, reasoning, origin)"
+                    " VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    (answer.key, answer.text, answer.finish_reason, answer.reasoning, origin),
                 ).rowcount
                 if inserted:
                     telemetry = asdict(answer.telemetry)
@@ -209,7 +211,9 @@ class Store:
             "SELECT * FROM answers JOIN telemetry USING (key) WHERE key IN ({})", keys
         ):
             telemetry = Telemetry(**{name: row[name] for name in Telemetry.__dataclass_fields__})
-            found[row["key"]] = Answer(row["key"], row["text"], row["finish_reason"], telemetry)
+            found[row["key"]] = Answer(
+                row["key"], row["text"], row["finish_reason"], telemetry, row["reasoning"]
+            )
         return found
 
     def requested(self, keys: Sequence[str]) -> set[str]:
@@ -227,34 +231,37 @@ class Store:
 
     # -- scores ----------------------------------------------------------------------------
 
-    def unscored(self, keys: Sequence[str]) -> Iterator[Unscored]:
-        """Answers among `keys` whose score is missing or of another metric."""
+    def unscored(self, keys: Sequence[str], rule: ReasoningRule) -> Iterator[Unscored]:
+        """Answers among `keys` whose score is missing, or of another metric or rule."""
         for row in self._among(
-            "SELECT a.key, d.metric, a.text, a.finish_reason, x.answers, x.meta, x.context"
-            " FROM answers a"
-            " JOIN requests r USING (key) JOIN datasets d USING (task)"
+            "SELECT a.key, d.metric, a.text, a.reasoning, a.finish_reason, x.answers, x.meta,"
+            " x.context FROM answers a JOIN requests r USING (key) JOIN datasets d USING (task)"
             " JOIN examples x USING (example_id) LEFT JOIN scores s USING (key)"
-            " WHERE (s.key IS NULL OR s.metric != d.metric) AND a.key IN ({})",
+            " WHERE (s.key IS NULL OR s.metric != d.metric OR s.rule != ?) AND a.key IN ({})",
             keys,
+            rule,
         ):
             yield Unscored(
                 row["key"],
                 row["metric"],
                 row["text"],
+                row["reasoning"],
                 row["finish_reason"],
                 tuple(json.loads(row["answers"])),
                 json.loads(row["meta"]),
                 row["context"],
             )
 
-    def save_scores(self, scores: Iterable[tuple[str, str, Score]]) -> None:
-        """Store `(key, metric, score)` rows, replacing older ones."""
+    def save_scores(
+        self, scores: Iterable[tuple[str, str, Score]], rule: ReasoningRule = "strip"
+    ) -> None:
+        """Store `(key, metric, score)` rows made under a rule, replacing older ones."""
         with self._db.write() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO scores (key, metric, value, em, label, parts)"
-                " VALUES (?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO scores (key, metric, rule, value, em, label, parts)"
+                " VALUES (?,?,?,?,?,?,?)",
                 [
-                    (key, metric, s.value, s.em, s.label, canonical(dict(s.parts)).decode())
+                    (key, metric, rule, s.value, s.em, s.label, canonical(dict(s.parts)).decode())
                     for key, metric, s in scores
                 ],
             )
@@ -337,7 +344,7 @@ class Store:
         )
         return None if rows[0][0] is None else float(rows[0][0])
 
-    def _among(self, query: str, keys: Sequence[str]) -> Iterator[sqlite3.Row]:
+    def _among(self, query: str, keys: Sequence[str], *before: str) -> Iterator[sqlite3.Row]:
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            yield from self._db.read(query.format(",".join("?" * len(chunk))), chunk)
+            yield from self._db.read(query.format(",".join("?" * len(chunk))), [*before, *chunk])

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import TextStream, brief
+from pytest_kvbench.records import ReasoningRule
 from pytest_kvbench.score.metric import score_answer
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
@@ -27,6 +28,7 @@ def score_file(
     *,
     options: Mapping[str, Any] | None = None,
     extra: Mapping[str, TaskFactory] | None = None,
+    rule: ReasoningRule = "strip",
 ) -> Iterator[dict[str, Any]]:
     """Score a file of predictions. The task's data are not needed.
 
@@ -38,6 +40,8 @@ def score_file(
             given: `finish_reason`, `context`, and whatever else the metric needs.
         options: the task's own.
         extra: tasks of a conftest.
+        rule: what becomes of thoughts in a reply, as `sampling.reasoning`.
+        rule: what becomes of thoughts in a reply, as `sampling.reasoning`.
 
     Yields:
         `{"score", "label"}` for every line, in order.
@@ -53,7 +57,7 @@ def score_file(
     metric_of(task)
     for number, row in enumerate(_rows(path), start=1):
         try:
-            yield _scored(row, task, metric_of)
+            yield _scored(row, task, metric_of, rule)
         except ValueError as error:
             known = "; ".join(map(str, FORMATS))
             raise UsageError(f"{path}: row {number}: {error}", f"known are {known}") from error
@@ -61,12 +65,16 @@ def score_file(
             raise UsageError(f"{path}: row {number}: {error.what}", error.hint) from error
 
 
-def _scored(row: Mapping[str, Any], task: str, metric_of: Callable[[str], str]) -> dict[str, Any]:
+def _scored(
+    row: Mapping[str, Any], task: str, metric_of: Callable[[str], str], rule: ReasoningRule
+) -> dict[str, Any]:
     form, said = read_prediction(row)
     family = task.partition("/")[0]
     metric = metric_of(_named(said.task, family) if said.task and family in _NAMED else task)
     text = form.clean(said.text, family, metric) if form.clean else said.text
-    score = score_answer(metric, text, said.finish_reason, said.answers, said.meta, said.context)
+    score = score_answer(
+        metric, text, said.finish_reason, said.answers, said.meta, said.context, rule=rule
+    )
     return {"score": score.value, "label": score.label}
 
 

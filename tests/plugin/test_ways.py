@@ -50,15 +50,29 @@ class Scenario:
     arms: tuple[tuple[str, float], ...] = ()
     """Each has a server of its own; else one server is told of every arm."""
     is_sick: bool = False
+    choice: Callable[[Body, str], Body] = lambda choice, prompt: {}
+    """What differs in a choice, given it and its prompt."""
 
 
+def thinks(choice: Body, prompt: str) -> Body:
+    thought = f"<think>{prompt[-40:]}? No, no, no.</think>\n\n"
+    return {"message": {"content": thought + choice["message"]["content"]}}
+
+
+def breaks_off(choice: Body, prompt: str) -> Body:
+    return {"finish_reason": "error"} if LOST.search(prompt) else {}
+
+
+LOST = re.compile(r"Say \w+[37]\b")
 SCENARIOS = {
     "slope": Scenario(),
     "sick control": Scenario(wrong="", accuracy=lambda policy, budget: 0.0, is_sick=True),
     "silent full cache": Scenario(
         wrong="", accuracy=lambda policy, budget: float(policy != "none"), is_sick=True
     ),
-    "lost pairs": Scenario(loses=lambda prompt: bool(re.search(r"Say \w+[37]\b", prompt))),
+    "lost pairs": Scenario(loses=lambda prompt: bool(LOST.search(prompt))),
+    "broken off": Scenario(choice=breaks_off),
+    "thinking": Scenario(choice=thinks),
     "odd replies": Scenario(wrong="I cannot help with that.\u2028\x00\ud7ff"),
     "resumed": Scenario(late=r"Say \w+[1-4]\b", runs=2),
     "killed": Scenario(cut=signal.SIGKILL),
@@ -86,9 +100,18 @@ class Servers:
         for mock, arm in zip(live, scenario.arms or [("none", 1.0)], strict=True):
             mock.accuracy, mock.wrong, mock.arm = scenario.accuracy, scenario.wrong, arm
             mock.trouble = self._refused
+            mock.completion = self._twisted(mock.completion)  # type: ignore[method-assign]
         for mock, server in zip(live, batch, strict=True):
             server.reply, server.after = mock.completion, self._heard
             server.error = self._error
+
+    def _twisted(self, complete: Callable[[Body], Body]) -> Callable[[Body], Body]:
+        def reply(body: Body) -> Body:
+            whole, prompt = complete(body), prompt_in(body)
+            choices = [{**c, **self._scenario.choice(c, prompt)} for c in whole["choices"]]
+            return {**whole, "choices": choices}
+
+        return reply
 
     def _error(self, line: Body) -> Body | None:
         return self._fault_of(line["body"]) and {"code": "no", "message": "no"}
@@ -303,3 +326,14 @@ def test_a_control_that_is_not_sane_is_exit_status_1(
         assert done.exit_code == 1, done.output
         assert "useless" in done.stderr.splitlines()[-1]
     assert "useless" in json.dumps(project.summary())
+
+
+@pytest.mark.parametrize(("name", "same"), [("thinking", "slope"), ("broken off", "lost pairs")])
+def test_a_fault_of_a_reply_costs_what_it_is(
+    name: str, same: str, fresh: Callable[[str], Project]
+) -> None:
+    """Thoughts cost nothing; what the server broke off is lost like what it refused."""
+    way = "pytest, live"
+    found = [measured(fresh(s), SCENARIOS[s], way)[1] for s in (name, same)]
+    cells = [told(summary, sick=False)["cells"] for summary in found]
+    assert cells[0] == cells[1]

@@ -53,7 +53,7 @@ def first(times: int, make: Callable[[], Response]) -> Callable[[int, Any], Resp
     return lambda number, body: make() if number <= times else None
 
 
-@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529])
 def test_passing_trouble_is_retried(mock: MockServer, status: int) -> None:
     mock.trouble = first(1, lambda: Response(status_code=status, headers={"Retry-After": "0"}))
     assert post(mock.base_url).data["choices"][0]["message"]["content"] == "word"
@@ -67,6 +67,48 @@ def test_our_own_mistakes_are_not_retried(mock: MockServer, status: int) -> None
     with pytest.raises(RequestFailedError, match=f"HTTP {status}: too long") as caught:
         post(mock.base_url)
     assert (caught.value.kind, mock.posts) == ("ENGINE_ERROR", 1)
+
+
+def ended(reason: str, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "finish_reason": reason, "message": {"content": "half a"}, **more}
+    return {"choices": [choice], "usage": {"prompt_tokens": 3}}
+
+
+BAD_GATEWAY = {"code": 502, "message": "the upstream is away"}
+UPSTREAM = [
+    (ended("error"), True),
+    (ended("abort"), True),
+    (ended("error", error=BAD_GATEWAY), True),
+    (ended("stop", error=BAD_GATEWAY), True),
+    (ended("error", error={"code": 400, "message": "the upstream refuses"}), False),
+    ({"error": {**BAD_GATEWAY, "code": "529"}}, True),
+    ({"error": {"code": 400, "message": "the prompt is too long"}}, False),
+    ({"error": {"code": "context_length_exceeded", "message": "too long"}}, False),
+]
+
+
+@pytest.mark.parametrize(("reply", "passes"), UPSTREAM)
+def test_an_error_that_comes_as_a_success_is_one(
+    mock: MockServer, reply: dict[str, Any], passes: bool
+) -> None:
+    mock.trouble = first(1, lambda: JSONResponse(reply))
+    if passes:
+        assert post(mock.base_url).data["choices"][0]["message"]["content"] == "word"
+    else:
+        with pytest.raises(RequestFailedError):
+            post(mock.base_url)
+    assert mock.posts == 1 + passes
+
+
+@pytest.mark.parametrize(("reply", "passes"), UPSTREAM)
+def test_what_is_tried_in_vain_says_the_servers_words(
+    mock: MockServer, reply: dict[str, Any], passes: bool
+) -> None:
+    error = reply.get("error") or reply["choices"][0].get("error") or {"message": "finish_reason"}
+    mock.trouble = first(9, lambda: JSONResponse(reply, headers={"Retry-After": "0"}))
+    with pytest.raises(RequestFailedError, match=error["message"]) as caught:
+        post(mock.base_url, retries=int(passes))
+    assert (caught.value.kind, mock.posts) == ("ENGINE_ERROR", 1 + passes)
 
 
 def test_garbage_is_retried_then_a_failure(mock: MockServer) -> None:

@@ -59,3 +59,9 @@ def test_a_reply_the_metric_cannot_read_is_a_format_error_and_scored_all_the_sam
     score = score_answer("count", "several", "stop", ["7"], {})
     assert (score.value, score.label) == (0.0, "FORMAT_ERROR")
     assert score_answer("f1", "several", "stop", ["7"], {}).label == ""
+
+
+@pytest.mark.parametrize("text", ["", "the answer", "I cannot help with that."])
+def test_what_the_server_says_of_a_reply_goes_first(text: str) -> None:
+    assert label_of(text, "content_filter") == "REFUSAL"
+    assert label_of(text, "tool_calls") == label_of(text, "function_call") == "FORMAT_ERROR"

@@ -100,7 +100,7 @@ def test_all_or_none(store: Store) -> None:
 def test_unscored_follows_the_metric(store: Store) -> None:
     key = request().key
     store.save_answers([answer(key)])
-    (row,) = store.unscored([key])
+    (row,) = store.unscored([key], "strip")
     assert (row.metric, row.answers, row.meta, row.context) == (
         "any_of",
         ("gold",),
@@ -108,9 +108,10 @@ def test_unscored_follows_the_metric(store: Store) -> None:
         "c",
     )
     store.save_scores([(key, "any_of", Score(1.0, 1.0))])
-    assert list(store.unscored([key])) == []
+    assert list(store.unscored([key], "strip")) == []
+    assert len(list(store.unscored([key], "keep"))) == 1, "made under another rule"
     store.save_scores([(key, "older_metric", Score(1.0, 1.0))])
-    assert len(list(store.unscored([key]))) == 1
+    assert len(list(store.unscored([key], "strip"))) == 1
 
 
 def test_more_keys_than_fit_one_query(store: Store) -> None:
