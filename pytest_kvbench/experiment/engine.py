@@ -156,7 +156,8 @@ class EngineSettings(Section):
         "seconds each try of a request may take", default=600.0, gt=0, le=MAX_SECONDS
     )
     retries: int = about(
-        "tries after the first, at most 30 s apart, for timeouts, lost connections, 408, 409, 429 "
+        "tries after the first, at most 30 s apart, for timeouts, lost connections, replies that "
+        "the server broke off, 408, 409, 425, 429 "
         "and 5xx",
         default=3,
         ge=0,
