@@ -25,8 +25,7 @@ VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 FULL_CACHE = "none"
 """The policy of a control: nothing is removed."""
 
-_REASON = 100
-"""Characters of a finish reason."""
+_REASON = 100  # characters of a finish reason
 
 
 def canonical(value: Any) -> bytes:
@@ -301,10 +300,7 @@ _NUMBERS = ("latency_s", "ttft_s", "achieved", "kept_tokens")
 
 @dataclass(frozen=True)
 class Answer:
-    """One arm's reply to one example. Can be stored, whatever it was made of.
-
-    `reasoning` are the thoughts that the server kept apart from the text.
-    """
+    """One arm's reply to one example. `reasoning`: thoughts that its server kept apart."""
 
     key: str
     text: str

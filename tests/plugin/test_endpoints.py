@@ -18,7 +18,7 @@ def test_one_of_two_servers_may_die(project: Project, mock: MockServer, n: str) 
 
         def die(number: int, body: object) -> Response | None:
             if number == 4:
-                other._server.should_exit = other._server.force_exit = True
+                other._server.end()
             return None
 
         other.trouble = die

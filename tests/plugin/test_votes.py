@@ -96,7 +96,7 @@ def test_votes_that_lack_samples_are_not_judged(project: Project, mock: MockServ
     project.run("-n", "0", *WARM)
 
     def die(number: int, body: dict[str, Any]) -> None:
-        mock._server.should_exit = mock._server.force_exit = True
+        mock._server.end()
 
     mock.trouble, mock.latency_s = die, 1.0  # it takes a tenth of a second to die
     result = project.run("-n", "0", *FIVE)

@@ -26,7 +26,9 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for connection in self.server_state.connections:
-            connection.transport.abort()
+            connection.shutdown()
+        if self.server_state.tasks:  # a last breath for what is nearly said
+            await asyncio.wait(self.server_state.tasks, timeout=0.1)
 
     def end(self) -> None:
         """From another thread."""
