@@ -121,10 +121,16 @@ def labels(seen: Seen) -> str:
 
 
 def truncation(seen: Seen) -> str:
-    """Many more answers cut at max_tokens than the control's."""
+    """Many more answers cut at max_tokens in one arm than in the other."""
     pairs = seen.pairs
     treated = float((pairs["finish_reason"] == "length").mean()) if len(pairs) else 0.0
     control = float((pairs["finish_reason_control"] == "length").mean()) if len(pairs) else 0.0
+    if control - treated >= MORE_TRUNCATED:
+        return (
+            f"{control:.0%} of the control's answers reach max_tokens, {treated:.0%} of the "
+            "treated: what the control could do is cut short, and a loss may not show; raise "
+            "max_tokens"
+        )
     if treated - control < MORE_TRUNCATED:
         return ""
     return (
@@ -175,6 +181,21 @@ def few_clusters(seen: Seen) -> str:
     if not n or clusters >= FEW_CLUSTERS or clusters == n:
         return ""
     return f"{n} examples share {clusters} contexts: only more contexts narrow the interval"
+
+
+OF_SCORES: Mapping[str, Callable[[Seen], str]] = {
+    "gain": gain,
+    "control-floor": control_floor,
+    "control-ceiling": control_ceiling,
+    "few-clusters": few_clusters,
+}
+"""What scores alone can show, without a word of the answers."""
+
+
+def flags_of_result(result: CellResult, rules: Rules) -> list[str]:
+    """The flags of pairs of scores, a fixed order."""
+    seen = Seen(pd.DataFrame(), result, {}, rules)
+    return [f"{code}: {said}" for code, check in OF_SCORES.items() if (said := check(seen))]
 
 
 CHECKS: Mapping[str, Callable[[Seen], str]] = {

@@ -8,7 +8,7 @@ costs a little against the best c in hindsight, needs no tuning, and depends on 
 on their order. Exact for every distribution on [-1, 1]; the price against a fixed number of
 examples is about half as many again at one look, and it is paid back by stopping early.
 
-Clusters are bet on whole, each with the stake its size deserves beside the largest one.
+Clusters are bet on whole, each with the stake its size deserves beside the largest there is.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class Betting:
         totals: shape (clusters,), the sum of each cluster's differences.
         sizes: shape (clusters,), the number of its examples.
         copies: how many clusters each of these stands for.
+        largest: the size that stakes are scaled to: of the largest cluster there is, drawn or not.
     """
 
     n: int
     totals: np.ndarray
     sizes: np.ndarray
     copies: float = 1.0
+    largest: float = 1.0
     method: str = "betting, anytime-valid"
     floor: float = -1.0
 
@@ -102,7 +104,7 @@ class Betting:
         """Logarithmic wins, shape (d, fractions, kinds), and how often each kind was seen."""
         totals, sizes, counts = self._kinds
         against = deltas[:, None]
-        gains = (totals - against * sizes) / (sizes.max() * (1 + against))
+        gains = (totals - against * sizes) / (max(sizes.max(), self.largest) * (1 + against))
         return np.log1p(FRACTIONS[:, None] * gains[:, None, :]), counts
 
 
@@ -193,8 +195,12 @@ def _smallest_sums(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return sums
 
 
-def betting_of(differences: np.ndarray, codes: np.ndarray) -> Betting:
-    """The evidence of `differences` in clusters coded 0, 1, 2 ... without gaps; shape (n,) each."""
+def betting_of(differences: np.ndarray, codes: np.ndarray, largest: int = 1) -> Betting:
+    """The evidence of `differences` in clusters coded 0, 1, 2 ... without gaps; shape (n,) each.
+
+    A stake must not depend on what is yet to come: `largest` is the size of the largest cluster
+    that could be drawn, where not all were.
+    """
     order = np.argsort(differences)
     totals = np.bincount(codes[order], weights=differences[order])
-    return Betting(len(codes), totals, np.bincount(codes).astype(float))
+    return Betting(len(codes), totals, np.bincount(codes).astype(float), largest=largest)

@@ -7,7 +7,7 @@ fits the data, then ask it for an interval and one p-value per direction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from scipy.special import bdtr
 from pytest_kvbench.analyse.betting import betting_of
 from pytest_kvbench.analyse.binary import BinaryPairs
 from pytest_kvbench.analyse.bounded import BoundedMean
+from pytest_kvbench.analyse.contexts import ContextPairs
 from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
-from pytest_kvbench.analyse.power import more_needed
+from pytest_kvbench.analyse.power import fewest, more_needed
 from pytest_kvbench.records import VerdictWord
 
+TIPPED = "the answers hold the margin, but not if the pairs lost to failures count as losses"
 CORRECT = 0.5  # a control score from here on counts as an answer that could be retained
 
 
@@ -31,7 +33,8 @@ class CellResult:
     one-sided p-values behind the verdict, each to be held against alpha / 2 (or its correction).
     `losses` and `gains` count examples that got worse or better; `p_mcnemar` is the exact sign test
     on them, descriptive only. `retention` is the mean treated score where the control scored 0.5 or
-    more. `needed` is how many more examples would decide (None: decided, or no number would).
+    more. `needed` is how many more examples would decide (None: decided, no number
+    would, or only more contexts can).
     A cell without pairs has None everywhere and says why in `reason`.
     """
 
@@ -69,6 +72,7 @@ def judge_cell(
     margin: float,
     alpha: float,
     anytime: bool = False,
+    largest: int = 1,
 ) -> CellResult:
     """Judge paired scores.
 
@@ -79,6 +83,7 @@ def judge_cell(
         margin: the loss that is still acceptable.
         alpha: two-sided level of the interval; the verdict uses alpha / 2 in each direction.
         anytime: the pairs stopped when it pleased: the interval must stay valid for that.
+        largest: examples of the largest cluster there is, where that may not have been drawn yet.
 
     Returns:
         The verdict with all it rests on; `not-measured` for n = 0. Nothing is drawn at random.
@@ -89,7 +94,7 @@ def judge_cell(
     control, treated, codes = checked(control, treated, clusters)
     if not len(control):
         return not_measured("no pair of answers was measured")
-    evidence = evidence_of(control, treated, codes, anytime=anytime)
+    evidence = evidence_of(control, treated, codes, anytime=anytime, largest=largest)
     return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
 
 
@@ -114,16 +119,25 @@ def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.n
 
 
 def evidence_of(
-    control: np.ndarray, treated: np.ndarray, codes: np.ndarray, *, anytime: bool = False
+    control: np.ndarray,
+    treated: np.ndarray,
+    codes: np.ndarray,
+    *,
+    anytime: bool = False,
+    largest: int = 1,
 ) -> Evidence:
-    """The method that fits: exact-tail score for independent right-or-wrong pairs, else bounded.
+    """The method that fits: exact-tail score for right-or-wrong pairs, else bounded.
 
+    Pairs that share contexts of nearly one size have a rule of their own; where sizes differ, what
+    is lost may go with them, and the bounded mean weighs it by the largest.
     Where sampling stopped when it pleased: betting.
     """
     if anytime:
-        return betting_of(treated - control, codes)
+        return betting_of(treated - control, codes, largest)
     if is_binary(control, treated, codes):
         return counted(control, treated)
+    if are_right_or_wrong(control, treated) and ContextPairs.fits(codes):
+        return ContextPairs.of(control, treated, codes)
     delta, codes = differences(control, treated, codes)
     estimate = float(delta.mean())
     totals = np.bincount(codes, weights=delta - estimate)
@@ -132,9 +146,13 @@ def evidence_of(
 
 def is_binary(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> bool:
     """Whether these are right-or-wrong scores of independent examples."""
+    return bool(codes.max() + 1 == len(codes)) and are_right_or_wrong(control, treated)
+
+
+def are_right_or_wrong(control: np.ndarray, treated: np.ndarray) -> bool:
+    """Whether every score is 0 or 1."""
     scores = np.concatenate([control, treated])
-    independent = codes.max() + 1 == len(codes)
-    return bool(independent and ((scores == 0) | (scores == 1)).all())
+    return bool(((scores == 0) | (scores == 1)).all())
 
 
 def counted(control: np.ndarray, treated: np.ndarray) -> BinaryPairs:
@@ -189,8 +207,40 @@ def summarise(
         p_breaks=breaks,
         p_mcnemar=min(1.0, 2 * float(bdtr(min(losses, gains), losses + gains, 0.5))),
         retention=float(treated[could].mean()) if could.any() else None,
-        needed=None if verdict != "undetermined" else more_needed(evidence, margin, alpha),
+        needed=more_needed(evidence, margin, alpha)
+        if verdict == "undetermined" and examples_help(evidence, codes, margin, alpha)
+        else None,
     )
+
+
+def examples_help(evidence: Evidence, codes: np.ndarray, margin: float, alpha: float) -> bool:
+    """Whether more examples of the contexts at hand could decide; else only more contexts can.
+
+    A margin cannot be held by fewer contexts than that many examples without a loss, as each may be
+    lost whole; unless what was seen tells otherwise (`contexts`).
+    """
+    contexts = int(codes.max()) + 1
+    if contexts == len(codes) or evidence.estimate <= -margin or not margin:
+        return True
+    return contexts >= fewest(margin, alpha)
+
+
+def tipped(result: CellResult, worst: CellResult, alpha: float) -> CellResult:
+    """The same, holding only if it does as well were every lost pair a loss.
+
+    Args:
+        result: of the pairs that have both scores.
+        worst: of these and those that were lost to failures, each as right under the control and
+            wrong under treatment.
+        alpha: two-sided level.
+    """
+    if result.p_holds is None or result.p_breaks is None or worst.p_holds is None:
+        return result
+    holds = max(result.p_holds, worst.p_holds)
+    verdict = verdict_of(holds, result.p_breaks, alpha)
+    if verdict == result.verdict:
+        return replace(result, p_holds=holds)
+    return replace(result, p_holds=holds, verdict=verdict, needed=worst.needed, reason=TIPPED)
 
 
 def verdict_of(holds: float, breaks: float, alpha: float) -> VerdictWord:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from pytest_kvbench.analyse.cell import CellResult, judge_cell, verdict_of
+from pytest_kvbench.analyse.cell import CellResult, judge_cell, tipped, verdict_of
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.multiplicity import Bonferroni, adjusted
 from pytest_kvbench.analyse.pooled import judge_pooled
@@ -56,24 +56,41 @@ Key = TypeVar("Key")
 
 
 def judge_each(
-    cells: Mapping[CellKey, CellPairs], excluded: Mapping[CellKey, str], rules: Rules
+    cells: Mapping[CellKey, CellPairs],
+    worst: Mapping[CellKey, CellPairs],
+    excluded: Mapping[CellKey, str],
+    rules: Rules,
 ) -> dict[CellKey, CellResult]:
-    """Judge every cell; those in `excluded` are not measured, for the reason given there."""
-    results = {
-        key: judge_cell(
+    """Judge every cell; those in `excluded` are not measured, for the reason given there.
+
+    Args:
+        cells: the pairs that have both scores.
+        worst: of cells that lost pairs: these too, counted as losses.
+        excluded: why a cell is not measured.
+        rules: margin and alpha.
+    """
+    results = {key: _judged(pairs, worst.get(key), rules) for key, pairs in cells.items()}
+    return {
+        key: unmeasured(result, excluded[key]) if key in excluded else result
+        for key, result in results.items()
+    }
+
+
+def _judged(pairs: CellPairs, worst: CellPairs | None, rules: Rules) -> CellResult:
+    result, *tipping = (
+        judge_cell(
             p.control,
             p.treated,
             p.clusters,
             margin=rules.margin,
             alpha=rules.alpha,
             anytime=rules.anytime,
+            largest=p.largest,
         )
-        for key, p in cells.items()
-    }
-    return {
-        key: unmeasured(result, excluded[key]) if key in excluded else result
-        for key, result in results.items()
-    }
+        for p in (pairs, worst)
+        if p is not None
+    )
+    return tipped(result, tipping[0], rules.alpha) if tipping else result
 
 
 def unmeasured(result: CellResult, reason: str) -> CellResult:
@@ -91,31 +108,39 @@ def unmeasured(result: CellResult, reason: str) -> CellResult:
 
 
 def judge_over_bins(
-    cells: Mapping[CellKey, CellPairs], results: Mapping[CellKey, CellResult], rules: Rules
+    cells: Mapping[CellKey, CellPairs],
+    worst: Mapping[CellKey, CellPairs],
+    results: Mapping[CellKey, CellResult],
+    rules: Rules,
 ) -> dict[CellKey, CellResult]:
     """The pooled row of every task, variant, policy and budget, over the bins measured."""
     groups: dict[CellKey, list[CellKey]] = {}
     for key in sorted(cells, key=lambda key: key.bin):
         groups.setdefault(key._replace(bin=ALL_BINS), []).append(key)
-    return {pooled: _over(members, cells, results, rules) for pooled, members in groups.items()}
+    return {
+        pooled: _over(members, cells, worst, results, rules) for pooled, members in groups.items()
+    }
 
 
 def _over(
     members: Sequence[CellKey],
     cells: Mapping[CellKey, CellPairs],
+    worst: Mapping[CellKey, CellPairs],
     results: Mapping[CellKey, CellResult],
     rules: Rules,
 ) -> CellResult:
     measured = [key for key in members if results[key].verdict != "not-measured"]
-    pooled = judge_pooled(
-        [cells[key] for key in measured],
-        margin=rules.margin,
-        alpha=rules.alpha,
-        anytime=rules.anytime,
-    )
+    pooled = _pooled([cells[key] for key in measured], rules)
+    if any(key in worst for key in measured):
+        tipping = _pooled([worst.get(key, cells[key]) for key in measured], rules)
+        pooled = tipped(pooled, tipping, rules.alpha)
     reasons = dict.fromkeys(results[key].reason for key in members)
     whys = "; ".join(reason for reason in reasons if reason)
     return pooled if measured or not whys else replace(pooled, reason=whys)
+
+
+def _pooled(bins: Sequence[CellPairs], rules: Rules) -> CellResult:
+    return judge_pooled(bins, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime)
 
 
 def corrected_verdicts(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
+from pytest_kvbench.analyse.artefacts import flags_of_result
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import (
     CellKey,
@@ -65,6 +67,8 @@ def judge_pairs(
     """
     rules = Rules(margin, alpha, correction=correction)
     judged = judge_cells(split_cells(checked_pairs(table)), {}, rules)
+    for key, row in judged.rows.items():
+        row["flags"] += flags_of_result(judged.results[key], rules)
     return {
         "cells": list(judged.rows.values()),
         "transitions": judged.transitions,
@@ -98,7 +102,10 @@ def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge_cells(
-    cells: Mapping[CellKey, CellPairs], excluded: Mapping[CellKey, str], rules: Rules
+    cells: Mapping[CellKey, CellPairs],
+    excluded: Mapping[CellKey, str],
+    rules: Rules,
+    worst: Mapping[CellKey, CellPairs] = MappingProxyType({}),
 ) -> Judged:
     """Judge cells, their pooled rows and their transitions.
 
@@ -106,9 +113,10 @@ def judge_cells(
         cells: the pairs of each treated cell.
         excluded: cells that count as not measured, with the reason.
         rules: margin, alpha, correction, planned cells.
+        worst: of cells that lost pairs to failures: these too, counted as losses.
     """
-    results = judge_each(cells, excluded, rules)
-    pooled = judge_over_bins(cells, results, rules)
+    results = judge_each(cells, worst, excluded, rules)
+    pooled = judge_over_bins(cells, worst, results, rules)
     verdicts = {
         **family_verdicts(results, rules.planned_cells or 0, rules),
         **family_verdicts(pooled, 0, rules),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_un
 from pytest_kvbench.analyse.integrity import integrity
 from pytest_kvbench.analyse.judge import Judged, judge_cells
 from pytest_kvbench.analyse.ladder import CellPairs
-from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair
+from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair, worst_pairs
 from pytest_kvbench.analyse.rules import Analysis, Rules
 from pytest_kvbench.analyse.same_answers import twins
 from pytest_kvbench.analyse.tables import split_cells
@@ -55,18 +56,31 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
 
 def judged_cells(joined: pd.DataFrame, facts: Facts, rules: Rules, sick: Sick) -> Judged:
     """Every treated cell that was asked for, judged where it may be, with its facts in its row."""
-    measured = split_cells(measured_pairs(joined))
+    measured, worst = (split_cells(of(joined)) for of in (measured_pairs, worst_pairs))
     nothing = CellPairs(*(np.array([]) for _ in range(4)))
-    cells = {key: measured.get(key, nothing) for key in facts}
+    largest = largest_contexts(joined)
+    cells, worst = (
+        {key: replace(found.get(key, nothing), largest=largest.get(key[:2], 1)) for key in keys}
+        for found, keys in ((measured, facts), (worst, worst))
+    )
     excluded = {
         key: why
         for key in facts
         if (why := _sickness(sick, key) or why_unmeasured(facts[key], rules))
     }
-    judged = judge_cells(cells, excluded, rules)
+    judged = judge_cells(cells, excluded, rules, worst)
     for key, known in {**facts, **pooled_facts(facts)}.items():
         judged.rows[key].update(known)
     return judged
+
+
+def largest_contexts(joined: pd.DataFrame) -> dict[Any, int]:
+    """By task and bin: examples of the largest context that any cell has drawn."""
+    if joined.empty:
+        return {}
+    sizes = joined.groupby(["task", "bin", "cluster"])["example_id"].nunique()
+    largest = sizes.groupby(level=["task", "bin"]).max().items()
+    return {place: int(size) for place, size in largest}
 
 
 def _sickness(sick: Sick, key: CellKey) -> str:

@@ -103,6 +103,18 @@ def beside_control(treated: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
+def worst_pairs(joined: pd.DataFrame) -> pd.DataFrame:
+    """`measured_pairs` of cells that lost some, the lost ones counted as losses.
+
+    As right under the control and wrong under treatment: a failure that comes with the budget can
+    then never make a cell hold.
+    """
+    cells = joined.loc[joined["lost"], CELL].drop_duplicates()
+    some = joined.merge(cells, on=CELL)
+    some.loc[some["lost"], ["score_control", "score"]] = 1.0, 0.0
+    return measured_pairs(some.assign(lost=False))
+
+
 def measured_pairs(joined: pd.DataFrame) -> pd.DataFrame:
     """The pairs with both scores, averaged over replicates: one row per cell and example."""
     kept = joined[~joined["lost"]]

@@ -8,7 +8,7 @@ scaled by sqrt(k / (k - 1)) for the k clusters that mean was estimated from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,11 +30,15 @@ from pytest_kvbench.analyse.strata import StratifiedPairs
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """One cell's paired scores in [0, 1], and the ids of their clusters; shape (n,) each."""
+    """One cell's paired scores in [0, 1], and the ids of their clusters; shape (n,) each.
+
+    `largest`: examples of the largest cluster that there could be, where not all were drawn.
+    """
 
     control: np.ndarray
     treated: np.ndarray
     clusters: np.ndarray
+    largest: int = field(default=1, kw_only=True)
 
 
 def judge_pooled(
@@ -47,16 +51,17 @@ def judge_pooled(
     Raises:
         ValueError: as `judge_cell`.
     """
-    strata = [checked(b.control, b.treated, b.clusters) for b in bins if len(b.control)]
+    bins = [b for b in bins if len(b.control)]
+    strata = [checked(b.control, b.treated, b.clusters) for b in bins]
     if not strata:
         return not_measured("no bin was measured")
     control, treated = (np.concatenate([s[i] for s in strata]) for i in (0, 1))
     starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
     codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
     if len(strata) == 1:
-        evidence = evidence_of(control, treated, codes, anytime=anytime)
+        evidence = evidence_of(control, treated, codes, anytime=anytime, largest=bins[0].largest)
         return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
-    pooled = stratified(strata, anytime=anytime)
+    pooled = stratified(strata, anytime=anytime, largest=[b.largest for b in bins])
     result = summarise(pooled, control, treated, codes, margin=margin, alpha=alpha)
     return replace(
         result,
@@ -66,17 +71,22 @@ def judge_pooled(
 
 
 def stratified(
-    strata: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], *, anytime: bool = False
+    strata: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    *,
+    anytime: bool = False,
+    largest: Sequence[int] = (),
 ) -> Evidence:
     """The evidence on the mean of two or more strata, each as `checked` gives it.
 
     Right-or-wrong scores of independent examples: the rule of `strata`. Else the bounded mean:
     where a stratum has one cluster, nothing is known of the variance within it: then deviations are
     taken from the overall mean, which can only widen the interval. Where sampling stopped when it
-    pleased: betting.
+    pleased: betting, scaled to the `largest` cluster of each stratum.
     """
     if anytime:
-        return StratifiedBetting([betting_of(t - c, codes) for c, t, codes in strata])
+        scales = largest or [1] * len(strata)
+        bets = ((t - c, codes, scale) for (c, t, codes), scale in zip(strata, scales, strict=True))
+        return StratifiedBetting([betting_of(*bet) for bet in bets])
     if all(is_binary(*stratum) for stratum in strata):
         return StratifiedPairs.of([counted(*stratum[:2]) for stratum in strata])
     deltas, codes = zip(*(differences(*stratum) for stratum in strata), strict=True)

@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pytest_kvbench.analyse.betting import betting_of
+from pytest_kvbench.analyse.betting import Betting, betting_of
 from pytest_kvbench.analyse.evidence import p_breaks, p_holds
 from pytest_kvbench.analyse.multiplicity import fallback
 from pytest_kvbench.records import VerdictWord
@@ -110,6 +110,11 @@ class Drawn:
     clusters: np.ndarray
     differences: Mapping[Rung, np.ndarray]
 
+    @property
+    def largest(self) -> int:
+        """Examples of the largest context that could be drawn."""
+        return int(np.unique(self.clusters, return_counts=True)[1].max(initial=1))
+
 
 def drawing_order(clusters: Sequence[str]) -> list[int]:
     """Positions in the order they are drawn: contexts by first appearance, each kept whole."""
@@ -163,12 +168,23 @@ def next_round(progress: Progress, drawn: Drawn, limits: Limits) -> Progress:
 
 
 def p_values(drawn: Drawn, rung: Rung, n: int, margin: float) -> tuple[float, float]:
-    """(of holds, of breaks) on a cell's first `n` examples; 1 where every pair was lost."""
+    """(of holds, of breaks) on a cell's first `n` examples; 1 where every pair was lost.
+
+    It holds only if it did as well were every lost pair a loss.
+    """
     differences, codes = _kept(drawn, rung, n)
     if not len(differences):
         return 1.0, 1.0
-    evidence = betting_of(differences, codes)
-    return p_holds(evidence, margin), p_breaks(evidence, margin)
+    evidence = betting_of(differences, codes, drawn.largest)
+    holds = max(p_holds(e, margin) for e in (evidence, _worst(drawn, rung, n)))
+    return holds, p_breaks(evidence, margin)
+
+
+def _worst(drawn: Drawn, rung: Rung, n: int) -> Betting:
+    """The evidence were every lost pair a loss."""
+    differences = np.nan_to_num(drawn.differences[rung][:n], nan=-1.0)
+    codes = np.unique(drawn.clusters[:n], return_inverse=True)[1]
+    return betting_of(differences, codes, drawn.largest)
 
 
 def _kept(drawn: Drawn, rung: Rung, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +204,10 @@ def _state(drawn: Drawn, rung: Rung, n: int, following: int, limits: Limits) -> 
     # the most that its ladder could ever hand to it
     ladder = sum(other.policy == rung.policy for other in drawn.differences)
     enough = -math.log(ladder * limits.alpha / 2)
-    evidence, growth = betting_of(differences, codes), 1 + (most - n) / len(differences)
+    evidence, growth = (
+        betting_of(differences, codes, drawn.largest),
+        1 + (most - n) / len(differences),
+    )
     holds = evidence.log_hope(-limits.margin, growth)
     breaks = evidence.mirrored().log_hope(limits.margin, growth)
     return "open" if max(holds, breaks) > enough else "out of reach"

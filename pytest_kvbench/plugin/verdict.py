@@ -65,9 +65,9 @@ class MeasuredCell:
         """
         reference = control.of(self)
         paired = sorted(self.scores.keys() & reference.scores.keys())
-        lost = len(self.failed | (reference.failed & (self.failed | self.scores.keys())))
-        self._refuse_if_lost(lost, len(paired))
-        return Comparison(self, reference, tuple(paired), lost)
+        lost = sorted(self.failed | (reference.failed & (self.failed | self.scores.keys())))
+        self._refuse_if_lost(len(lost), len(paired))
+        return Comparison(self, reference, tuple(paired), tuple(lost))
 
     def _refuse_if_lost(self, lost: int, paired: int) -> None:
         if not paired:
@@ -86,8 +86,30 @@ class MeasuredCell:
                 "the server reports other bytes than asked for; see the column `achieved`",
             )
 
-    def judge(self, reference: MeasuredCell, paired: Sequence[Repetition]) -> CellResult:
-        """The verdict on the pairs with a control."""
+    def judge(
+        self, reference: MeasuredCell, paired: Sequence[Repetition], lost: Sequence[Repetition] = ()
+    ) -> CellResult:
+        """The verdict on the pairs with a control; those `lost` to failures count as losses."""
+        from pytest_kvbench.analyse.cell import tipped
+
+        result = self._judged(reference.scores, self.scores, paired)
+        if not lost:
+            return result
+        right, wrong = dict.fromkeys(lost, 1.0), dict.fromkeys(lost, 0.0)
+        everything = sorted({*paired, *lost})
+        worst = self._judged({**reference.scores, **right}, {**self.scores, **wrong}, everything)
+        return tipped(result, worst, self._alpha)
+
+    @property
+    def _alpha(self) -> float:
+        return self.level or self.gate.alpha / max(1, self.planned_cells)
+
+    def _judged(
+        self,
+        control: Mapping[Repetition, float],
+        treated: Mapping[Repetition, float],
+        paired: Sequence[Repetition],
+    ) -> CellResult:
         import numpy as np
 
         from pytest_kvbench.analyse.cell import judge_cell
@@ -101,11 +123,11 @@ class MeasuredCell:
             return [sum(values) / len(values) for values in by_example.values()]
 
         return judge_cell(
-            np.array(means(reference.scores)),
-            np.array(means(self.scores)),
+            np.array(means(control)),
+            np.array(means(treated)),
             np.array([self.clusters[example] for example in examples]),
             margin=self.gate.margin,
-            alpha=self.level or self.gate.alpha / max(1, self.planned_cells),
+            alpha=self._alpha,
             anytime=self.level is not None,
         )
 
@@ -128,12 +150,17 @@ class Comparison:
     cell: MeasuredCell
     control: MeasuredCell
     paired: tuple[Repetition, ...]
-    lost: int
+    lost_pairs: tuple[Repetition, ...]
+
+    @property
+    def lost(self) -> int:
+        """How many pairs were lost to failures."""
+        return len(self.lost_pairs)
 
     @cached_property
     def result(self) -> CellResult:
         """The figures and the verdict."""
-        return self.cell.judge(self.control, self.paired)
+        return self.cell.judge(self.control, self.paired, self.lost_pairs)
 
     @property
     def verdict(self) -> str | None:

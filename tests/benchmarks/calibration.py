@@ -21,15 +21,16 @@ import pandas as pd
 from scipy.special import ndtr
 
 from pytest_kvbench.analyse.binary import BinaryPairs, restricted_rates
-from pytest_kvbench.analyse.cell import evidence_of, verdict_of
+from pytest_kvbench.analyse.cell import checked, evidence_of, verdict_of
 from pytest_kvbench.analyse.cells import corrected_verdicts
 from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
 from pytest_kvbench.analyse.judge import judge_pairs
-from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
+from pytest_kvbench.analyse.pooled import Pairs, judge_pooled, stratified
 from pytest_kvbench.analyse.power import trinomial
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.sequential import Drawn, Limits, Rung, advance, start
 from pytest_kvbench.analyse.transitions import bracket
+from pytest_kvbench.analyse.unpaired import Sample, two_samples
 
 ALPHA = 0.05
 SIZES = (13, 24, 50, 100, 200)
@@ -240,6 +241,160 @@ def pooled(random: Random, scale: Scale) -> Iterable[Check]:
         share, width = np.mean([f[0] for f in found]), np.median([f[1] for f in found])
         print(f"| {name} | {sizes} | {share:.3f} | {width:.3f} |", flush=True)
         yield Check(f"pooled {name} {sizes}", float(share), 0.93, len(found), at_least=True)
+
+
+# -- shapes of plans -----------------------------------------------------------------------------
+
+
+def contexts(
+    random: Random, count: int, size: int, loss: float, gain: float, share: float
+) -> Pairs:
+    """Contexts of `size`, whose rates vary so that their pairs are correlated by `share`."""
+    rates = np.array([loss, gain, 1 - loss - gain])
+    if share == 1:
+        own = np.eye(3)[random.choice(3, count, p=rates)]
+    elif share == 0:
+        own = np.tile(rates, (count, 1))
+    else:
+        drawn = random.gamma(np.maximum(rates, 1e-9) * (1 - share) / share, size=(count, 3))
+        own = drawn / drawn.sum(axis=1, keepdims=True)
+    ids = np.repeat(np.arange(count), size)
+    draw = random.random(count * size)
+    lost, won = draw < own[ids, 0], draw > 1 - own[ids, 1]
+    return Pairs(1.0 - won, 1.0 - lost, ids)
+
+
+def growing(random: Random, count: int, whole: bool) -> Pairs:
+    """Contexts of 1 to 10 examples; the larger, the more is lost: 0.10 of all examples."""
+    sizes = random.integers(1, 11, count)
+    ids = np.repeat(np.arange(count), sizes)
+    draw = random.random(count)[ids] if whole else random.random(len(ids))
+    return Pairs(np.ones(len(ids)), (draw >= 0.10 * 55 / 385 * sizes[ids]) * 1.0, ids)
+
+
+def heavy(random: Random, count: int) -> list[Pairs]:
+    """Four bins of 40 single examples that lose nothing; one of `count` contexts of 20."""
+    return [*(binary(random, 40, 0.0) for _ in range(4)), contexts(random, count, 20, 0.5, 0, 1)]
+
+
+Bins = Callable[[Random], list[Pairs]]
+
+
+def _bins(sizes: Sequence[int], losses: Sequence[float], gain: float = 0.0) -> Bins:
+    return lambda r: [binary(r, n, loss, gain) for n, loss in zip(sizes, losses, strict=True)]
+
+
+def _at_margin() -> Iterable[tuple[str, Bins]]:
+    """Plans that lose 0.10, each in a way of its own."""
+    last = (0, 0, 0, 0, 0.5)
+    yield "bins of 50, 50, 50, 50, 2, all in the last", _bins((50, 50, 50, 50, 2), last)
+    yield "the same, some everywhere", _bins((50, 50, 50, 50, 2), (0.05,) * 4 + (0.3,))
+    yield "bins of 60, 30, 4, all in the last", _bins((60, 30, 4), (0, 0, 0.3))
+    yield "the same, 5% gains", _bins((60, 30, 4), (0.06, 0.06, 0.33), 0.05)
+    yield "bins of 100, 50, 20, 10, 5, 5% gains", _bins((100, 50, 20, 10, 5), (0.15,) * 5, 0.05)
+    yield "20 bins of 2, 5% gains", _bins((2,) * 20, (0.15,) * 20, 0.05)
+    yield "5 bins of 5", _bins((5,) * 5, (0.1,) * 5)
+    yield "5 bins of 20, 5% gains", _bins((20,) * 5, (0.15,) * 5, 0.05)
+    yield "4 bins of 40 and one of 2 contexts of 20", lambda r: heavy(r, 2)
+    yield "4 bins of 40 and one of 1 context of 20", lambda r: heavy(r, 1)
+    for count in (20, 40, 80):
+        for whole in (False, True):
+            name = f"{count} contexts of 1 to 10, loss by size{', whole' if whole else ''}"
+            yield name, lambda r, c=count, w=whole: [growing(r, c, w)]
+    for count in (8, 20, 50, 200):
+        for share in (0.0, 0.1, 0.3, 1.0):
+            for gain in (0.0, 0.05):
+                name = f"{count} contexts of 5, ICC {share:g}, gains {gain:g}"
+                draw = functools.partial(
+                    contexts, count=count, size=5, loss=0.10 + gain, gain=gain, share=share
+                )
+                yield name, lambda r, d=draw: [d(r)]
+
+
+def _powers() -> Iterable[tuple[str, str, float, Bins]]:
+    """What must be decided, how, and how often at least."""
+    twenty = functools.partial(contexts, count=20, size=5)
+    yield "5 bins of 5, loss 0.4", "breaks", 0.78, _bins((5,) * 5, (0.4,) * 5)
+    yield "5 bins of 20, 2% flips", "holds", 0.95, _bins((20,) * 5, (0.02,) * 5, 0.02)
+    spread = functools.partial(twenty, loss=0.05, gain=0.05, share=0)
+    yield "20 contexts of 5, ICC 0, 5% flips", "holds", 0.70, lambda r: [spread(r)]
+    shared = functools.partial(twenty, loss=0.4, gain=0.05, share=0.3)
+    yield "20 contexts of 5, ICC 0.3, loss 0.4", "breaks", 0.70, lambda r: [shared(r)]
+
+
+def shapes(random: Random, scale: Scale) -> Iterable[Check]:
+    """Unequal bins, and contexts, at a loss of the margin: <= 2.5% either way; what they decide."""
+    print("\n## A loss of exactly the margin, 0.10, one verdict at one-sided 0.025\n")
+    print("| plan | false holds | false breaks | coverage of 95% |\n|---|---|---|---|")
+    for name, draw in _at_margin():
+        found = [_judged(draw(random)) for _ in range(2 * scale.intervals)]
+        holds, breaks = (float(np.mean([w == word for w in found])) for word in WORDS)
+        print(f"| {name} | {holds:.3f} | {breaks:.3f} | {1 - holds - breaks:.3f} |", flush=True)
+        yield Check(f"false holds, {name}", holds, 0.025, len(found), at_least=False)
+        yield Check(f"false breaks, {name}", breaks, 0.025, len(found), at_least=False)
+    print("\n| plan | verdict | how often |\n|---|---|---|")
+    for name, word, least, draw in _powers():
+        share = float(np.mean([_judged(draw(random)) == word for _ in range(scale.intervals)]))
+        print(f"| {name} | {word} | {share:.3f} |", flush=True)
+        yield Check(f"power, {name}", share, least, scale.intervals, at_least=True)
+
+
+WORDS = ("holds", "breaks")
+
+
+def _judged(bins: Sequence[Pairs]) -> str:
+    strata = [checked(b.control, b.treated, b.clusters) for b in bins]
+    evidence = stratified(strata) if len(strata) > 1 else evidence_of(*strata[0])
+    return verdict_of(p_holds(evidence, 0.10), p_breaks(evidence, 0.10), ALPHA)
+
+
+# -- two sides over different examples -----------------------------------------------------------
+
+SIDES = (
+    *((10, 50, 5, right) for right in (0.98, 0.9, 0.5)),
+    *((10, 5, 50, 0.98), (1, 50, 5, 0.98), (5, 20, 20, 0.9), (3, 50, 20, 0.8)),
+)
+
+
+def unpaired(random: Random, scale: Scale) -> Iterable[Check]:
+    """Nothing changed between samples of unequal size, over bins: <= 2.5% either way."""
+    print("\n## Unpaired comparisons, nothing changed, one-sided 0.025\n")
+    print("| bins | before | now | right | worse | better |\n|---|---|---|---|---|---|")
+    for bins, before, now, right in SIDES:
+        wrong = np.zeros(2)
+        for _ in range(scale.intervals):
+            pairs = [tuple(_sample(random, n, right) for n in (before, now)) for _ in range(bins)]
+            found = two_samples(pairs)
+            wrong += [p_breaks(found, 0.0) < ALPHA / 2, p_holds(found, 0.0) < ALPHA / 2]
+        worse, better = (float(share) for share in wrong / scale.intervals)
+        print(f"| {bins} | {before} | {now} | {right} | {worse:.3f} | {better:.3f} |", flush=True)
+        what = f"{bins} bins, {before} against {now}, {right}"
+        yield Check(f"worse, {what}", worse, 0.025, scale.intervals, at_least=False)
+        yield Check(f"better, {what}", better, 0.025, scale.intervals, at_least=False)
+
+
+def _sample(random: Random, n: int, right: float) -> Sample:
+    return Sample((random.random(n) < right) * 1.0, np.arange(n))
+
+
+# -- losses that come as failures ----------------------------------------------------------------
+
+
+def failures(random: Random, scale: Scale) -> Iterable[Check]:
+    """A loss of the margin, half of it as failed requests, within `max_lost`: holds <= 2.5%."""
+    print("\n## A loss of 0.10, half of it by failures, up to 5% of pairs lost\n")
+    print("| n | holds | of the answers alone |\n|---|---|---|")
+    for n in (100, 200, 400):
+        held = np.zeros(2)
+        for _ in range(2 * scale.intervals):
+            lost, wrong, _ = (int(k) for k in random.multinomial(n, (0.05, 0.05, 0.9)))
+            if lost <= 0.05 * n:
+                answered, worst = BinaryPairs(wrong, 0, n - lost), BinaryPairs(wrong + lost, 0, n)
+                p = [p_holds(evidence, 0.10) for evidence in (answered, worst)]
+                held += [max(p) < ALPHA / 2, p[0] < ALPHA / 2]
+        with_lost, alone = (float(share) for share in held / (2 * scale.intervals))
+        print(f"| {n} | {with_lost:.3f} | {alone:.3f} |", flush=True)
+        yield Check(f"holds by failures, n {n}", with_lost, 0.025, scale.intervals, at_least=False)
 
 
 # -- binary data without simulation --------------------------------------------------------------
@@ -593,6 +748,9 @@ SECTIONS = {
     "exact": exact,
     "intervals": intervals,
     "pooled": pooled,
+    "shapes": shapes,
+    "unpaired": unpaired,
+    "failures": failures,
     "verdicts": verdicts,
     "transitions": transitions,
     "sequential": sequential,

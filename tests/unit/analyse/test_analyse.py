@@ -113,7 +113,9 @@ def test_failures_drop_their_pair_and_too_many_end_the_cell():
     for i in range(2):
         treated[i] = failed(i, "snapkv", 0.5)
     row = cell(run(arm(40, *CONTROL) + treated))
-    assert (row["n"], row["lost"], row["verdict"]) == (38, 2, "holds")
+    assert (row["n"], row["lost"], row["verdict"]) == (38, 2, "undetermined")
+    assert "count as losses" in row["reason"]
+    assert row["needed"] > 0
     treated[2] = failed(2, "snapkv", 0.5, kind="ENGINE_ERROR")
     out = run(arm(40, *CONTROL) + treated)
     row = cell(out)
@@ -127,6 +129,34 @@ def test_failures_drop_their_pair_and_too_many_end_the_cell():
     assert out.integrity["failures"] == {"TIMEOUT": 2, "ENGINE_ERROR": 1}
     assert out.integrity["answers"] + 3 == out.integrity["requests"] == 80
     assert cell(run(arm(40, *CONTROL) + treated, Rules(0.1, 0.05, max_lost=0.1)))["verdict"]
+
+
+@pytest.mark.parametrize("n", [200, 400])
+def test_a_loss_of_the_margin_half_of_it_by_failures_does_not_hold(n):
+    """5% of treated requests fail and 5% are wrong: of the answers alone, 5.3% are lost."""
+    treated = arm(n, "snapkv", 0.5, lost=n // 10)
+    treated[: n // 20] = [failed(i, "snapkv", 0.5) for i in range(n // 20)]
+    out = run(arm(n, *CONTROL) + treated)
+    for row in (cell(out), cell(out, bin_="all")):
+        assert (row["verdict"], row["lost"]) == ("undetermined", n // 20)
+        assert "count as losses" in row["reason"]
+    few = treated[:2] + arm(n, "snapkv", 0.5)[2:]
+    assert cell(run(arm(n, *CONTROL) + few))["verdict"] == "holds"
+
+
+def test_pairs_lost_by_the_control_never_make_a_cell_break():
+    control = [failed(i) if i < 10 else row for i, row in enumerate(arm(200, *CONTROL))]
+    row = cell(run(control + arm(200, "snapkv", 0.5, lost=20)))
+    assert (row["verdict"], row["lost"]) == ("undetermined", 10)
+
+
+@pytest.mark.parametrize("cut", [CONTROL, ("snapkv", 0.5)])
+def test_answers_cut_short_in_one_arm_are_flagged_whichever_it_is(cut):
+    rows = arm(40, *CONTROL) + arm(40, "snapkv", 0.5)
+    for row in rows:
+        if (row["policy"], row["budget"]) == cut and int(row["example_id"][1:]) < 12:
+            row["finish_reason"] = "length"
+    assert "truncation" in codes(cell(run(rows)))
 
 
 def test_a_failed_control_drops_the_pair_too():

@@ -130,6 +130,7 @@ def test_methods_fit_the_data():
         return judge_cell(control, treated, clusters, **RULES).method
 
     assert method([1, 0, 1], [1, 1, 0], [0, 1, 2]).startswith("score")
+    assert method([1, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 1]).endswith("contexts")
     assert method([1, 0, 1], [1, 1, 0], [0, 1, 1]).startswith("bounded")
     assert method([1, 0, 1], [1, 0.5, 0], [0, 1, 2]).startswith("bounded")
 
