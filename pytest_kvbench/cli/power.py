@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,21 @@ class Shape:
     bins: int
     per_example: int
     declared: int | None = None
+    rounds: Rounds | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows over all bins: a family of their own."""
+        return max(1, self.cells // self.bins)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Sampling in rounds: examples of a bin at least and at most, cells of the longest ladder."""
+
+    least: int
+    most: int
+    rungs: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,8 @@ def power(
     """Say how many examples per bin let cells `hold`, and what they cost.
 
     With an experiment FILE: its margin, error, cells, bins and arms, and the power of the examples
-    it declares. Scores that are right or wrong, examples that share no context.
+    it declares, by the rule that will judge them: in rounds (simulated) where sampling is
+    sequential. Scores that are right or wrong, examples that share no context.
     """
     experiment = _experiment(file, sets) if file else None
     gate = experiment.gate if experiment else Gate()
@@ -112,7 +129,16 @@ def shape_of(experiment: Experiment | None, cells: int | None) -> Shape:
         for group, members in groups.items()
     )
     planned = max(1, plan.treated_cells(experiment))
-    return Shape(cells or planned, experiment.bins.n, per_example, min(experiment.bins.per_bins))
+    bins = experiment.bins
+    rungs = Counter((group, cell.policy) for group, members in groups.items() for cell in members)
+    rounds = Rounds(bins.least, max(bins.per_bins), max(rungs.values(), default=1))
+    return Shape(
+        cells or planned,
+        bins.n,
+        per_example,
+        min(bins.per_bins),
+        rounds if experiment.sequential else None,
+    )
 
 
 def answers(
@@ -137,11 +163,29 @@ def answers(
         rows.append(row(f"each of {shape.cells} cells, at alpha / {shape.cells}", shape.cells, 1))
     if shape.bins > 1:
         rows.append(row(f"{shape.bins} alike bins together", 1, shape.bins))
+        if shape.rows > 1:
+            of = f"{shape.bins} bins, each of {shape.rows} rows over them"
+            rows.append(row(of, shape.rows, shape.bins))
+    if shape.rounds is not None:
+        rows.append(_in_rounds(shape, shape.rounds, margin, alpha, discordance, delta))
+        return rows
     if shape.declared is not None:
         n, level = shape.declared, alpha / shape.cells
         reached = power_of(n, margin, discordance, delta, level)
         rows.append(Row("as declared, each cell", n, reached, n * shape.per_example))
     return rows
+
+
+def _in_rounds(
+    shape: Shape, rounds: Rounds, margin: float, alpha: float, discordance: float, delta: float
+) -> Row:
+    from pytest_kvbench.analyse.foreseen import power_in_rounds
+    from pytest_kvbench.analyse.sequential import Limits
+
+    limits = Limits(margin, alpha / shape.cells, rounds.least, rounds.most)
+    reached = power_in_rounds(limits, rounds.rungs, discordance, delta)
+    of = f"as declared, {rounds.least} to {rounds.most} in rounds"
+    return Row(of, rounds.most, reached, rounds.most * shape.per_example)
 
 
 def _line(row: Row) -> str:

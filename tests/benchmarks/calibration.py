@@ -23,12 +23,13 @@ from scipy.special import ndtr
 from pytest_kvbench.analyse.binary import BinaryPairs, restricted_rates
 from pytest_kvbench.analyse.cell import checked, evidence_of, verdict_of
 from pytest_kvbench.analyse.cells import corrected_verdicts
-from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
+from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
 from pytest_kvbench.analyse.judge import judge_pairs
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled, stratified
 from pytest_kvbench.analyse.power import trinomial
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.sequential import Drawn, Limits, Rung, advance, start
+from pytest_kvbench.analyse.strata import StratifiedPairs
 from pytest_kvbench.analyse.transitions import bracket
 from pytest_kvbench.analyse.unpaired import Sample, two_samples
 
@@ -345,6 +346,18 @@ WORDS = ("holds", "breaks")
 def _judged(bins: Sequence[Pairs]) -> str:
     strata = [checked(b.control, b.treated, b.clusters) for b in bins]
     evidence = stratified(strata) if len(strata) > 1 else evidence_of(*strata[0])
+    if isinstance(evidence, StratifiedPairs):
+        parts = sorted(zip(evidence.strata, evidence.shares, strict=True), key=repr)
+        return _word_of_strata(*(tuple(column) for column in zip(*parts, strict=True)))
+    return _word_of(evidence)
+
+
+@functools.cache
+def _word_of_strata(strata: tuple[BinaryPairs, ...], shares: tuple[int, ...]) -> str:
+    return _word_of(StratifiedPairs(strata, shares))
+
+
+def _word_of(evidence: Evidence) -> str:
     return verdict_of(p_holds(evidence, 0.10), p_breaks(evidence, 0.10), ALPHA)
 
 
