@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from pytest_kvbench.analyse.power import power_of
 from pytest_kvbench.cli.stages import main
 
 EXPERIMENT = """\
@@ -56,3 +57,24 @@ def test_what_cannot_be_is_refused_in_two_lines(wrong: list[str]) -> None:
     result = CliRunner().invoke(main, ["power", "--margin", "0.1", *wrong])
     assert result.exit_code == 4
     assert len(result.stderr.strip().splitlines()) == 2
+
+
+def test_rows_over_bins_share_their_error_too(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(EXPERIMENT)
+    found = rows(str(file), "--discordance", "0")
+    assert found["3 bins, each of 4 rows over them"]["n"] == 11  # 0.85 ** 33 < 0.025 / 4
+
+
+def test_sampling_in_rounds_is_foreseen_by_its_own_rule(tmp_path: Path) -> None:
+    """The exact test of a fixed number says .88 where sampling in rounds decides less often."""
+    file = tmp_path / "e.yaml"
+    file.write_text(
+        EXPERIMENT.replace("per_bin: 20", "per_bin: {min: 12, max: 100}").replace("0.15", "0.10")
+        + "sampling: {strategy: sequential}\n"
+    )
+    args = ["--discordance", "0.1", "--set", "kv.policies=[snapkv]", "--set", "bins.n=1"]
+    found = rows(str(file), *args)
+    sampled = found["as declared, 12 to 100 in rounds"]["power"]
+    fixed = power_of(100, 0.10, 0.1, 0.0, 0.05 / 2)
+    assert 0.2 < sampled < fixed - 0.05
