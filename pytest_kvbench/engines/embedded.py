@@ -82,7 +82,7 @@ class EmbeddedSource:
             )
         else:
             client = self._connect(self._settings.base_url or self._serve())
-        places = self._crowd.places(self._settings.concurrency, self._name)
+        places = self._crowd.places(self._settings.concurrency, name_of(self._settings))
         return EmbeddedEngine(client, self._settings.model, most, places)
 
     def _connect(self, base_url: str) -> Client:
@@ -105,11 +105,7 @@ class EmbeddedSource:
 
     @cached_property
     def _pace(self) -> Pace:
-        return self._crowd.pace(self._settings.max_rpm, self._settings.max_tpm, self._name)
-
-    @property
-    def _name(self) -> str:
-        return name_of(self._settings)
+        return self._crowd.pace(self._settings)
 
     @property
     def _urls(self) -> tuple[str, ...]:

@@ -114,17 +114,12 @@ class OpenAISource:
             at_once=self._at_once,
             control_first=self._kind.size is not None,
         )
-        places = self._crowd.places(self._settings.concurrency, self._name)
+        places = self._crowd.places(self._settings.concurrency, name_of(self._settings))
         return OpenAIEngine(fleet, self._settings, self._kv, most, places)
 
     @cached_property
     def _pace(self) -> Pace:
-        """One for all arms: a provider counts an account's requests, whatever they are for."""
-        return self._crowd.pace(self._settings.max_rpm, self._settings.max_tpm, self._name)
-
-    @property
-    def _name(self) -> str:
-        return name_of(self._settings)
+        return self._crowd.pace(self._settings)
 
     @cached_property
     def _headers(self) -> dict[str, str]:

@@ -52,11 +52,15 @@ class Crowd:
             return asyncio.Semaphore(self._part(count))
         return SharedPlaces(self._file(f"{name}.places"), count, self._part(count))
 
-    def pace(self, max_rpm: float | None, max_tpm: float | None, name: str) -> Pace:
-        """Lets through so much a minute, in all processes together."""
+    def pace(self, settings: EngineSettings) -> Pace:
+        """Lets through as much a minute as the engine may be asked, in all processes together.
+
+        One for all arms: a provider counts an account's requests, whatever they are for.
+        """
         if self.folder is None:
-            return Pace(max_rpm, max_tpm, self.share)
-        return Pace(max_rpm, max_tpm, meet_at=self._file(f"{name}.pace"))
+            return Pace(settings.max_rpm, settings.max_tpm, self.share)
+        meeting = self._file(f"{name_of(settings)}.pace")
+        return Pace(settings.max_rpm, settings.max_tpm, meet_at=meeting)
 
     def _part(self, count: int) -> int:
         return max(1, count // self.share)

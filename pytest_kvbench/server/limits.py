@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from pytest_kvbench.server.middleware import HttpMiddleware
 from pytest_kvbench.server.protocol import ApiError
 
 MOST_JSON_BYTES = 16 * 2**20
@@ -15,17 +16,13 @@ MOST_FILE_BYTES = 200 * 2**20
 _FORM_BYTES = 2**20  # what surrounds a file that is uploaded
 
 
-class BodyLimit:
-    """Nothing is read past the limit; a body that says it is longer is not read at all."""
+class BodyLimit(HttpMiddleware):
+    """Nothing is read past the limit; a body that says it is longer is not read at all.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    The application meets an ApiError (413) where it reads too far.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve; the application meets an ApiError (413) where it reads too far."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = _limit(scope["path"])
         read, declared = 0, _declared(scope)
 

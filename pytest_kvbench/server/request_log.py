@@ -8,9 +8,10 @@ import logging
 import time
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from pytest_kvbench.server.engine import Job
+from pytest_kvbench.server.middleware import HttpMiddleware
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +24,10 @@ def describe(request: Request, job: Job) -> None:
     )
 
 
-class RequestLog:
+class RequestLog(HttpMiddleware):
     """One line a request: method, path, status, wall time, and where a job's time went."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, then write the line."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.perf_counter(), 0
         state = scope.setdefault("state", {})
 

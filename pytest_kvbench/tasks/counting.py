@@ -6,13 +6,13 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example
-from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
+from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -36,20 +36,11 @@ class Counting(Generated):
 
     options: CountingOptions
     instruction: ClassVar[str] = INSTRUCTION
+    name = NAME
 
     @property
-    def name(self) -> str:
-        """Its only one."""
-        return NAME
-
-    @cached_property
-    def template_version(self) -> str:
-        """Digest of wording and options."""
-        return template_version(
-            text=[INSTRUCTION, ASK, COMMON_SHARE],
-            max_tokens=self.max_tokens,
-            options=self.options.model_dump(),
-        )
+    def _shape(self) -> Mapping[str, object]:
+        return {"text": [INSTRUCTION, ASK, COMMON_SHARE], "options": self.options.model_dump()}
 
     @property
     def max_tokens(self) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import ClassVar
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
-from pytest_kvbench.tasks.base import seeded
+from pytest_kvbench.tasks.base import seeded, template_version
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -125,6 +126,16 @@ class Generated(ABC):
     @abstractmethod
     def max_tokens(self) -> int:
         """New tokens of a reply."""
+
+    @property
+    @abstractmethod
+    def _shape(self) -> Mapping[str, object]:
+        """What shapes a prompt beside the length of its reply: the wording and the options."""
+
+    @cached_property
+    def template_version(self) -> str:
+        """Digest of all that shapes a prompt."""
+        return template_version(max_tokens=self.max_tokens, **self._shape)
 
     @abstractmethod
     def _costs(self, tokenizer: Tokenizer) -> Mapping[str, int]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example
-from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
+from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import HaystackName, hide, load_haystack, word_costs
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -61,15 +60,13 @@ class Niah(Generated):
         """`niah/<kind>`."""
         return f"niah/{self.kind}"
 
-    @cached_property
-    def template_version(self) -> str:
-        """Digest of wording and options."""
-        return template_version(
-            kind=self.kind,
-            text=[INSTRUCTION, NEEDLE, ASK_ONE, ASK_ALL],
-            max_tokens=self.max_tokens,
-            options=self.options.model_dump(),
-        )
+    @property
+    def _shape(self) -> Mapping[str, object]:
+        return {
+            "kind": self.kind,
+            "text": [INSTRUCTION, NEEDLE, ASK_ONE, ASK_ALL],
+            "options": self.options.model_dump(),
+        }
 
     @property
     def max_tokens(self) -> int:

@@ -6,14 +6,13 @@ import itertools
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example
-from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options, template_version
+from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import HaystackName, hide, load_haystack, word_costs
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -45,20 +44,11 @@ class Tracking(Generated):
 
     options: TrackingOptions
     instruction: ClassVar[str] = INSTRUCTION
+    name = NAME
 
     @property
-    def name(self) -> str:
-        """Its only one."""
-        return NAME
-
-    @cached_property
-    def template_version(self) -> str:
-        """Digest of wording and options."""
-        return template_version(
-            text=[INSTRUCTION, NUMBER, COPY, ASK],
-            max_tokens=self.max_tokens,
-            options=self.options.model_dump(),
-        )
+    def _shape(self) -> Mapping[str, object]:
+        return {"text": [INSTRUCTION, NUMBER, COPY, ASK], "options": self.options.model_dump()}
 
     @property
     def max_tokens(self) -> int:
