@@ -98,8 +98,8 @@ def power(
     rows = answers(shape, margin, alpha, discordance, -loss, chance)
     if as_json:
         asked = {"margin": margin, "alpha": alpha, "loss": loss, "discordance": discordance}
-        known = {**asked, "power": chance, "cells": shape.cells, "bins": shape.bins}
-        click.echo(json.dumps({**known, "rows": [asdict(row) for row in rows]}, indent=1))
+        figures = {**asked, "power": chance, "cells": shape.cells, "bins": shape.bins}
+        click.echo(json.dumps({**figures, "rows": [asdict(row) for row in rows]}, indent=1))
         return
     click.echo(
         f"to hold a margin of {margin:g} at a loss of {loss:g} where {discordance:.0%} of answers "

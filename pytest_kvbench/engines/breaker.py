@@ -142,36 +142,36 @@ class Breaker:
         self._shut_out = 0
 
     def _note(self, failed: RequestFailedError, size: int, path: str, model: object) -> None:
-        said = str(failed)
+        message = str(failed)
         if self._answered:
             self._shut_out = self._shut_out + 1 if failed.status in {_WRONG_KEY, _CREDIT} else 0
             return
-        if hint := self._hint(failed.status, said, path, model):
-            told = sound.said(said).rstrip(".")
-            self._refused = (f"{told}: {self._base_url} refuses every request", hint)
+        if hint := self._hint(failed.status, message, path, model):
+            shortened = sound.said(message).rstrip(".")
+            self._refused = (f"{shortened}: {self._base_url} refuses every request", hint)
             raise RefusedError(*self._refused)
-        if not self._is_own(failed.status, said):
-            self._count(failed.status, said, size)
+        if not self._is_own(failed.status, message):
+            self._count(failed.status, message, size)
 
     @staticmethod
-    def _is_own(status: int | None, said: str) -> bool:
+    def _is_own(status: int | None, message: str) -> bool:
         """Whether it is about this one prompt; a page that is not there may say anything."""
-        return status not in _PATH | {_WRONG_KEY} and bool(_OWN.search(said))
+        return status not in _PATH | {_WRONG_KEY} and bool(_OWN.search(message))
 
-    def _count(self, status: int | None, said: str, size: int) -> None:
-        words = (status, sound.words(said))
+    def _count(self, status: int | None, message: str, size: int) -> None:
+        words = (status, sound.words(message))
         patience_s = _MINUTE_S if status in _MAY_PASS else 0.0
         alike = self._alike.setdefault(words, _Alike(self._next, time.monotonic(), patience_s))
         alike.count += 1
         alike.shortest = min(alike.shortest, size)
 
-    def _hint(self, status: int | None, said: str, path: str, model: object) -> str:
+    def _hint(self, status: int | None, message: str, path: str, model: object) -> str:
         """What mends a refusal of all requests; empty where it is none."""
         if status in REDIRECTS:
             return "name the address that answers itself: engine.base_url or engine.endpoints"
-        if status is None or status < 400 or self._is_own(status, said):
+        if status is None or status < 400 or self._is_own(status, message):
             return ""
-        if _MODEL.search(said) and status < 500:
+        if _MODEL.search(message) and status < 500:
             return f"mend engine.model: it is {model!r}"
         if status in _KEY:
             return f"{self._key_hint}; or mend engine.base_url"

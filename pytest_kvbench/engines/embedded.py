@@ -76,13 +76,13 @@ class EmbeddedSource:
         most = self._crowd.most(self._settings.concurrency)
         allow_open_files(most, len(self._urls) or 1)
         if len(self._urls) > 1:
-            known = self.fingerprint()
+            expected = self.fingerprint()
             client: Client = Balanced(
-                self._urls, self._connect, lambda url: self._ask_fingerprint(url) == known
+                self._urls, self._connect, lambda url: self._ask_fingerprint(url) == expected
             )
         else:
             client = self._connect(self._settings.base_url or self._serve())
-        places = self._crowd.places(self._settings.concurrency, name_of(self._settings))
+        places = self._crowd.places(self._settings.concurrency, self._name)
         return EmbeddedEngine(client, self._settings.model, most, places)
 
     def _connect(self, base_url: str) -> Client:
@@ -106,6 +106,10 @@ class EmbeddedSource:
     @cached_property
     def _pace(self) -> Pace:
         return self._crowd.pace(self._settings)
+
+    @property
+    def _name(self) -> str:
+        return name_of(self._settings)
 
     @property
     def _urls(self) -> tuple[str, ...]:
@@ -223,9 +227,9 @@ def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
         with client_of(url, timeout_s=_PROBE_S) as client:
             response = bounded.fetch(client, "GET", url)
         if not response.is_success:
-            said = f"HTTP {response.status_code}: {completion.error_message(response.content)}"
+            message = f"HTTP {response.status_code}: {completion.error_message(response.content)}"
             raise EngineError(
-                f"engine.base_url: {url} is no list of models: {sound.said(said).rstrip(' :')}",
+                f"engine.base_url: {url} is no list of models: {sound.said(message).rstrip(' :')}",
                 "name an embedded server, with its /v1; no key is sent to one",
             )
         entries = sound.objects(sound.fields(sound.data(response.content)).get("data"))
@@ -240,8 +244,8 @@ def _ask_fingerprint(base_url: str, model: str) -> dict[str, str]:
             f"engine.model: {model!r} is not served at {base_url}",
             f"served there: {', '.join(sorted(served))}",
         )
-    told = sound.fields(served[model].get("fingerprint"))
-    return {name: str(value) for name, value in told.items()}
+    fingerprint = sound.fields(served[model].get("fingerprint"))
+    return {name: str(value) for name, value in fingerprint.items()}
 
 
 def _list(value: object) -> list[Any]:

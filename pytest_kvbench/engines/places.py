@@ -96,13 +96,13 @@ class SharedPlaces:
     Args:
         file: where the processes meet.
         count: places.
-        own: how many of them this process hands on to its next at once. It gives back what it has
+        share: how many of them this process hands on to its next at once. It gives back what it has
             beyond, so that nobody is kept waiting by one who has much to do.
     """
 
-    def __init__(self, file: Path, count: int, own: int) -> None:
+    def __init__(self, file: Path, count: int, share: int) -> None:
         self._slots = _slots(file, count)
-        self._own = own
+        self._share = share
         self._held: list[int] = []
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -139,7 +139,7 @@ class SharedPlaces:
         return slot is not None
 
     def _leave(self) -> None:
-        if len(self._held) > self._own or not self._call_next():
+        if len(self._held) > self._share or not self._call_next():
             self._slots.give(self._held.pop())
 
     def _call_next(self) -> bool:

@@ -87,9 +87,9 @@ class Probe:
                 response = bounded.fetch(client, method, url, limit=limit, json=body)
             return response.raise_for_status()
         except httpx.HTTPStatusError as error:
-            status, told = error.response.status_code, self._said(error.response.content)
+            status, detail = error.response.status_code, self._said(error.response.content)
             raise EngineError(
-                f"engine {self.settings.name}: HTTP {status} from {url}{told}",
+                f"engine {self.settings.name}: HTTP {status} from {url}{detail}",
                 "is it a server of that kind, and is the key right?",
             ) from None
         except bounded.TooLargeError as error:
@@ -108,8 +108,8 @@ class Probe:
 
     def _said(self, content: bytes) -> str:
         """The server's own words, without the key."""
-        told = sound.said(masked(error_message(content), self._key))
-        return f": {told}" if told else ""
+        message = sound.said(masked(error_message(content), self._key))
+        return f": {message}" if message else ""
 
     def _object(self, response: Any) -> dict[str, Any]:
         try:

@@ -79,8 +79,8 @@ class Running:
         answer alike, all are named, in whatever order they are listed.
         """
         urls = self.urls(name)
-        told = alike(urls, self._told)
-        return {**told, "base_url": ", ".join(sorted(urls))} if self._kind.by_address else told
+        facts = alike(urls, self._told)
+        return {**facts, "base_url": ", ".join(sorted(urls))} if self._kind.by_address else facts
 
     def open(self, name: str) -> str:
         """See `Servers.open`."""
@@ -91,9 +91,9 @@ class Running:
         return arms.endpoints(self.settings)[name].urls
 
     def _told(self, base_url: str) -> dict[str, str]:
-        told = self._kind.tell(self.probe(base_url))
-        check_declared(self.settings, told)
-        return told
+        facts = self._kind.tell(self.probe(base_url))
+        check_declared(self.settings, facts)
+        return facts
 
     @property
     def _kind(self) -> Kind:
@@ -133,8 +133,8 @@ class Started:
             start = self._kind.start
             return start.facts(self.settings, self._types(name)) if start else {}
         model = Path(self.settings.model)
-        known = weights.content_digest(model) if model.exists() else self.settings.model
-        return {"command": shlex.join(self._command_of_user(name)), "weights": known}
+        identity = weights.content_digest(model) if model.exists() else self.settings.model
+        return {"command": shlex.join(self._command_of_user(name)), "weights": identity}
 
     def urls(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 -- of none
         """See `Servers.urls`."""
@@ -200,16 +200,16 @@ def at_once(settings: EngineSettings, kv: KV) -> int:
     return count if settings.addresses else min(count, settings.launch.at_once or count)
 
 
-def check_declared(settings: EngineSettings, told: Mapping[str, str]) -> None:
+def check_declared(settings: EngineSettings, facts: Mapping[str, str]) -> None:
     """Refuse a server that tells something else than was declared.
 
     Raises:
         EngineError: naming both.
     """
     for name, value in settings.declared.items():
-        if told.get(name, value) != value:
+        if facts.get(name, value) != value:
             raise EngineError(
-                f"engine.declared.{name} is {value!r}, the server says {told[name]!r}",
+                f"engine.declared.{name} is {value!r}, the server says {facts[name]!r}",
                 "declare what is served, or serve what is declared",
             )
 

@@ -116,11 +116,11 @@ def check_fingerprint(wanted: Mapping[str, str], found: Mapping[str, str]) -> No
     """
     differ = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
     if differ:
-        told = ", ".join(
+        message = ", ".join(
             f"{k} is {_short(found.get(k))}, not {_short(wanted.get(k))}" for k in differ
         )
         raise EngineError(
-            f"the engine is not that of the run: {told}",
+            f"the engine is not that of the run: {message}",
             "workers need the same packages, weights and devices as where the run was prepared",
         )
 

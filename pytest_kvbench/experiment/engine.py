@@ -239,10 +239,10 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 def _refuse_keys(engine: EngineSettings) -> None:
     """A key in an experiment would reach the database and every report."""
-    said = {f"headers.{k}": (k, v) for k, v in engine.headers.items()}
-    said |= {f"extra_body.{k}": (k, v) for k, v in engine.extra_body.items()}
-    said |= {"launch.command": (engine.launch.command or "", "")}
-    for place, (name, value) in said.items():
+    texts = {f"headers.{k}": (k, v) for k, v in engine.headers.items()}
+    texts |= {f"extra_body.{k}": (k, v) for k, v in engine.extra_body.items()}
+    texts |= {"launch.command": (engine.launch.command or "", "")}
+    for place, (name, value) in texts.items():
         if _KEY_NAME.search(name) or (isinstance(value, str) and _KEY_VALUE.match(value)):
             raise ValueError(
                 f"{place} looks like it holds a key: set KVBENCH_API_KEY in the environment"

@@ -38,5 +38,5 @@ HOTTEST = 100
 
 def is_group_name(name: object) -> bool:
     """Whether a group may be called so, here and in an archive."""
-    known = isinstance(name, str) and len(name) <= MAX_GROUP
-    return known and re.fullmatch(GROUP, str(name)) is not None
+    is_short = isinstance(name, str) and len(name) <= MAX_GROUP
+    return is_short and re.fullmatch(GROUP, str(name)) is not None

@@ -126,7 +126,7 @@ def load_stages(
     """
     merged = _Merged()
     if file is not None:
-        _add_file(merged, file, env, seen=())
+        _add_file(merged, file, env, chain=())
     if inline:
         merged.add(_nest(inline, inline_source), inline_source)
     for override in overrides:
@@ -153,26 +153,26 @@ def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
         raise ExperimentError(f"{where}: stages: {brief(stages)} names no stage", valid)
     base = _checked(merged.values, merged, source).experiment
     before = None
-    for position, (name, own) in enumerate(stages.items()):
-        if not isinstance(own, Mapping) or not _STAGE.fullmatch(str(name)):
+    for position, (name, stage) in enumerate(stages.items()):
+        if not isinstance(stage, Mapping) or not _STAGE.fullmatch(str(name)):
             raise ExperimentError(f"{where}: stages.{name}: is no stage with keys", valid)
         group = f"{base.group}.{name}"
         seed = base.sampling.seed + position
         given = {"group": group, "after": before, "sampling": {"seed": seed}}
-        values = _merge(_merge(merged.values, given), own)
+        values = _merge(_merge(merged.values, given), stage)
         yield replace(
             _checked(values, merged, source, f"stages.{name}."), stage=str(name), chain=base.group
         )
         before = group
 
 
-def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[Path, ...]) -> None:
+def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], chain: tuple[Path, ...]) -> None:
     data = dict(_read_yaml(file, env))
     place = Path(os.path.realpath(file))  # `resolve` raises at links that lead in a circle
-    if place in seen:
+    if place in chain:
         raise ExperimentError(
             f"{shown_path(file)}: extends: the files extend each other in a circle",
-            " -> ".join(shown_path(f) for f in (*seen, file)),
+            " -> ".join(shown_path(f) for f in (*chain, file)),
         )
     base = data.pop("extends", None)
     if base is not None:
@@ -181,7 +181,7 @@ def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], seen: tuple[P
                 f"{shown_path(file)}: extends: {brief(base)} is not a file name",
                 "valid: extends: default.yaml",
             )
-        _add_file(merged, file.parent / base, env, (*seen, place))
+        _add_file(merged, file.parent / base, env, (*chain, place))
     merged.add(data, shown_path(file))
     merged.files.append(file)
 

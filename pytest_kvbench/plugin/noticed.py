@@ -37,9 +37,9 @@ class Noticed:
         """A module: its errors are the user's where we have explained them."""
         if not report.failed:
             return
-        said = str(report.longrepr)
-        if ERROR_PREFIX in said:
-            self.mistaken.append(said.partition(ERROR_PREFIX)[2].partition("\n")[0])
+        message = str(report.longrepr)
+        if ERROR_PREFIX in message:
+            self.mistaken.append(message.partition(ERROR_PREFIX)[2].partition("\n")[0])
         else:
             self._fail(EXIT_FOUND, f"{report.nodeid}: cannot be collected")
 

@@ -191,11 +191,11 @@ def refuse_unknown_baseline(config: pytest.Config) -> None:
     if name is None:
         return
     folder = _below(config.rootpath, config.option.kvbench_dir) / BASELINES
-    known = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    if name not in known:
+    saved = sorted(path.name for path in folder.glob("*") if path.is_dir())
+    if name not in saved:
         raise pytest.UsageError(
             f"--kvbench-compare {name}: there is no such baseline in {folder}\n"
-            f"baselines there: {', '.join(known) or 'none'}; make one: --kvbench-save {name}"
+            f"baselines there: {', '.join(saved) or 'none'}; make one: --kvbench-save {name}"
         )
 
 

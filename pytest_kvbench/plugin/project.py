@@ -60,10 +60,10 @@ def conftest_tasks(root: Path, conftests: Sequence[Path]) -> Mapping[str, TaskFa
     Raises:
         UsageError: one of them cannot be imported, or pytest cannot be started there.
     """
-    asked, said = _Asked(), io.StringIO()
+    asked, output = _Asked(), io.StringIO()
     above = [f"--rootdir={root}", f"--confcutdir={root}"]
     args = ["-p", _OURS, "--capture=no", *above, *map(str, conftests)]
-    with _quiet(said):
+    with _quiet(output):
         try:
             status: int = pytest.main(args, plugins=[asked])
         except KeyboardInterrupt:
@@ -71,26 +71,26 @@ def conftest_tasks(root: Path, conftests: Sequence[Path]) -> Mapping[str, TaskFa
         except BaseException as error:  # a conftest may end with SystemExit
             asked.error, status = asked.error or error, 1
     if status or asked.error:
-        raise _refused(root, asked.error, said.getvalue())
+        raise _refused(root, asked.error, output.getvalue())
     return asked.tasks
 
 
 @contextlib.contextmanager
-def _quiet(said: io.StringIO) -> Iterator[None]:
+def _quiet(output: io.StringIO) -> Iterator[None]:
     """What a conftest prints is no part of a command's output."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(said))
-        stack.enter_context(contextlib.redirect_stderr(said))
+        stack.enter_context(contextlib.redirect_stdout(output))
+        stack.enter_context(contextlib.redirect_stderr(output))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         yield
 
 
-def _refused(root: Path, error: BaseException | None, said: str) -> UsageError:
+def _refused(root: Path, error: BaseException | None, output: str) -> UsageError:
     """A conftest's own error, or what pytest said that it refused."""
     cause = getattr(error, "cause", error)  # of pytest's own wrapper
     if cause is None or isinstance(cause, pytest.UsageError):
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
         why = str(cause or (lines[-1] if lines else "pytest said nothing"))
         return UsageError(
             f"{root}: pytest cannot be started to ask its conftest.py for tasks: "
@@ -100,9 +100,9 @@ def _refused(root: Path, error: BaseException | None, said: str) -> UsageError:
     if isinstance(cause, UsageError):
         return cause
     where = getattr(error, "path", root)
-    told = " ".join(f"{type(cause).__name__}: {cause}".split())
+    message = " ".join(f"{type(cause).__name__}: {cause}".split())
     return UsageError(
-        f"{_shown(where)}: cannot be asked for tasks: {told}",
+        f"{_shown(where)}: cannot be asked for tasks: {message}",
         "mend it: pytest loads it too, see pytest --collect-only",
     )
 

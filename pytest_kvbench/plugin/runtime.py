@@ -78,7 +78,7 @@ class Runtime:
         self._experiments: dict[str, MeasuredExperiment] = {}
         self._selected: dict[str, list[Cell]] = {}
         self._checked: set[str] = set()
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Runtime:
@@ -155,12 +155,12 @@ class Runtime:
 
     def _once(self, problem: KvbenchError) -> str:
         """An error in full, but that of an engine, which stops every item, only the first time."""
-        told = str(problem)
-        if told in self._told:
+        message = str(problem)
+        if message in self._reported:
             return f"not asked: {sound.said(problem.what, _AGAIN)} (see the first error)"
         if isinstance(problem, EngineError):
-            self._told.add(told)
-        return told
+            self._reported.add(message)
+        return message
 
     @cached_property
     def controls(self) -> Controls:

@@ -151,18 +151,18 @@ def _inner(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _texts_once(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     """The pairs of a mapping, their keys as texts; `<<` merges other mappings in, as in YAML."""
-    seen: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _Refused("a key is a list or a mapping, not a text", key.start_mark)
         line = key.start_mark.line + 1
-        if key.value in seen:
+        if key.value in lines:
             raise _Refused(
-                f"the key {brief(key.value)} is there twice, first in line {seen[key.value]}",
+                f"the key {brief(key.value)} is there twice, first in line {lines[key.value]}",
                 key.start_mark,
                 "keep one of the two",
             )
-        seen[key.value] = line
+        lines[key.value] = line
         merges = key.value == "<<" and key.style is None
         yield yaml.ScalarNode(_MERGE if merges else _STR, key.value, key.start_mark), value
 

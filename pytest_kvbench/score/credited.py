@@ -189,9 +189,9 @@ def _found(quotes: Sequence[str], context: str) -> list[str]:
 
 
 def _coverages(quotes: Sequence[str], meta: Mapping[str, Any]) -> dict[str, float]:
-    said = set().union(*map(_words, quotes)) if quotes else set()
+    quoted = set().union(*map(_words, quotes)) if quotes else set()
     supports = map(_words, _supports(meta))
-    shares = (len(said & words) / len(words) if words else 0.0 for words in supports)
+    shares = (len(quoted & words) / len(words) if words else 0.0 for words in supports)
     return dict(zip(LETTERS, shares, strict=True))
 
 

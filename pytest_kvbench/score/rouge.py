@@ -75,12 +75,12 @@ class Lengths:
 
         reach = sys.getrecursionlimit()
         numbers = {word: number for number, word in enumerate(dict.fromkeys(y))}
-        said = np.array([numbers[word] for word in y], dtype=np.int32)
+        reply = np.array([numbers[word] for word in y], dtype=np.int32)
         row = np.zeros(len(y) + 1, dtype=np.int32)
         self._rows = deque([row[-reach:]], maxlen=reach)
         for word in x:
             row = np.append(
-                row[:1], np.maximum(row[1:], row[:-1] + (said == numbers.get(word, -1)))
+                row[:1], np.maximum(row[1:], row[:-1] + (reply == numbers.get(word, -1)))
             )
             row = np.maximum.accumulate(row)
             self._rows.append(row[-reach:].copy())

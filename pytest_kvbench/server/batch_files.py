@@ -47,7 +47,7 @@ def read_requests(path: Path, endpoint: str) -> Iterator[Asked]:
         BadFile: one is none, is for another endpoint, comes twice, or is one too many.
         OSError: the file cannot be read.
     """
-    seen: set[str] = set()
+    names: set[str] = set()
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.strip():
@@ -56,10 +56,10 @@ def read_requests(path: Path, endpoint: str) -> Iterator[Asked]:
                 asked = _request(raw.removeprefix(codecs.BOM_UTF8), endpoint)
             except (ValueError, RecursionError) as error:
                 raise BadFile(str(error), number) from error
-            if asked.name in seen:
+            if asked.name in names:
                 raise BadFile(f"the custom_id {asked.name!r} comes twice", number)
-            seen.add(asked.name)
-            if len(seen) > MOST_REQUESTS:
+            names.add(asked.name)
+            if len(names) > MOST_REQUESTS:
                 raise BadFile(f"a file has at most {MOST_REQUESTS} requests", number)
             yield asked
 

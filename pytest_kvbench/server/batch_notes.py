@@ -30,9 +30,9 @@ def read_note(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        known: dict[str, Any] = json.loads(path.read_bytes())
-        if known["id"] == path.stem:
-            return known
+        note: dict[str, Any] = json.loads(path.read_bytes())
+        if note["id"] == path.stem:
+            return note
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         pass
     log.warning("%s: not a note of this server; left alone", path)
@@ -59,7 +59,7 @@ def errors_of(batch: Mapping[str, Any]) -> str:
     return f"file-{batch['id']}-errors"
 
 
-def page(request: Request, known: list[dict[str, Any]]) -> Response:
+def page(request: Request, notes: list[dict[str, Any]]) -> Response:
     """As much of a list as was asked for, behind `after`.
 
     Raises:
@@ -68,15 +68,15 @@ def page(request: Request, known: list[dict[str, Any]]) -> Response:
     after, limit = request.query_params.get("after"), request.query_params.get("limit", "100")
     if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= 10_000:
         raise ApiError(400, "limit: valid are 1 to 10000.", code="invalid", param="limit")
-    names = [entry["id"] for entry in known]
+    names = [entry["id"] for entry in notes]
     start = names.index(after) + 1 if after in names else 0
-    listed = known[start : start + int(limit)]
+    listed = notes[start : start + int(limit)]
     return JSONResponse(
         {
             "object": "list",
             "data": listed,
             "first_id": listed[0]["id"] if listed else None,
             "last_id": listed[-1]["id"] if listed else None,
-            "has_more": start + len(listed) < len(known),
+            "has_more": start + len(listed) < len(notes),
         }
     )

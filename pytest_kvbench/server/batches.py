@@ -140,7 +140,7 @@ class Shelf:
             return JSONResponse(self._note_file(identity, name, "batch"))
 
     def _note_file(self, identity: str, name: str, purpose: str) -> dict[str, Any]:
-        known = {
+        note = {
             "id": identity,
             "object": "file",
             "bytes": self._data(identity).stat().st_size,
@@ -149,8 +149,8 @@ class Shelf:
             "purpose": purpose,
             "status": "processed",
         }
-        replace_json(self._path("files", identity), known)
-        return known
+        replace_json(self._path("files", identity), note)
+        return note
 
     async def _list_files(self, request: Request) -> Response:
         return page(request, self._all("files"))
@@ -302,8 +302,8 @@ class Shelf:
     def _fail(self, batch: dict[str, Any], error: BaseException) -> None:
         log.warning("%s fails", batch["id"], exc_info=error)
         line = error.line if isinstance(error, BadFile) else None
-        said = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
-        problem = {"code": "invalid_batch", "message": said, "param": None, "line": line}
+        message = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
+        problem = {"code": "invalid_batch", "message": message, "param": None, "line": line}
         batch["errors"] = {"object": "list", "data": [problem]}
         self._move(batch, "failed")
 
@@ -329,13 +329,13 @@ class Shelf:
     def _all(self, kind: str) -> list[dict[str, Any]]:
         """Oldest first: an id begins with the time it was made at."""
         found = map(read_note, sorted((self.folder / kind).glob("*.json")))
-        return [known for known in found if known is not None]
+        return [note for note in found if note is not None]
 
     def _known(self, kind: str, identity: str) -> dict[str, Any]:
-        known = read_note(self._path(kind, identity)) if _ID.fullmatch(identity) else None
-        if known is None:
+        note = read_note(self._path(kind, identity)) if _ID.fullmatch(identity) else None
+        if note is None:
             raise ApiError(404, f"{identity!r}: there is none such.", code="not_found")
-        return known
+        return note
 
 
 def _cause(error: Exception) -> BaseException:

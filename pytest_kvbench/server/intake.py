@@ -206,13 +206,13 @@ def _check_attainable(spec: ArmSpec, tokens: int) -> None:
 
 
 def _check_long_enough(spec: ArmSpec, tokens: int) -> None:
-    seen = spec.context or tokens
+    window = spec.context or tokens
     needed = spec.policy.min_tokens(spec.params)
-    if seen < needed:
+    if window < needed:
         raise ApiError(
             400,
             f"kv: policy {spec.policy.name} needs at least {needed} tokens to work on, "
-            f"and has {seen}"
+            f"and has {window}"
             + (f" (set {spec.policy.needs} lower)." if spec.policy.needs else "."),
             code="prompt_too_short",
             param="kv.policy",

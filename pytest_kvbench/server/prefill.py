@@ -57,28 +57,28 @@ def prefill(
     """Run the prompt once; each row gets its share and room for `room` more tokens."""
     presses = _presses(model, shares)
     rows = [RowKV(len(model.attention_layers), room) for _ in shares]
-    known = cache.find(ids)
+    cached = cache.find(ids)
     recording = cache.record()
     arms = list(zip(presses, rows, strict=True))
-    compressor = _Compressor(model, len(ids), arms, known, recording)
-    logits = _run(model, ids, known, compressor)
+    compressor = _Compressor(model, len(ids), arms, cached, recording)
+    logits = _run(model, ids, cached, compressor)
     cache.add(ids, recording)
     return Prefilled(
         rows=rows,
         notes=[_note(model, press, len(ids)) for press in presses],
         logits=logits,
         full_bytes=compressor.full_bytes,
-        cached_tokens=known[0].keys.shape[2] if known else 0,
+        cached_tokens=cached[0].keys.shape[2] if cached else 0,
         compress_s=compressor.seconds,
     )
 
 
 def _run(
-    model: LocalModel, ids: Sequence[int], known: list[Layer], compressor: _Compressor
+    model: LocalModel, ids: Sequence[int], cached: list[Layer], compressor: _Compressor
 ) -> torch.Tensor:
     """The forward pass over what is not known yet; logits (vocabulary,) after the last token."""
     past = DynamicCache()
-    for index, layer in enumerate(known):
+    for index, layer in enumerate(cached):
         past.update(layer.keys, layer.values, index)
     hooks = [
         layer.register_forward_hook(compressor, with_kwargs=True)
@@ -106,12 +106,12 @@ class _Compressor:
         model: LocalModel,
         tokens: int,
         arms: list[tuple[Any, RowKV]],
-        known: list[Layer],
+        cached: list[Layer],
         recording: Recording,
     ) -> None:
         self._device = model.device
         self._arms = arms
-        self._known = known
+        self._cached = cached
         self._recording = recording
         self._positions = torch.arange(tokens, device=model.device)
         self._rotary = model.network.model.rotary_emb
@@ -126,7 +126,7 @@ class _Compressor:
         layer = Layer(self._hidden(module, kwargs), whole.keys, whole.values)
         self.full_bytes += layer.keys.nbytes + layer.values.nbytes
         self._recording.add(layer)
-        shown = self._as_if_whole(layer, kwargs) if self._known else kwargs
+        shown = self._as_if_whole(layer, kwargs) if self._cached else kwargs
         for press, row in self._arms:
             kept = (layer.keys, layer.values)
             if press is not None:
@@ -137,9 +137,9 @@ class _Compressor:
 
     def _hidden(self, module: Any, kwargs: dict[str, Any]) -> torch.Tensor:
         hidden: torch.Tensor = kwargs["hidden_states"]
-        if not self._known:
+        if not self._cached:
             return hidden
-        return torch.cat([self._known[module.layer_idx].hidden, hidden], dim=1)
+        return torch.cat([self._cached[module.layer_idx].hidden, hidden], dim=1)
 
     def _as_if_whole(self, layer: Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a pass over the whole prompt, though part of it was known."""

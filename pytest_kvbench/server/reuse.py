@@ -64,8 +64,8 @@ class PrefillCache:
 
         Empty where less than `MIN_SHARE` of the prompt, or fewer than `MIN_TOKENS`, is known.
         """
-        shared = {known: _common(known, ids) for known in self._kept}
-        best = max(shared, key=lambda known: shared[known], default=())
+        shared = {prefix: _common(prefix, ids) for prefix in self._kept}
+        best = max(shared, key=lambda prefix: shared[prefix], default=())
         count = min(shared.get(best, 0), len(ids) - 1)
         if count < max(MIN_SHARE * len(ids), MIN_TOKENS):
             return []
@@ -86,11 +86,11 @@ class PrefillCache:
         while self.nbytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, known: tuple[int, ...]) -> None:
-        self.nbytes -= sum(layer.nbytes for layer in self._kept.pop(known, []))
+    def _drop(self, prefix: tuple[int, ...]) -> None:
+        self.nbytes -= sum(layer.nbytes for layer in self._kept.pop(prefix, []))
 
 
-def _common(known: Sequence[int], ids: Sequence[int]) -> int:
+def _common(prefix: Sequence[int], ids: Sequence[int]) -> int:
     """How many tokens two prompts share from the beginning."""
-    pairs = enumerate(zip(known, ids, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(known), len(ids)))
+    pairs = enumerate(zip(prefix, ids, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(prefix), len(ids)))

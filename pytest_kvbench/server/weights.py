@@ -231,12 +231,12 @@ def _digest_files(files: list[Path], memory: Path) -> str:
     files are read again next time.
     """
     notes = memory / ".kvbench-sha256.json"
-    known = _read_notes(notes)
+    noted = _read_notes(notes)
     keys = {f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}": file for file in files}
-    new = {key: _sha256(file) for key, file in keys.items() if key not in known}
+    new = {key: _sha256(file) for key, file in keys.items() if key not in noted}
     if new:
-        _write_notes(notes, {**known, **new})
-    digests = [{**known, **new}[key] for key in keys]
+        _write_notes(notes, {**noted, **new})
+    digests = [{**noted, **new}[key] for key in keys]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
@@ -249,12 +249,12 @@ def _sha256(file: Path) -> str:
 
 def _read_notes(notes: Path) -> dict[str, str]:
     try:
-        known: dict[str, str] = json.loads(notes.read_text(encoding="utf-8"))
+        digests: dict[str, str] = json.loads(notes.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known
+    return digests
 
 
-def _write_notes(notes: Path, known: dict[str, str]) -> None:
+def _write_notes(notes: Path, digests: dict[str, str]) -> None:
     with contextlib.suppress(OSError):  # a read-only model folder: remember nothing
-        write_json(notes, known)
+        write_json(notes, digests)

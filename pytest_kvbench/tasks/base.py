@@ -86,9 +86,9 @@ def read_options(kind: type[OptionsT], task: str, given: Mapping[str, Any]) -> O
 
 def unknown_task(name: str, valid: Sequence[str], hint: str = "") -> UsageError:
     """The refusal of a task name: the nearest valid ones first, then all."""
-    by_lower = {known.lower(): known for known in valid}
+    by_lower = {task.lower(): task for task in valid}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-    near = [by_lower[known] for known in close]
+    near = [by_lower[task] for task in close]
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     return UsageError(f"unknown task {name!r}.{guess}", f"valid: {', '.join(valid)}{hint}")
 

@@ -131,10 +131,10 @@ def _longbench(row: Row) -> Prediction:
 
 def _longbench2(row: Row) -> Prediction:
     """`pred` is the letter that was read in `response`: what upstream counts."""
-    letter, said = row["pred"] or None, row.get("response") or ""
+    letter, response = row["pred"] or None, row.get("response") or ""
     if letter is not None and not re.fullmatch(r"[A-D]", str(letter)):
         raise ValueError(f"pred is {letter!r}; valid: A, B, C, D or null")
-    text = str(said)
+    text = str(response)
     if stated_choice(text) != letter:
         text = f"The correct answer is ({letter})" if letter else _NO_LETTER
     return Prediction(text, _references(row["answer"]), row)
@@ -158,14 +158,18 @@ def _lm_eval(row: Row) -> Prediction:
     Of several repeats lm-eval takes the first too.
     """
     doc = row["doc"] if isinstance(row["doc"], Mapping) else {}
-    said = row.get("filtered_resps") or row.get("resps")
-    while isinstance(said, Sequence) and said and not isinstance(said, str):
-        if len(said) == 2 and isinstance(said[1], bool | str) and _is_number(said[0]):
+    responses = row.get("filtered_resps") or row.get("resps")
+    while isinstance(responses, Sequence) and responses and not isinstance(responses, str):
+        if (
+            len(responses) == 2
+            and isinstance(responses[1], bool | str)
+            and _is_number(responses[0])
+        ):
             raise ValueError("resps are log-likelihoods, not replies")
-        said = said[0]
+        responses = responses[0]
     found = next((doc[key] for key in _REFERENCES if key in doc), row.get("target"))
     meta = {**doc, "all_classes": listed(doc.get("all_classes"))}
-    return Prediction(_text(said, "resps"), _references(found), meta)
+    return Prediction(_text(responses, "resps"), _references(found), meta)
 
 
 def _references(cell: object) -> tuple[str, ...]:

@@ -59,8 +59,8 @@ def score_file(
         try:
             yield _scored(row, task, metric_of, rule)
         except ValueError as error:
-            known = "; ".join(map(str, FORMATS))
-            raise UsageError(f"{path}: row {number}: {error}", f"known are {known}") from error
+            formats = "; ".join(map(str, FORMATS))
+            raise UsageError(f"{path}: row {number}: {error}", f"known are {formats}") from error
         except UsageError as error:
             raise UsageError(f"{path}: row {number}: {error.what}", error.hint) from error
 

@@ -119,9 +119,9 @@ def _conftests_below(root: Path) -> Iterator[Path]:
 
     Of no tool's and no environment's folder, and of none that came out of an archive.
     """
-    waiting, seen = deque([root]), 0
-    while waiting and seen < FOLDERS:
-        folder, seen = waiting.popleft(), seen + 1
+    waiting, visited = deque([root]), 0
+    while waiting and visited < FOLDERS:
+        folder, visited = waiting.popleft(), visited + 1
         entries = _listed(folder)
         if "pyvenv.cfg" in entries or UNCONFIRMED in entries:
             continue

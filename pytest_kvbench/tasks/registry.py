@@ -111,9 +111,9 @@ def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
     except KvbenchError:
         raise
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
+        message = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(
-            f"task {name}: its function cannot make it: {told}",
+            f"task {name}: its function cannot make it: {message}",
             f"it was given the options {dict(options)}",
         ) from error
     if lacking := [part for part in _PARTS if getattr_static(made, part, None) is None]:
@@ -137,5 +137,5 @@ def _family_names(family: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def _unknown(name: str, extra: Mapping[str, TaskFactory] | None) -> Exception:
-    own = [*(extra or {}), *(point.name for point in entry_points(group=GROUP))]
-    return unknown_task(name, sorted({*BUILT_IN, *own}), _HINT)
+    brought = [*(extra or {}), *(point.name for point in entry_points(group=GROUP))]
+    return unknown_task(name, sorted({*BUILT_IN, *brought}), _HINT)

@@ -170,8 +170,8 @@ class ServedTokenizer(Truncating):
         return [begun[i] for i in range(1, len(parts), 2)]
 
     def _middle_cut(self, text: str, max_tokens: int) -> list[int]:
-        known = self.counted.get(self.counted.key("count", text))
-        if known is not None and known[0] <= max_tokens:
+        stored = self.counted.get(self.counted.key("count", text))
+        if stored is not None and stored[0] <= max_tokens:
             return []
         tokens = self._ask(text)
         if tokens.count <= max_tokens:
@@ -270,8 +270,8 @@ def served_tokenizer(
                 break  # nobody is there, whatever the dialect
             continue
         if tokens.count:
-            told = [tokens.count, model] if tokens.ids is None else tokens.ids
-            name = f"served:{hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"
+            identity = [tokens.count, model] if tokens.ids is None else tokens.ids
+            name = f"served:{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
             # A count alone tells no tokenizers apart: such are not remembered.
             folder = None if tokens.ids is None else cache_folder()
             counted = Counted(folder, json.dumps([name, model, tokens.pieces is not None]))
@@ -304,10 +304,10 @@ def _post(client: httpx.Client, url: str, body: Mapping[str, Any]) -> Any:
 
 
 def _error(url: str, status: int, content: bytes) -> Exception:
-    told = f"HTTP {status}: {sound.said(content.decode(errors='replace'))}"
+    message = f"HTTP {status}: {sound.said(content.decode(errors='replace'))}"
     if status in {401, 403}:
-        return RefusedError(f"{url} refuses to count tokens: {told}", "see engine.api_key_env")
-    return ValueError(told)
+        return RefusedError(f"{url} refuses to count tokens: {message}", "see engine.api_key_env")
+    return ValueError(message)
 
 
 def _read(reply: Any) -> Tokens:

