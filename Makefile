@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # One process serves the model and takes both cores; workers only wait for it.
 WORKERS ?= 8
 
-.PHONY: install evals sanity test test-all lint bench docs clean
+.PHONY: install evals sanity test test-all lint repeated bench docs clean
 
 install: $(STAMP)
 
@@ -39,6 +39,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# pylint is no dependency of ours: it is asked for this alone.
+repeated:
+	pipx run pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 \
+		--ignore-docstrings=n --ignore-signatures=n pytest_kvbench
 
 bench: install
 	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only
