@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.analyse.rules import Analysis, Rules
+from pytest_kvbench.cellkey import CellGroup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,15 +27,15 @@ __all__ = ["Analysis", "Rules", "analyse"]
 def analyse(
     observations: pd.DataFrame,
     rules: Rules,
-    sick: Mapping[tuple[str, int, str], str] = MappingProxyType({}),
+    sick: Mapping[CellGroup, str] = MappingProxyType({}),
 ) -> Analysis:
     """Analyse an experiment's observations, one row per request, controls included.
 
     Args:
         observations: the columns of `pytest_kvbench.analyse.pairs.OBSERVATIONS`.
         rules: margin, error rates and thresholds.
-        sick: by task, bin and variant: what is wrong with a control that nothing can be compared
-            with. Its treatments are not measured, for that reason.
+        sick: what is wrong with the control of a group, so that nothing can be compared with it.
+            Its treatments are not measured, for that reason.
 
     Raises:
         UsageError: a column is missing, a row is there twice, or a score is outside [0, 1].

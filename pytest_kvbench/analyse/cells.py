@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,33 +15,8 @@ from pytest_kvbench.analyse.multiplicity import Bonferroni, adjusted
 from pytest_kvbench.analyse.pooled import judge_pooled
 from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.sequential import Rung, group_verdicts
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.records import VerdictWord
-
-ALL_BINS: Literal["all"] = "all"
-
-
-class CellKey(NamedTuple):
-    """What names a treated cell; `bin` is "all" for a pooled row."""
-
-    task: str
-    bin: int | Literal["all"]
-    variant: str
-    policy: str
-    budget: float
-
-    @property
-    def chain(self) -> ChainKey:
-        """The ladder of budgets this cell is a rung of."""
-        return ChainKey(self.task, self.bin, self.variant, self.policy)
-
-
-class ChainKey(NamedTuple):
-    """A ladder of budgets: one policy on one task and bin."""
-
-    task: str
-    bin: int | Literal["all"]
-    variant: str
-    policy: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +91,7 @@ def judge_over_bins(
     """The pooled row of every task, variant, policy and budget, over the bins measured."""
     groups: dict[CellKey, list[CellKey]] = {}
     for key in sorted(cells, key=lambda key: key.bin):
-        groups.setdefault(key._replace(bin=ALL_BINS), []).append(key)
+        groups.setdefault(key.pooled, []).append(key)
     return {
         pooled: _over(members, cells, worst, results, rules) for pooled, members in groups.items()
     }
@@ -216,7 +191,7 @@ def _verdicts(
 def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> dict[str, Any]:
     """A cell as `summary.json` has it, without what only an engine can know."""
     return {
-        **key._asdict(),
+        **key.columns(),
         "achieved": None,
         "n": result.n,
         "clusters": result.clusters,

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from pytest_kvbench.analyse.binstats import mean
-from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.tables import CELL, cell_key
+from pytest_kvbench.cellkey import CellKey
 
 NOT_APPLIED, PROVEN, UNVERIFIED = "not-applied", "proven", "unverified"
 
@@ -56,7 +56,7 @@ def pooled_facts(facts: Mapping[CellKey, Mapping[str, Any]]) -> dict[CellKey, di
     """The facts of each row over bins: counts summed, the rest an equal-weight mean of the bins."""
     groups: dict[CellKey, list[Mapping[str, Any]]] = {}
     for key, of_cell in facts.items():
-        groups.setdefault(key._replace(bin=ALL_BINS), []).append(of_cell)
+        groups.setdefault(key.pooled, []).append(of_cell)
     return {key: _pooled(members) for key, members in groups.items()}
 
 

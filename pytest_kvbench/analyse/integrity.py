@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.pairs import measured_pairs, pair_controls
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.cellkey import ALL_BINS, CellKey
 
 NAMED = 3  # cells named in a note; the rest are counted
 IN_PLACEBOS = {"placebo", "twin"}  # codes listed in `placebos`, not in `notes`

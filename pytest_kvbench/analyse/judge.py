@@ -12,7 +12,6 @@ import pandas as pd
 from pytest_kvbench.analyse.artefacts import flags_of_result
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import (
-    CellKey,
     cell_row,
     family_verdicts,
     judge_each,
@@ -32,6 +31,7 @@ from pytest_kvbench.analyse.tables import (
     whole_numbers,
 )
 from pytest_kvbench.analyse.transitions import transitions
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
 
 PAIRS = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]

@@ -11,7 +11,6 @@ import pandas as pd
 
 from pytest_kvbench.analyse.artefacts import Seen, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
-from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.efficiency import efficiency
 from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_unmeasured
 from pytest_kvbench.analyse.integrity import integrity
@@ -21,13 +20,13 @@ from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, p
 from pytest_kvbench.analyse.rules import Analysis, Rules
 from pytest_kvbench.analyse.same_answers import twins
 from pytest_kvbench.analyse.tables import split_cells
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.cellkey import CellGroup, CellKey
 
 Facts = Mapping[CellKey, Mapping[str, Any]]
 
 
-Sick = Mapping[tuple[str, int, str], str]
-"""By task, bin and variant: what is wrong with a control."""
+Sick = Mapping[CellGroup, str]
+"""What is wrong with the control of a group."""
 
 
 def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -> Analysis:
@@ -84,7 +83,7 @@ def largest_contexts(joined: pd.DataFrame) -> dict[Any, int]:
 
 
 def _sickness(sick: Sick, key: CellKey) -> str:
-    return "" if key.bin == ALL_BINS else sick.get((key.task, key.bin, key.variant), "")
+    return sick.get(key.group, "") if key.group else ""
 
 
 def flag_twins(judged: Judged, alike: list[tuple[CellKey, CellKey, str]]) -> None:
@@ -97,7 +96,7 @@ def flag_twins(judged: Judged, alike: list[tuple[CellKey, CellKey, str]]) -> Non
 def flag_pools(judged: Judged, facts: Facts) -> None:
     """Say on a row over bins which bins it lacks."""
     for key, row in judged.rows.items():
-        if key.bin != "all":
+        if not key.is_pooled:
             continue
         bins = {k.bin for k in facts if (k.task, k.variant) == (key.task, key.variant)}
         lacking = sorted(
@@ -116,8 +115,8 @@ def flag_pooled_placebos(
 ) -> None:
     """Say on a row over bins, whose bins may each have too few answers to tell."""
     for key, row in judged.rows.items():
-        parts = [requests[k] for k in requests if k._replace(bin=ALL_BINS) == key]
-        if key.bin == ALL_BINS and parts:
+        parts = [requests[k] for k in requests if k.pooled == key]
+        if key.is_pooled and parts:
             said = placebo(Seen(pd.concat(parts), judged.results[key], row, rules))
             row["flags"] += [f"placebo: {said}"] if said else []
 
@@ -128,18 +127,15 @@ def control_rows(stats: list[dict[str, Any]], sick: Sick) -> list[dict[str, Any]
     The `reason` of one that is not sane says what is wrong with it.
     """
     return [
-        control_row(s, sick.get((s["task"], s["bin"], s["variant"]), ""))
-        for s in stats
-        if s["policy"] == FULL_CACHE
+        control_row(s, _sickness(sick, key)) for s in stats if (key := CellKey.of_row(s)).is_control
     ]
 
 
 def control_row(stats: Mapping[str, Any], reason: str = "") -> dict[str, Any]:
     """A control's row with the keys of every other; its interval is in `bin_stats`."""
     answers = round(stats["n"] * (1 - stats["fail_rate"]))
-    same = ("task", "bin", "variant", "policy", "budget")
     return {
-        **{name: stats[name] for name in same},
+        **CellKey.of_row(stats).columns(),
         "achieved": stats["achieved_mean"],
         "n": answers,
         "clusters": stats["clusters"],

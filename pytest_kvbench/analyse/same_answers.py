@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from pytest_kvbench.analyse.cells import CellKey
 from pytest_kvbench.analyse.tables import cell_key
+from pytest_kvbench.cellkey import CellKey
 
 FEWEST_CHANGED = 5
 SAME = 0.95

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pytest_kvbench.analyse.cells import CellKey
 from pytest_kvbench.analyse.ladder import CellPairs
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief
 
 _EXACT = 2**53
 """Above it floats skip whole numbers."""
 
-CELL = ["task", "bin", "variant", "policy", "budget"]
+CELL = list(CellKey._fields)
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from pytest_kvbench.analyse.cell import CellResult
-from pytest_kvbench.analyse.cells import ALL_BINS, CellKey, ChainKey, Verdict
+from pytest_kvbench.analyse.cells import Verdict
 from pytest_kvbench.analyse.ladder import CellPairs, Ladder, ladder_of, over_bins
 from pytest_kvbench.analyse.monotone import NEVER, crossing, isotonic
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.shape import Rungs, Words, shape_of
+from pytest_kvbench.cellkey import ALL_BINS, CellKey, ChainKey
 
 Results = Mapping[CellKey, CellResult]
 Corrected = Mapping[CellKey, Verdict]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report.results import doubt
 
@@ -78,10 +79,10 @@ def catalog(runs: pd.DataFrame) -> pd.DataFrame:
 def headline(cells: pd.DataFrame) -> pd.DataFrame:
     """The rows that answer for a whole task: those over all bins, or those of an only bin."""
     bins = cells.groupby(["group", "task", "variant"])["bin"].transform(
-        lambda own: (own != "all").sum() if own.nunique() > 1 else own.nunique()
+        lambda own: (own != ALL_BINS).sum() if own.nunique() > 1 else own.nunique()
     )
     only = cells.groupby(["group", "task", "variant"])["bin"].transform("nunique") == 1
-    return cells[(cells["bin"] == "all") | (only & (bins == 1))]
+    return cells[(cells["bin"] == ALL_BINS) | (only & (bins == 1))]
 
 
 def best(cells: pd.DataFrame) -> pd.DataFrame:

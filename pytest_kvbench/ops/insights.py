@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.ops.aggregate import records
 from pytest_kvbench.ops.catalog import best
 from pytest_kvbench.ops.effects import effects, is_measured, losses, with_dials
@@ -204,7 +205,7 @@ def _effect_table(title: str, rows: pd.DataFrame) -> Table:
 
 
 def _correlations(cells: pd.DataFrame, alpha: float) -> list[Block]:
-    single = (cells["policy"] != FULL_CACHE) & (cells["bin"] != "all")
+    single = (cells["policy"] != FULL_CACHE) & (cells["bin"] != ALL_BINS)
     rows = cells[single & is_measured(cells)].dropna(subset=["delta"])
     said = [
         line for key, label in FEATURES.items() if (line := _correlation(rows, key, label, alpha))

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.ops.aggregate import records
-from pytest_kvbench.pipeline.compare import ALL_BINS, Change, Comparison, Place
+from pytest_kvbench.pipeline.compare import Change, Comparison
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 
@@ -176,7 +177,7 @@ def _both_verdicts(change: Change) -> str:
     return f"{was} -> {is_}"
 
 
-def _unmatched(side: str, places: Sequence[Place]) -> Iterator[str]:
+def _unmatched(side: str, places: Sequence[CellKey]) -> Iterator[str]:
     if places:
         named = dict.fromkeys(f"{p.task} {p.policy} {p.budget:g}" for p in places)
         shown = ", ".join(list(named)[:3]) + (f" and {len(named) - 3} more" * (len(named) > 3))

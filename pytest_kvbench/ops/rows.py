@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
@@ -212,7 +213,9 @@ class _Reader:
 
     def _verdicts(self) -> dict[str, int]:
         """How the cells of single bins were judged."""
-        words = [c["verdict_holm"] for c in self.contents.analysis("verdicts") if c["bin"] != "all"]
+        words = [
+            c["verdict_holm"] for c in self.contents.analysis("verdicts") if c["bin"] != ALL_BINS
+        ]
         names = {"not_measured": "not-measured"}
         return {
             column: words.count(names.get(column, column))
@@ -235,7 +238,7 @@ class _Reader:
                 **cell,
                 **_edges(bins.get((cell["task"], str(cell["bin"])))),
                 **_asked(sets.get(cell["task"], {})),
-                **statistics.get(_arm(cell), {}),
+                **statistics.get(CellKey.of_row(cell), {}),
                 **{k: chains.get(_chain(cell), {}).get(k) for k in BRACKET},
                 "bin": str(cell["bin"]),
                 "params": json.dumps(declared.params(cell["policy"]), sort_keys=True),
@@ -244,11 +247,12 @@ class _Reader:
             for cell in self.contents.analysis("verdicts")
         ]
 
-    def _statistics(self) -> dict[tuple[Any, ...], dict[str, Any]]:
+    def _statistics(self) -> dict[CellKey, dict[str, Any]]:
         """What each arm did by bin; over all bins, the mean of the bins."""
-        found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        found: dict[CellKey, list[dict[str, Any]]] = {}
         for row in self.contents.analysis("bin_stats"):
-            for key in (_arm(row), _arm({**row, "bin": "all"})):
+            own = CellKey.of_row(row)
+            for key in (own, own.pooled):
                 found.setdefault(key, []).append(row)
         return {
             key: {name: _mean([r.get(name) for r in rows]) for name in _STATISTICS}
@@ -259,10 +263,6 @@ class _Reader:
 def _is_drawn(reply: Mapping[str, Any]) -> bool:
     """Whether it is a sample: greedy decoding draws none."""
     return bool(json.loads(reply["sampling"])["temperature"] > 0)
-
-
-def _arm(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (str(row["bin"]), *(row[k] for k in ("task", "variant", "policy", "budget")))
 
 
 def _chain(row: Mapping[str, Any]) -> tuple[Any, ...]:

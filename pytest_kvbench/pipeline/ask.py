@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines import Engine
 from pytest_kvbench.errors import ControlError
-from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.driver import GroupDriver, drivers
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root, source_of
 from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
@@ -77,7 +77,7 @@ class Live:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._begun: dict[plan.CellGroup, Future[Tally]] = {}
+        self._begun: dict[CellGroup, Future[Tally]] = {}
 
     def begin(self, driver: GroupDriver) -> None:
         """Hand a group to the pool, once."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline.group import now
-from pytest_kvbench.records import Cell
 
 FOLDER = ".baselines"
 SCHEMA = 1
@@ -31,11 +31,7 @@ class Measured:
     `verdict` is the one that counts, after the correction; None for a control.
     """
 
-    task: str
-    bin: int
-    variant: str
-    policy: str
-    budget: float
+    key: CellKey
     verdict: str | None
     scores: Mapping[str, float]
     clusters: Mapping[str, str]
@@ -43,14 +39,15 @@ class Measured:
     def to_json(self) -> dict[str, Any]:
         """Plain data; an example's score and cluster stand together."""
         scores = {e: [score, self.clusters[e]] for e, score in self.scores.items()}
-        return {**vars(self), "scores": scores, "clusters": None}
+        own = {"verdict": self.verdict, "scores": scores, "clusters": None}
+        return {**self.key.columns(), **own}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """Read back what `to_json` wrote."""
         scores = {e: float(score) for e, (score, _) in data["scores"].items()}
         clusters = {e: str(cluster) for e, (_, cluster) in data["scores"].items()}
-        return cls(**{**data, "scores": scores, "clusters": clusters})
+        return cls(CellKey.of_row(data), data["verdict"], scores, clusters)
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,9 @@ class Side:
         return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": now()}
 
 
-def pooled_key(task: str, variant: str, policy: str, budget: float) -> str:
+def pooled_key(key: CellKey) -> str:
     """How a row over all bins is named in a baseline."""
-    return json.dumps([task, variant, policy, budget])
+    return json.dumps([key.task, key.variant, key.policy, key.budget])
 
 
 def side_from(
@@ -83,39 +80,25 @@ def side_from(
         judged: the observations.
         cells: what was made of them, as in `summary.json`.
     """
-    words = {_key(row): row["verdict_holm"] for row in cells}
-    pooled = {
-        pooled_key(*(row[k] for k in ("task", "variant", "policy", "budget"))): row["verdict_holm"]
-        for row in cells
-        if row["bin"] == "all"
-    }
+    words = {CellKey.of_row(row): row["verdict_holm"] for row in cells}
+    pooled = {pooled_key(key): word for key, word in words.items() if key.is_pooled}
     return Side(experiment.group, experiment.snapshot(), _measured(judged, words), pooled)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ("task", "bin", "variant", "policy", "budget"))
-
-
-def _measured(
-    judged: Sequence[Observation], words: Mapping[tuple[Any, ...], str | None]
-) -> list[Measured]:
-    scores: dict[Cell, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _measured(judged: Sequence[Observation], words: Mapping[CellKey, str | None]) -> list[Measured]:
+    scores: dict[CellKey, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     clusters = {one.example_id: one.cluster for one in judged}
     for one in judged:
         if one.outcome.score is not None and not one.aa:
-            scores[one.cell][one.example_id].append(one.outcome.score)
+            scores[CellKey.of(one.cell)][one.example_id].append(one.outcome.score)
     return [
         Measured(
-            cell.task,
-            cell.bin,
-            cell.variant,
-            cell.policy,
-            cell.budget,
-            words.get((cell.task, cell.bin, cell.variant, cell.policy, cell.budget)),
+            key,
+            words.get(key),
             {example: sum(s) / len(s) for example, s in own.items()},
             {example: clusters[example] for example in own},
         )
-        for cell, own in scores.items()
+        for key, own in scores.items()
     ]
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,23 +21,13 @@ from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_hold
 from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import stratified
 from pytest_kvbench.analyse.unpaired import Sample, two_samples
+from pytest_kvbench.cellkey import BinKey, CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline.baseline import Measured, Side, find_baseline, pooled_key
 
-ALL_BINS: Literal["all"] = "all"
 ENOUGH_IN_COMMON = 0.5
 """Share of the larger side's examples that both must have to be paired."""
-
-
-class Place(NamedTuple):
-    """Which cells belong together; `policy` is the base's name for it."""
-
-    task: str
-    bin: int | Literal["all"]
-    variant: str
-    policy: str
-    budget: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Change:
     """One row: `change` is corrected; verdicts are each side's own, None for controls."""
 
     task: str
-    bin: int | Literal["all"]
+    bin: BinKey
     variant: str
     policy: str
     policy_now: str
@@ -108,8 +98,8 @@ class Comparison:
     changes: tuple[Change, ...]
     renamed: Mapping[str, str]
     differs: Mapping[str, tuple[Any, Any]]
-    only_base: tuple[Place, ...]
-    only_now: tuple[Place, ...]
+    only_base: tuple[CellKey, ...]
+    only_now: tuple[CellKey, ...]
 
     @property
     def regressions(self) -> list[Change]:
@@ -118,7 +108,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for programs."""
-        places = {k: [p._asdict() for p in getattr(self, k)] for k in ("only_base", "only_now")}
+        places = {k: [p.columns() for p in getattr(self, k)] for k in ("only_base", "only_now")}
         changes = [change.to_json() for change in self.changes]
         return {**vars(self), **places, "changes": changes, "regressions": len(self.regressions)}
 
@@ -190,37 +180,38 @@ def against(reports: Path, name: str, now: Side) -> Comparison:
     return compare(base, now, names=(f"baseline {name}", now.name))
 
 
-def _place(cell: Measured, back: Mapping[str, str]) -> Place:
-    return Place(cell.task, cell.bin, cell.variant, back.get(cell.policy, cell.policy), cell.budget)
+def _place(cell: Measured, back: Mapping[str, str]) -> CellKey:
+    """Its key by the base's name of the policy."""
+    return cell.key._replace(policy=back.get(cell.key.policy, cell.key.policy))
 
 
 def _renamed(base: Side, now: Side) -> dict[str, str]:
     """Policies by name; those that only one side has in the order they are listed, if as many."""
-    was, is_ = (list(dict.fromkeys(c.policy for c in side.cells)) for side in (base, now))
+    was, is_ = (list(dict.fromkeys(c.key.policy for c in side.cells)) for side in (base, now))
     gone, new = [p for p in was if p not in is_], [p for p in is_ if p not in was]
     same = {policy: policy for policy in was if policy in is_}
     return {**same, **(dict(zip(gone, new, strict=True)) if len(gone) == len(new) else {})}
 
 
 def _over_bins(
-    pairs: Mapping[Place, tuple[Measured, Measured]],
-) -> dict[Place, list[tuple[Measured, Measured]]]:
+    pairs: Mapping[CellKey, tuple[Measured, Measured]],
+) -> dict[CellKey, list[tuple[Measured, Measured]]]:
     """The members of every row over all bins; none where there is one bin alone."""
-    groups: dict[Place, list[tuple[Measured, Measured]]] = defaultdict(list)
+    groups: dict[CellKey, list[tuple[Measured, Measured]]] = defaultdict(list)
     for place, pair in pairs.items():
-        groups[place._replace(bin=ALL_BINS)].append(pair)
+        groups[place.pooled].append(pair)
     return {place: members for place, members in groups.items() if len(members) > 1}
 
 
-def _pooled_verdict(side: Side, place: Place, policy: str) -> str | None:
-    return side.pooled.get(pooled_key(place.task, place.variant, policy, place.budget))
+def _pooled_verdict(side: Side, place: CellKey, policy: str) -> str | None:
+    return side.pooled.get(pooled_key(place._replace(policy=policy)))
 
 
 # -- one row -------------------------------------------------------------------------------------
 
 
 def _change(
-    place: Place, members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float
+    place: CellKey, members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float
 ) -> Change:
     shared = [sorted(was.scores.keys() & is_.scores.keys()) for was, is_ in members]
     most = sum(max(len(was.scores), len(is_.scores)) for was, is_ in members)
@@ -235,7 +226,7 @@ def _change(
     estimate = (_paired if paired else _two_samples)(members, margin, alpha)
     return Change(
         *place[:4],
-        policy_now=first_is.policy,
+        policy_now=first_is.key.policy,
         budget=place.budget,
         n_base=sum(len(was.scores) for was, _ in members),
         n_now=sum(len(is_.scores) for _, is_ in members),

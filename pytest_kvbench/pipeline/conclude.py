@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.cellkey import ALL_BINS, CellGroup
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
@@ -223,11 +224,11 @@ def _controls_used(
 ) -> list[dict[str, Any]]:
     """Of every cell group: the shared control of its arms, and whose answers it is made of."""
     origins = {row.outcome.key: row.outcome.origin for row in rows}
-    used: dict[plan.CellGroup, dict[str, Any]] = {}
+    used: dict[CellGroup, dict[str, Any]] = {}
     for cell, request in planned:
         if not cell.is_control or request.aa:
             continue
-        group = plan.CellGroup.of(cell)
+        group = CellGroup.of(cell)
         name = f"{control_key(request.arm)}/{group.control_id}"
         counts = used.setdefault(group, {**asdict(group), "control": name} | _NONE_YET)
         origin = origins.get(request.key)
@@ -294,7 +295,7 @@ def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str
     """
     score_plan(prepared)
     cells = [c for c in analyse(prepared, judge_with).summary["cells"] if c["verdict"]]
-    pooled = [cell for cell in cells if cell["bin"] == "all"] or cells
+    pooled = [cell for cell in cells if cell["bin"] == ALL_BINS] or cells
     verdicts: dict[tuple[str, str], set[str]] = {}
     for cell in pooled:
         arm = (cell["task"], plan.arm_name(cell["policy"], cell["budget"]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.group import Prepared
@@ -34,7 +35,7 @@ class GroupDriver:
     """
 
     prepared: Prepared
-    group: plan.CellGroup
+    group: CellGroup
     cells: tuple[Cell, ...]
 
     @cached_property
@@ -147,7 +148,7 @@ def sick_controls(prepared: Prepared, store: Store) -> Iterator[ControlError]:
             yield sick_error(group, control, wrong)
 
 
-def sick_error(group: plan.CellGroup, control: Cell, wrong: str) -> ControlError:
+def sick_error(group: CellGroup, control: Cell, wrong: str) -> ControlError:
     """The error of a group whose control is not sane, for the reason `wrong`."""
     return ControlError(
         f"{control.item_id}: {wrong}",

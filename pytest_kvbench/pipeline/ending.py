@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.errors import EXIT_FOUND, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.records import FULL_CACHE, Cell
 from pytest_kvbench.report import text
 from pytest_kvbench.report.caveats import item
-from pytest_kvbench.report.results import POOLED, Results, Row, final
+from pytest_kvbench.report.results import Results, Row, final
 
 if TYPE_CHECKING:
     from pytest_kvbench.pipeline.conclude import Conclusion
@@ -111,7 +112,7 @@ def of_summary(
     lacking = [
         row
         for row in [*results.rows("missing"), *results.unmeasured]
-        if _place(row) not in sick and (wanted is None or item(row) in wanted)
+        if CellKey.of_row(row).group not in sick and (wanted is None or item(row) in wanted)
     ]
     if lacking and not waits:
         found.append(Reason(InfrastructureError.exit_status, _lacking(lacking)))
@@ -121,17 +122,12 @@ def of_summary(
 def _sick_controls(results: Results, wanted: Collection[str] | None) -> dict[object, Row]:
     """The controls that are not sane, of which something was wanted."""
     rows = [*results.rows("cells"), *results.rows("missing")]
-    places = {_place(row) for row in rows if wanted is None or item(row) in wanted}
+    places = {CellKey.of_row(row).group for row in rows if wanted is None or item(row) in wanted}
     return {
-        _place(row): row
+        CellKey.of_row(row).group: row
         for row in results.rows("cells")
-        if row["policy"] == FULL_CACHE and row.get("reason") and _place(row) in places
+        if row["policy"] == FULL_CACHE and row.get("reason") and CellKey.of_row(row).group in places
     }
-
-
-def _place(row: Row) -> object:
-    """What a control and its treatments have in common."""
-    return row["task"], row["bin"], row.get("variant") or ""
 
 
 def _gated(results: Results) -> list[str]:
@@ -140,11 +136,11 @@ def _gated(results: Results) -> list[str]:
         return []
     treated = list(results.treated())
     breaks = [row for row in treated if final(row) == "breaks"]
-    alone = ", in no bin alone" if all(row["bin"] == POOLED for row in breaks) else ""
+    alone = ", in no bin alone" if all(row["bin"] == ALL_BINS for row in breaks) else ""
     lines = [f"gate: {_deltas(breaks)}{alone}: breaks"] if breaks else []
     if results.gate.get("undetermined") != "fail":
         return lines
-    open_ = [r for r in treated if r["bin"] != POOLED and r.get("verdict_item") == "undetermined"]
+    open_ = [r for r in treated if r["bin"] != ALL_BINS and r.get("verdict_item") == "undetermined"]
     return [*lines, *([f"gate: {_deltas(open_)}: undetermined"] if open_ else [])]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from pytest_kvbench import executors
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines import EngineSource, engine_source
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.executor import ExecutorSettings
@@ -70,7 +71,7 @@ class Prepared:
     replicate_offset: int
     extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
-    made: dict[plan.CellGroup, list[tuple[Cell, Request]]] = field(
+    made: dict[CellGroup, list[tuple[Cell, Request]]] = field(
         default_factory=dict, repr=False, compare=False
     )
     """The requests of groups, as far as they were made."""
@@ -101,7 +102,7 @@ class Prepared:
         for group, members in plan.groups(self._cells if cells is None else cells).items():
             yield from self._of(group, members) if group in self.made else self._make(members)
 
-    def _of(self, group: plan.CellGroup, some: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
+    def _of(self, group: CellGroup, some: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
         if group not in self.made:
             self.made[group] = list(self._make(self._groups.get(group, some)))
         asked = {*some, some[0].control}
@@ -116,7 +117,7 @@ class Prepared:
         return plan.cells(self.experiment)
 
     @cached_property
-    def _groups(self) -> dict[plan.CellGroup, tuple[Cell, ...]]:
+    def _groups(self) -> dict[CellGroup, tuple[Cell, ...]]:
         return plan.groups(self._cells)
 
     def arms(self) -> Iterator[tuple[Arm, str | None]]:

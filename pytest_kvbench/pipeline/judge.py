@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline import plan, sane_control
@@ -20,7 +21,7 @@ Judge = Callable[[Experiment, Sequence[Observation]], "Analysis"]
 Columns = dict[str, Sequence[Any]]
 """A table of observations, a column a name: what crosses to another process at least cost."""
 
-_CELL = ("task", "bin", "variant", "policy", "budget")
+_CELL = CellKey._fields
 _OWN = ("replicate", "aa", "example_id", "cluster", "proof")
 _OUTCOME = (
     *("score", "em", "label", "parts", "failure", "text", "finish_reason", "latency_s", "ttft_s"),
@@ -42,7 +43,7 @@ class Question:
 
     columns: Columns
     rules: Rules
-    sick: Mapping[tuple[str, int, str], str]
+    sick: Mapping[CellGroup, str]
 
     def answer(self) -> Analysis:
         """The statistics. Loads pandas."""

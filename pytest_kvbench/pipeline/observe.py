@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.engines import proof_of
 from pytest_kvbench.observation import Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
@@ -107,11 +108,7 @@ def missing_cells(
         lacking[cell] = lacking.get(cell, 0) + (request.key not in have)
     return [
         {
-            "task": cell.task,
-            "bin": cell.bin,
-            "variant": cell.variant,
-            "policy": cell.policy,
-            "budget": cell.budget,
+            **CellKey.of(cell).columns(),
             "reason": "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing",
         }
         for cell, n in lacking.items()

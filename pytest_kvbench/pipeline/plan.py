@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines import arms, fingerprint
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import UsageError
@@ -26,31 +27,6 @@ from pytest_kvbench.records import (
 )
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.registry import TaskFactory, check_task_name
-
-
-@dataclass(frozen=True)
-class CellGroup:
-    """The cells that run together: one task, bin and variant, control included."""
-
-    task: str
-    bin: int
-    variant: str = ""
-
-    @property
-    def group_id(self) -> str:
-        """Readable; the scope by which items stay on one worker."""
-        parts = [self.task.replace("/", "-"), f"bin{self.bin}", self.variant]
-        return "-".join(part for part in parts if part)
-
-    @property
-    def control_id(self) -> str:
-        """The name of its controls: variants whose full cache answers alike share them."""
-        return CellGroup(self.task, self.bin).group_id
-
-    @classmethod
-    def of(cls, cell: Cell) -> CellGroup:
-        """The group of a cell."""
-        return cls(cell.task, cell.bin, cell.variant)
 
 
 @dataclass(frozen=True)

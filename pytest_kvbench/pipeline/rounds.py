@@ -24,6 +24,7 @@ from pytest_kvbench.analyse.sequential import (
     start,
     whole,
 )
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.pipeline import plan
@@ -134,9 +135,9 @@ def group_draws(
     experiment: Experiment, manifests: Mapping[str, TaskManifest], planned: Planned
 ) -> Iterator[GroupDraw]:
     """The groups of an experiment whose `sampling.strategy` is sequential."""
-    grouped: dict[plan.CellGroup, list[tuple[Cell, Request]]] = {}
+    grouped: dict[CellGroup, list[tuple[Cell, Request]]] = {}
     for cell, request in planned:
-        grouped.setdefault(plan.CellGroup.of(cell), []).append((cell, request))
+        grouped.setdefault(CellGroup.of(cell), []).append((cell, request))
     for group, members in grouped.items():
         entries = manifests[group.task].of_bin(group.bin)
         contexts = [entry.example.cluster for entry in entries]

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.records import Cell, Label, Request
-
-ControlKey = tuple[str, int, str]
-"""Task, bin and variant: what a control and its treatments share."""
 
 PROBE = 8
 """Examples asked first where the control and its treatments come from one prefill."""
@@ -59,18 +57,17 @@ def replies(observed: Iterable[Observation]) -> list[Reply]:
     ]
 
 
-def sick_controls(gate: Gate, observed: Iterable[Observation]) -> dict[ControlKey, str]:
+def sick_controls(gate: Gate, observed: Iterable[Observation]) -> dict[CellGroup, str]:
     """What is wrong with each control among observations that has nothing to lose, in words."""
-    by_control: dict[ControlKey, list[Observation]] = {}
+    controls: dict[CellGroup, list[Observation]] = {}
     for one in observed:
         if one.cell.is_control:
-            key = (one.cell.task, one.cell.bin, one.cell.variant)
-            by_control.setdefault(key, []).append(one)
+            controls.setdefault(CellGroup.of(one.cell), []).append(one)
     found = {
-        key: problem(replies(own), gate, shortest=key[1] == 0, whole=True)
-        for key, own in by_control.items()
+        group: problem(replies(own), gate, shortest=group.bin == 0, whole=True)
+        for group, own in controls.items()
     }
-    return {key: wrong for key, wrong in found.items() if wrong}
+    return {group: wrong for group, wrong in found.items() if wrong}
 
 
 def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -> str:

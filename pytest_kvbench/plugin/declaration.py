@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.experiment.load import Declared
-from pytest_kvbench.pipeline import plan
 from pytest_kvbench.records import Cell
 
 
@@ -22,7 +22,7 @@ class Declaration:
     def scope(self) -> str:
         """The group, and what runs together on one worker: a cell group, or all stages."""
         group = self.declared.experiment.group
-        cells = f"{group}-{plan.CellGroup.of(self.cell).group_id}"
+        cells = f"{group}-{CellGroup.of(self.cell).group_id}"
         return f"{group}/{self.declared.chain or cells}"
 
     @property

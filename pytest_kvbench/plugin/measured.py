@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.pipeline import rounds
 from pytest_kvbench.pipeline.ask import Asking
 from pytest_kvbench.pipeline.driver import GroupDriver, sickness
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.plan import CellGroup
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.records import Cell, Request

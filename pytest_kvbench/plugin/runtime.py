@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.errors import (
     EngineError,
     KvbenchError,
@@ -190,7 +191,7 @@ class Runtime:
         if not manifest.of_bin(cell.bin):
             label = manifest.bins[cell.bin].label
             pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin} ({label})")
-        group = plan.CellGroup.of(cell)
+        group = CellGroup.of(cell)
         runs_ahead = self._worker is None or declaration.declared.chain
         if reason := experiment.settle(group, experiment.drivers.values() if runs_ahead else ()):
             pytest.skip(reason)
@@ -209,7 +210,7 @@ class Runtime:
             pytest.skip(f"{before}: {reason}")
 
     def _read(self, experiment: MeasuredExperiment, cell: Cell) -> MeasuredCell:
-        group = plan.CellGroup.of(cell)
+        group = CellGroup.of(cell)
         mine = [
             (c, r) for c, r in experiment.drawn[group] if c in (cell, cell.control) and not r.aa
         ]

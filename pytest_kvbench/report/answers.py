@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.report import text
 from pytest_kvbench.report.results import (
     DECIDED,
-    POOLED,
     Results,
     Row,
     Series,
@@ -61,7 +61,7 @@ def lead(results: Results, series: Series) -> str:
     """The control's score, and the policy that goes lowest."""
     cells = results.headline_cells(series)
     control = next((c["control_mean"] for c in cells if c["control_mean"] is not None), None)
-    over = " over all bins" if results.headline(series) == POOLED else ""
+    over = " over all bins" if results.headline(series) == ALL_BINS else ""
     return f"{name(series.label)}: the control scores {text.score(control)}{over}. " + best(
         results, series
     )

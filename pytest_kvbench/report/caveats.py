@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_kvbench.records import Cell
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.report import text
-from pytest_kvbench.report.results import POOLED, Results, Row, Series
+from pytest_kvbench.report.results import Results, Row, Series
 from pytest_kvbench.report.text import name
 
 
@@ -36,11 +36,10 @@ def notice(results: Results) -> tuple[str, ...]:
 
 def item(row: Row) -> str:
     """The pytest id of a row's cell; a row pooled over bins has none and is described."""
-    variant = row.get("variant") or ""
-    if row["bin"] == POOLED:
-        label = Series(row["task"], variant).label
-        return f"{label} all bins {row['policy']} {text.budget(row['budget'])}"
-    return Cell(row["task"], row["bin"], row["policy"], row["budget"], variant).item_id
+    key = CellKey.of_row(row)
+    if key.cell is not None:
+        return key.cell.item_id
+    return f"{Series(key.task, key.variant).label} all bins {key.policy} {text.budget(key.budget)}"
 
 
 def limitations(results: Results) -> list[str]:

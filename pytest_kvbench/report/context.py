@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import yaml
 
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.report import answers, caveats, costs, tables, text
 from pytest_kvbench.report.blocks import (
     Block,
@@ -20,7 +21,7 @@ from pytest_kvbench.report.blocks import (
     Paragraph,
     Section,
 )
-from pytest_kvbench.report.results import POOLED, Results, Row
+from pytest_kvbench.report.results import Results, Row
 from pytest_kvbench.report.text import name
 
 MOST_FLIPS = 8
@@ -138,10 +139,10 @@ def _cells(results: Results) -> Section:
         tables.verdicts(
             results,
             series.label,
-            results.ordered(c for c in results.treated(series) if c["bin"] != POOLED),
+            results.ordered(c for c in results.treated(series) if c["bin"] != ALL_BINS),
         )
         for series in results.series
-        if results.headline(series) == POOLED and results.bins(series)
+        if results.headline(series) == ALL_BINS and results.bins(series)
     ]
     return Section("Verdicts by bin", blocks)
 

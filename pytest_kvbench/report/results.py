@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 
 Row = Mapping[str, Any]
-POOLED = "all"
 DECIDED = ("holds", "breaks")
-BinKey = int | str
-"""A bin's index, or "all" for the row pooled over bins."""
 
 
 @dataclass(frozen=True)
@@ -84,26 +82,23 @@ class Results:
         return sorted(chain, key=lambda c: -c["budget"])
 
     @cached_property
-    def _index(self) -> dict[tuple[Any, ...], Row]:
-        return {
-            (c["task"], c.get("variant") or "", c["bin"], c["policy"], c["budget"]): c
-            for c in self.rows("cells")
-        }
+    def _index(self) -> dict[CellKey, Row]:
+        return {CellKey.of_row(c): c for c in self.rows("cells")}
 
     def cell(self, series: Series, key: BinKey, policy: str, budget: float) -> Row | None:
         """One cell, if it is there."""
-        return self._index.get((series.task, series.variant, key, policy, budget))
+        return self._index.get(CellKey(series.task, key, series.variant, policy, budget))
 
     def bins(self, series: Series) -> tuple[int, ...]:
         """Indices of the bins of a series, shortest prompts first."""
-        own = {c["bin"] for c in self.rows("cells") if series.owns(c) and c["bin"] != POOLED}
+        own = {c["bin"] for c in self.rows("cells") if series.owns(c) and c["bin"] != ALL_BINS}
         return tuple(sorted(own))
 
     def headline(self, series: Series) -> BinKey:
         """The rows that answer for the whole series: the pooled ones, or those of its only bin."""
-        pooled = any(True for _ in self.treated(series, POOLED))
+        pooled = any(True for _ in self.treated(series, ALL_BINS))
         bins = self.bins(series)
-        return POOLED if pooled or len(bins) != 1 else bins[0]
+        return ALL_BINS if pooled or len(bins) != 1 else bins[0]
 
     def headline_cells(self, series: Series) -> list[Row]:
         """Treated cells of the headline rows, by policy, largest budget first."""
@@ -124,7 +119,7 @@ class Results:
     def stats(self, series: Series, policy: str) -> list[Row]:
         """bin_stats of one policy over bins, by bin, then budget down."""
         rows = (r for r in self.rows("bin_stats") if series.owns(r) and r["policy"] == policy)
-        return self.ordered(r for r in rows if r["bin"] != POOLED)
+        return self.ordered(r for r in rows if r["bin"] != ALL_BINS)
 
     def ordered(self, rows: Iterable[Row]) -> list[Row]:
         """Rows as people look for them: by bin, control first, policies as listed, budget down."""
@@ -132,8 +127,8 @@ class Results:
         return sorted(
             rows,
             key=lambda r: (
-                r.get("bin", POOLED) == POOLED,
-                r.get("bin", 0) if r.get("bin") != POOLED else 0,
+                r.get("bin", ALL_BINS) == ALL_BINS,
+                r.get("bin", 0) if r.get("bin") != ALL_BINS else 0,
                 order.get(r["policy"], len(order)),
                 -r.get("budget", 0),
             ),
@@ -153,15 +148,18 @@ class Results:
     @cached_property
     def unmeasured(self) -> list[Row]:
         """Cells of single bins whose verdict is `not-measured`."""
-        return [c for c in self.treated() if c["bin"] != POOLED and c["verdict"] == "not-measured"]
+        return [cell for cell in self._single if cell["verdict"] == "not-measured"]
+
+    @property
+    def _single(self) -> Iterator[Row]:
+        return (cell for cell in self.treated() if cell["bin"] != ALL_BINS)
 
     @cached_property
     def planned(self) -> int:
         """m: the treated cells of the plan, measured or missing."""
-        rows = [c for c in self.treated() if c["bin"] != POOLED]
+        rows = [*self._single]
         rows += [r for r in self.rows("missing") if r["policy"] != FULL_CACHE]
-        keys = ("task", "bin", "variant", "policy", "budget")
-        return len({tuple(r.get(k) or "" for k in keys) for r in rows})
+        return len({CellKey.of_row(row) for row in rows})
 
 
 def final(cell: Row) -> str:

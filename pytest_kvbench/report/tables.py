@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
-from pytest_kvbench.report.results import (
-    POOLED,
-    Results,
-    Row,
-    Series,
-    bracket,
-    ends,
-    ends_alone,
-    qualified,
-)
+from pytest_kvbench.report.results import Results, Row, Series, bracket, ends, ends_alone, qualified
 from pytest_kvbench.report.text import name
 
 Rows = Iterable[tuple[Value, ...]]
@@ -61,7 +53,7 @@ def transitions(results: Results) -> Table:
         "Monotone fit, interpolated|Drop rule|Shape"
     )
     rows = results.ordered(results.rows("transitions"))
-    rows.sort(key=lambda t: t["bin"] != POOLED)
+    rows.sort(key=lambda t: t["bin"] != ALL_BINS)
     return _table("", columns, map(_transition_row, rows), "4 5 7 8")
 
 
@@ -299,7 +291,7 @@ def _task(row: Row) -> Value:
 
 
 def _bin(row: Row) -> Value:
-    return Value("all", -1) if row["bin"] == POOLED else Value(str(row["bin"]), row["bin"])
+    return Value(ALL_BINS, -1) if row["bin"] == ALL_BINS else Value(str(row["bin"]), row["bin"])
 
 
 def _number(value: float | None) -> Value:

@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.records import canonical
-
-_ARM = ("task", "bin", "variant", "policy", "budget")
 
 
 def save(
@@ -23,10 +22,11 @@ def save(
         db.execute(f"DELETE FROM {table}")  # noqa: S608 -- literals
     db.executemany(
         "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?)",
-        _rows(bin_stats, (*_ARM, "n", "acc_mean")),
+        _rows(bin_stats, (*CellKey._fields, "n", "acc_mean")),
     )
     db.executemany(
-        "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)", _rows(named, (*_ARM, "delta", "verdict"))
+        "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)",
+        _rows(named, (*CellKey._fields, "delta", "verdict")),
     )
     db.executemany(
         "INSERT INTO transitions VALUES (?,?,?,?,?,?)",

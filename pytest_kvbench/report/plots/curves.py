@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import POOLED, BinKey, Results, Row, Series
+from pytest_kvbench.report.results import Results, Row, Series
 
 MOST_OVERLAID = 5
 """More policies than this get a panel each, the others grey behind."""
@@ -45,8 +46,8 @@ def budget_curves(results: Results, series: Series) -> Figure:
 
 def _keys(results: Results, series: Series) -> list[BinKey]:
     bins = list(results.bins(series))
-    pooled = results.headline(series) == POOLED and any(results.treated(series, POOLED))
-    return [POOLED, *bins] if pooled and len(bins) > 1 else [*bins] or [POOLED]
+    pooled = results.headline(series) == ALL_BINS and any(results.treated(series, ALL_BINS))
+    return [ALL_BINS, *bins] if pooled and len(bins) > 1 else [*bins] or [ALL_BINS]
 
 
 def _by_bin(results: Results, series: Series, keys: Sequence[BinKey], axes: Sequence[Axes]) -> None:
@@ -110,7 +111,7 @@ def _control_interval(
 
     Zou and Donner (2008), Construction of confidence limits about effect measures.
     """
-    rows = [r for r in results.stats(series, "none") if key in (POOLED, r["bin"])]
+    rows = [r for r in results.stats(series, "none") if key in (ALL_BINS, r["bin"])]
     if not rows or any(r["acc_mean"] is None or r["ci_low"] is None for r in rows):
         return None, None
     mean = np.array([r["acc_mean"] for r in rows])
@@ -133,7 +134,7 @@ def _finish(results: Results, series: Series, panel: Axes, width: float) -> None
 
 def _title(results: Results, series: Series, key: BinKey) -> str:
     n = _n(list(results.treated(series, key)))
-    if key == POOLED:
+    if key == ALL_BINS:
         return f"all bins, {n}"
     edges = text.edges(results.bin_row(series, int(key)))
     return f"bin {key}: {edges}, {n}" if edges else f"bin {key}, {n}"

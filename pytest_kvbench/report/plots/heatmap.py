@@ -15,9 +15,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import POOLED, BinKey, Results, Row, Series, doubt, final
+from pytest_kvbench.report.results import Results, Row, Series, doubt, final
 
 TALLEST = 10.5
 """Inches: a page. Tasks that would make a figure taller go on to a further one."""
@@ -130,7 +131,7 @@ def _heatmap(
 
 def _keys(results: Results, series: Series) -> list[BinKey]:
     bins: list[BinKey] = list(results.bins(series))
-    return [*bins, POOLED] if len(bins) != 1 and any(results.treated(series, POOLED)) else bins
+    return [*bins, ALL_BINS] if len(bins) != 1 and any(results.treated(series, ALL_BINS)) else bins
 
 
 def _norm(results: Results) -> Normalize:
@@ -206,7 +207,7 @@ def _longest_label(results: Results) -> int:
 
 
 def _bin(results: Results, series: Series, key: BinKey) -> str:
-    place = results.bins(series).index(int(key)) if key != POOLED else -1
+    place = results.bins(series).index(int(key)) if key != ALL_BINS else -1
     return _bins(results, series)[place]
 
 

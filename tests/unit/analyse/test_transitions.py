@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.analyse.cells import ALL_BINS, CellKey
 from pytest_kvbench.analyse.judge import judge_cells
 from pytest_kvbench.analyse.ladder import CellPairs, ladder_of
 from pytest_kvbench.analyse.monotone import NEVER, crossing, isotonic
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.transitions import bracket
+from pytest_kvbench.cellkey import ALL_BINS, CellKey
 
 BUDGETS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 RULES = Rules(margin=0.10, alpha=0.05)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.analyse.evidence import interval, p_breaks, p_holds
 from pytest_kvbench.analyse.unpaired import Sample, two_means, two_samples
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.ops.baselines import find_side, side_of
@@ -26,7 +27,8 @@ from tests.support.groups import by_budget, make_group
 
 def cell(scores, policy="snapkv", budget=0.5, bin_=0, verdict="undetermined", prefix="e"):
     named = {f"{prefix}{i}": float(score) for i, score in enumerate(scores)}
-    return Measured("t", bin_, "", policy, budget, verdict, named, {e: f"c{e}" for e in named})
+    key = CellKey("t", bin_, "", policy, budget)
+    return Measured(key, verdict, named, {e: f"c{e}" for e in named})
 
 
 def side(*cells, name="g", pooled=None, **experiment):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.experiment.schema import Gate
 from pytest_kvbench.observation import Observation, Outcome
-from pytest_kvbench.pipeline.plan import CellGroup
 from pytest_kvbench.pipeline.sane_control import (
     PROBE,
     Reply,
@@ -116,4 +116,4 @@ def test_a_sick_control_is_found_by_task_bin_and_variant() -> None:
         observed(Cell("t", 2, "none", 1.0, "v"), 0.0),
         observed(Cell("t", 3, "knorm", 0.5, "v"), 0.0),
     ]
-    assert list(sick_controls(Gate(), rows)) == [("t", 0, "v"), ("t", 1, "v")]
+    assert list(sick_controls(Gate(), rows)) == [CellGroup("t", n, "v") for n in (0, 1)]

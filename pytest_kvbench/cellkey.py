@@ -1,0 +1,105 @@
+"""What names a cell in everything that is made of observations, rows over all bins included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from pytest_kvbench.records import FULL_CACHE, Cell
+
+ALL_BINS: Final = "all"
+"""In place of a bin's index: the row pooled over bins."""
+
+BinKey = int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class CellGroup:
+    """The cells that run together: one task, bin and variant, control included."""
+
+    task: str
+    bin: int
+    variant: str = ""
+
+    @property
+    def group_id(self) -> str:
+        """Readable; the scope by which items stay on one worker."""
+        parts = [self.task.replace("/", "-"), f"bin{self.bin}", self.variant]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def control_id(self) -> str:
+        """The name of its controls: variants whose full cache answers alike share them."""
+        return CellGroup(self.task, self.bin).group_id
+
+    @classmethod
+    def of(cls, cell: Cell) -> CellGroup:
+        """The group of a cell."""
+        return cls(cell.task, cell.bin, cell.variant)
+
+
+class ChainKey(NamedTuple):
+    """A ladder of budgets: one policy on one task and bin."""
+
+    task: str
+    bin: BinKey
+    variant: str
+    policy: str
+
+
+class CellKey(NamedTuple):
+    """What names a row: a cell's five columns, in the order every table has them."""
+
+    task: str
+    bin: BinKey
+    variant: str
+    policy: str
+    budget: float
+
+    @classmethod
+    def of(cls, cell: Cell) -> CellKey:
+        """The key of a cell of one bin."""
+        return cls(cell.task, cell.bin, cell.variant, cell.policy, cell.budget)
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> CellKey:
+        """The key of a row that has the columns; its bin may be text, its variant absent."""
+        bin_: BinKey = ALL_BINS if row["bin"] == ALL_BINS else int(row["bin"])
+        return cls(row["task"], bin_, row.get("variant") or "", row["policy"], row["budget"])
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the full cache's."""
+        return self.policy == FULL_CACHE
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether it is a row over all bins."""
+        return self.bin == ALL_BINS
+
+    @property
+    def pooled(self) -> CellKey:
+        """The row over all bins that this cell belongs to."""
+        return self._replace(bin=ALL_BINS)
+
+    @property
+    def chain(self) -> ChainKey:
+        """The ladder of budgets this cell is a rung of."""
+        return ChainKey(self.task, self.bin, self.variant, self.policy)
+
+    @property
+    def cell(self) -> Cell | None:
+        """The cell, None for a row over all bins."""
+        if self.bin == ALL_BINS:
+            return None
+        return Cell(self.task, self.bin, self.policy, self.budget, self.variant)
+
+    @property
+    def group(self) -> CellGroup | None:
+        """What it shares with its control, None for a row over all bins."""
+        return CellGroup.of(self.cell) if self.cell else None
+
+    def columns(self) -> dict[str, str | int | float]:
+        """The five columns of a row."""
+        return self._asdict()
