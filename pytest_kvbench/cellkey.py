@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 from pytest_kvbench.records import FULL_CACHE, Cell
 
@@ -46,6 +46,16 @@ class ChainKey(NamedTuple):
     bin: BinKey
     variant: str
     policy: str
+
+
+class Columns(TypedDict):
+    """What every row of a cell begins with."""
+
+    task: str
+    bin: BinKey
+    variant: str
+    policy: str
+    budget: float
 
 
 class CellKey(NamedTuple):
@@ -100,6 +110,12 @@ class CellKey(NamedTuple):
         """What it shares with its control, None for a row over all bins."""
         return CellGroup.of(self.cell) if self.cell else None
 
-    def columns(self) -> dict[str, str | int | float]:
+    def columns(self) -> Columns:
         """The five columns of a row."""
-        return self._asdict()
+        return {
+            "task": self.task,
+            "bin": self.bin,
+            "variant": self.variant,
+            "policy": self.policy,
+            "budget": self.budget,
+        }

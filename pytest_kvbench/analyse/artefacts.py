@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from scipy.special import bdtr
@@ -15,6 +14,7 @@ from scipy.special import bdtr
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.facts import PROVEN
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.rows import CellRow, Facts
 
 SAME_ANSWERS = 0.98  # share of equal texts from which on an arm looks like its control
 FEWEST_TEXTS = 10
@@ -35,7 +35,7 @@ class Seen:
 
     rows: pd.DataFrame
     result: CellResult
-    facts: Mapping[str, Any]
+    facts: Facts | CellRow
     rules: Rules
 
     @property

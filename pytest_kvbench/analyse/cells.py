@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.sequential import Rung, group_verdicts
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.records import VerdictWord
+from pytest_kvbench.rows import CellRow
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def _verdicts(
     }
 
 
-def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> dict[str, Any]:
+def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> CellRow:
     """A cell as `summary.json` has it, without what only an engine can know."""
     return {
         **key.columns(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,11 @@ from pytest_kvbench.analyse.binstats import mean
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.tables import CELL, cell_key
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.rows import Facts
 
-NOT_APPLIED, PROVEN, UNVERIFIED = "not-applied", "proven", "unverified"
+NOT_APPLIED: Final = "not-applied"
+PROVEN: Final = "proven"
+UNVERIFIED: Final = "unverified"
 
 
 def by_cell(joined: pd.DataFrame) -> Iterator[tuple[CellKey, pd.DataFrame]]:
@@ -22,7 +25,7 @@ def by_cell(joined: pd.DataFrame) -> Iterator[tuple[CellKey, pd.DataFrame]]:
         yield cell_key(key), rows
 
 
-def facts_of(rows: pd.DataFrame, rules: Rules) -> dict[str, Any]:
+def facts_of(rows: pd.DataFrame, rules: Rules) -> Facts:
     """The facts of one cell, by the names of `summary.json`.
 
     A cell is `not-applied` when that is proven for more of its answers than may be lost.
@@ -40,7 +43,7 @@ def facts_of(rows: pd.DataFrame, rules: Rules) -> dict[str, Any]:
     }
 
 
-def why_unmeasured(facts: Mapping[str, Any], rules: Rules) -> str:
+def why_unmeasured(facts: Facts, rules: Rules) -> str:
     """Why a cell must not be judged, or ""."""
     if facts["proof"] == NOT_APPLIED:
         return "the engine's own figures prove that the budget was not applied"
@@ -52,25 +55,25 @@ def why_unmeasured(facts: Mapping[str, Any], rules: Rules) -> str:
     return ""
 
 
-def pooled_facts(facts: Mapping[CellKey, Mapping[str, Any]]) -> dict[CellKey, dict[str, Any]]:
+def pooled_facts(facts: Mapping[CellKey, Facts]) -> dict[CellKey, Facts]:
     """The facts of each row over bins: counts summed, the rest an equal-weight mean of the bins."""
-    groups: dict[CellKey, list[Mapping[str, Any]]] = {}
+    groups: dict[CellKey, list[Facts]] = {}
     for key, of_cell in facts.items():
         groups.setdefault(key.pooled, []).append(of_cell)
     return {key: _pooled(members) for key, members in groups.items()}
 
 
-def _pooled(members: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _pooled(members: Sequence[Facts]) -> Facts:
     proofs = {facts["proof"] for facts in members}
     return {
-        "achieved": _mean(members, "achieved"),
+        "achieved": _mean(facts["achieved"] for facts in members),
         "proof": proofs.pop() if len(proofs) == 1 else UNVERIFIED,
         "lost": sum(facts["lost"] for facts in members),
-        "lost_share": _mean(members, "lost_share"),
-        "delta_unlabelled": _mean(members, "delta_unlabelled"),
+        "lost_share": float(np.mean([facts["lost_share"] for facts in members])),
+        "delta_unlabelled": _mean(facts["delta_unlabelled"] for facts in members),
     }
 
 
-def _mean(members: list[Mapping[str, Any]], name: str) -> float | None:
-    known = [facts[name] for facts in members if facts[name] is not None]
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

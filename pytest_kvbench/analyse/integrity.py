@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from pytest_kvbench.analyse.pairs import measured_pairs, pair_controls
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
+from pytest_kvbench.rows import CellRow, TransitionRow
 
 NAMED = 3  # cells named in a note; the rest are counted
 IN_PLACEBOS = {"placebo", "twin"}  # codes listed in `placebos`, not in `notes`
@@ -19,8 +20,8 @@ IN_PLACEBOS = {"placebo", "twin"}  # codes listed in `placebos`, not in `notes`
 
 def integrity(
     table: pd.DataFrame,
-    rows: Iterable[Mapping[str, Any]],
-    transitions: Iterable[Mapping[str, Any]],
+    rows: Iterable[CellRow],
+    transitions: Iterable[TransitionRow],
     twins: Sequence[tuple[CellKey, CellKey, str]],
     rules: Rules,
 ) -> dict[str, Any]:
@@ -51,13 +52,13 @@ def counts(values: pd.Series[Any]) -> dict[str, int]:
     return {str(value): int(n) for value, n in values.value_counts().items()}
 
 
-def where(row: Mapping[str, Any]) -> str:
+def where(row: CellRow) -> str:
     """A cell in words."""
     variant = f" {row['variant']}" if row["variant"] else ""
     return f"{row['task']} bin {row['bin']} {row['policy']} {row['budget']:g}{variant}"
 
 
-def placebos(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def placebos(rows: Iterable[CellRow]) -> list[str]:
     """A sentence for every cell flagged as a placebo; on a row over bins where no bin of it is."""
     found = {
         (row["task"], row["variant"], row["policy"], row["budget"], row["bin"]): (row, said)
@@ -70,7 +71,7 @@ def placebos(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{where(row)}: {said}" for row, said in named]
 
 
-def flag_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def flag_notes(rows: Iterable[CellRow]) -> list[str]:
     """One sentence per kind of flag: which cells raised it, and what it says of the first."""
     raised: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
@@ -89,7 +90,7 @@ def flag_note(cells: Sequence[tuple[str, str]]) -> str:
     return f"{first}: {said}{f' (also {named}{more})' if others else ''}."
 
 
-def shape_notes(transitions: Iterable[Mapping[str, Any]]) -> list[str]:
+def shape_notes(transitions: Iterable[TransitionRow]) -> list[str]:
     """A sentence for every ladder where less cache was better than more."""
     return [
         f"non-monotone: {row['task']} bin {row['bin']} {row['policy']}: a smaller budget scores "

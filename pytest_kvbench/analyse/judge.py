@@ -33,6 +33,7 @@ from pytest_kvbench.analyse.tables import (
 from pytest_kvbench.analyse.transitions import transitions
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.rows import CellRow, TransitionRow
 
 PAIRS = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
 WHAT = "pairs"
@@ -43,8 +44,8 @@ class Judged:
     """Cells and pooled rows with their results, and the rows and transitions made of them."""
 
     results: dict[CellKey, CellResult]
-    rows: dict[CellKey, dict[str, Any]]
-    transitions: list[dict[str, Any]]
+    rows: dict[CellKey, CellRow]
+    transitions: list[TransitionRow]
 
 
 def judge_pairs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,7 @@ from pytest_kvbench.analyse.rules import Analysis, Rules
 from pytest_kvbench.analyse.same_answers import twins
 from pytest_kvbench.analyse.tables import split_cells
 from pytest_kvbench.cellkey import CellGroup, CellKey
-
-Facts = Mapping[CellKey, Mapping[str, Any]]
-
+from pytest_kvbench.rows import CellRow, Facts
 
 Sick = Mapping[CellGroup, str]
 """What is wrong with the control of a group."""
@@ -53,7 +51,9 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
     )
 
 
-def judged_cells(joined: pd.DataFrame, facts: Facts, rules: Rules, sick: Sick) -> Judged:
+def judged_cells(
+    joined: pd.DataFrame, facts: Mapping[CellKey, Facts], rules: Rules, sick: Sick
+) -> Judged:
     """Every treated cell that was asked for, judged where it may be, with its facts in its row."""
     measured, worst = (split_cells(of(joined)) for of in (measured_pairs, worst_pairs))
     nothing = CellPairs(*(np.array([]) for _ in range(4)))
@@ -69,7 +69,7 @@ def judged_cells(joined: pd.DataFrame, facts: Facts, rules: Rules, sick: Sick) -
     }
     judged = judge_cells(cells, excluded, rules, worst)
     for key, known in {**facts, **pooled_facts(facts)}.items():
-        judged.rows[key].update(known)
+        judged.rows[key] = {**judged.rows[key], **known}
     return judged
 
 
@@ -93,7 +93,7 @@ def flag_twins(judged: Judged, alike: list[tuple[CellKey, CellKey, str]]) -> Non
             judged.rows[key]["flags"].append(f"twin: {said}")
 
 
-def flag_pools(judged: Judged, facts: Facts) -> None:
+def flag_pools(judged: Judged, facts: Mapping[CellKey, Facts]) -> None:
     """Say on a row over bins which bins it lacks."""
     for key, row in judged.rows.items():
         if not key.is_pooled:
@@ -121,7 +121,7 @@ def flag_pooled_placebos(
             row["flags"] += [f"placebo: {said}"] if said else []
 
 
-def control_rows(stats: list[dict[str, Any]], sick: Sick) -> list[dict[str, Any]]:
+def control_rows(stats: Sequence[Mapping[str, Any]], sick: Sick) -> list[CellRow]:
     """The control's cells: a mean with its interval, no difference and no verdict.
 
     The `reason` of one that is not sane says what is wrong with it.
@@ -131,7 +131,7 @@ def control_rows(stats: list[dict[str, Any]], sick: Sick) -> list[dict[str, Any]
     ]
 
 
-def control_row(stats: Mapping[str, Any], reason: str = "") -> dict[str, Any]:
+def control_row(stats: Mapping[str, Any], reason: str = "") -> CellRow:
     """A control's row with the keys of every other; its interval is in `bin_stats`."""
     answers = round(stats["n"] * (1 - stats["fail_rate"]))
     return {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.rows import CellRow, TransitionRow
 
 Correction = Literal["holm", "bh", "none"]
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bh", "none")
@@ -73,8 +74,8 @@ class Analysis:
     variant, policy and budget, controls included.
     """
 
-    cells: list[dict[str, Any]]
-    transitions: list[dict[str, Any]]
+    cells: list[CellRow]
+    transitions: list[TransitionRow]
     bin_stats: list[dict[str, Any]]
     integrity: dict[str, Any]
     efficiency: dict[str, Any]

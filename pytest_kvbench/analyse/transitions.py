@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from pytest_kvbench.analyse.monotone import NEVER, crossing, isotonic
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.shape import Rungs, Words, shape_of
 from pytest_kvbench.cellkey import ALL_BINS, CellKey, ChainKey
+from pytest_kvbench.rows import TransitionRow
 
 Results = Mapping[CellKey, CellResult]
 Corrected = Mapping[CellKey, Verdict]
@@ -36,7 +36,7 @@ def transitions(
     pooled: Results,
     verdicts: Corrected,
     rules: Rules,
-) -> list[dict[str, Any]]:
+) -> list[TransitionRow]:
     """One row per ladder of a bin; then one per task, variant and policy over all bins.
 
     Args:
@@ -89,7 +89,7 @@ def transition_row(
     ladder: Ladder | None,
     bins: Sequence[Rungs],
     rules: Rules,
-) -> dict[str, Any]:
+) -> TransitionRow:
     """A ladder's row as `summary.json` has it.
 
     Args:
@@ -106,7 +106,10 @@ def transition_row(
     broken_adjusted, safe_adjusted = bracket(corrected)
     estimate, limits = crossing_estimate(ladder, rules) if ladder else (None, None)
     return {
-        **chain._asdict(),
+        "task": chain.task,
+        "bin": chain.bin,
+        "variant": chain.variant,
+        "policy": chain.policy,
         "b_safe": b_safe,
         "b_broken": b_broken,
         "b_safe_adjusted": safe_adjusted,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -34,6 +34,7 @@ from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.records import Arm, Cell, Request, digest, to_json
 from pytest_kvbench.report.summary import provenance_of
+from pytest_kvbench.rows import CellRow
 from pytest_kvbench.store.store import RunRow
 
 CATALOG = "_catalog.jsonl"
@@ -115,9 +116,7 @@ def _artifacts(prepared: Prepared, seen: Observed) -> Iterator[_Artifact]:
         yield _Artifact(asked[0][1].arm, prepared, asked, came)
 
 
-def _write(
-    artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]], target: Path
-) -> None:
+def _write(artifact: _Artifact, run: RunRow, cells: Sequence[CellRow], target: Path) -> None:
     """Make the folder whole before it gets its name; then its line in the catalog."""
     own = [c for c in cells if (c["policy"], c["budget"]) == _arm_key(artifact.arm)]
     meta = _meta(artifact, run, own)
@@ -138,7 +137,7 @@ def _arm_key(arm: Arm) -> tuple[str, float]:
     return arm.policy, arm.budget
 
 
-def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[CellRow]) -> dict[str, Any]:
     known = stored_provenance(artifact.prepared.folder, run) or provenance_of(run)
     came = [one.outcome.score for one in artifact.observed]
     scores = [score for score in came if score is not None]

@@ -19,6 +19,7 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline.group import now
+from pytest_kvbench.rows import CellRow
 
 FOLDER = ".baselines"
 SCHEMA = 1
@@ -71,7 +72,7 @@ def pooled_key(key: CellKey) -> str:
 
 
 def side_from(
-    experiment: Experiment, judged: Sequence[Observation], cells: Sequence[Mapping[str, Any]]
+    experiment: Experiment, judged: Sequence[Observation], cells: Sequence[CellRow]
 ) -> Side:
     """A group as an analysis found it.
 
@@ -81,7 +82,7 @@ def side_from(
         cells: what was made of them, as in `summary.json`.
     """
     words = {CellKey.of_row(row): row["verdict_holm"] for row in cells}
-    pooled = {pooled_key(key): word for key, word in words.items() if key.is_pooled}
+    pooled = {pooled_key(key): word for key, word in words.items() if word and key.is_pooled}
     return Side(experiment.group, experiment.snapshot(), _measured(judged, words), pooled)
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.records import canonical
+from pytest_kvbench.rows import CellRow, TransitionRow
 
 
 def save(
     db: sqlite3.Connection,
     bin_stats: Sequence[Mapping[str, Any]],
-    cells: Sequence[Mapping[str, Any]],
-    transitions: Sequence[Mapping[str, Any]],
+    cells: Sequence[CellRow],
+    transitions: Sequence[TransitionRow],
 ) -> None:
     """Replace what is there."""
     named = [{**cell, "bin": str(cell["bin"])} for cell in cells]

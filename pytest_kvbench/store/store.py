@@ -27,6 +27,7 @@ from pytest_kvbench.records import (
     Telemetry,
     canonical,
 )
+from pytest_kvbench.rows import CellRow, TransitionRow
 from pytest_kvbench.store import analysis, manifests
 from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
@@ -294,8 +295,8 @@ class Store:
     def save_analysis(
         self,
         bin_stats: Sequence[Mapping[str, Any]],
-        cells: Sequence[Mapping[str, Any]],
-        transitions: Sequence[Mapping[str, Any]],
+        cells: Sequence[CellRow],
+        transitions: Sequence[TransitionRow],
     ) -> None:
         """Replace what analysis made of the scores."""
         with self._db.write() as db:
