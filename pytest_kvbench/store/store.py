@@ -340,9 +340,8 @@ class Store:
 
     def seconds_per_token(self) -> float | None:
         """Median wall time per prompt token of the answers stored so far, sweeps counted once."""
-        rows = self._db.read(
-            "SELECT avg(latency_s / prompt_tokens) FROM telemetry WHERE prompt_tokens > 0"
-        )
+        average = "SELECT avg(latency_s / prompt_tokens) FROM telemetry WHERE prompt_tokens > 0"
+        rows = self._db.read(average)
         return None if rows[0][0] is None else float(rows[0][0])
 
     def _among(self, query: str, keys: Sequence[str], *before: str) -> Iterator[sqlite3.Row]:
