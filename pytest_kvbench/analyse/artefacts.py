@@ -194,7 +194,14 @@ OF_SCORES: Mapping[str, Callable[[Seen], str]] = {
 
 def flags_of_result(result: CellResult, rules: Rules) -> list[str]:
     """The flags of pairs of scores, a fixed order."""
-    seen = Seen(pd.DataFrame(), result, {}, rules)
+    nothing: Facts = {
+        "achieved": None,
+        "proof": "unverified",
+        "lost": 0,
+        "lost_share": 0.0,
+        "delta_unlabelled": None,
+    }
+    seen = Seen(pd.DataFrame(), result, nothing, rules)
     return [f"{code}: {said}" for code, check in OF_SCORES.items() if (said := check(seen))]
 
 
