@@ -268,7 +268,8 @@ class Telemetry:
     Times in seconds; `latency_s` is the wall time of the HTTP request that brought the answer, less
     the time the server says it queued, shared by `arms_in_request` arms; None where nobody waited
     for it, as in a batch. Bytes are of the prompt's KV tensors right after compression. A server
-    may say anything: what is no sound number is None.
+    may say anything: what is no sound number is None. `waited_s` is its share of the time that the
+    request waited for a rate limit, ours or the server's.
     """
 
     latency_s: float | None
@@ -282,6 +283,7 @@ class Telemetry:
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     arms_in_request: int = 1
+    waited_s: float = 0.0
     note: str = ""
 
     def __post_init__(self) -> None:

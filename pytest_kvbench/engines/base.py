@@ -109,12 +109,14 @@ def proof_of(arm: Arm, telemetry: Telemetry | None) -> Proof:
 class Reply:
     """A decoded response, and the wall times of the try that brought it, in seconds.
 
-    `ttft_s`: to the first piece of text, where the reply was streamed.
+    `ttft_s`: to the first piece of text, where the reply was streamed. `waited_s`: for rate limits,
+    ours and the server's, before it was sent.
     """
 
     data: dict[str, Any]
     latency_s: float
     ttft_s: float | None = None
+    waited_s: float = 0.0
 
 
 class RequestFailedError(Exception):

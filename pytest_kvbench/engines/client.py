@@ -28,6 +28,7 @@ from pytest_kvbench.engines.keys import decoded, hidden, masked
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace, tokens_of
 from pytest_kvbench.engines.retry import (
+    Limited,
     TransientError,
     deadline_s,
     retry_after,
@@ -105,9 +106,9 @@ class Http:
         """
         watched = self._breaker.watch(tokens_of(body), path, body.get("model"))
         async with self._places, watched:  # before the deadline starts: waiting is not the server's
-            if self._pace is not None:
-                await self._pace.wait(body)
-            return await self._tried(path, body, stream)
+            waited_s = 0.0 if self._pace is None else await self._pace.wait(body)
+            reply = await self._tried(path, body, stream)
+            return replace(reply, waited_s=reply.waited_s + waited_s)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -116,12 +117,14 @@ class Http:
 
     async def _tried(self, path: str, body: dict[str, Any], stream: bool) -> Reply:
         attempts, whole_s = 0, deadline_s(self._timeout_s, self._retries)
+        limited = Limited()
         try:
             async with asyncio.timeout(whole_s):
                 async for attempt in tries(self._retries):
-                    with attempt:
+                    with attempt, limited:
                         attempts += 1
-                        return await self._in_time(path, body, stream)
+                        reply = await self._in_time(path, body, stream)
+                        return replace(reply, waited_s=limited.waited_s)
         except TimeoutError:
             message = f"no reply within {whole_s:g} s, all tries together"
             raise RequestFailedError("TIMEOUT", message, attempts) from None

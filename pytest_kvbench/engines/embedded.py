@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pytest_kvbench.server import weights
 from pytest_kvbench.wire import bounded, sound
 from pytest_kvbench.wire.network import client_of
 
+ARMS = 64
 _PROBE_S = 10.0
 
 
@@ -83,7 +85,7 @@ class EmbeddedSource:
         else:
             client = self._connect(self._settings.base_url or self._serve())
         places = self._crowd.places(self._settings.concurrency, self._name)
-        return EmbeddedEngine(client, self._settings.model, most, places)
+        return EmbeddedEngine(client, self._settings, most, places)
 
     def _connect(self, base_url: str) -> Client:
         # Late: aiohttp, which a resumed run does without.
@@ -162,11 +164,16 @@ class EmbeddedEngine:
     """A client of the embedded server."""
 
     def __init__(
-        self, http: Client, model: str, most: int, places: AbstractAsyncContextManager[None]
+        self,
+        http: Client,
+        settings: EngineSettings,
+        most: int,
+        places: AbstractAsyncContextManager[None],
     ) -> None:
-        self.capabilities = Capabilities(arms_per_request=64, places=most)
+        together = ARMS if settings.shares_prefill else 1
+        self.capabilities = Capabilities(arms_per_request=together, places=most)
         self._http = http
-        self._model = model
+        self._model = settings.model
         self._places = places
 
     async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
@@ -174,7 +181,8 @@ class EmbeddedEngine:
         try:
             async with self._places:  # who waits holds no copy of a prompt
                 reply = await self._http.post(*request_body(self._model, requests))
-            return completion.read_arms([r.key for r in requests], reply.data, reply.latency_s)
+            found = completion.read_arms([r.key for r in requests], reply.data, reply.latency_s)
+            return [_waited(one, reply.waited_s / len(requests)) for one in found]
         except RequestFailedError as failed:
             return [Failure(r.key, failed.kind, str(failed), failed.attempts) for r in requests]
         except NotACompletionError as refused:
@@ -183,6 +191,12 @@ class EmbeddedEngine:
     async def aclose(self) -> None:
         """See `Engine.aclose`."""
         await self._http.aclose()
+
+
+def _waited(found: Answer | Failure, seconds: float) -> Answer | Failure:
+    if isinstance(found, Failure) or found.telemetry is None:
+        return found
+    return replace(found, telemetry=replace(found.telemetry, waited_s=seconds))
 
 
 def request_body(model: str, requests: Sequence[Request]) -> tuple[str, dict[str, Any]]:

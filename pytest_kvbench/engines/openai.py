@@ -14,6 +14,7 @@ from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
     Engine,
+    Reply,
     RequestFailedError,
     TokenizerServer,
     bearer,
@@ -224,13 +225,15 @@ class OpenAIEngine:
                 path, body = request_body(self._settings, request)
                 reply = await station.http.post(path, body, stream=self._settings.stream)
             found = completion.read(reply.data, reply.latency_s, reply.ttft_s)
-            return replace(found, telemetry=self._telemetry(found, station)).answer(request.key)
+            return replace(found, telemetry=self._telemetry(found, station, reply)).answer(
+                request.key
+            )
         except RequestFailedError as failed:
             return Failure(request.key, failed.kind, str(failed), failed.attempts)
         except NotACompletionError as refused:
             return Failure(request.key, "ENGINE_ERROR", str(refused))
 
-    def _telemetry(self, found: Completion, station: Station) -> Telemetry:
+    def _telemetry(self, found: Completion, station: Station, reply: Reply) -> Telemetry:
         tokens = found.telemetry.prompt_tokens
         achieved = station.size / station.full if station.size and station.full else None
         return replace(
@@ -238,6 +241,7 @@ class OpenAIEngine:
             achieved=achieved,
             kept_bytes=self._bytes(station.size, tokens),
             full_bytes=self._bytes(station.full, tokens),
+            waited_s=reply.waited_s,
         )
 
     def _bytes(self, size: float | None, tokens: int | None) -> int | None:

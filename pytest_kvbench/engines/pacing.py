@@ -44,8 +44,8 @@ class Pace:
             for place, most in enumerate((max_rpm, max_tpm))
         )
 
-    async def wait(self, body: Mapping[str, Any]) -> None:
-        """Wait until a request with this body may be sent."""
+    async def wait(self, body: Mapping[str, Any]) -> float:
+        """Wait until a request with this body may be sent; how long, in seconds."""
         now = asyncio.get_running_loop().time()  # of one clock in all processes of a machine
         turn = now
         if self._requests is not None:
@@ -54,6 +54,7 @@ class Pace:
             turn = max(turn, self._tokens.book(float(tokens_of(body)), now))
         if turn > now:
             await asyncio.sleep(turn - now)
+        return max(0.0, turn - now)
 
 
 def tokens_of(body: Mapping[str, Any]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import tenacity
 
 from pytest_kvbench.records import FailureKind
 
+TOO_MANY = 429
 LONGEST_WAIT_S = 30.0
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=LONGEST_WAIT_S, jitter=0.5)
 
@@ -29,6 +31,22 @@ class TransientError(Exception):
         self.unreachable = unreachable
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class Limited:
+    """Counts what passes between a try that is refused for a rate limit and the next one."""
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self._refused_at: float | None = None
+
+    def __enter__(self) -> None:
+        if self._refused_at is not None:
+            self.waited_s += time.perf_counter() - self._refused_at
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        limited = isinstance(error, TransientError) and error.status == TOO_MANY
+        self._refused_at = time.perf_counter() if limited else None
 
 
 def tries(retries: int) -> tenacity.AsyncRetrying:

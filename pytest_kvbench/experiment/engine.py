@@ -127,6 +127,11 @@ class EngineSettings(Section):
     api: Literal["auto", "chat", "completions"] = about(
         "auto (as each task's prompt says), chat or completions", default="auto"
     )
+    sweep: bool = about(
+        "true: all arms of an example share one request and its prefill where the engine can; "
+        "false: each is asked alone, so that its latency is its own",
+        default=True,
+    )
     stream: bool = about("true: measure the time to the first token", default=False)
     extra_body: Mapping[str, Any] = about(
         "more fields of a request; null takes one of ours away", default_factory=dict
@@ -219,7 +224,7 @@ class EngineSettings(Section):
     @property
     def shares_prefill(self) -> bool:
         """Whether all arms of an example come from one prefill of the prompt."""
-        return self.name == "local"
+        return self.name == "local" and self.sweep
 
     @property
     def addresses(self) -> dict[str, Endpoint]:

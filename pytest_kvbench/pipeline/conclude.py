@@ -187,15 +187,18 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
             )
         analysis = (judge_with or judge)(prepared.experiment, judged)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
-        runs = store.runs()
+        run = store.runs()[-1]
+        reached = store.throughput(run.run_id)
     summary = build_summary(
         prepared.experiment.snapshot(),
         prepared.manifests,
         asdict(analysis),
         judged,
         missing_cells(planned, rows),
-        runs[-1],
+        run,
     )
+    if prepared.experiment.engine.mode == "live":  # replies of a batch all come at once
+        summary["efficiency"]["throughput"] = reached
     summary["integrity"]["messages"] = failure_messages(failures_of(rows))
     summary["provenance"]["inputs"] = inputs
     summary["provenance"]["controls"] = _controls_used(planned, rows)

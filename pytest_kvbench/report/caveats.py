@@ -52,7 +52,8 @@ def limitations(results: Results) -> list[str]:
         "A bracket can be no finer than the ladder of budgets, and `undetermined` is not `holds`: "
         "it means that there are too few examples to tell.",
         "An answer's latency is that of the request that brought it. Where one request serves "
-        "several budgets from a single prefill they share it, so latency does not compare budgets.",
+        "several budgets from a single prefill it is nobody's and is not shown: "
+        "`engine.sweep: false` with `--kvbench-fresh` asks each arm alone.",
     ]
     if kv.get("question_aware") is True:
         said.append(

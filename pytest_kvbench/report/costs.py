@@ -32,10 +32,10 @@ def cost(results: Results, series: Series) -> str:
             f"({text.percent(kept / full)} measured)"
         )
     own, control = (average(r, "latency_p50") for r in (rows, results.stats(series, FULL_CACHE)))
-    return (
-        f"{name(series.label)}, {name(which)} at {text.budget(budget)}: {memory}; the median "
-        f"answer takes {text.seconds(own)}, the control's {text.seconds(control)}."
-    )
+    took = "what an answer takes was not measured alone"
+    if own is not None:
+        took = f"the median answer takes {text.seconds(own)}, the control's {text.seconds(control)}"
+    return f"{name(series.label)}, {name(which)} at {text.budget(budget)}: {memory}; {took}."
 
 
 def spent(results: Results) -> str:
@@ -46,6 +46,7 @@ def spent(results: Results) -> str:
         f"prompt tokens and {text.whole(data.get('completion_tokens'))} new tokens. "
         "Bytes are those of an answer's prompt right after compression."
     )
+    said += _reached(data.get("throughput") or {})
     price = total_price(results)
     if price is not None:
         said += f" At the experiment's prices they cost {money(price, results)}."
@@ -54,6 +55,18 @@ def spent(results: Results) -> str:
     began, ended = (datetime.fromisoformat(run[end]) for end in ("started", "finished"))
     took = text.duration((ended - began).total_seconds())
     return f"{said} The last run took {took}; what was stored before it was not asked again."
+
+
+def _reached(run: Row) -> str:
+    """Requests a minute, and what limits cost; empty where the last run asked next to nothing."""
+    rate, waited = run.get("requests_per_minute"), run.get("waited_s")
+    said = ""
+    if rate is not None:
+        asked = text.count(run["requests"], "request")
+        said = f" The last run ended {asked}, {rate:,.4g} a minute."
+    if waited:
+        said += f" Its requests waited {text.seconds(waited)} in all for rate limits."
+    return said
 
 
 def total_price(results: Results) -> float | None:

@@ -98,6 +98,7 @@ CREATE TABLE telemetry (             -- seconds, tokens and bytes of an answer
     cached_tokens     INTEGER,
     reasoning_tokens  INTEGER,        -- of the completion's
     arms_in_request   INTEGER NOT NULL,
+    waited_s          REAL NOT NULL,  -- for a rate limit
     note              TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -28,12 +28,12 @@ from pytest_kvbench.records import (
     canonical,
 )
 from pytest_kvbench.rows import CellRow, TransitionRow
-from pytest_kvbench.store import analysis, manifests
+from pytest_kvbench.store import analysis, manifests, throughput
 from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
 from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 DATABASE = "kvbench.sqlite"
 _CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
 
@@ -273,7 +273,8 @@ class Store:
             "SELECT r.key, s.value AS score, s.em, coalesce(s.label, '') AS label, s.parts,"
             " coalesce(f.kind, '') AS failure, coalesce(f.message, '') AS message,"
             " a.text, a.finish_reason, a.origin,"
-            " t.latency_s, t.ttft_s, t.prompt_tokens, t.completion_tokens, t.achieved,"
+            " CASE WHEN t.arms_in_request = 1 THEN t.latency_s END AS latency_s,"  # else nobody's
+            " t.ttft_s, t.prompt_tokens, t.completion_tokens, t.achieved,"
             " t.kept_bytes, t.full_bytes, t.note"
             " FROM requests r LEFT JOIN answers a USING (key) LEFT JOIN telemetry t USING (key)"
             " LEFT JOIN scores s USING (key) LEFT JOIN failures f USING (key)"
@@ -337,6 +338,10 @@ class Store:
             (run_id,),
         )
         return int(rows[0][0])
+
+    def throughput(self, run_id: str) -> dict[str, float | None]:
+        """What a run reached: see `throughput.of_run`."""
+        return throughput.of_run(self._db, run_id)
 
     def seconds_per_token(self) -> float | None:
         """Median wall time per prompt token of the answers stored so far, sweeps counted once."""

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.engines import completion
 from pytest_kvbench.records import Telemetry
+from pytest_kvbench.store.store import Store
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
@@ -140,6 +141,8 @@ def _replies_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         return timed(choice, reply, latency_s and 0.0, *rest)
 
     monkeypatch.setattr(completion, "_telemetry", at_once)
+    reached = {"requests": 12, "requests_per_minute": None, "waited_s": 0.0}
+    monkeypatch.setattr(Store, "throughput", lambda _store, _run_id: reached)
 
 
 @pytest.mark.parametrize("kind", MORE)

@@ -29,6 +29,8 @@ class MockServer(Serving):
 
     accuracy: Callable[[str, float], float] = lambda policy, budget: 1.0
     achieved: Callable[[str, float], float] = lambda policy, budget: budget
+    proves: bool = True
+    """Whether it tells what it kept."""
     trouble: Trouble = lambda number, body: None
     word_of: Callable[[str], str] = lambda prompt: prompt.rsplit("Say ", 1)[1].split()[0]
     """The right answer to a prompt."""
@@ -115,10 +117,7 @@ class MockServer(Serving):
             "kv": {
                 "policy": policy,
                 "budget": budget,
-                "achieved": achieved,
-                "kept_bytes": int(1000 * achieved),
-                "full_bytes": 1000,
-                "kept_tokens": 10.0,
+                **(_proof(achieved) if self.proves else {}),
             },
         }
 
@@ -127,3 +126,8 @@ def prompt_in(body: dict[str, Any]) -> str:
     """The whole prompt of a request's body."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _proof(achieved: float) -> dict[str, float]:
+    kept = int(1000 * achieved)
+    return {"achieved": achieved, "kept_bytes": kept, "full_bytes": 1000, "kept_tokens": 10.0}

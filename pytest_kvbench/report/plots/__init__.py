@@ -61,7 +61,8 @@ def _of_series(results: Results, series: Series, slug: str) -> Iterator[tuple[Fi
         ("failures", bybin.FAILURES),
         ("latency", bybin.LATENCY),
     ):
-        if any(results.stats(series, policy) for policy in results.policies):
+        rows = [row for policy in results.policies for row in results.stats(series, policy)]
+        if any(row[quantity.point] is not None for row in rows):
             alt = f"{where}: {quantity.title}, one panel per policy."
             yield bybin.by_bin(results, series, quantity), _image(kind, slug, alt)
 

@@ -1,0 +1,29 @@
+"""How fast a run got its replies, and how long it waited for leave to ask."""
+
+from __future__ import annotations
+
+from pytest_kvbench.store.database import Database
+
+_OF_RUN = """
+    SELECT total(1.0 / coalesce(t.arms_in_request, 1)), total(t.waited_s),
+        (julianday(max(created_at)) - julianday(min(created_at))) * 86400
+    FROM (
+        SELECT key, created_at FROM answers WHERE origin = 'engine'
+        UNION ALL SELECT key, created_at FROM failures
+    ) LEFT JOIN telemetry t USING (key)
+    WHERE substr(created_at, 1, 23) >=
+        (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)
+"""
+
+
+def of_run(db: Database, run_id: str) -> dict[str, float | None]:
+    """`requests` that came back from the engine, `requests_per_minute` between the first and the
+    last of them (None for fewer than two), `waited_s` for rate limits, all requests together.
+    """
+    requests, waited, seconds = db.read(_OF_RUN, (run_id,))[0]
+    rate = (requests - 1) * 60 / seconds if requests > 1 and seconds else None
+    return {
+        "requests": round(requests),
+        "requests_per_minute": None if rate is None else round(rate, 2),
+        "waited_s": round(waited, 3),
+    }
