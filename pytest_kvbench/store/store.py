@@ -330,14 +330,7 @@ class Store:
 
     def landed(self, run_id: str) -> int:
         """Answers and failures that came since a run began, from the engine or a shared control."""
-        # Stored with `Z`, begun with `+00:00`: the same up to the milliseconds.
-        rows = self._db.read(
-            "SELECT count(*) FROM (SELECT created_at FROM answers UNION ALL"
-            " SELECT created_at FROM failures) WHERE substr(created_at, 1, 23) >="
-            " (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)",
-            (run_id,),
-        )
-        return int(rows[0][0])
+        return throughput.landed(self._db, run_id)
 
     def throughput(self, run_id: str) -> dict[str, float | None]:
         """What a run reached: see `throughput.of_run`."""

@@ -1,19 +1,31 @@
-"""How fast a run got its replies, and how long it waited for leave to ask."""
+"""What came of a run, how fast, and how long it waited for leave to ask."""
 
 from __future__ import annotations
 
 from pytest_kvbench.store.database import Database
 
-_OF_RUN = """
+# Stored with `Z`, begun with `+00:00`: the same up to the milliseconds.
+_SINCE = """substr(created_at, 1, 23) >=
+    (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)"""
+_LANDED = f"""
+    SELECT count(*) FROM (
+        SELECT created_at FROM answers UNION ALL SELECT created_at FROM failures
+    ) WHERE {_SINCE}
+"""  # noqa: S608 -- our own condition
+_OF_RUN = f"""
     SELECT total(1.0 / coalesce(t.arms_in_request, 1)), total(t.waited_s),
         (julianday(max(created_at)) - julianday(min(created_at))) * 86400
     FROM (
         SELECT key, created_at FROM answers WHERE origin = 'engine'
         UNION ALL SELECT key, created_at FROM failures
     ) LEFT JOIN telemetry t USING (key)
-    WHERE substr(created_at, 1, 23) >=
-        (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)
-"""
+    WHERE {_SINCE}
+"""  # noqa: S608 -- our own condition
+
+
+def landed(db: Database, run_id: str) -> int:
+    """Answers and failures that came since a run began, from the engine or a shared control."""
+    return int(db.read(_LANDED, (run_id,))[0][0])
 
 
 def of_run(db: Database, run_id: str) -> dict[str, float | None]:
