@@ -268,8 +268,7 @@ class Telemetry:
     Times in seconds; `latency_s` is the wall time of the HTTP request that brought the answer, less
     the time the server says it queued, shared by `arms_in_request` arms; None where nobody waited
     for it, as in a batch. Bytes are of the prompt's KV tensors right after compression. A server
-    may say anything: what is no sound number is None. `waited_s` is its share of the time that the
-    request waited for a rate limit, ours or the server's.
+    may say anything: what is no sound number is None. `waited_s`: its share of the wait for limits.
     """
 
     latency_s: float | None
