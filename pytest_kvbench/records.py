@@ -160,11 +160,12 @@ class TaskManifest:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Replicate r is drawn with `seed + r`."""
+    """How tokens are drawn: replicate r with `seed + r`, and a task's own length where None."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)

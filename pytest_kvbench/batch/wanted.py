@@ -61,11 +61,14 @@ def share_controls(
             meta = {"arm": to_json(arm), "task_bin": group.control_id}
             with shared.take(f"{control_key(arm)}/{group.control_id}", meta) as entry:
                 for requests in chain([first], own):
-                    _exchange(store, entry, requests)
+                    _exchange(store, entry, requests, takes_over=not prepared.asks_again)
 
 
-def _exchange(store: Store, entry: ControlEntry, requests: Sequence[Request]) -> None:
+def _exchange(
+    store: Store, entry: ControlEntry, requests: Sequence[Request], *, takes_over: bool
+) -> None:
     store.save_requests(requests)
-    answered = store.answered([request.key for request in requests])
-    take_over(store, entry, [r for r in requests if r.key not in answered])
+    if takes_over:
+        answered = store.answered([request.key for request in requests])
+        take_over(store, entry, [r for r in requests if r.key not in answered])
     give(store, entry, requests)

@@ -6,9 +6,28 @@ the server's (`q8_0: type_k`), so that people can read it and every arm finds it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 _OF = ": "
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_BEHIND = ("base_url", "command")
+"""Facts about where a server is or how it is started, where it does not say what it is."""
+
+
+def is_told_apart(fingerprint: Mapping[str, str]) -> bool:
+    """Whether servers with this fingerprint are sure to answer alike.
+
+    They are where the weights of all are named by a digest of their content, and the rest is known
+    too: an address says nothing of who answers there, nor a name or a version of the weights.
+    """
+    facts = [(name.rpartition(_OF)[2], value) for name, value in fingerprint.items()]
+    weights = [value for name, value in facts if name == "weights"]
+    return (
+        bool(weights)
+        and all(_DIGEST.fullmatch(value) for value in weights)
+        and not any(name in _BEHIND for name, _ in facts)
+    )
 
 
 def merge(by_server: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

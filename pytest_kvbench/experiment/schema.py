@@ -303,7 +303,8 @@ class Experiment(Section):
         way, own = self.ways[variant], self.sampling
         temperature = own.temperature if way.temperature is None else way.temperature
         top_p = own.top_p if way.top_p is None else way.top_p
-        return Sampling(temperature, top_p, own.seed if temperature > 0 else 0)
+        seed = own.seed if temperature > 0 else 0
+        return Sampling(temperature, top_p, seed, own.max_tokens)
 
     def samples_of(self, variant: str) -> int:
         """How many samples vote on each of a variant's answers; greedy decoding has but one."""

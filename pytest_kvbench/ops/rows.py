@@ -5,7 +5,6 @@ Read from a copy of the database, which stands still; the group itself is not to
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +39,6 @@ _STATISTICS = (
     "prompt_tokens_p50",
     "completion_tokens_p50",
 )
-_MILLISECONDS = len("2026-11-22T03:44:44.000")
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,8 @@ class _Reader:
 
     def _answers(self) -> Table:
         """Every outcome, with the run during which it came."""
-        starts = [run.started_at[:_MILLISECONDS] for run in self.runs]
-        names, found = self.contents.outcomes()
-        created = names.index("created_at")
-        rows = [(self.group, self._run_at(starts, row[created]), *row) for row in found]
+        (*names, _), found = self.contents.outcomes()
+        rows = [(self.group, self._run_id(number), *row) for *row, number in found]
         columns = ("group", "run_id", *names)
         spoken = self._spoken(columns, rows)
         return Table(
@@ -169,10 +165,9 @@ class _Reader:
         )
         return {reply["key"] for reply in spoken}
 
-    def _run_at(self, starts: Sequence[str], created: str) -> str:
-        """The last run that had started; shared answers may be older than any."""
-        place = bisect.bisect_right(starts, created[:_MILLISECONDS])
-        return self.runs[max(0, place - 1)].run_id
+    def _run_id(self, number: int) -> str:
+        """Of the run during which an answer came, by its place in their order; 0: before any."""
+        return self.runs[max(0, number - 1)].run_id
 
     # -- runs ----------------------------------------------------------------------------------
 

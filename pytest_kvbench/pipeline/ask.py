@@ -46,6 +46,7 @@ def make_pool(
         prepared.database,
         start,
         SharedControls(controls_root(site, prepared.folder)),
+        takes_over=not prepared.asks_again,
         on_answers=on_answers,
     )
 

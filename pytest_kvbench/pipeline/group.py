@@ -40,8 +40,8 @@ class Site:
     `reports` holds the groups; `controls` the shared controls (None: inside the group). All
     processes of a run share `run_id`; started servers end with `owner_pid`; about `share` of them
     ask at the same time, and where there are `others` at all, they count the engine's places
-    together. `tasks` are those of a conftest. `say` shows a line in place of the one before while
-    something takes long; an empty one takes it away.
+    together. `compares`: with a baseline. `tasks` are those of a conftest. `say` shows a line in
+    place of the one before while something takes long; an empty one takes it away.
     """
 
     reports: Path
@@ -53,6 +53,7 @@ class Site:
     others: bool = False
     fresh: bool = False
     force: bool = False
+    compares: bool = False
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     say: Say = say_nothing
 
@@ -62,6 +63,7 @@ class Prepared:
     """A group that can be run or judged: what is asked, of which engine.
 
     `executor` says from where, this time: no fact about the group, so it is stored nowhere.
+    `asks_again`: answers of other runs and groups are not taken over.
     """
 
     experiment: Experiment
@@ -71,6 +73,7 @@ class Prepared:
     replicate_offset: int
     extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    asks_again: bool = False
     made: dict[CellGroup, list[tuple[Cell, Request]]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -182,6 +185,7 @@ def open_group(
 
     Raises:
         MissingPrerequisiteError: nothing was prepared there.
+        StoreError: its database is damaged.
     """
     if not is_group(folder):
         near = group_names(folder.parent)
@@ -190,6 +194,7 @@ def open_group(
             f"groups there: {', '.join(near)}" if near else "make one: kvbench run FILE.yaml",
         )
     with Store(folder / DATABASE, reads=True) as store:
+        store.check()
         runs = store.runs()
         if not runs:
             raise find.never_run(folder, prepared=store.prepared() is not None)
@@ -214,7 +219,13 @@ def prepared_from(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFacto
             )
         manifests[task] = stored[0]
     return Prepared(
-        experiment, folder, manifests, run.fingerprint, run.replicate_offset, extra_tasks
+        experiment,
+        folder,
+        manifests,
+        run.fingerprint,
+        run.replicate_offset,
+        extra_tasks,
+        asks_again=run.asks_again,
     )
 
 

@@ -60,6 +60,7 @@ class Pool:
         start_engine: gives the running engine; called once, off the event loop, when the first
             request is missing. Blocks.
         controls: where controls are shared.
+        takes_over: whether what another group has paid for may be taken from there.
         on_answers: called with the number of requests settled, in the pool's thread.
     """
 
@@ -69,8 +70,10 @@ class Pool:
         start_engine: Callable[[], Engine],
         controls: SharedControls,
         *,
+        takes_over: bool = True,
         on_answers: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._takes_over = takes_over
         self._start_engine = start_engine
         self._controls = controls
         self._on_answers = on_answers
@@ -144,7 +147,8 @@ class Pool:
         self._store.save_requests(requests)
         stored = self._store.answered([r.key for r in requests])
         missing = [r for r in requests if r.key not in stored]
-        reused = take_over(self._store, entry, missing) if entry is not None else set()
+        shares = entry is not None and self._takes_over
+        reused = take_over(self._store, entry, missing) if entry and shares else set()
         left = [r for r in missing if r.key not in reused]
         self._on_answers(len(requests) - len(left))
         failed = await self._ask(left, entry) if left else 0

@@ -15,6 +15,7 @@ from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import is_unconfirmed, sweep
 from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline import asked_again
 from pytest_kvbench.pipeline.group import (
     Prepared,
     Site,
@@ -70,9 +71,11 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         store.check()
         fingerprint = source_of(experiment, site).fingerprint()
         _manifests(experiment, site, store)
+        again = asked_again.is_due(experiment, site, fingerprint)
+        anew = site.fresh or (again and not asked_again.goes_on(store, experiment, site))
         previous = store.runs()
         offset = previous[-1].replicate_offset if previous else 0
-        if site.fresh:
+        if anew:
             offset = store.next_replicate()
         run = RunRow(
             run_id=site.run_id,
@@ -81,6 +84,7 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
             replicate_offset=_first_of_vote(offset, experiment),
             command=site.command,
             started_at=now(),
+            asks_again=again,
         )
         store.start_run(run)
         controls = controls_root(site, store.path.parent)

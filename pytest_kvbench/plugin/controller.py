@@ -72,6 +72,7 @@ class Controller:
         self._expected: set[str] = set()
         self._ran: set[str] = set()
         self._lost_worker = False
+        self._interrupted = False
         self._results: list[_Result] = []
         self._last_lines: Sequence[str] = ()
 
@@ -180,6 +181,7 @@ class Controller:
         if self._noticed.mistaken and exitstatus != pytest.ExitCode.OK:
             self._end(session, self._noticed.mistakes())
             return
+        self._interrupted = exitstatus not in _DECIDED_HERE
         run_id = self._run_id
         if run_folder(run_id).exists():
             from pytest_kvbench.engines import stop_all
@@ -233,7 +235,8 @@ class Controller:
                 if run_id not in {run.run_id for run in store.runs()}:
                     reasons += self._nothing(group, options, none := "nothing was run")
                     return _Result(group, None, problem=f"{none}: see above", reasons=reasons)
-                store.finish_run(run_id, now())
+                if not waits and not self._interrupted:
+                    store.finish_run(run_id, now())
                 landed, answers = store.landed(run_id), store.count("answers")
             done = conclude(prepared, _wishes(options, group), self.analyst.judge)
         except MissingPrerequisiteError as error:  # nothing was answered

@@ -292,6 +292,7 @@ class Runtime:
             others=self._worker is not None,
             fresh=options.fresh,
             force=options.force,
+            compares=bool(options.compare),
             tasks=options.tasks,
             say=partial(notes.leave, self._run_id, declared.experiment.group),
         )

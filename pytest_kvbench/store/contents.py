@@ -16,7 +16,8 @@ _ANSWERS = """
         a.finish_reason, a.origin, coalesce(a.created_at, f.created_at) AS created_at, s.metric,
         s.value AS score, s.em, coalesce(s.label, '') AS label, coalesce(s.parts, '{}') AS parts,
         coalesce(f.kind, '') AS failure, t.latency_s, t.ttft_s, t.prompt_tokens,
-        t.completion_tokens, t.achieved, t.kept_bytes, t.full_bytes, coalesce(t.note, '') AS note
+        t.completion_tokens, t.achieved, t.kept_bytes, t.full_bytes, coalesce(t.note, '') AS note,
+        coalesce(a.run, f.run) AS run
     FROM requests r JOIN arms arm USING (arm_id) JOIN examples x USING (example_id)
     LEFT JOIN manifest_entries m ON m.task = r.task AND m.example_id = r.example_id
     LEFT JOIN answers a ON a.key = r.key LEFT JOIN telemetry t ON t.key = r.key
@@ -36,9 +37,12 @@ class Contents:
     db: Database
 
     def outcomes(self) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
-        """Names of columns, and a row per answer or failure with its arm, score and telemetry."""
+        """Names of columns, and a row per answer or failure with its arm, score and telemetry.
+
+        The last column is the place of the run during which it came, from 1 on; 0: before any.
+        """
         found = self.db.read(_ANSWERS)
-        names = tuple(found[0].keys()) if found else ("key", "created_at", "failure")
+        names = tuple(found[0].keys()) if found else ("key", "created_at", "failure", "run")
         return names, map(tuple, found)
 
     def metas(self) -> dict[str, Any]:

@@ -127,14 +127,21 @@ class Database:
                 raise
 
     def check(self) -> None:
-        """Read every page once.
+        """Read every page, compare tables with their indexes, follow every reference.
 
         Raises:
-            StoreError: a page is damaged.
+            StoreError: something is damaged; the first finding is named.
         """
-        found = self.read("PRAGMA quick_check(1)")[0][0]
+        found = self.read("PRAGMA integrity_check(1)")[0][0]
         if found != "ok":
-            raise StoreError(f"{self.path}: it is damaged: {found}", _NOT_OVERWRITTEN)
+            raise self.damaged(str(found).splitlines()[-1])
+        if lost := self.read("PRAGMA foreign_key_check"):
+            table, _, parent, _ = lost[0]
+            raise self.damaged(f"{len(lost):,} rows ({table}, ...) name no row of {parent}")
+
+    def damaged(self, found: str) -> StoreError:
+        """The error of a file in which something was found that cannot be."""
+        return StoreError(f"{self.path}: it is damaged: {found}", _NOT_OVERWRITTEN)
 
     def _open(self) -> None:
         self._db.row_factory = sqlite3.Row

@@ -17,8 +17,8 @@ def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str,
     db.execute("DELETE FROM datasets WHERE task=?", (task,))
     versions = (manifest.metric, manifest.template_version, manifest.tokenizer)
     db.execute(
-        "INSERT INTO datasets VALUES (?,?,?,?,?)",
-        (task, *versions, canonical(selection).decode()),
+        "INSERT INTO datasets VALUES (?,?,?,?,?,?)",
+        (task, *versions, canonical(selection).decode(), len(manifest.entries)),
     )
     db.executemany(
         "INSERT INTO bins VALUES (?,?,?,?)",
@@ -59,6 +59,20 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         entries=tuple(ManifestEntry(_example(row), row["bin"], row["tokens"]) for row in entries),
     )
     return manifest, json.loads(head["selection"])
+
+
+def check(db: Database) -> None:
+    """Refuse a selection that lost some of its examples.
+
+    Raises:
+        StoreError: the first such task, and both counts.
+    """
+    for task, made, there in db.read(
+        "SELECT task, examples, (SELECT count(*) FROM manifest_entries m WHERE m.task = d.task)"
+        " FROM datasets d"
+    ):
+        if made != there:
+            raise db.damaged(f"{task}: {there} examples of {made} are there")
 
 
 def _example_row(example: Example) -> tuple[str, ...]:

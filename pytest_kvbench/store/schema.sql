@@ -1,11 +1,12 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 4; `PRAGMA user_version` says which version a file has; another is refused.
+-- Version 5; `PRAGMA user_version` says which version a file has; another is refused.
 
-CREATE TABLE experiments (          -- one row per run: what was declared, on which engine
+CREATE TABLE experiments (          -- one row per run, in their order: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
     snapshot         TEXT NOT NULL,  -- JSON of the experiment
     fingerprint      TEXT NOT NULL,  -- JSON of the engine's parts; '{}' while unknown
     replicate_offset INTEGER NOT NULL,
+    asks_again       INTEGER NOT NULL, -- whether it trusts no answer of runs before it
     command          TEXT NOT NULL,
     started_at       TEXT NOT NULL,
     finished_at      TEXT
@@ -20,7 +21,8 @@ CREATE TABLE datasets (
     metric           TEXT NOT NULL,
     template_version TEXT NOT NULL,
     tokenizer        TEXT NOT NULL,
-    selection        TEXT NOT NULL   -- JSON: bins, seed and options the manifest was made with
+    selection        TEXT NOT NULL,  -- JSON: bins, seed and options the manifest was made with
+    examples         INTEGER NOT NULL -- how many manifest_entries there are
 ) STRICT;
 
 CREATE TABLE bins (
@@ -82,6 +84,7 @@ CREATE TABLE answers (
     finish_reason TEXT NOT NULL,
     reasoning     TEXT NOT NULL,      -- what the server kept apart from the text
     origin        TEXT NOT NULL CHECK (origin IN ('engine', 'shared-control')),
+    run           INTEGER NOT NULL,  -- rowid of the last run that had begun when it came; 0: none
     created_at    TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT, WITHOUT ROWID;
 
@@ -107,6 +110,7 @@ CREATE TABLE failures (
     kind       TEXT NOT NULL CHECK (kind IN ('TIMEOUT', 'ENGINE_ERROR')),
     message    TEXT NOT NULL,
     attempts   INTEGER NOT NULL,
+    run        INTEGER NOT NULL,
     created_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ) STRICT, WITHOUT ROWID;
 

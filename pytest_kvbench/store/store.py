@@ -35,6 +35,9 @@ from pytest_kvbench.store.database import Database, Schema
 
 SCHEMA_VERSION = 6
 DATABASE = "kvbench.sqlite"
+_THIS_RUN = (
+    "(SELECT coalesce(max(rowid), 0) FROM experiments)"  # never by time: clocks are set back
+)
 _CHUNK = 500  # keys per IN list; SQLite allows far more, but its planner slows down
 
 
@@ -49,6 +52,7 @@ class RunRow:
     command: str
     started_at: str
     finished_at: str | None = None
+    asks_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,9 @@ class Store:
         self.close()
 
     def check(self) -> None:
-        """Refuse a file with a damaged page; reads all of it."""
+        """Refuse a database that is not whole: pages, indexes, references, chosen examples."""
         self._db.check()
+        manifests.check(self._db)
 
     # -- runs ------------------------------------------------------------------------------
 
@@ -97,18 +102,13 @@ class Store:
 
         What was prepared before has begun with it.
         """
+        declared = (canonical(run.snapshot).decode(), canonical(run.fingerprint).decode())
+        begun = (run.replicate_offset, run.asks_again, run.command, run.started_at)
         with self._db.write() as db:
             db.execute("DELETE FROM prepared")
             db.execute(
-                "INSERT INTO experiments VALUES (?,?,?,?,?,?,NULL) ON CONFLICT DO NOTHING",
-                (
-                    run.run_id,
-                    canonical(run.snapshot).decode(),
-                    canonical(run.fingerprint).decode(),
-                    run.replicate_offset,
-                    run.command,
-                    run.started_at,
-                ),
+                "INSERT INTO experiments VALUES (?,?,?,?,?,?,?,NULL) ON CONFLICT DO NOTHING",
+                (run.run_id, *declared, *begun),
             )
 
     def finish_run(self, run_id: str, at: str) -> None:
@@ -117,14 +117,15 @@ class Store:
             db.execute("UPDATE experiments SET finished_at=? WHERE run_id=?", (at, run_id))
 
     def runs(self) -> list[RunRow]:
-        """All runs, oldest first."""
-        rows = self._db.read("SELECT * FROM experiments ORDER BY started_at, rowid")
+        """All runs in the order they began, whatever the clock said."""
+        rows = self._db.read("SELECT * FROM experiments ORDER BY rowid")
         return [
             RunRow(
                 **{
                     **dict(row),
                     "snapshot": json.loads(row["snapshot"]),
                     "fingerprint": json.loads(row["fingerprint"]),
+                    "asks_again": bool(row["asks_again"]),
                 }
             )
             for row in rows
@@ -183,8 +184,9 @@ class Store:
         with self._db.write() as db:
             for answer in answers:
                 inserted = db.execute(
-                    "INSERT INTO answers (key, text, finish_reason, reasoning, origin)"
-                    " VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    "INSERT INTO answers (key, text, finish_reason, reasoning, origin, run)"
+                    " VALUES (?,?,?,?,?,(SELECT coalesce(max(rowid), 0) FROM experiments))"
+                    " ON CONFLICT DO NOTHING",
                     (answer.key, answer.text, answer.finish_reason, answer.reasoning, origin),
                 ).rowcount
                 if inserted:
@@ -199,9 +201,10 @@ class Store:
         """Store what failed; a later failure of the same request replaces the earlier."""
         with self._db.write() as db:
             db.executemany(
-                "INSERT INTO failures (key, kind, message, attempts) VALUES (?,?,?,?)"
+                "INSERT INTO failures (key, kind, message, attempts, run)"
+                " VALUES (?,?,?,?,(SELECT coalesce(max(rowid), 0) FROM experiments))"
                 " ON CONFLICT DO UPDATE SET kind=excluded.kind, message=excluded.message,"
-                " attempts=excluded.attempts, created_at=excluded.created_at",
+                " attempts=excluded.attempts, created_at=excluded.created_at, run=excluded.run",
                 [(f.key, f.kind, f.message, f.attempts) for f in failures],
             )
 
@@ -310,12 +313,12 @@ class Store:
     def latest_keys(self) -> dict[tuple[Any, ...], str]:
         """Keys by arm's id, task, example, replicate and whether it is the control asked again.
 
-        Of the same question with other limits on its answer the latest is meant.
+        Where a task's code changed without its version, the key of the latest run is meant.
         """
         rows = self._db.read(
             "SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r"
             " LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key"
-            " ORDER BY coalesce(a.created_at, f.created_at, '')"
+            " ORDER BY coalesce(a.run, f.run, 0)"
         )
         return {(*place, bool(aa)): key for *place, aa, key in rows}
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pytest_kvbench.store.database import Database
 
-# Stored with `Z`, begun with `+00:00`: the same up to the milliseconds.
-_SINCE = """substr(created_at, 1, 23) >=
-    (SELECT substr(started_at, 1, 23) FROM experiments WHERE run_id = ?)"""
+_SINCE = "run >= (SELECT rowid FROM experiments WHERE run_id = ?)"  # no time: clocks are set back
 _LANDED = f"""
     SELECT count(*) FROM (
-        SELECT created_at FROM answers UNION ALL SELECT created_at FROM failures
+        SELECT run FROM answers UNION ALL SELECT run FROM failures
     ) WHERE {_SINCE}
 """  # noqa: S608 -- our own condition
 _OF_RUN = f"""
     SELECT total(1.0 / coalesce(t.arms_in_request, 1)), total(t.waited_s),
         (julianday(max(created_at)) - julianday(min(created_at))) * 86400
     FROM (
-        SELECT key, created_at FROM answers WHERE origin = 'engine'
-        UNION ALL SELECT key, created_at FROM failures
+        SELECT key, created_at, run FROM answers WHERE origin = 'engine'
+        UNION ALL SELECT key, created_at, run FROM failures
     ) LEFT JOIN telemetry t USING (key)
     WHERE {_SINCE}
 """  # noqa: S608 -- our own condition

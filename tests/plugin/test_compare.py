@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from pytest_kvbench.cli.stages import main
+from pytest_kvbench.ops.frames import load_group
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -60,3 +61,19 @@ def test_analyse_takes_the_gate_that_is_set(
     assert done.exit_code == 0, done.output
     assert "margin 0.95" in done.output
     assert project.summary()["experiment"]["gate"]["margin"] == 0.95
+
+
+def test_answers_of_another_length_are_another_arms(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    project.run("-n", "0", "--kvbench-save", "main")
+    mock.accuracy = lambda policy, budget: 1.0 if budget == 1 else 0.0
+    project.run("-n", "0", "--kvbench-set", "sampling.max_tokens=8")
+    project.run("-n", "0")
+    done = CliRunner().invoke(main, ["compare", "main", "g"])
+    assert (done.exit_code, "WORSE" in done.output) == (0, False), done.output
+    answers = load_group("reports/g").answers
+    names = ["policy", "budget", "sampling", "example_id", "aa", "replicate"]
+    assert len(answers) == 120
+    assert not answers.duplicated(names).any()
