@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 5; `PRAGMA user_version` says which version a file has; another is refused.
+-- Version 6; `PRAGMA user_version` says which version a file has; another is refused.
 
 CREATE TABLE experiments (          -- one row per run, in their order: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,

@@ -311,10 +311,7 @@ class Store:
         return {row[0] for row in self._db.read("SELECT key FROM requests")}
 
     def latest_keys(self) -> dict[tuple[Any, ...], str]:
-        """Keys by arm's id, task, example, replicate and whether it is the control asked again.
-
-        Where a task's code changed without its version, the key of the latest run is meant.
-        """
+        """The latest run's keys by arm's id, task, example, replicate and whether it is A/A."""
         rows = self._db.read(
             "SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r"
             " LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key"
