@@ -22,8 +22,7 @@ ReasoningRule = Literal["strip", "keep", "fail"]
 Proof = Literal["proven", "unverified", "not-applied"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
-FULL_CACHE = "none"
-"""The policy of a control: nothing is removed."""
+FULL_CACHE = "none"  # the policy of a control: nothing is removed
 
 _REASON = 100  # characters of a finish reason
 

@@ -309,6 +309,7 @@ def _dry_run(
 ) -> None:
     from pytest_kvbench.files import replace_json
     from pytest_kvbench.ops.dry_run import dry_run
+    from pytest_kvbench.pipeline.conclude import sealed_summary
     from pytest_kvbench.report import terminal_lines, write_report
 
     experiment = declared.experiment
@@ -319,7 +320,7 @@ def _dry_run(
         click.echo("\n".join(terminal_lines(summary)))
     if to is not None:
         folder = to / experiment.group
-        replace_json(folder / "summary.json", summary)
+        replace_json(folder / "summary.json", sealed_summary(summary))
         click.echo(write_report(folder, summary), err=as_json)
 
 

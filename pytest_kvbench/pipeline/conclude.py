@@ -205,12 +205,12 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     if prepared.experiment.sequential:
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
-    sealed = _sealed(summary)
+    sealed = sealed_summary(summary)
     replace_json(prepared.folder / SUMMARY, sealed)
     return Analysed(sealed, judged, changed=True)
 
 
-def _sealed(summary: dict[str, Any]) -> dict[str, Any]:
+def sealed_summary(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary as whoever reads the file has it, with a checksum of all else in it."""
     read: dict[str, Any] = json.loads(json.dumps(summary, sort_keys=True))
     return {**read, "checksum": digest(read)}
