@@ -22,6 +22,7 @@ from pytest_kvbench.analyse.evidence import PRECISION, rising_root
 RESOLUTION = 8  # lattice steps of the lightest pair, where strata differ in size
 FEW = 5  # pairs of a stratum that has rates of its own
 POLISH = 2
+STUDENT = 1.21  # (z^2 + 1) / 4 at one-sided 0.025
 ROUNDING = 1e-6  # of a lattice step
 
 Rates = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -224,11 +225,14 @@ def _power(values: np.ndarray, exponent: int) -> np.ndarray:
 def shrinkage(variances: np.ndarray, sizes: np.ndarray) -> float:
     """What of a deviation counts, as its strata's rates were fitted to few pairs each.
 
-    A variance fitted to n draws is (n - 1) / n of the true one; the constraint gives back one
-    degree of freedom, to each stratum its share.
+    A variance fitted to n draws is (n - 1) / n of the true one, and scatters: at the levels of
+    interest Student's quantile is that of a normal times 1 + `STUDENT` / degrees of freedom. The
+    constraint takes a share of both back; one stratum alone needs neither.
     """
     total = float(variances.sum())
     if not total:
         return 1.0
-    fitted = (1 - variances / total) / np.maximum(sizes - 1, 1)
-    return math.sqrt(total / float(variances @ (1 + fitted)))
+    shares, freedoms = variances / total, np.maximum(sizes - 1, 1)
+    fitted = float(shares @ (1 + (1 - shares) / freedoms))
+    scatter = STUDENT * (1 - float(shares @ shares)) * float(shares**2 @ (1 / freedoms))
+    return 1 / (math.sqrt(fitted) * (1 + scatter))
