@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammaln, ndtr
 
 from pytest_kvbench.analyse.binary import restricted_rates
 
@@ -31,6 +31,7 @@ PRIOR = np.array([5.0, *[1.0] * 6, 1000.0])
 """That a context is kept or lost whole is believed until one is seen that is mixed."""
 MOST_OF_ONE = 64  # examples of a context; tables of outcomes grow with its square
 UNEVEN = 1.5  # the largest context over the smallest, beyond which losses may go with size
+MANY = 500  # pairs that differ; with more, the normal tail is as good and far quicker
 LEAST_RATE = 1e-12
 
 
@@ -106,6 +107,10 @@ class ContextPairs:
         sizes, inverse = np.unique(self._sizes, return_inverse=True)
         numbers = np.ceil(np.bincount(inverse, weights=self.counts) - 1e-9)
         most = int(sizes @ numbers)
+        seen = math.floor(float(self.counts @ self._nets) + 1e-9)
+        if self._totals[:2].sum() > MANY:
+            pairs = float(numbers @ (sizes * (1 + (sizes - 1) * share)))
+            return normal_tail(rates, most, pairs, seen)
         width = 1 << (2 * most).bit_length()
         characteristic = np.ones(width // 2 + 1, dtype=complex)
         for size, number in zip(sizes, numbers, strict=True):
@@ -114,7 +119,6 @@ class ContextPairs:
             shifted = np.bincount(outcomes[:, 1] - outcomes[:, 0] + size, weights=chances)
             characteristic *= np.fft.rfft(shifted, width) ** number
         sums = np.fft.irfft(characteristic, width)
-        seen = math.floor(self.counts @ self._nets + 1e-9)
         return float(sums[most + seen : 2 * most + 1].sum().clip(0.0, 1.0))
 
     @cached_property
@@ -131,6 +135,13 @@ class ContextPairs:
     def _totals(self) -> np.ndarray:
         totals: np.ndarray = self.counts @ self.kinds
         return totals
+
+
+def normal_tail(rates: np.ndarray, n: int, inflated: float, seen: int) -> float:
+    """P(gains - losses >= seen) of `n` pairs with the variance of `inflated` independent ones."""
+    loss, gain, _ = rates
+    spread = math.sqrt(inflated * (loss + gain - (gain - loss) ** 2))
+    return float(ndtr((n * (gain - loss) - seen + 0.5) / spread))
 
 
 def log_chances(kinds: np.ndarray, rates: np.ndarray, share: float) -> np.ndarray:
