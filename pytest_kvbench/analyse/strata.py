@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from pytest_kvbench.analyse.binary import DEVIATIONS, RARE_EVENTS, BinaryPairs
 from pytest_kvbench.analyse.evidence import PRECISION, rising_root
@@ -23,7 +24,6 @@ RESOLUTION = 8  # lattice steps of the lightest pair, where strata differ in siz
 FEW = 5  # pairs of a stratum that has rates of its own
 POLISH = 2
 STUDENT = 1.21  # (z^2 + 1) / 4 at one-sided 0.025
-ROUNDING = 1e-6  # of a lattice step
 
 Rates = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -178,9 +178,16 @@ def _largest_root(
     spread = np.sqrt(third**2 + middle / 3)
     turned = (third**3 + third * middle / 2 - rest * pull * pull / 2) / spread**3
     v = third + 2 * spread * np.cos(np.arccos(turned.clip(-1, 1)) / 3)
+
+    def value(at: np.ndarray) -> np.ndarray:
+        cubic: np.ndarray = ((at - n) * at - middle) * at + rest * pull * pull
+        return cubic
+
     for _ in range(POLISH):
-        value, slope = ((v - n) * v - middle) * v + rest * pull * pull, (3 * v - 2 * n) * v - middle
-        v = v - np.divide(value, slope, out=np.zeros_like(v), where=slope > 0)
+        slope = (3 * v - 2 * n) * v - middle
+        step = np.divide(value(v), slope, out=np.zeros_like(v), where=slope > 0)
+        # where two roots meet, value and slope are noise, and a step would lead anywhere
+        v = np.where(np.abs(value(v - step)) < np.abs(value(v)), v - step, v)
     bounded: np.ndarray = np.maximum(v, np.abs(pull))
     return bounded
 
@@ -195,9 +202,6 @@ def weighted_tail(
     """
     most = int(weights @ sizes)
     middle = float(weights * sizes @ (gains - losses))
-    variances = weights**2 * sizes * np.maximum(losses + gains - (gains - losses) ** 2, 0)
-    if seen > middle:
-        seen = math.ceil(middle + (seen - middle) * shrinkage(variances, sizes) - ROUNDING)
     spread, centre = math.sqrt(float(weights**2 * sizes @ (losses + gains))), round(middle)
     half = math.ceil(DEVIATIONS * spread) + RARE_EVENTS * int(weights.max())
     low, high = max(-most, centre - half), min(most, centre + half)
@@ -209,7 +213,8 @@ def weighted_tail(
         turn = circle[places * weight % width]
         characteristic *= _power(1 - loss - gain + gain * turn.conj() + loss * turn, int(size))
     chances = np.fft.irfft(characteristic, width)
-    return float(chances[np.arange(max(seen, low), high + 1) % width].sum().clip(0.0, 1.0))
+    p = float(chances[np.arange(max(seen, low), high + 1) % width].sum().clip(0.0, 1.0))
+    return scattered(p, sizes, np.array([losses, gains]), weights)
 
 
 def _power(values: np.ndarray, exponent: int) -> np.ndarray:
@@ -222,17 +227,24 @@ def _power(values: np.ndarray, exponent: int) -> np.ndarray:
     return result
 
 
-def shrinkage(variances: np.ndarray, sizes: np.ndarray) -> float:
-    """What of a deviation counts, as its strata's rates were fitted to few pairs each.
+def scattered(p: float, sizes: np.ndarray, rates: np.ndarray, weights: np.ndarray) -> float:
+    """A small p-value, raised for rates that were fitted to few pairs each.
 
     A variance fitted to n draws is (n - 1) / n of the true one, and scatters: at the levels of
     interest Student's quantile is that of a normal times 1 + `STUDENT` / degrees of freedom. The
-    constraint takes a share of both back; one stratum alone needs neither.
+    constraint takes a share of both back. Never more than up to the variance of strata that are
+    alike, so that nothing changes where they are, or where there is one.
     """
+    loss, gain = rates
+    scale = weights**2 * sizes
+    variances = scale * np.maximum(loss + gain - (gain - loss) ** 2, 0)
     total = float(variances.sum())
-    if not total:
-        return 1.0
+    if p >= 0.5 or not total:
+        return p
+    means = rates @ (weights * sizes) / float(weights @ sizes)
+    alike = float(scale.sum()) * float(means.sum() - (means[1] - means[0]) ** 2)
     shares, freedoms = variances / total, np.maximum(sizes - 1, 1)
     fitted = float(shares @ (1 + (1 - shares) / freedoms))
     scatter = STUDENT * (1 - float(shares @ shares)) * float(shares**2 @ (1 / freedoms))
-    return 1 / (math.sqrt(fitted) * (1 + scatter))
+    ratio = min(fitted * (1 + scatter) ** 2, max(alike / total, 1.0))
+    return float(ndtr(ndtri(p) / math.sqrt(ratio)))
