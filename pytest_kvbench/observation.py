@@ -49,6 +49,18 @@ class Outcome:
         return self.score is not None or self.failure != ""
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A prompt that did not arrive whole: the tokens that did, and how many there are.
+
+    `flat`: shown by a count that no longer grows with the prompts; `whole` is that of the longest.
+    """
+
+    arrived: int
+    whole: int
+    flat: bool = False
+
+
 class Shared(NamedTuple):
     """What a treatment and the control it is compared with have in common."""
 
@@ -63,7 +75,7 @@ class Observation:
 
     `cluster` is that of the example's context, `chance` the score of guessing, in [0, 1]. `keys`
     are the requests it was made of; `outcome.key` is that of the one whose reply it is. Of a
-    vote `replicate` is the trial.
+    vote `replicate` is the trial. `cut` says how the prompt was cut, None that nothing shows it.
     """
 
     cell: Cell
@@ -75,6 +87,7 @@ class Observation:
     proof: Proof
     outcome: Outcome
     keys: tuple[str, ...]
+    cut: Cut | None = None
 
     @property
     def shared(self) -> Shared:
@@ -94,7 +107,7 @@ def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
             yield Failure(outcome.key, outcome.failure, outcome.message)
 
 
-_NESTED = ("cell", "outcome", "keys")
+_NESTED = ("cell", "outcome", "keys", "cut")
 
 
 def weakest(proofs: Sequence[Proof]) -> Proof:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.special import bdtr
 
+from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.cell import CellResult
-from pytest_kvbench.analyse.facts import PROVEN
+from pytest_kvbench.analyse.facts import PROVEN, cuts_of
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.rows import CellRow, Facts
 
@@ -101,6 +102,12 @@ def failures(seen: Seen) -> str:
         f"{treated:.0%} of treated requests failed ({named}), {control:.0%} of the control's: "
         "failures have no score, so delta says nothing about them"
     )
+
+
+def cut(seen: Seen) -> str:
+    """Prompts that did not arrive whole."""
+    found = cuts_of(seen.rows)
+    return arrival.told(found, len(seen.rows)) if found else ""
 
 
 def labels(seen: Seen) -> str:
@@ -210,6 +217,7 @@ CHECKS: Mapping[str, Callable[[Seen], str]] = {
     "identical": identical,
     "gain": gain,
     "failures": failures,
+    "cut": cut,
     "labels": labels,
     "truncation": truncation,
     "length-drift": length,

@@ -26,13 +26,18 @@ def efficiency(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def tokens(answers: pd.DataFrame) -> dict[str, int]:
-    """Answers and tokens, summed."""
+def tokens(answers: pd.DataFrame) -> dict[str, int | None]:
+    """Answers and tokens, summed; None where an answer lacks its count."""
     return {
         "answers": len(answers),
-        "prompt_tokens": int(answers["prompt_tokens"].sum()),
-        "completion_tokens": int(answers["completion_tokens"].sum()),
+        "prompt_tokens": total(answers["prompt_tokens"]),
+        "completion_tokens": total(answers["completion_tokens"]),
     }
+
+
+def total(counts: pd.Series[Any]) -> int | None:
+    """Their sum; None where one is missing: a sum of some would look like that of all."""
+    return None if counts.isna().any() else int(counts.sum())
 
 
 def costs(answers: pd.DataFrame) -> dict[str, float | None]:

@@ -8,10 +8,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.binstats import mean
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.tables import CELL, cell_key
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.observation import Cut
 from pytest_kvbench.rows import Facts
 
 NOT_APPLIED: Final = "not-applied"
@@ -43,7 +45,13 @@ def facts_of(rows: pd.DataFrame, rules: Rules) -> Facts:
     }
 
 
-def why_unmeasured(facts: Facts, rules: Rules) -> str:
+def cuts_of(rows: pd.DataFrame) -> list[Cut]:
+    """How the prompts of pairs were cut, one a pair that was: both are sent the same."""
+    both = zip(rows["cut"], rows["cut_control"], strict=True)
+    return [cut for pair in both if (cut := next((c for c in pair if isinstance(c, Cut)), None))]
+
+
+def why_unmeasured(facts: Facts, rows: pd.DataFrame, rules: Rules) -> str:
     """Why a cell must not be judged, or ""."""
     if facts["proof"] == NOT_APPLIED:
         return "the engine's own figures prove that the budget was not applied"
@@ -52,7 +60,7 @@ def why_unmeasured(facts: Facts, rules: Rules) -> str:
             f"{facts['lost']} pairs ({facts['lost_share']:.0%}) were lost to failures; "
             f"at most {rules.max_lost:.0%} may be"
         )
-    return ""
+    return arrival.why_unmeasured(cuts_of(rows), len(rows), rules.max_cut)
 
 
 def pooled_facts(facts: Mapping[CellKey, Facts]) -> dict[CellKey, Facts]:

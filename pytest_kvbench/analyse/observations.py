@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.artefacts import Seen, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
 from pytest_kvbench.analyse.efficiency import efficiency
@@ -21,7 +22,11 @@ from pytest_kvbench.analyse.rules import Analysis, Rules
 from pytest_kvbench.analyse.same_answers import twins
 from pytest_kvbench.analyse.tables import split_cells
 from pytest_kvbench.cellkey import CellGroup, CellKey
+from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.rows import CellRow, Facts
+
+Requests = Mapping[CellKey, pd.DataFrame]
+"""The joined requests of every treated cell."""
 
 Sick = Mapping[CellGroup, str]
 """What is wrong with the control of a group."""
@@ -33,7 +38,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
     joined = pair(table)
     requests = dict(by_cell(joined))
     facts = {key: facts_of(rows, rules) for key, rows in requests.items()}
-    judged = judged_cells(joined, facts, rules, sick)
+    judged = judged_cells(joined, requests, facts, rules, sick)
     alike = twins(joined)
     for key, rows in requests.items():
         seen = Seen(rows, judged.results[key], facts[key], rules)
@@ -43,7 +48,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
     flag_pooled_placebos(judged, requests, rules)
     stats = bin_stats(table, rules.alpha)
     return Analysis(
-        cells=[*control_rows(stats, sick), *judged.rows.values()],
+        cells=[*flagged(control_rows(stats, sick), table), *judged.rows.values()],
         transitions=judged.transitions,
         bin_stats=stats,
         integrity=integrity(table, judged.rows.values(), judged.transitions, alike, rules),
@@ -52,7 +57,11 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
 
 
 def judged_cells(
-    joined: pd.DataFrame, facts: Mapping[CellKey, Facts], rules: Rules, sick: Sick
+    joined: pd.DataFrame,
+    requests: Requests,
+    facts: Mapping[CellKey, Facts],
+    rules: Rules,
+    sick: Sick,
 ) -> Judged:
     """Every treated cell that was asked for, judged where it may be, with its facts in its row."""
     measured, worst = (split_cells(of(joined)) for of in (measured_pairs, worst_pairs))
@@ -65,7 +74,7 @@ def judged_cells(
     excluded = {
         key: why
         for key in facts
-        if (why := _sickness(sick, key) or why_unmeasured(facts[key], rules))
+        if (why := _sickness(sick, key) or why_unmeasured(facts[key], requests[key], rules))
     }
     judged = judge_cells(cells, excluded, rules, worst)
     for key, known in {**facts, **pooled_facts(facts)}.items():
@@ -110,9 +119,7 @@ def flag_pools(judged: Judged, facts: Mapping[CellKey, Facts]) -> None:
             row["flags"].append(f"partial-pool: bins {named} were not measured and are not in it")
 
 
-def flag_pooled_placebos(
-    judged: Judged, requests: Mapping[CellKey, pd.DataFrame], rules: Rules
-) -> None:
+def flag_pooled_placebos(judged: Judged, requests: Requests, rules: Rules) -> None:
     """Say on a row over bins, whose bins may each have too few answers to tell."""
     for key, row in judged.rows.items():
         parts = [requests[k] for k in requests if k.pooled == key]
@@ -129,6 +136,17 @@ def control_rows(stats: Sequence[Mapping[str, Any]], sick: Sick) -> list[CellRow
     return [
         control_row(s, _sickness(sick, key)) for s in stats if (key := CellKey.of_row(s)).is_control
     ]
+
+
+def flagged(controls: list[CellRow], table: pd.DataFrame) -> list[CellRow]:
+    """The same rows, where the prompts of a control were cut with the flag that says so."""
+    asked = table[(table["policy"] == FULL_CACHE) & ~table["aa"]]
+    for row in controls:
+        places = [asked[name] == row[name] for name in ("task", "bin", "variant")]
+        sent = asked.loc[np.logical_and.reduce(places), "cut"]
+        found = [cut for cut in sent if cut is not None]
+        row["flags"] += [f"cut: {arrival.told(found, len(sent))}"] if found else []
+    return controls
 
 
 def control_row(stats: Mapping[str, Any], reason: str = "") -> CellRow:

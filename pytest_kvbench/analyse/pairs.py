@@ -18,6 +18,7 @@ from pytest_kvbench.analyse.tables import (
     whole_numbers,
 )
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import FULL_CACHE
 
 IDENTITY = [*CELL, "replicate", "aa", "example_id", "cluster", "proof"]
@@ -34,10 +35,11 @@ NUMBERS = [
     "full_bytes",
 ]
 OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
-"""The columns that must be there; `parts`, a mapping of numbers by name, may be."""
+"""The columns that must be there; `parts`, a mapping of numbers by name, and `cut`, an
+`observation.Cut`, may be."""
 WHAT = "observations"
 ANSWER = ["task", "bin", "variant", "example_id", "replicate"]
-COMPARED = ["score", "label", "failure", "text", "finish_reason", "completion_tokens"]
+COMPARED = ["score", "label", "failure", "text", "finish_reason", "completion_tokens", "cut"]
 
 
 def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
@@ -51,6 +53,9 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     table = observations[OBSERVATIONS].copy()
     parts: Any = observations["parts"] if "parts" in observations else [{} for _ in table.index]
     table["parts"] = pd.Series(list(parts), index=table.index, dtype=object)
+    cuts = observations["cut"] if "cut" in observations else [None for _ in table.index]
+    found = [cut if isinstance(cut, Cut) else None for cut in cuts]
+    table["cut"] = pd.Series(found, index=table.index, dtype=object)
     refuse_empty(table, IDENTITY, WHAT)
     for column in TEXTS:
         table[column] = table[column].fillna("").astype(str)

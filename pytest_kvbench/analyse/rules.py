@@ -24,6 +24,7 @@ class Rules:
         margin: the loss that is still acceptable, in score units, [0, 1).
         alpha: two-sided error rate; each direction is tested at `alpha / 2`. (0, 0.5].
         max_lost: largest share of pairs a cell may lose to failures and still be measured.
+        max_cut: largest share of pairs whose prompt the server cut, as `max_lost`.
         drop_threshold: the simple rule's drop in mean score between neighbouring budgets.
         correction: how the verdicts of many cells are adjusted.
         planned_cells: treated cells of the whole plan (None: those in the data).
@@ -38,6 +39,7 @@ class Rules:
     margin: float
     alpha: float
     max_lost: float = 0.05
+    max_cut: float = 0.05
     drop_threshold: float = 0.15
     correction: Correction = "holm"
     planned_cells: int | None = None
@@ -48,6 +50,7 @@ class Rules:
         require("margin", self.margin, 0 <= self.margin < 1, "a number in [0, 1), e.g. 0.10")
         require("alpha", self.alpha, 0 < self.alpha <= 0.5, "a number in (0, 0.5], e.g. 0.05")
         require("max_lost", self.max_lost, 0 <= self.max_lost <= 1, "a share in [0, 1]")
+        require("max_cut", self.max_cut, 0 <= self.max_cut <= 1, "a share in [0, 1]")
         drop = self.drop_threshold
         require("drop_threshold", drop, 0 < drop <= 1, "a number in (0, 1], e.g. 0.15")
         known = self.correction in CORRECTIONS

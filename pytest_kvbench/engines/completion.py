@@ -234,7 +234,7 @@ def _telemetry(
     return Telemetry(
         latency_s=latency_s,
         ttft_s=ttft_s,
-        prompt_tokens=sound.count(usage.get("prompt_tokens")),
+        prompt_tokens=sound.count(usage.get("prompt_tokens")) or None,  # none has 0: not counted
         completion_tokens=sound.count((usage if arms == 1 else choice).get("completion_tokens")),
         achieved=sound.number(kv.get("achieved")),
         kept_bytes=sound.count(kv.get("kept_bytes")),

@@ -172,6 +172,13 @@ class Gate(Section):
         ge=0,
         lt=1,
     )
+    max_cut: float = about(
+        "share of pairs whose prompt the server cut above which a cell is not measured, in [0, 1]; "
+        "1: they are only flagged",
+        default=0.05,
+        ge=0,
+        le=1,
+    )
     drop_threshold: float = about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
     correction: Literal["holm", "bh", "none"] = about(
         "holm, bh or none: how p-values of many cells are adjusted", default="holm"

@@ -118,9 +118,16 @@ def _samples(
 def _output(outcome: Outcome, model: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": outcome.text, "source": "generate"}
     stop = _STOPS.get(outcome.finish_reason or "", "unknown")
-    asked, made = outcome.prompt_tokens or 0, outcome.completion_tokens or 0
     return {
         "model": model,
         "choices": [{"message": message, "stop_reason": stop}],
-        "usage": {"input_tokens": asked, "output_tokens": made, "total_tokens": asked + made},
+        **_usage(outcome.prompt_tokens, outcome.completion_tokens),
     }
+
+
+def _usage(asked: int | None, made: int | None) -> dict[str, Any]:
+    """Nothing where the server did not count both: Inspect has no place for one alone."""
+    if asked is None or made is None:
+        return {}
+    counts = {"input_tokens": asked, "output_tokens": made, "total_tokens": asked + made}
+    return {"usage": counts}

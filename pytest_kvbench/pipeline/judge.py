@@ -22,7 +22,7 @@ Columns = dict[str, Sequence[Any]]
 """A table of observations, a column a name: what crosses to another process at least cost."""
 
 _CELL = CellKey._fields
-_OWN = ("replicate", "aa", "example_id", "cluster", "proof")
+_OWN = ("replicate", "aa", "example_id", "cluster", "proof", "cut")
 _OUTCOME = (
     *("score", "em", "label", "parts", "failure", "text", "finish_reason", "latency_s", "ttft_s"),
     *("prompt_tokens", "completion_tokens", "achieved", "kept_bytes", "full_bytes"),
@@ -75,6 +75,7 @@ def rules_of(experiment: Experiment) -> Rules:
         margin=gate.margin,
         alpha=gate.alpha,
         max_lost=gate.max_lost,
+        max_cut=gate.max_cut,
         drop_threshold=gate.drop_threshold,
         correction=gate.correction,
         planned_cells=max(1, plan.treated_cells(experiment)),  # controls alone: nothing to share

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pytest_kvbench.analyse import arrival
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.engines import proof_of
-from pytest_kvbench.observation import Observation, Outcome, Shared
+from pytest_kvbench.observation import Cut, Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Proof, Request, Telemetry
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
+from pytest_kvbench.tasks.tokenizers import is_serving
 
 TOGETHER = 5_000  # answers whose texts and scores are held at once
 
@@ -40,6 +43,7 @@ def observations(
         for cell, request, outcome in stored
         if cell.is_control and not request.aa
     }
+    cuts = _cuts(prepared, stored)
     return [
         Observation(
             cell=cell,
@@ -51,9 +55,32 @@ def observations(
             proof=_proof(request, outcome, tokens.get(_place(cell, request))),
             outcome=outcome,
             keys=(request.key,),
+            cut=cut,
         )
-        for cell, request, outcome in stored
+        for (cell, request, outcome), cut in zip(stored, cuts, strict=True)
     ]
+
+
+def _cuts(prepared: Prepared, stored: Sequence[tuple[Cell, Request, Outcome]]) -> list[Cut | None]:
+    """How the prompt of each stored outcome was cut, by the counts of all of them."""
+    ours = {
+        (manifest.task, entry.example.example_id): entry.tokens
+        for manifest in prepared.manifests.values()
+        for entry in manifest.entries
+    }
+    serving = {task: is_serving(m.tokenizer) for task, m in prepared.manifests.items()}
+    return arrival.cuts(
+        [
+            arrival.Sent(
+                arm=replace(cell, bin=0),
+                prompt=(cell.task, cell.variant, request.example_id),
+                ours=ours[cell.task, request.example_id],
+                serving=serving[cell.task],
+                theirs=outcome.prompt_tokens,
+            )
+            for cell, request, outcome in stored
+        ]
+    )
 
 
 def _with_outcomes(

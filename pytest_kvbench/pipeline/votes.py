@@ -71,6 +71,7 @@ def _together(samples: Sequence[Observation], read: Read) -> Observation:
         outcome=_at_the_price_of([sample.outcome for sample in samples], spoken.outcome),
         proof=weakest([sample.proof for sample in samples]),
         keys=tuple(key for sample in samples for key in sample.keys),
+        cut=next((sample.cut for sample in samples if sample.cut), None),
     )
 
 

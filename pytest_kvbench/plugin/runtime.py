@@ -226,6 +226,7 @@ class Runtime:
             scores={at: o.score for at, o in outcomes.items() if o.score is not None},
             failed=frozenset(at for at, outcome in outcomes.items() if outcome.failure),
             clusters=experiment.clusters,
+            cuts={(one.example_id, one.replicate): one.cut for one in observed if one.cut},
             proof=weakest([one.proof for one in observed if not one.outcome.failure]),
             level=experiment.levels.get(group, {}).get(cell),
             sickness=experiment.sick[group],

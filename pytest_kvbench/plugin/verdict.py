@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.analyse import arrival
 from pytest_kvbench.errors import InfrastructureError
 from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import Cell, Proof
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class MeasuredCell:
     failed: frozenset[Repetition]
     clusters: Mapping[str, str]
     proof: Proof
+    cuts: Mapping[Repetition, Cut] = field(default_factory=dict)
+    """How prompts were cut that did not arrive whole."""
     level: float | None = None
     """Two-sided, where sampling stopped as soon as the cell was decided; None: alpha / m."""
     sickness: str = ""
@@ -61,12 +65,15 @@ class MeasuredCell:
         """This cell against its own control.
 
         Raises:
-            InfrastructureError: too many pairs were lost, or the budget was not applied.
+            InfrastructureError: too many pairs were lost, too many prompts were cut, or the budget
+                was not applied.
         """
         reference = control.of(self)
         paired = sorted(self.scores.keys() & reference.scores.keys())
-        lost = sorted(self.failed | (reference.failed & (self.failed | self.scores.keys())))
+        asked = self.failed | self.scores.keys()
+        lost = sorted(self.failed | (reference.failed & asked))
         self._refuse_if_lost(len(lost), len(paired))
+        self._refuse_if_cut(reference, asked)
         return Comparison(self, reference, tuple(paired), tuple(lost))
 
     def _refuse_if_lost(self, lost: int, paired: int) -> None:
@@ -84,6 +91,15 @@ class MeasuredCell:
             raise InfrastructureError(
                 f"{self.cell.item_id}: the budget {self.cell.budget:g} was not applied",
                 "the server reports other bytes than asked for; see the column `achieved`",
+            )
+
+    def _refuse_if_cut(self, reference: MeasuredCell, asked: Collection[Repetition]) -> None:
+        both = {**reference.cuts, **self.cuts}
+        found = [both[at] for at in asked if at in both]
+        if wrong := arrival.why_unmeasured(found, len(asked), self.gate.max_cut):
+            raise InfrastructureError(
+                f"{self.cell.item_id}: {wrong}",
+                "give the server a longer context, or ask for shorter bins",
             )
 
     def judge(

@@ -42,8 +42,7 @@ def spent(results: Results) -> str:
     """Answers, tokens and time of the whole experiment."""
     data, run = results.part("efficiency"), results.part("provenance")
     said = (
-        f"{text.whole(data.get('answers'))} answers took {text.whole(data.get('prompt_tokens'))} "
-        f"prompt tokens and {text.whole(data.get('completion_tokens'))} new tokens. "
+        f"{text.whole(data.get('answers'))} answers took {_tokens(data)}. "
         "Bytes are those of an answer's prompt right after compression."
     )
     said += _reached(data.get("throughput") or {})
@@ -67,6 +66,13 @@ def _reached(run: Row) -> str:
     if waited:
         said += f" Its requests waited {text.seconds(waited)} in all for rate limits."
     return said
+
+
+def _tokens(data: Row) -> str:
+    asked, made = data.get("prompt_tokens"), data.get("completion_tokens")
+    if asked is None or made is None:
+        return "tokens that the server did not count for each of them"
+    return f"{text.whole(asked)} prompt tokens and {text.whole(made)} new tokens"
 
 
 def total_price(results: Results) -> float | None:

@@ -188,6 +188,11 @@ class TiktokenTokenizer(Truncating):
         return starts[half], starts[-half] if half else len(text)
 
 
+def is_serving(name: str) -> bool:
+    """Whether the tokenizer of this resolved name is the serving model's own (`auto`)."""
+    return name.startswith(("auto:", "served:"))
+
+
 @dataclass(frozen=True)
 class Deferred(Truncating):
     """A tokenizer whose name is known before it is made, which the first count does."""

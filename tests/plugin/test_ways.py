@@ -50,6 +50,10 @@ class Scenario:
     arms: tuple[tuple[str, float], ...] = ()
     """Each has a server of its own; else one server is told of every arm."""
     is_sick: bool = False
+    context: int | None = None
+    """Tokens of a prompt that its server keeps, and counts."""
+    unmeasured: str = ""
+    """Why cells of the longer bin are not."""
     choice: Callable[[Body, str], Body] = lambda choice, prompt: {}
     """What differs in a choice, given it and its prompt."""
 
@@ -72,6 +76,11 @@ SCENARIOS = {
     ),
     "lost pairs": Scenario(loses=lambda prompt: bool(LOST.search(prompt))),
     "broken off": Scenario(choice=breaks_off),
+    "cut prompts": Scenario(
+        context=100,
+        unmeasured="12 of 12 pairs have a prompt that the server cut: the server "
+        "counts 100 tokens of 227 (medians)",
+    ),
     "thinking": Scenario(choice=thinks),
     "odd replies": Scenario(wrong="I cannot help with that.\u2028\x00\ud7ff"),
     "resumed": Scenario(late=r"Say \w+[1-4]\b", runs=2),
@@ -109,7 +118,10 @@ class Servers:
         def reply(body: Body) -> Body:
             whole, prompt = complete(body), prompt_in(body)
             choices = [{**c, **self._scenario.choice(c, prompt)} for c in whole["choices"]]
-            return {**whole, "choices": choices}
+            usage = dict(whole["usage"])
+            if self._scenario.context is not None:
+                usage["prompt_tokens"] = min(usage["prompt_tokens"], self._scenario.context)
+            return {**whole, "choices": choices, "usage": usage}
 
         return reply
 
@@ -284,6 +296,11 @@ def test_however_one_asks_the_summary_is_the_same(
         assert told(summary, sick=scenario.is_sick) == first, way
         assert status == found["pytest, live"][0], way
         assert status == 1 or not scenario.is_sick
+        if scenario.unmeasured:
+            longer = [c for c in summary["cells"] if c["bin"] == 1 and c["policy"] != "none"]
+            assert {c["verdict"] for c in longer} == {"not-measured"}
+            assert all(scenario.unmeasured in c["reason"] for c in longer)
+            assert status == 10
     if scenario.is_sick:
         assert all(first["sick"])
         assert first["verdicts"] == {"not-measured"}

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_kvbench.analyse import Rules, analyse
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.observation import Cut
 
 RULES = Rules(margin=0.10, alpha=0.05)
 CONTROL = ("none", 1.0)
@@ -106,6 +107,30 @@ def test_averages_of_right_or_wrong_stay_right_or_wrong():
         for r in range(3)
     ]
     assert cell(run(rows))["method"].startswith("score")
+
+
+def test_pairs_with_a_cut_prompt_are_flagged_and_too_many_end_the_cell():
+    """Whichever of the two was cut; both numbers are named."""
+    cut, rows = Cut(2_048, 4_102), [*arm(40, *CONTROL), *arm(40, "snapkv", 0.5)]
+    rows[0]["cut"] = rows[41]["cut"] = cut
+    out = run(rows)
+    assert cell(out)["verdict"] == "holds"
+    assert {"cut"} <= codes(cell(out)) & codes(cell(out, *CONTROL))
+    assert "counts 2,048 tokens of 4,102" in next(n for n in out.integrity["notes"] if "cut" in n)
+    rows[42]["cut"] = cut
+    row = cell(run(rows))
+    assert (row["verdict"], row["verdict_holm"], row["ci_low"]) == ("not-measured",) * 2 + (None,)
+    assert row["reason"].startswith("3 of 40 pairs")
+    assert cell(run(rows, Rules(0.1, 0.05, max_cut=1.0)))["verdict"] == "holds"
+
+
+def test_tokens_that_a_server_did_not_count_are_missing_in_sums_and_never_0():
+    rows = [*arm(40, *CONTROL), *arm(40, "snapkv", 0.5)]
+    rows[3]["prompt_tokens"] = rows[50]["completion_tokens"] = None
+    spent = run(rows).efficiency
+    assert (spent["prompt_tokens"], spent["completion_tokens"]) == (None, None)
+    sums = {a["policy"]: (a["prompt_tokens"], a["completion_tokens"]) for a in spent["arms"]}
+    assert sums == {"none": (None, 400), "snapkv": (40 * 500 + 780, None)}
 
 
 def test_failures_drop_their_pair_and_too_many_end_the_cell():

@@ -244,6 +244,12 @@ def test_a_float_that_is_whole_is_a_count() -> None:
     assert found.telemetry.prompt_tokens == 12
 
 
+def test_a_prompt_of_no_tokens_was_not_counted() -> None:
+    found = read({**whole(), "usage": {"prompt_tokens": 0, "completion_tokens": 0}})
+    assert isinstance(found, Answer)
+    assert (found.telemetry.prompt_tokens, found.telemetry.completion_tokens) == (None, 0)
+
+
 def test_one_odd_choice_of_a_sweep_is_one_failure() -> None:
     good = {"finish_reason": "stop", "completion_tokens": 2, "kv": kv()}
     choices = [
