@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,8 @@ class Plan:
 
 def fewest(margin: float, alpha: float) -> int:
     """Examples without any loss that hold `margin` > 0: the least n, (1 - margin)^n < alpha / 2."""
-    return math.floor(math.log(alpha / 2) / math.log1p(-margin)) + 1
+    least = math.log(alpha / 2) / math.log1p(-margin)
+    return math.floor(min(least, sys.maxsize)) + 1
 
 
 def normal_size(gap: float, variance: float, alpha: float, power: float) -> float:

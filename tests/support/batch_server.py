@@ -86,7 +86,7 @@ class BatchServer(Serving):
         return Response(json.dumps(data), media_type="application/json")  # lone surrogates too
 
     async def _models(self, request: Request) -> Response:
-        entry = {"id": "mock", "aliases": [], "fingerprint": {"weights": "mock"}}
+        entry = {"id": "mock", "aliases": [], "fingerprint": {"weights": "9f" * 32}}
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def _upload(self, request: Request) -> Response:

@@ -130,6 +130,7 @@ def answer_all(
         for b in m.bins
         for i, e in enumerate(m.of_bin(b.index))
     }
+    tokens = {e.example.example_id: e.tokens for m in manifests.values() for e in m.entries}
     smallest = min(cell.budget for cell, _ in asked)
     lost = [r for c, r in asked if c.budget == smallest and c.bin == 0][:failed]
     kept = [(c, r) for c, r in asked if r not in lost]
@@ -142,8 +143,8 @@ def answer_all(
                 f"answer {numbers[r.example_id]}",
                 "stop",
                 Telemetry(
-                    1.0, prompt_tokens=100, completion_tokens=5, achieved=c.budget,
-                    kept_bytes=int(1000 * c.budget), full_bytes=1000,
+                    1.0, prompt_tokens=100 + tokens[r.example_id], completion_tokens=5,
+                    achieved=c.budget, kept_bytes=int(1000 * c.budget), full_bytes=1000,
                 ),
             )
             for c, r in kept

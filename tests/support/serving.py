@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
-        await self.ended.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ended.wait(), 3600)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
@@ -32,7 +34,8 @@ class _Server(uvicorn.Server):
 
     def end(self) -> None:
         """From another thread."""
-        self.loop.call_soon_threadsafe(self.ended.set)
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self.loop.call_soon_threadsafe(self.ended.set)
 
 
 class Serving:
