@@ -57,6 +57,7 @@ def elsewhere(folder: str) -> tuple[str, ...]:
     return ("--kvbench-dir", folder, "-o", f"cache_dir={folder}/cache")
 
 
+@pytest.mark.slow
 def test_workers_answer_as_this_process_does(
     project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

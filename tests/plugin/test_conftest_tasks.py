@@ -116,6 +116,7 @@ def test_what_pytest_measured_is_reported_by_the_command_it_prints(
     assert "0 answered, 0 failed, 60 stored before" in done.output
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_from_a_folder_without_any_mark(
     project: Project, mock: MockServer
 ) -> None:

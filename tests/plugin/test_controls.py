@@ -73,6 +73,7 @@ def test_another_group_asks_only_what_was_damaged(
     assert kvbench(project, "controls", "verify").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_replaced_worker_does_not_clear_the_cache_again(
     project: Project, mock: MockServer
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_replaced_worker_does_not_clear_the_cache_again(
     assert mock.posts == EXAMPLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "groups", [("g", "other"), pytest.param(("g", "g"), marks=pytest.mark.slow)]
 )
@@ -291,6 +293,7 @@ def test_each_group_says_whose_controls_it_used(project: Project) -> None:
     assert "10 answers asked for, 10 taken from shared controls" in report
 
 
+@pytest.mark.slow
 def test_a_folder_without_an_entry_is_said_once(project: Project) -> None:
     project.run("-k", "bin0")
     (cached(project) / "shared_controls" / "k" / "orphan").mkdir(parents=True)

@@ -63,7 +63,11 @@ def dying(project: Project, moment: str, longest_s: float = 20) -> None:
 
 @pytest.mark.parametrize(
     ("moment", "ours"),
-    [("configured", True), ("collected", True), ("configured", False)],
+    [
+        ("configured", True),
+        pytest.param("collected", True, marks=pytest.mark.slow),
+        ("configured", False),
+    ],
 )
 def test_a_worker_that_dies_before_its_first_test_is_replaced(
     project: Project, moment: str, ours: bool
@@ -101,6 +105,7 @@ def test_where_all_die_before_they_have_collected_the_status_says_so(
     assert (result.outlines[-1] == said) is ours
 
 
+@pytest.mark.slow
 def test_workers_ask_no_more_once_their_controller_is_gone(
     project: Project, mock: MockServer
 ) -> None:

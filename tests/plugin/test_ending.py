@@ -135,7 +135,9 @@ def test_every_way_ends_with_the_same_status_and_says_why(
             assert "exit status" not in last
 
 
-@pytest.mark.parametrize("name", ["broken over all bins", "sick control"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("broken over all bins", marks=pytest.mark.slow), "sick control"]
+)
 def test_workers_end_as_one_process_does(name: str, fresh: Callable[[str], Project]) -> None:
     state, project = STATES[name], fresh("workers")
     with serving(state.scenario) as servers:

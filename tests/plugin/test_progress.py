@@ -75,6 +75,7 @@ def screen(received: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [
@@ -109,6 +110,7 @@ def test_quiet_under_q_and_without_a_terminal(project: Project, mock: MockServer
     project.run("--kvbench-fresh").stdout.no_fnmatch_line("*/60 answers*")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_one_line_now_and_then_in_a_verbose_log(project: Project, mock: MockServer, n: str) -> None:
     mock.latency_s = SLOW_S

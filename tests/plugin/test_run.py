@@ -53,6 +53,7 @@ def test_a_sweep_asks_each_example_once(project: Project, mock: MockServer, n: s
     assert set(mock.asked.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_requests_in_flight_are_counted_over_all_workers(
     project: Project, mock: MockServer, concurrency: int
@@ -175,6 +176,7 @@ def test_x_stops_and_starts_nothing_more(project: Project, mock: MockServer) -> 
     assert mock.posts < 20
 
 
+@pytest.mark.slow
 def test_last_failed_runs_only_what_failed(project: Project, mock: MockServer) -> None:
     mock.accuracy = lambda policy, budget: float(budget > 0.2)
     arguments = ("--kvbench-set", "gate.mode=gate")

@@ -33,7 +33,10 @@ def group(
     folder = tmp_path_factory.mktemp(request.param)
     mock = MockServer(wrong="", accuracy=lambda policy, budget: float(policy != "none"))
     rows = [{"question": f"Say {w}", "context": f"text {w}", "answers": [w]} for w in WORDS]
-    with BatchServer(reply=mock.completion) as server, pytest.MonkeyPatch.context() as patch:
+    with (
+        BatchServer(reply=mock.completion, weights="9f" * 32) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.chdir(folder)
         Path("words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         experiment: dict[str, Any] = {

@@ -28,7 +28,7 @@ def staged(project: Project, mock: MockServer) -> Project:
     return project
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_next_stage_asks_only_what_survived(staged: Project, mock: MockServer, n: str) -> None:
     result = staged.run("-n", n, "-v")
     result.assert_outcomes(passed=2 * 3 + 2 * 2, skipped=2)

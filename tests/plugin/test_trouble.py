@@ -76,7 +76,7 @@ engine:
   model: m
   endpoints: {{none: "{control.base_url}", mine: {{base_url: "{treated.base_url}", budget: 0.5}}}}
   stream: true
-  timeout_s: 2
+  timeout_s: 1
   retries: 1
   concurrency: 32
 tokenizer: approximate

@@ -15,7 +15,7 @@ def declare(project: Project, text: str) -> None:
     file.write_text(f"{file.read_text()}{text}\n")
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_each_variant_has_its_cells_and_equal_controls_are_asked_once(
     project: Project, mock: MockServer, n: str
 ) -> None:

@@ -285,7 +285,13 @@ def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return make
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+RARER = {"Ctrl-C", "trials", "odd replies", "broken off", "variants"}
+"""What parts of are tried elsewhere too, or as another scenario is."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(s, marks=pytest.mark.slow if s in RARER else ()) for s in SCENARIOS]
+)
 def test_however_one_asks_the_summary_is_the_same(
     name: str, fresh: Callable[[str], Project], ctrl_c: None
 ) -> None:
@@ -332,7 +338,7 @@ def test_so_it_is_with_workers(
         assert status == (1 if way.startswith("pytest") else 10)
 
 
-@pytest.mark.parametrize("mode", ["live", "batch"])
+@pytest.mark.parametrize("mode", [pytest.param("live", marks=pytest.mark.slow), "batch"])
 def test_a_control_that_is_not_sane_is_exit_status_1(
     mode: str, fresh: Callable[[str], Project]
 ) -> None:

@@ -30,6 +30,8 @@ class BatchServer(Serving):
 
     lag: int = 0
     page: int = 100
+    weights: str = "mock"
+    """What it says of its weights; only by a digest can it be told apart from another."""
     end: Callable[[str], str] = lambda batch_id: "completed"
     """How a batch ends: completed, failed, expired."""
     error: Callable[[Line], Any] = lambda line: None
@@ -86,7 +88,7 @@ class BatchServer(Serving):
         return Response(json.dumps(data), media_type="application/json")  # lone surrogates too
 
     async def _models(self, request: Request) -> Response:
-        entry = {"id": "mock", "aliases": [], "fingerprint": {"weights": "9f" * 32}}
+        entry = {"id": "mock", "aliases": [], "fingerprint": {"weights": self.weights}}
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def _upload(self, request: Request) -> Response:
