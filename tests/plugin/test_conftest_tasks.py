@@ -100,7 +100,7 @@ def test_every_command_knows_them_from_the_root_and_from_a_folder_of_it(
     assert not summary_of(project)["partial"]
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_what_pytest_measured_is_reported_by_the_command_it_prints(
     project: Project, kvbench: Kvbench, n: str
 ) -> None:

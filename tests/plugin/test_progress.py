@@ -103,6 +103,7 @@ def test_redrawn_below_on_a_terminal(
         assert all(re.match(r"test_exp.py::\S+ PASSED +\[", ln) for ln in shown if "PASSED" in ln)
 
 
+@pytest.mark.slow
 def test_quiet_under_q_and_without_a_terminal(project: Project, mock: MockServer) -> None:
     mock.latency_s = SLOW_S
     assert "kvbench: " not in on_a_terminal(project.path, *PYTEST, "-q", "-k", "bin0")
@@ -175,6 +176,7 @@ def test_the_answer_goes_to_the_page_of_a_ci_job(
     assert "KV budget report: g" in said
 
 
+@pytest.mark.slow
 def test_kvbench_run_shows_it_too_and_takes_it_away(project: Project, mock: MockServer) -> None:
     mock.latency_s = SLOW_S
     received = on_a_terminal(project.path, "pytest_kvbench.cli", "run", "exp.yaml")

@@ -50,6 +50,7 @@ def test_far_from_the_transition_few_are_asked(project: Project, mock: MockServe
     assert any("sequential sampling" in note for note in summary["integrity"]["notes"])
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_and_says_the_same(project: Project, mock: MockServer) -> None:
     mock.accuracy = cliff
     project.run("-n", "0", *SEQUENTIAL)

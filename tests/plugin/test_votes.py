@@ -36,7 +36,7 @@ def majority(scores: Sequence[float]) -> float:
     return float(sum(scores) > len(scores) / 2)
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_five_samples_are_asked_and_their_majority_is_judged(
     project: Project, mock: MockServer, n: str
 ) -> None:

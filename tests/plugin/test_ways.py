@@ -285,7 +285,7 @@ def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return make
 
 
-RARER = {"Ctrl-C", "trials", "odd replies", "broken off", "variants"}
+RARER = {"Ctrl-C", "resumed", "trials", "odd replies", "broken off", "variants"}
 """What parts of are tried elsewhere too, or as another scenario is."""
 
 

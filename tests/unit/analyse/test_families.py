@@ -106,6 +106,7 @@ def test_no_bin_is_not_measured():
     assert judge_pooled([], **RULES).verdict == "not-measured"
 
 
+@pytest.mark.slow
 def test_pooled_interval_covers_uneven_rare_losses():
     random, covered = np.random.default_rng(11), 0
     losses, sizes = (0.3, 0.0, 0.0, 0.0, 0.02), (10, 10, 20, 40, 60)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_kvbench.analyse.binary import BinaryPairs
@@ -42,6 +42,7 @@ def test_restricted_rates_are_rates_with_the_mean_that_is_tested(bins, delta):
     assert (losses + gains).max() <= 1 + 1e-4
 
 
+@settings(max_examples=25)  # 19 p-values each
 @given(st.lists(counts(), min_size=2, max_size=4), st.randoms(use_true_random=False))
 def test_p_rises_with_the_hypothesis_and_does_not_depend_on_the_order_of_bins(bins, random):
     evidence = StratifiedPairs.of(bins)
