@@ -91,11 +91,6 @@ class Progress:
         standing = self.cells[rung]
         return self.n if standing.state == "open" else standing.n
 
-    @property
-    def wanted_of_control(self) -> int:
-        """As many as the cell that wants most; those of the first round where no cell is asked."""
-        return max((self.wanted(rung) for rung in self.cells), default=self.n)
-
 
 @dataclass(frozen=True, eq=False)
 class Drawn:

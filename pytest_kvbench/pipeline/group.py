@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -28,9 +27,6 @@ from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
 from pytest_kvbench.tasks.together import Say, say_nothing
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -710,7 +710,7 @@ def _spent(cells: Sequence[Pairs], planted: Planted, margin: float = 0.10) -> Sp
         (word == "holds" and loss >= margin) or (word == "breaks" and loss <= margin)
         for word, loss in zip(words, planted.losses, strict=True)
     ]
-    asked = sum(s.n for s in done.cells.values()) + done.wanted_of_control
+    asked = sum(s.n for s in done.cells.values()) + max(map(done.wanted, done.cells))
     undecided = float(np.mean([word == "undetermined" for word in words]))
     return Spent(asked / MOST / (len(cells) + 1), any(wrong), undecided)
 

@@ -187,12 +187,11 @@ def test_a_status_in_capitals_is_the_same(batched: tuple[Project, Servers]) -> N
     _, servers = batched
 
     def shout(action: str) -> None:
-        for batch in servers.batch[0].batches.values():
+        for batch in servers.batch[0].batches.values() if action == "poll" else ():
             batch["status"] = str(batch["status"]).upper()
 
-    assert kvbench("run", "exp.yaml")[0] == 0
-    assert kvbench("batch", "status", "g")[0] == 0
     servers.batch[0].after = shout
+    assert kvbench("run", "exp.yaml")[0] == 0
     assert kvbench("batch", "fetch", "g") == (0, "g: 72 answers and 0 failures stored")
 
 

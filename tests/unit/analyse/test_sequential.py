@@ -186,7 +186,7 @@ def test_few_examples_far_from_the_transition_and_many_near_it():
     drawn = {rung.budget: s.n for rung, s in done.cells.items()}
     assert words == {0.1: "breaks", 0.2: "breaks", 0.5: "undetermined", 0.9: "holds"}
     assert max(drawn[0.1], drawn[0.2]) < 20 < drawn[0.9] < 70 < drawn[0.5]
-    assert done.wanted_of_control == drawn[0.5]
+    assert max(done.wanted(rung) for rung in done.cells) == drawn[0.5]
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 200), max_size=12))
@@ -233,7 +233,7 @@ def test_lost_pairs_count_as_losses_for_holds_and_not_for_breaks():
 
 def test_a_group_without_treated_cells_wants_the_first_round():
     progress = start([], np.arange(50), LIMITS)
-    assert (progress.is_open, progress.wanted_of_control) == (False, 8)
+    assert (progress.is_open, progress.n) == (False, 8)
 
 
 def test_an_item_and_the_analysis_agree():
