@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pytest_kvbench.cellkey import BinKey, Columns
 from pytest_kvbench.records import Proof, VerdictWord
@@ -18,16 +18,26 @@ class Facts(TypedDict):
     delta_unlabelled: float | None
 
 
-class CellRow(Columns, Facts):
+class ScoreInterval(TypedDict):
+    """An interval in score units."""
+
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Difference(ScoreInterval):
+    """Treated minus control, in score units."""
+
+    delta: float | None
+
+
+class CellRow(Columns, Facts, Difference):
     """One cell, a control or a row over all bins; of a control there is no verdict."""
 
     n: int
     clusters: int
     control_mean: float | None
     treated_mean: float | None
-    delta: float | None
-    ci_low: float | None
-    ci_high: float | None
     losses: int
     gains: int
     method: str
@@ -57,3 +67,93 @@ class TransitionRow(TypedDict):
     estimate_between: list[float] | None
     rule_budget: float | None
     shape: str
+
+
+class Costs(TypedDict):
+    """What answers of one arm cost: latencies in seconds, bytes of a prompt's KV tensors."""
+
+    latency_p50: float | None
+    latency_p95: float | None
+    ttft_p50: float | None
+    achieved_mean: float | None
+    kept_bytes_mean: float | None
+    full_bytes_mean: float | None
+
+
+class BinStats(Columns, ScoreInterval, Costs):
+    """What one arm did on one bin; the interval is that of `acc_mean`."""
+
+    n: int
+    acc_mean: float | None
+    acc_std: float | None
+    em_mean: float | None
+    parts_mean: dict[str, float | None]
+    clusters: int
+    fail_rate: float
+    label_rate: float | None
+    prompt_tokens_p50: float | None
+    prompt_tokens_p95: float | None
+    completion_tokens_p50: float | None
+    completion_tokens_p95: float | None
+
+
+class Tokens(TypedDict):
+    """Answers, and their tokens summed; None where the server did not count each of them."""
+
+    answers: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class ArmRow(Tokens, Costs):
+    """What one arm cost over all tasks and bins."""
+
+    variant: str
+    policy: str
+    budget: float
+
+
+class Throughput(TypedDict):
+    """Of the last run: requests that came back, how many a minute, seconds waited for limits."""
+
+    requests: int
+    requests_per_minute: float | None
+    waited_s: float
+
+
+class Efficiency(Tokens):
+    """What the experiment cost, in all and by arm."""
+
+    arms: list[ArmRow]
+    throughput: NotRequired[Throughput]
+
+
+class NoiseFloor(Difference):
+    """The control's second run (A/A) minus its first, over all tasks and bins."""
+
+    n: int
+    losses: int
+    gains: int
+    method: str
+    tasks: dict[str, int]
+
+
+class FailureMessage(TypedDict):
+    """Why requests failed: a kind of failure, its first message, and how many were alike."""
+
+    kind: str
+    message: str
+    n: int
+
+
+class Integrity(TypedDict):
+    """Whether results can be believed; answers + failures == requests."""
+
+    requests: int
+    answers: int
+    failures: dict[str, int]
+    labels: dict[str, int]
+    placebos: list[str]
+    notes: list[str]
+    aa: NoiseFloor | None
+    messages: NotRequired[list[FailureMessage]]

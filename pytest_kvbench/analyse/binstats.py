@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,12 @@ import pandas as pd
 
 from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.evidence import interval
-from pytest_kvbench.analyse.tables import CELL
+from pytest_kvbench.analyse.tables import CELL, cell_key
+from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.rows import BinStats, Costs, ScoreInterval
 
 
-def bin_stats(table: pd.DataFrame, alpha: float) -> list[dict[str, Any]]:
+def bin_stats(table: pd.DataFrame, alpha: float) -> list[BinStats]:
     """One row per task, bin, variant, policy and budget of checked observations, A/A runs left out.
 
     `n` counts requests; means are over answers, `fail_rate` and `label_rate` are shares of requests
@@ -21,21 +22,18 @@ def bin_stats(table: pd.DataFrame, alpha: float) -> list[dict[str, Any]]:
     of `acc_mean` at 1 - alpha, clusters kept together.
     """
     return [
-        {**named(key, CELL), **described(rows), **mean_interval(rows, alpha)}
+        arm_stats(cell_key(key), rows, alpha)
         for key, rows in table[~table["aa"]].groupby(CELL, sort=True)
     ]
 
 
-def named(key: Any, columns: Sequence[str]) -> dict[str, Any]:
-    """A group's key by column, in plain types."""
-    kinds = {"bin": int, "budget": float}
-    return {name: kinds.get(name, str)(v) for name, v in zip(columns, key, strict=True)}
-
-
-def described(rows: pd.DataFrame) -> dict[str, Any]:
-    """Counts, means and quantiles of one arm's requests."""
+def arm_stats(key: CellKey, rows: pd.DataFrame, alpha: float) -> BinStats:
+    """Counts, means and quantiles of one arm's requests on one bin."""
     answers = rows[rows["failure"] == ""]
     return {
+        **key.columns(),
+        **costs(answers),
+        **mean_interval(answers, alpha),
         "n": len(rows),
         "acc_mean": mean(answers["score"]),
         "acc_std": plain(answers["score"].std()),
@@ -44,13 +42,19 @@ def described(rows: pd.DataFrame) -> dict[str, Any]:
         "clusters": int(answers["cluster"].nunique()),
         "fail_rate": 1 - len(answers) / len(rows),
         "label_rate": mean(answers["label"] != ""),
-        "latency_p50": quantile(answers["latency_s"], 0.5),
-        "latency_p95": quantile(answers["latency_s"], 0.95),
-        "ttft_p50": quantile(answers["ttft_s"], 0.5),
         "prompt_tokens_p50": quantile(answers["prompt_tokens"], 0.5),
         "prompt_tokens_p95": quantile(answers["prompt_tokens"], 0.95),
         "completion_tokens_p50": quantile(answers["completion_tokens"], 0.5),
         "completion_tokens_p95": quantile(answers["completion_tokens"], 0.95),
+    }
+
+
+def costs(answers: pd.DataFrame) -> Costs:
+    """Latency and memory of one arm's answers."""
+    return {
+        "latency_p50": quantile(answers["latency_s"], 0.5),
+        "latency_p95": quantile(answers["latency_s"], 0.95),
+        "ttft_p50": quantile(answers["ttft_s"], 0.5),
         "achieved_mean": mean(answers["achieved"]),
         "kept_bytes_mean": mean(answers["kept_bytes"]),
         "full_bytes_mean": mean(answers["full_bytes"]),
@@ -63,13 +67,12 @@ def part_means(parts: pd.Series[Any]) -> dict[str, float | None]:
     return {str(name): mean(table[name]) for name in table.columns}
 
 
-def mean_interval(rows: pd.DataFrame, alpha: float) -> dict[str, float | None]:
-    """`ci_low`, `ci_high` of the mean score in [0, 1]; None without an answer."""
-    scores = rows.loc[rows["failure"] == "", ["example_id", "cluster", "score"]]
-    if scores.empty:
+def mean_interval(answers: pd.DataFrame, alpha: float) -> ScoreInterval:
+    """The interval of the mean score in [0, 1]; None without an answer."""
+    if answers.empty:
         return {"ci_low": None, "ci_high": None}
-    values = scores["score"].to_numpy()
-    codes = pd.factorize(scores["cluster"])[0]
+    values = answers["score"].to_numpy()
+    codes = pd.factorize(answers["cluster"])[0]
     estimate = float(values.mean())
     totals = np.bincount(codes, weights=values - estimate)
     evidence = BoundedMean(len(values), estimate, totals, np.bincount(codes) * 1.0, floor=0.0)

@@ -6,27 +6,40 @@ from typing import Any
 
 import pandas as pd
 
-from pytest_kvbench.analyse.binstats import mean, named, quantile
+from pytest_kvbench.analyse.binstats import costs
+from pytest_kvbench.rows import ArmRow, Efficiency, Tokens
 
 ARM = ["variant", "policy", "budget"]
 
 
-def efficiency(table: pd.DataFrame) -> dict[str, Any]:
+def efficiency(table: pd.DataFrame) -> Efficiency:
     """Totals over all answers, and one row per variant, policy and budget in `arms`.
 
     Tokens are sums; latencies in seconds; bytes are means over answers of the prompt's KV tensors.
     """
     answers = table[table["failure"] == ""]
+    whole = tokens(answers)
     return {
-        **tokens(answers),
-        "arms": [
-            {**named(key, ARM), **tokens(rows), **costs(rows)}
-            for key, rows in answers.groupby(ARM, sort=True)
-        ],
+        "answers": whole["answers"],
+        "prompt_tokens": whole["prompt_tokens"],
+        "completion_tokens": whole["completion_tokens"],
+        "arms": [arm_row(key, rows) for key, rows in answers.groupby(ARM, sort=True)],
     }
 
 
-def tokens(answers: pd.DataFrame) -> dict[str, int | None]:
+def arm_row(key: Any, answers: pd.DataFrame) -> ArmRow:
+    """What the answers of one arm cost; `key` has its values of `ARM`."""
+    variant, policy, budget = key
+    return {
+        "variant": str(variant),
+        "policy": str(policy),
+        "budget": float(budget),
+        **tokens(answers),
+        **costs(answers),
+    }
+
+
+def tokens(answers: pd.DataFrame) -> Tokens:
     """Answers and tokens, summed; None where an answer lacks its count."""
     return {
         "answers": len(answers),
@@ -38,15 +51,3 @@ def tokens(answers: pd.DataFrame) -> dict[str, int | None]:
 def total(counts: pd.Series[Any]) -> int | None:
     """Their sum; None where one is missing: a sum of some would look like that of all."""
     return None if counts.isna().any() else int(counts.sum())
-
-
-def costs(answers: pd.DataFrame) -> dict[str, float | None]:
-    """Latency and memory of one arm."""
-    return {
-        "latency_p50": quantile(answers["latency_s"], 0.5),
-        "latency_p95": quantile(answers["latency_s"], 0.95),
-        "ttft_p50": quantile(answers["ttft_s"], 0.5),
-        "achieved_mean": mean(answers["achieved"]),
-        "kept_bytes_mean": mean(answers["kept_bytes"]),
-        "full_bytes_mean": mean(answers["full_bytes"]),
-    }

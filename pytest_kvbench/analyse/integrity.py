@@ -11,8 +11,9 @@ import pandas as pd
 from pytest_kvbench.analyse.pairs import measured_pairs, pair_controls
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.analyse.tables import GROUP
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
-from pytest_kvbench.rows import CellRow, TransitionRow
+from pytest_kvbench.rows import CellRow, Integrity, NoiseFloor, TransitionRow
 
 NAMED = 3  # cells named in a note; the rest are counted
 IN_PLACEBOS = {"placebo", "twin"}  # codes listed in `placebos`, not in `notes`
@@ -24,7 +25,7 @@ def integrity(
     transitions: Iterable[TransitionRow],
     twins: Sequence[tuple[CellKey, CellKey, str]],
     rules: Rules,
-) -> dict[str, Any]:
+) -> Integrity:
     """Counts, `placebos`, `notes` and `aa` (None where the control ran once).
 
     Args:
@@ -100,16 +101,23 @@ def shape_notes(transitions: Iterable[TransitionRow]) -> list[str]:
     ]
 
 
-def noise_floor(table: pd.DataFrame, rules: Rules) -> dict[str, Any] | None:
+def noise_floor(table: pd.DataFrame, rules: Rules) -> NoiseFloor | None:
     """The difference of the control's second run from its first, over all tasks and bins."""
     pairs = measured_pairs(pair_controls(table))
     if pairs.empty:
         return None
     strata = [
         Pairs(*(rows[c].to_numpy() for c in ("control", "treated", "cluster")))
-        for _, rows in pairs.groupby(["task", "bin", "variant"], sort=True)
+        for _, rows in pairs.groupby(GROUP, sort=True)
     ]
     result = judge_pooled(strata, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime)
-    names = ("n", "delta", "ci_low", "ci_high", "losses", "gains", "method")
-    kinds = Counter(pairs["task"])
-    return {name: getattr(result, name) for name in names} | {"tasks": dict(sorted(kinds.items()))}
+    return {
+        "n": result.n,
+        "delta": result.delta,
+        "ci_low": result.ci_low,
+        "ci_high": result.ci_high,
+        "losses": result.losses,
+        "gains": result.gains,
+        "method": result.method,
+        "tasks": dict(sorted(Counter(pairs["task"]).items())),
+    }

@@ -20,10 +20,10 @@ from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair, worst_pairs
 from pytest_kvbench.analyse.rules import Analysis, Rules
 from pytest_kvbench.analyse.same_answers import twins
-from pytest_kvbench.analyse.tables import split_cells
+from pytest_kvbench.analyse.tables import GROUP, split_cells
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.records import FULL_CACHE
-from pytest_kvbench.rows import CellRow, Facts
+from pytest_kvbench.rows import BinStats, CellRow, Facts
 
 Requests = Mapping[CellKey, pd.DataFrame]
 """The joined requests of every treated cell."""
@@ -128,7 +128,7 @@ def flag_pooled_placebos(judged: Judged, requests: Requests, rules: Rules) -> No
             row["flags"] += [f"placebo: {said}"] if said else []
 
 
-def control_rows(stats: Sequence[Mapping[str, Any]], sick: Sick) -> list[CellRow]:
+def control_rows(stats: Sequence[BinStats], sick: Sick) -> list[CellRow]:
     """The control's cells: a mean with its interval, no difference and no verdict.
 
     The `reason` of one that is not sane says what is wrong with it.
@@ -142,14 +142,14 @@ def flagged(controls: list[CellRow], table: pd.DataFrame) -> list[CellRow]:
     """The same rows, where the prompts of a control were cut with the flag that says so."""
     asked = table[(table["policy"] == FULL_CACHE) & ~table["aa"]]
     for row in controls:
-        places = [asked[name] == row[name] for name in ("task", "bin", "variant")]
+        places = [asked[name] == value for name, value in row.items() if name in GROUP]
         sent = asked.loc[np.logical_and.reduce(places), "cut"]
         found = [cut for cut in sent if cut is not None]
         row["flags"] += [f"cut: {arrival.told(found, len(sent))}"] if found else []
     return controls
 
 
-def control_row(stats: Mapping[str, Any], reason: str = "") -> CellRow:
+def control_row(stats: BinStats, reason: str = "") -> CellRow:
     """A control's row with the keys of every other; its interval is in `bin_stats`."""
     answers = round(stats["n"] * (1 - stats["fail_rate"]))
     return {

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pytest_kvbench.analyse.tables import (
     CELL,
+    GROUP,
     numbers,
     refuse_budgets,
     refuse_duplicates,
@@ -38,7 +39,8 @@ OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
 """The columns that must be there; `parts`, a mapping of numbers by name, and `cut`, an
 `observation.Cut`, may be."""
 WHAT = "observations"
-ANSWER = ["task", "bin", "variant", "example_id", "replicate"]
+ANSWER = [*GROUP, "example_id", "replicate"]
+"""By which a treated request finds its control's."""
 COMPARED = ["score", "label", "failure", "text", "finish_reason", "completion_tokens", "cut"]
 
 

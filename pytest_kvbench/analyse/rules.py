@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.rows import CellRow, TransitionRow
+from pytest_kvbench.rows import BinStats, CellRow, Efficiency, Integrity, TransitionRow
 
 Correction = Literal["holm", "bh", "none"]
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bh", "none")
@@ -79,6 +79,6 @@ class Analysis:
 
     cells: list[CellRow]
     transitions: list[TransitionRow]
-    bin_stats: list[dict[str, Any]]
-    integrity: dict[str, Any]
-    efficiency: dict[str, Any]
+    bin_stats: list[BinStats]
+    integrity: Integrity
+    efficiency: Efficiency

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from pytest_kvbench.analyse.tables import cell_key
+from pytest_kvbench.analyse.tables import CELL, GROUP, cell_key
 from pytest_kvbench.cellkey import CellKey
 
 FEWEST_CHANGED = 5
 SAME = 0.95
-GROUP = ["task", "bin", "variant"]
-ARM = ["policy", "budget"]
+ARM = [column for column in CELL if column not in GROUP]
 ANSWER = ["example_id", "replicate"]
 
 

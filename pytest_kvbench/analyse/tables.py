@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pytest_kvbench.analyse.ladder import CellPairs
-from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief
 
@@ -17,6 +18,8 @@ _EXACT = 2**53
 """Above it floats skip whole numbers."""
 
 CELL = list(CellKey._fields)
+GROUP = [field.name for field in fields(CellGroup)]
+"""The columns that a cell shares with its control."""
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:

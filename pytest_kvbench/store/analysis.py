@@ -8,12 +8,12 @@ from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.records import canonical
-from pytest_kvbench.rows import CellRow, TransitionRow
+from pytest_kvbench.rows import BinStats, CellRow, TransitionRow
 
 
 def save(
     db: sqlite3.Connection,
-    bin_stats: Sequence[Mapping[str, Any]],
+    bin_stats: Sequence[BinStats],
     cells: Sequence[CellRow],
     transitions: Sequence[TransitionRow],
 ) -> None:
@@ -38,6 +38,6 @@ def save(
     )
 
 
-def _rows(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+def _rows(records: Sequence[Mapping[str, object]], columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """The columns, and the whole record as JSON."""
     return [(*(r.get(c) for c in columns), canonical(r).decode()) for r in records]

@@ -27,7 +27,7 @@ from pytest_kvbench.records import (
     Telemetry,
     canonical,
 )
-from pytest_kvbench.rows import CellRow, TransitionRow
+from pytest_kvbench.rows import BinStats, CellRow, Throughput, TransitionRow
 from pytest_kvbench.store import analysis, manifests, throughput
 from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
@@ -298,7 +298,7 @@ class Store:
 
     def save_analysis(
         self,
-        bin_stats: Sequence[Mapping[str, Any]],
+        bin_stats: Sequence[BinStats],
         cells: Sequence[CellRow],
         transitions: Sequence[TransitionRow],
     ) -> None:
@@ -332,7 +332,7 @@ class Store:
         """Answers and failures that came since a run began, from the engine or a shared control."""
         return throughput.landed(self._db, run_id)
 
-    def throughput(self, run_id: str) -> dict[str, float | None]:
+    def throughput(self, run_id: str) -> Throughput:
         """What a run reached: see `throughput.of_run`."""
         return throughput.of_run(self._db, run_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_kvbench.rows import Throughput
 from pytest_kvbench.store.database import Database
 
 _SINCE = "run >= (SELECT rowid FROM experiments WHERE run_id = ?)"  # no time: clocks are set back
@@ -26,7 +27,7 @@ def landed(db: Database, run_id: str) -> int:
     return int(db.read(_LANDED, (run_id,))[0][0])
 
 
-def of_run(db: Database, run_id: str) -> dict[str, float | None]:
+def of_run(db: Database, run_id: str) -> Throughput:
     """`requests` that came back from the engine, `requests_per_minute` between the first and the
     last of them (None for fewer than two), `waited_s` for rate limits, all requests together.
     """
