@@ -129,13 +129,20 @@ class Efficiency(Tokens):
 
 
 class NoiseFloor(Difference):
-    """The control's second run (A/A) minus its first, over all tasks and bins."""
+    """The control's second run (A/A) minus its first, over all tasks and bins.
+
+    `replies` are compared text by text, `same` of them are equal; `discordance` is the share of
+    them whose scores differ.
+    """
 
     n: int
     losses: int
     gains: int
     method: str
     tasks: dict[str, int]
+    replies: int
+    same: int
+    discordance: float
 
 
 class FailureMessage(TypedDict):

@@ -12,8 +12,10 @@ import pandas as pd
 from scipy.special import bdtr
 
 from pytest_kvbench.analyse import arrival
+from pytest_kvbench.analyse.alike import Agreement, is_lopsided
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.facts import PROVEN, cuts_of
+from pytest_kvbench.analyse.floor import REPEATED
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.rows import CellRow, Facts
 
@@ -51,32 +53,50 @@ def flags_of(seen: Seen) -> list[str]:
 
 
 def placebo(seen: Seen) -> str:
-    """Answers equal to the control's on nearly all examples, and no proof that it was treated."""
-    equal = equal_answers(seen)
-    if not equal or seen.facts["proof"] == PROVEN:
+    """Answers as alike as the control's own are, and no proof that it was treated.
+
+    Without a second run of the control nobody knows how alike these are: then also a few may
+    differ, unless what differs is lost.
+    """
+    found = agreement_of(seen.pairs)
+    differs = (
+        is_lopsided(seen.result.losses, seen.result.gains)
+        if found.noise is None
+        else found.exceeds_noise
+    )
+    if seen.facts["proof"] == PROVEN or differs or not found.rules_out_a_change:
         return ""
+    unknown = found.noise is None and found.equal < found.total
     return (
-        f"{equal} of {len(seen.pairs)} answers equal the control's, and nothing proves that the "
-        "budget was applied: possibly a placebo"
+        f"{_said_of(found)}, and nothing proves that the budget was applied: possibly a placebo"
+        + " (`aa: true` would tell noise from treatment)" * unknown
     )
 
 
 def identical(seen: Seen) -> str:
-    """The same with proof: lossless here, or a task that cannot show a loss."""
-    equal = equal_answers(seen)
-    if not equal or seen.facts["proof"] != PROVEN:
+    """Nearly equal answers with proof: lossless here, or a task that cannot show a loss."""
+    found = agreement_of(seen.pairs)
+    nearly_all = SAME_ANSWERS * (found.total - (found.noise or 0))
+    few = found.total < FEWEST_TEXTS or found.equal < nearly_all
+    if seen.facts["proof"] != PROVEN or few or found.exceeds_noise:
         return ""
     return (
-        f"{equal} of {len(seen.pairs)} answers equal the control's although the cache is proven "
-        "smaller: lossless on this task, or a task that does not depend on what was dropped"
+        f"{_said_of(found)} although the cache is proven smaller: lossless on this task, or a task "
+        "that does not depend on what was dropped"
     )
 
 
-def equal_answers(seen: Seen) -> int:
-    """How many answers equal the control's, or 0 where that is not nearly all of enough."""
-    pairs = seen.pairs
-    equal = int((pairs["text"] == pairs["text_control"]).sum())
-    return equal if len(pairs) >= FEWEST_TEXTS and equal >= SAME_ANSWERS * len(pairs) else 0
+def _said_of(found: Agreement) -> str:
+    equal = f"{found.equal} of {found.total} answers equal the control's"
+    if not found.noise:
+        return equal
+    return f"{equal}, as do {found.total - found.noise} of the control's own second run"
+
+
+def agreement_of(pairs: pd.DataFrame) -> Agreement:
+    """How many answers equal the control's, beside how many of its own repeats do."""
+    equal = (pairs["text"] == pairs["text_control"]).to_numpy(dtype=bool)
+    return Agreement.of(equal, pairs[REPEATED].to_numpy(dtype=float))
 
 
 def gain(seen: Seen) -> str:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from pytest_kvbench.analyse.pairs import measured_pairs, pair_controls
-from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
-from pytest_kvbench.analyse.rules import Rules
-from pytest_kvbench.analyse.tables import GROUP
-from pytest_kvbench.cellkey import ALL_BINS, CellKey
+from pytest_kvbench.analyse.same_answers import Twins
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.rows import CellRow, Integrity, NoiseFloor, TransitionRow
 
 NAMED = 3  # cells named in a note; the rest are counted
@@ -23,8 +19,8 @@ def integrity(
     table: pd.DataFrame,
     rows: Iterable[CellRow],
     transitions: Iterable[TransitionRow],
-    twins: Sequence[tuple[CellKey, CellKey, str]],
-    rules: Rules,
+    alike: Sequence[Twins],
+    floor: NoiseFloor | None,
 ) -> Integrity:
     """Counts, `placebos`, `notes` and `aa` (None where the control ran once).
 
@@ -32,8 +28,8 @@ def integrity(
         table: checked observations; answers + failures == requests.
         rows: the rows of single cells, with flags.
         transitions: the rows of ladders.
-        twins: arms that answer alike.
-        rules: margin and alpha, for the A/A difference.
+        alike: arms that answer alike.
+        floor: of the control beside its own second run.
     """
     rows = list(rows)
     failed = table["failure"] != ""
@@ -42,9 +38,9 @@ def integrity(
         "answers": int((~failed).sum()),
         "failures": counts(table.loc[failed, "failure"]),
         "labels": counts(table.loc[~failed & (table["label"] != ""), "label"]),
-        "placebos": [*placebos(rows), *(f"{a.task} bin {a.bin}: {said}" for a, _, said in twins)],
+        "placebos": [*placebos(rows), *one_treatment(alike)],
         "notes": [*flag_notes(rows), *shape_notes(transitions)],
-        "aa": noise_floor(table, rules),
+        "aa": floor,
     }
 
 
@@ -70,6 +66,13 @@ def placebos(rows: Iterable[CellRow]) -> list[str]:
     of_bins = {key[:-1] for key in found if key[-1] != ALL_BINS}
     named = [found[key] for key in found if key[-1] != ALL_BINS or key[:-1] not in of_bins]
     return [f"{where(row)}: {said}" for row, said in named]
+
+
+def one_treatment(alike: Sequence[Twins]) -> list[str]:
+    """A sentence for every two arms that may be one; over all bins where no bin says so."""
+    of_bins = {(a.pooled, b.pooled) for a, b, _ in alike if not a.is_pooled}
+    named = [found for found in alike if found[:2] not in of_bins]
+    return [f"{found.one.task} bin {found.one.bin}: {found.said}" for found in named]
 
 
 def flag_notes(rows: Iterable[CellRow]) -> list[str]:
@@ -99,25 +102,3 @@ def shape_notes(transitions: Iterable[TransitionRow]) -> list[str]:
         for row in transitions
         if row["shape"] == "non-monotone"
     ]
-
-
-def noise_floor(table: pd.DataFrame, rules: Rules) -> NoiseFloor | None:
-    """The difference of the control's second run from its first, over all tasks and bins."""
-    pairs = measured_pairs(pair_controls(table))
-    if pairs.empty:
-        return None
-    strata = [
-        Pairs(*(rows[c].to_numpy() for c in ("control", "treated", "cluster")))
-        for _, rows in pairs.groupby(GROUP, sort=True)
-    ]
-    result = judge_pooled(strata, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime)
-    return {
-        "n": result.n,
-        "delta": result.delta,
-        "ci_low": result.ci_low,
-        "ci_high": result.ci_high,
-        "losses": result.losses,
-        "gains": result.gains,
-        "method": result.method,
-        "tasks": dict(sorted(Counter(pairs["task"]).items())),
-    }

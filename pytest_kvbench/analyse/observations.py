@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,13 @@ from pytest_kvbench.analyse.artefacts import Seen, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
 from pytest_kvbench.analyse.efficiency import efficiency
 from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_unmeasured
+from pytest_kvbench.analyse.floor import noise_floor, repeats, with_repeats
 from pytest_kvbench.analyse.integrity import integrity
 from pytest_kvbench.analyse.judge import Judged, judge_cells
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair, worst_pairs
 from pytest_kvbench.analyse.rules import Analysis, Rules
-from pytest_kvbench.analyse.same_answers import twins
+from pytest_kvbench.analyse.same_answers import Twins, twins
 from pytest_kvbench.analyse.tables import GROUP, split_cells
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.records import FULL_CACHE
@@ -35,7 +36,8 @@ Sick = Mapping[CellGroup, str]
 def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -> Analysis:
     """The whole analysis; see `pytest_kvbench.analyse.analyse`."""
     table = checked_observations(observations)
-    joined = pair(table)
+    again = repeats(table)
+    joined = with_repeats(pair(table), again)
     requests = dict(by_cell(joined))
     facts = {key: facts_of(rows, rules) for key, rows in requests.items()}
     judged = judged_cells(joined, requests, facts, rules, sick)
@@ -51,7 +53,9 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
         cells=[*flagged(control_rows(stats, sick), table), *judged.rows.values()],
         transitions=judged.transitions,
         bin_stats=stats,
-        integrity=integrity(table, judged.rows.values(), judged.transitions, alike, rules),
+        integrity=integrity(
+            table, judged.rows.values(), judged.transitions, alike, noise_floor(again, rules)
+        ),
         efficiency=efficiency(table),
     )
 
@@ -95,11 +99,11 @@ def _sickness(sick: Sick, key: CellKey) -> str:
     return sick.get(key.group, "") if key.group else ""
 
 
-def flag_twins(judged: Judged, alike: list[tuple[CellKey, CellKey, str]]) -> None:
+def flag_twins(judged: Judged, alike: Iterable[Twins]) -> None:
     """Put each sentence on both of its cells."""
-    for a, b, said in alike:
-        for key in (a, b):
-            judged.rows[key]["flags"].append(f"twin: {said}")
+    for found in alike:
+        for key in (found.one, found.other):
+            judged.rows[key]["flags"].append(f"twin: {found.said}")
 
 
 def flag_pools(judged: Judged, facts: Mapping[CellKey, Facts]) -> None:

@@ -2,68 +2,95 @@
 
 On an easy task all arms agree, and that proves nothing. Where two arms both leave the control and
 still agree word for word, one of them is most likely the other (kvpress's pyramidkv is snapkv below
-1,280 kept tokens; a server may ignore a budget it does not know).
+1,280 kept tokens; a server may ignore a budget it does not know). Bin by bin, as two arms may be
+one at some lengths only, and over all bins together, each of which may have too few answers.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pytest_kvbench.analyse.tables import CELL, GROUP, cell_key
-from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.analyse.alike import Agreement
+from pytest_kvbench.analyse.floor import REPEATED
+from pytest_kvbench.analyse.tables import CELL, GROUP
+from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey
 
 FEWEST_CHANGED = 5
 SAME = 0.95
 ARM = [column for column in CELL if column not in GROUP]
-ANSWER = ["example_id", "replicate"]
+ANSWER = ["bin", "example_id", "replicate"]
 
 
-def twins(joined: pd.DataFrame) -> list[tuple[CellKey, CellKey, str]]:
-    """Pairs of cells of one task, bin and variant that answer alike, with a sentence on each.
+class Twins(NamedTuple):
+    """Two cells that answer alike, and a sentence on them."""
+
+    one: CellKey
+    other: CellKey
+    said: str
+
+
+def twins(joined: pd.DataFrame) -> list[Twins]:
+    """Pairs of cells of one task and variant that answer alike, in a bin or over all bins.
 
     Args:
-        joined: treated requests beside their controls, as `pairs.pair` gives them.
+        joined: treated requests beside their controls, as `pairs.pair` gives them, with what the
+            control's second run said (`floor.with_repeats`).
     """
-    kept = joined.loc[~joined["lost"], [*GROUP, *ARM, *ANSWER]]
+    kept = joined.loc[~joined["lost"], [*GROUP, *ARM, "example_id", "replicate", REPEATED]]
     texts = joined.loc[kept.index, ["text", "text_control"]]
     kept["said"] = pd.factorize(texts["text"])[0]
     kept["changed"] = (texts["text"] != texts["text_control"]).astype(float)
-    return [
-        twin
-        for group, rows in kept.groupby(GROUP, sort=True)
-        for twin in _of_group(tuple(group), rows)
-    ]
+    return [*_in_bins(kept), *_over_bins(kept)]
 
 
-def _of_group(
-    group: tuple[object, ...], rows: pd.DataFrame
-) -> Iterator[tuple[CellKey, CellKey, str]]:
+def _in_bins(kept: pd.DataFrame) -> Iterator[Twins]:
+    for key, rows in kept.groupby(GROUP, sort=True):
+        task, bin_, variant = map(str, key)
+        yield from _among(task, int(bin_), variant, rows)
+
+
+def _over_bins(kept: pd.DataFrame) -> Iterator[Twins]:
+    """Of tasks with several bins: one bin is judged as itself."""
+    for (task, variant), rows in kept.groupby(["task", "variant"], sort=True):
+        if rows["bin"].nunique() > 1:
+            yield from _among(str(task), ALL_BINS, str(variant), rows)
+
+
+def _among(task: str, bin_: BinKey, variant: str, rows: pd.DataFrame) -> Iterator[Twins]:
     wide = rows.pivot(index=ANSWER, columns=ARM, values=["said", "changed"]).sort_index(axis=1)
+    repeated = rows.groupby(ANSWER)[REPEATED].first().reindex(wide.index).to_numpy(dtype=float)
     said, changed = wide["said"], wide["changed"]
     for a, b in itertools.combinations(said.columns, 2):
-        found = _compare(said[a], said[b], (changed[a] + changed[b]).to_numpy())
-        if found:
-            one, other = cell_key((*group, *a)), cell_key((*group, *b))
-            yield one, other, _sentence(one, other, *found)
+        both = (changed[a] + changed[b]).to_numpy()  # NaN: one of the arms has no answer
+        known = ~np.isnan(both)
+        equal = (said[a].to_numpy() == said[b].to_numpy())[known]
+        found = Agreement.of(equal, repeated[known], both[known] > 0)
+        if is_one(found):
+            one, other = (CellKey(task, bin_, variant, str(p), float(x)) for p, x in (a, b))
+            yield Twins(one, other, _sentence(one, other, found))
 
 
-def _compare(
-    one: pd.Series[float], other: pd.Series[float], changed: np.ndarray
-) -> tuple[int, int] | None:
-    """(equal, changed) answers where that is suspicious; NaN: one of the arms has no answer."""
-    differs = changed > 0
-    equal = int((one.to_numpy() == other.to_numpy())[differs].sum())
-    total = int(differs.sum())
-    return (equal, total) if total >= FEWEST_CHANGED and equal >= SAME * total else None
+def is_one(found: Agreement) -> bool:
+    """Whether two arms are suspiciously alike where either left the control.
+
+    On nearly all of it; or, where the control does not always repeat itself, as far as its noise
+    lets two runs of one arm be alike.
+    """
+    if found.total < FEWEST_CHANGED:
+        return False
+    if found.equal >= SAME * found.total:
+        return True
+    return bool(found.noise) and found.rules_out_a_change and not found.exceeds_noise
 
 
-def _sentence(one: CellKey, other: CellKey, equal: int, total: int) -> str:
+def _sentence(one: CellKey, other: CellKey, found: Agreement) -> str:
     return (
         f"{one.policy} at {one.budget:g} and {other.policy} at {other.budget:g} give the same text "
-        f"on {equal} of the {total} examples where either differs from the control: "
+        f"on {found.equal} of the {found.total} examples where either differs from the control: "
         "possibly one treatment"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.report import text
 from pytest_kvbench.report.results import Results, Row, Series
@@ -62,14 +64,43 @@ def limitations(results: Results) -> list[str]:
         )
     if kv.get("question_aware") is False:
         said.append("The policies did not see the question (`question_aware: false`).")
-    if sampling.get("temperature") == 0:
-        said.append("Answers are greedy (temperature 0): one reply an example, no sampling noise.")
+    if sampling.get("temperature") == 0 and not any(map(_temperature, _ways(experiment))):
+        said.append(f"Answers are greedy (temperature 0), one reply an example. {_noise(results)}")
     if (samples := sampling.get("self_consistency") or 1) > 1:
         said.append(
             f"Each answer is a vote of {samples} samples (self-consistency): tokens and latency "
             "are those of all of them together."
         )
     return said + _wordings(results) + _proofs(results)
+
+
+def _ways(experiment: Row) -> Iterable[Row]:
+    return (experiment.get("variants") or {}).values()
+
+
+def _temperature(way: Row) -> float:
+    return way.get("temperature") or 0.0
+
+
+def _noise(results: Results) -> str:
+    """Whether the same request is answered alike, as far as the control's second run tells."""
+    floor = results.part("integrity").get("aa") or {}
+    replies, same = floor.get("replies"), floor.get("same")
+    if not replies:
+        return (
+            "Whether one request is answered alike every time was not tried (`aa: true` does): a "
+            "server that decodes several together may not."
+        )
+    engine = results.part("experiment").get("engine") or {}
+    at_once = engine.get("mode") != "batch" and engine.get("concurrency")
+    used = f" at {text.count(at_once, 'request')} in flight" if at_once else ""
+    if same == replies:
+        return f"The control's second run{used} gave all {replies:,} again: no sampling noise."
+    return (
+        f"Yet {replies - same:,} of {text.count(replies, 'reply')} of the control's second "
+        f"run{used} differ from the first: the server does not answer alike, and single changed "
+        "answers are no sign of the policy."
+    )
 
 
 def _wordings(results: Results) -> list[str]:

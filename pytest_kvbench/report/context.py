@@ -206,12 +206,22 @@ def _sanity(results: Results) -> Section:
     floor = results.part("integrity").get("aa")
     words = (
         f"The control run a second time differs from the first by {text.difference(floor)} "
-        "(the A/A floor: what a difference of nothing looks like)."
+        f"(the A/A floor: what a difference of nothing looks like).{_repeated(floor)}"
         if floor
         else "The control was not run a second time (`aa: false`), so the noise floor is not known."
     )
     table = tables.control(results)
     return Section("Sanity of the control", [Paragraph(words), table] if table.rows else [])
+
+
+def _repeated(floor: Row) -> str:
+    """How often the control's second run gave the same text, and the same score."""
+    if not floor.get("replies"):
+        return ""
+    return (
+        f" {floor['same']:,} of {text.count(floor['replies'], 'reply')} are the same text; "
+        f"{text.percent(floor['discordance'])} of the scores differ."
+    )
 
 
 def _integrity(results: Results) -> Section:

@@ -106,7 +106,7 @@ def count(number: int, noun: str) -> str:
     """`1 cell`, `3 cells`, `2 policies`."""
     if number == 1:
         return f"1 {noun}"
-    return f"{number:,} {noun[:-1]}ies" if noun.endswith("cy") else f"{number:,} {noun}s"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith(("cy", "ly")) else f"{number:,} {noun}s"
 
 
 def listing(items: Iterable[str], limit: int = 8) -> str:

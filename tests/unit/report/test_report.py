@@ -549,3 +549,27 @@ def test_the_page_of_a_ci_job_is_appended_to_where_one_is_named(tmp_path):
     said = page.read_text(encoding="utf-8")
     assert said.startswith("before\n")
     assert said.count("# KV budget report") == 1
+
+
+@pytest.mark.parametrize(
+    ("floor", "said"),
+    [
+        (None, "was not tried (`aa: true` does)"),
+        (
+            {"replies": 40, "same": 40},
+            "at 4 requests in flight gave all 40 again: no sampling noise",
+        ),
+        ({"replies": 40, "same": 34}, "Yet 6 of 40 replies of the control's second run at 4"),
+    ],
+)
+def test_no_sampling_noise_is_said_only_where_the_control_repeated_itself(floor, said):
+    """Several requests decoded together may be answered otherwise than one, also greedily."""
+    summary = make_summary()
+    usual = {"delta": 0.0, "ci_low": -0.1, "ci_high": 0.1, "discordance": 0.0}
+    summary["integrity"]["aa"] = floor and usual | floor
+    summary["experiment"]["engine"]["concurrency"] = 4
+    text = markdown(summary)
+    assert said in text
+    assert ("no sampling noise" in text) is bool(floor and floor["same"] == floor["replies"])
+    summary["experiment"]["variants"] = {"warm": {"temperature": 0.7}}
+    assert "Answers are greedy" not in markdown(summary)
