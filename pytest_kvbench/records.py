@@ -291,7 +291,7 @@ class Telemetry:
             known[name] = sound.count(known[name])
         for name in _NUMBERS:
             known[name] = sound.number(known[name])
-        known["note"] = self.note and sound.said(self.note)
+        known["note"] = self.note and sound.message(self.note)
 
 
 _COUNTS = tuple(f"{what}_tokens" for what in ("prompt", "completion", "cached", "reasoning"))
@@ -312,7 +312,7 @@ class Answer:
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", sound.text(self.text))
         object.__setattr__(self, "reasoning", sound.text(self.reasoning))
-        object.__setattr__(self, "finish_reason", sound.said(self.finish_reason, _REASON))
+        object.__setattr__(self, "finish_reason", sound.message(self.finish_reason, _REASON))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
@@ -333,7 +333,7 @@ class Failure:
     attempts: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", sound.said(self.message))
+        object.__setattr__(self, "message", sound.message(self.message))
 
 
 @dataclass(frozen=True)

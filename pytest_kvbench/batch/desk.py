@@ -151,7 +151,7 @@ class Desk:
             batch = self._move(batch, "uploaded", file_id=file_id)
         made = self._of(batch).patiently(lambda: self._created(batch))
         self._on_step("create")
-        return self._told(batch, made)
+        return self._noted(batch, made)
 
     def _uploaded(self, batch: Batch) -> str:
         provider, path = self._of(batch), self.ledger.path_of(batch)
@@ -176,7 +176,7 @@ class Desk:
             if batch.state == "created":
                 told = self._of(batch).batch(batch.batch_id)
                 self._on_step("poll")
-                self._told(batch, told)
+                self._noted(batch, told)
 
     def fetch(self) -> Taken:
         """Store what the batches that have ended brought; what they did not is a failure.
@@ -257,7 +257,7 @@ class Desk:
             if told is None or not self._has_file(batch):
                 self._move(batch, "cancelled")
             else:
-                self._told(batch, told)
+                self._noted(batch, told)
         self.ledger.tidy()
         return self.fetch()
 
@@ -299,33 +299,32 @@ class Desk:
         for _ in keys_of(self.ledger.path_of(batch), batch.sha256):
             pass
 
-    def _told(self, batch: Batch, said: dict[str, Any]) -> Batch:
-        """Note what a server says of a batch."""
+    def _noted(self, batch: Batch, reply: dict[str, Any]) -> Batch:
+        """A batch with what a server's reply says of it, as it is written down."""
         counts, status = (
-            sound.fields(said.get("request_counts")),
-            str(said.get("status") or "").strip().lower(),
+            sound.fields(reply.get("request_counts")),
+            str(reply.get("status") or "").strip().lower(),
         )
-        errors = sound.objects(sound.fields(said.get("errors")).get("data"))
+        errors = sound.objects(sound.fields(reply.get("errors")).get("data"))
         return self._move(
             batch,
             "done" if status in ENDED else "created",
-            batch_id=str(said.get("id") or batch.batch_id),
+            batch_id=str(reply.get("id") or batch.batch_id),
             status=status,
             completed=sound.count(counts.get("completed")) or 0,
             failed=sound.count(counts.get("failed")) or 0,
-            output_file_id=str(said.get("output_file_id") or ""),
-            error_file_id=str(said.get("error_file_id") or ""),
-            message=sound.said("; ".join(sound.said(e.get("message")) for e in errors)),
+            output_file_id=str(reply.get("output_file_id") or ""),
+            error_file_id=str(reply.get("error_file_id") or ""),
+            message=sound.message("; ".join(sound.message(e.get("message")) for e in errors)),
         )
 
-    def _move(self, batch: Batch, state: State, **known: Any) -> Batch:
-        moved = self.ledger.move(batch, state, **known)
+    def _move(self, batch: Batch, state: State, **changes: Any) -> Batch:
+        moved = self.ledger.move(batch, state, **changes)
         self._on_step(state)
         return moved
 
     def _results(self, batch: Batch, paths: Sequence[Path]) -> Iterator[Result]:
-        longest = self._prepared.experiment.engine.max_reply_bytes
-        return results(paths, longest, key=self._of(batch).key)
+        return results(paths, self._prepared.experiment.engine, key=self._of(batch).key)
 
     def _of(self, batch: Batch) -> Provider:
         engine = self._prepared.experiment.engine

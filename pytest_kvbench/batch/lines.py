@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_kvbench.batch.files import Lane
-from pytest_kvbench.engines import arms, completion, embedded, openai
+from pytest_kvbench.engines import arms, completion
 from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.keys import decoded
-from pytest_kvbench.engines.kinds import kind_of
+from pytest_kvbench.engines.kinds import Kind, kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.wire import sound
 
 _UNTRIED = frozenset({"batch_expired", "batch_cancelled"})
-"""Codes of requests that the provider came not to."""
+"""Codes of requests that the provider did not get to."""
 
 
 _KEY = re.compile(rb'"custom_id"\s*:\s*"([0-9a-f]{64})"')
@@ -51,10 +51,7 @@ class Writer:
 
     def line(self, request: Request) -> tuple[Lane, bytes]:
         """The line that asks a request, with its newline, and where it belongs."""
-        if kind_of(self._engine).is_embedded:
-            path, body = embedded.request_body(self._engine.model, [request])
-        else:
-            path, body = openai.request_body(self._engine, request)
+        path, body = kind_of(self._engine).request_body(self._engine, [request])
         url = f"/v1{path}"
         line = {"custom_id": request.key, "method": "POST", "url": url, "body": body}
         return self._lane(request, url), self._encoder.encode(line).encode() + b"\n"
@@ -70,8 +67,10 @@ class Writer:
         return lane
 
 
-def read(line: bytes, key: str | None = None) -> Result:
-    """What a line of an output or error file says; never the `key` that was sent.
+def read(line: bytes, kind: Kind, key: str | None = None) -> Result:
+    """What a line of an output or error file of a `kind` of server says.
+
+    The API `key` that was sent is taken out of it.
 
     Raises:
         ValueError: it is no such line.
@@ -89,24 +88,25 @@ def read(line: bytes, key: str | None = None) -> Result:
     if (fault := completion.fault_in(body)) is not None:
         return Result(name, Failure(name, "ENGINE_ERROR", fault.message))
     try:
-        return Result(name, completion.read(body, latency_s=None).answer(name))
+        (outcome,) = kind.read([name], body, None)
+        return Result(name, outcome)
     except NotACompletionError as wrong:
         return Result(name, Failure(name, "ENGINE_ERROR", str(wrong)))
 
 
 def key_in(line: bytes) -> str | None:
-    """Whose a line is that cannot be read, where its beginning says so."""
+    """The request's key in a line that cannot be read, if it is in the first 4 kB; else None."""
     found = _KEY.search(line[:_HEAD])
     return found[1].decode() if found else None
 
 
 def _failed(key: str, status: object, error: object) -> Result:
     inner = error.get("error", error) if isinstance(error, Mapping) else error
-    told = inner if isinstance(inner, Mapping) else {"message": inner}
-    code, message = told.get("code"), sound.said(told.get("message") or "no reply")
+    fields = inner if isinstance(inner, Mapping) else {"message": inner}
+    code, message = fields.get("code"), sound.message(fields.get("message") or "no reply")
     if isinstance(code, str) and code in _UNTRIED:
         return Result(key, Failure(key, "TIMEOUT", f"{code}: {message}"), tried=False)
-    prefix = f"HTTP {sound.said(status, 20)}: " if status != 200 else ""
+    prefix = f"HTTP {sound.message(status, 20)}: " if status != 200 else ""
     return Result(key, Failure(key, "ENGINE_ERROR", f"{prefix}{message}"))
 
 

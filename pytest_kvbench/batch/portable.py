@@ -54,7 +54,7 @@ def take_files(prepared: Prepared, paths: Sequence[Path]) -> Taken:
     """
     shared = SharedControls(prepared.folder / CONTROLS)
     with Store(prepared.database) as store:
-        longest = prepared.experiment.engine.max_reply_bytes
-        taken = take(store, results(paths, longest, given=True), store.requested)
+        found = results(paths, prepared.experiment.engine, given=True)
+        taken = take(store, found, store.requested)
         share_controls(prepared, store, shared)
     return taken

@@ -205,7 +205,7 @@ class Provider:
 
     def _error(self, what: str) -> EngineError:
         return EngineError(
-            f"batch: {sound.said(masked(what, self.key))}",
+            f"batch: {sound.message(masked(what, self.key))}",
             "nothing is lost or sent twice: mend it and do the same again, or give up what is "
             "open: kvbench batch cancel GROUP (--forget where the server is gone)",
         )

@@ -61,10 +61,10 @@ def engine_source(
     """
     crowd = Crowd(share, run_folder(run_id) if meet else None)
     # Late: a server's process and a plan import this package too, and need no client.
-    if not kind_of(settings).is_embedded:
-        from pytest_kvbench.engines.openai import OpenAISource
+    if kind_of(settings).one_server:
+        from pytest_kvbench.engines.embedded import EmbeddedSource
 
-        return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)
-    from pytest_kvbench.engines.embedded import EmbeddedSource
+        return EmbeddedSource(settings, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)
+    from pytest_kvbench.engines.openai import OpenAISource
 
-    return EmbeddedSource(settings, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)
+    return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)

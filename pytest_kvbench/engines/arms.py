@@ -13,10 +13,9 @@ from typing import Any
 
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.experiment.engine import Endpoint, EngineSettings
+from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.kv_types import bits
-from pytest_kvbench.policies.table import get_policy
 from pytest_kvbench.records import FULL_CACHE
 
 
@@ -84,19 +83,17 @@ def budgets(engine: EngineSettings, kv: KV, policy: str) -> tuple[float, ...]:
 
 
 def server_name(engine: EngineSettings, kv: KV, policy: str, budget: float) -> str:
-    """Which of an experiment's servers an arm is asked of; the embedded one has them all."""
-    if policy == FULL_CACHE or kind_of(engine).is_embedded:
+    """Which of an experiment's servers an arm is asked of; the control's may have them all."""
+    if policy == FULL_CACHE or kind_of(engine).one_server:
         return FULL_CACHE
-    exact, known = f"{policy}@{budget:g}", endpoints(engine)
-    whole = policy in known or fixed_budget(engine, kv, policy) is not None
-    return policy if whole and exact not in known else exact
+    exact, declared = f"{policy}@{budget:g}", endpoints(engine)
+    whole = policy in declared or fixed_budget(engine, kv, policy) is not None
+    return policy if whole and exact not in declared else exact
 
 
 def address_of(engine: EngineSettings, kv: KV, policy: str, budget: float) -> str | None:
     """Where an arm is asked, several addresses with commas; None where a run starts the server."""
-    local = kind_of(engine).is_embedded  # one server has all arms
-    name = FULL_CACHE if local else server_name(engine, kv, policy, budget)
-    endpoint = endpoints(engine).get(name)
+    endpoint = endpoints(engine).get(server_name(engine, kv, policy, budget))
     return ", ".join(endpoint.urls) if endpoint else None
 
 
@@ -113,8 +110,8 @@ def check_policy(engine: EngineSettings, kv: KV, policy: str) -> None:
         UsageError: with what is valid.
     """
     params = kv.params.get(policy, {})
-    if kind_of(engine).is_embedded:
-        get_policy(policy).with_defaults(params)
+    if (check := kind_of(engine).check_policy) is not None:
+        check(policy, params)
         return
     if policy != FULL_CACHE:
         _check_reachable(engine, kv, policy)
@@ -122,24 +119,42 @@ def check_policy(engine: EngineSettings, kv: KV, policy: str) -> None:
 
 
 def check_servers(engine: EngineSettings, kv: KV) -> None:
-    """Refuse endpoints that lack an arm, and engines that nobody can start.
+    """Refuse endpoints that lack an arm or serve no purpose, and engines that nobody can start.
 
     Raises:
         UsageError: with what is missing.
     """
-    kind, known = kind_of(engine), endpoints(engine)
-    if kind.is_embedded:
-        return
-    if not (known or engine.launch.command or kind.start):
+    kind, declared = kind_of(engine), endpoints(engine)
+    if kind.one_server and (engine.endpoints or engine.launch != Launch()):
+        raise UsageError(
+            f"endpoints and launch are for other engines than {engine.name}, whose one server has "
+            "all arms",
+            "valid: base_url, or none of them: the run starts its own server",
+        )
+    if not (declared or engine.launch.command or kind.start):
         raise UsageError(
             f"we cannot start a server of engine.name: {engine.name} by ourselves",
             "valid: base_url, endpoints, or launch: {command: ...}",
         )
-    missing = [name for name in arms(engine, kv) if known and name not in known]
+    missing = [name for name in arms(engine, kv) if declared and name not in declared]
     if missing:
         raise UsageError(
             f"no server is named for {', '.join(missing)}",
             f"valid: endpoints: {{{', '.join(f'{name}: URL' for name in missing)}}}",
+        )
+
+
+def check_dtype(engine: EngineSettings) -> None:
+    """Refuse a dtype that the engine does not serve.
+
+    Raises:
+        UsageError: with those it serves.
+    """
+    dtypes = kind_of(engine).dtypes
+    if engine.dtype is not None and engine.dtype not in dtypes:
+        raise UsageError(
+            f"{engine.dtype} is not served by engine.name: {engine.name}",
+            f"valid: {', '.join(dtypes)}",
         )
 
 

@@ -147,7 +147,7 @@ class Breaker:
             self._shut_out = self._shut_out + 1 if failed.status in {_WRONG_KEY, _CREDIT} else 0
             return
         if hint := self._hint(failed.status, message, path, model):
-            shortened = sound.said(message).rstrip(".")
+            shortened = sound.message(message).rstrip(".")
             self._refused = (f"{shortened}: {self._base_url} refuses every request", hint)
             raise RefusedError(*self._refused)
         if not self._is_own(failed.status, message):

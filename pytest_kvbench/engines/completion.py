@@ -26,15 +26,15 @@ _BROKEN_OFF = frozenset({"error", "abort", "aborted"})
 
 _STATUS = re.compile("[1-9][0-9]{2}")
 _CALLS = "tool_calls"
-_SPOKEN = {"text": "text", "output_text": "text", "refusal": "refusal"}
-"""Types of a content's parts that are said to the user, and the field that holds it."""
+_TEXT_FIELD = {"text": "text", "output_text": "text", "refusal": "refusal"}
+"""The types of a content's parts that are text for the user: the field that holds it."""
 
 
 class NotACompletionError(Exception):
     """A reply that holds no answer; the message says why."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"the reply is not a completion: {why}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the reply is not a completion: {reason}")
 
 
 @dataclass(frozen=True)
@@ -48,36 +48,28 @@ class Fault:
     passes: bool | None
 
 
-@dataclass(frozen=True)
-class Completion:
-    """What one choice of a reply says."""
-
-    text: str
-    finish_reason: str
-    telemetry: Telemetry
-    reasoning: str = ""
-
-    def answer(self, key: str) -> Answer:
-        """As the answer to a request."""
-        return Answer(key, self.text, self.finish_reason, self.telemetry, self.reasoning)
-
-
-def read(data: object, latency_s: float | None, ttft_s: float | None = None) -> Completion:
-    """The first choice of a reply.
+def read_one(
+    keys: Sequence[str], data: object, latency_s: float | None, ttft_s: float | None = None
+) -> list[Answer | Failure]:
+    """The answer of one arm: the first choice of a reply.
 
     Args:
+        keys: the request's alone.
         data: the reply.
-        latency_s: how long one waited for it; None where nobody did, as in a batch.
-        ttft_s: how long for its first piece, where it was streamed.
+        latency_s: seconds from sending to the whole reply; None where nobody waited: a batch.
+        ttft_s: seconds to its first piece, where it was streamed.
 
     Raises:
         NotACompletionError: there is none.
     """
-    return _completion(_choices(data)[0], sound.fields(data), latency_s, ttft_s, arms=1)
+    (key,) = keys
+    return [_answer(key, _choices(data)[0], sound.fields(data), latency_s, ttft_s, arms=1)]
 
 
-def read_arms(keys: Sequence[str], data: object, latency_s: float) -> list[Answer | Failure]:
-    """A reply with a choice for each of several arms, as their answers, in order.
+def read_arms(
+    keys: Sequence[str], data: object, latency_s: float | None, ttft_s: float | None = None
+) -> list[Answer | Failure]:
+    """The answers of several arms, in order: a choice for each; arguments as of `read_one`.
 
     Raises:
         NotACompletionError: it has not as many choices, or does not say which is whose.
@@ -88,15 +80,14 @@ def read_arms(keys: Sequence[str], data: object, latency_s: float) -> list[Answe
 
     def arm(key: str, choice: object) -> Answer | Failure:
         try:
-            found = _completion(choice, sound.fields(data), latency_s, None, arms=len(keys))
+            return _answer(key, choice, sound.fields(data), latency_s, ttft_s, arms=len(keys))
         except NotACompletionError as refused:
             return Failure(key, "ENGINE_ERROR", str(refused))
-        return found.answer(key)
 
     return [arm(key, by_index[index]) for index, key in enumerate(keys)]
 
 
-def said_by(content: object) -> str:
+def text_of(content: object) -> str:
     """The text of a message's content: a string, or parts of which thoughts are none.
 
     Raises:
@@ -109,19 +100,13 @@ def said_by(content: object) -> str:
     raise NotACompletionError(f"content is {_kind(content)}")
 
 
-def spoken(message: Mapping[str, Any]) -> str:
-    """What a message or a delta says: its content, or that it refuses.
+def reasoning_of(message: Mapping[str, Any]) -> str:
+    """The reasoning that a server keeps apart from the text of a message or a delta.
 
-    Raises:
-        NotACompletionError: as `said_by`.
+    Its field is `reasoning_content` (DeepSeek) or `reasoning` (vLLM).
     """
-    return said_by(message.get("content")) or said_by(message.get("refusal"))
-
-
-def thoughts(message: Mapping[str, Any]) -> str:
-    """What a server keeps apart from the text of a message or a delta: DeepSeek's field, vLLM's."""
-    apart = message.get("reasoning_content") or message.get("reasoning")
-    return apart if isinstance(apart, str) else ""
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    return reasoning if isinstance(reasoning, str) else ""
 
 
 def error_of(data: object) -> str:
@@ -130,10 +115,10 @@ def error_of(data: object) -> str:
     llama.cpp's context that is too short names the setting that mends it.
     """
     error = sound.fields(data).get("error")
-    told = sound.fields(error)
+    details = sound.fields(error)
     # Not yet cut to what is kept: a key that it repeats is taken out first.
-    message = sound.said(told.get("message") or error or None, bounded.ERROR)
-    if told.get("type") == "exceed_context_size_error":
+    message = sound.message(details.get("message") or error or None, bounded.ERROR)
+    if details.get("type") == "exceed_context_size_error":
         return f"{message}: raise engine.launch.context, or the server's --ctx-size"
     return message
 
@@ -161,10 +146,10 @@ def _fault_of(data: object) -> Fault | None:
 def error_message(content: bytes) -> str:
     """The message of an OpenAI-style error body, or the body's beginning."""
     try:
-        told = error_of(sound.decoded(content))
+        message = error_of(sound.decoded(content))
     except ValueError:
-        told = ""
-    return told or sound.said(content.decode(errors="replace"), bounded.ERROR)
+        message = ""
+    return message or sound.message(content.decode(errors="replace"), bounded.ERROR)
 
 
 def _choices(data: object) -> list[Any]:
@@ -174,32 +159,35 @@ def _choices(data: object) -> list[Any]:
     raise NotACompletionError("it holds no choices")
 
 
-def _completion(
-    choice: object,
+def _answer(
+    key: str,
+    given: object,
     reply: Mapping[str, Any],
     latency_s: float | None,
     ttft_s: float | None,
     *,
     arms: int,
-) -> Completion:
-    known = sound.fields(choice)
-    if (fault := _fault_of(known)) is not None:
+) -> Answer:
+    """The answer that one choice of a reply holds."""
+    choice = sound.fields(given)
+    if (fault := _fault_of(choice)) is not None:
         raise NotACompletionError(fault.message)
-    reason = known.get("finish_reason")
-    called = bool(sound.objects(sound.fields(known.get("message")).get(_CALLS)))
-    return Completion(
-        _text(known),
+    message, reason = sound.fields(choice.get("message")), choice.get("finish_reason")
+    called = bool(sound.objects(message.get(_CALLS)))
+    return Answer(
+        key,
+        _text(choice),
         _CALLS if called else reason if isinstance(reason, str) else "",
-        _telemetry(known, reply, latency_s, ttft_s, arms),
-        thoughts(sound.fields(known.get("message"))),
+        _telemetry(choice, reply, latency_s, ttft_s, arms),
+        reasoning_of(message),
     )
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    if isinstance(choice.get("message"), Mapping):
-        return spoken(choice["message"])
+    if isinstance(message := choice.get("message"), Mapping):
+        return text_of(message.get("content")) or text_of(message.get("refusal"))
     if "text" in choice:
-        return said_by(choice["text"])
+        return text_of(choice["text"])
     raise NotACompletionError("a choice holds neither a message nor a text")
 
 
@@ -209,8 +197,8 @@ def _part(part: object) -> str:
     if not isinstance(part, Mapping):
         raise NotACompletionError(f"a part of the content is {_kind(part)}")
     kind = part.get("type", "text")
-    spoken_in = _SPOKEN.get(kind) if isinstance(kind, str) else None
-    text = part.get(spoken_in) if spoken_in else ""
+    field = _TEXT_FIELD.get(kind) if isinstance(kind, str) else None
+    text = part.get(field) if field else ""
     if not isinstance(text, str):
         raise NotACompletionError(f"the text of a part of the content is {_kind(text)}")
     return text
@@ -243,7 +231,7 @@ def _telemetry(
         cached_tokens=sound.count(details.get("cached_tokens")),
         reasoning_tokens=sound.count(spent.get("reasoning_tokens")),
         arms_in_request=arms,
-        note=sound.said(kv.get("note")),
+        note=sound.message(kv.get("note")),
     )
 
 

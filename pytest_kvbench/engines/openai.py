@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from pytest_kvbench.engines import arms, completion, fingerprint
+from pytest_kvbench.engines import arms, fingerprint
 from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
@@ -19,7 +18,7 @@ from pytest_kvbench.engines.base import (
     TokenizerServer,
     bearer,
 )
-from pytest_kvbench.engines.completion import Completion, NotACompletionError
+from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.fleet import Fleet, Station, Up
 from pytest_kvbench.engines.keys import api_key_of, check_absent
 from pytest_kvbench.engines.kinds import kind_of
@@ -38,7 +37,6 @@ from pytest_kvbench.records import (
     Answer,
     Failure,
     Request,
-    Telemetry,
     canonical,
     digest,
 )
@@ -139,18 +137,18 @@ class OpenAISource:
         base_url = self._servers.open(name)
         ours = not self._settings.addresses and self._settings.launch.command is None
         if not ours and self._settings.declared:
-            check_declared(self._settings, self._kind.tell(self._probe(base_url)))
+            check_declared(self._settings, self._kind.fingerprint(self._probe(base_url)))
         # What we start queues nothing: a request that waits would look slow.
         slots = self._settings.launch.parallel if ours and self._kind.has_slots else None
         connect = partial(self._connect, slots=slots)
         urls = self._servers.urls(name)
         if len(urls) < 2:
             return Up(connect(base_url), self._measured(base_url))
-        known = self._kind.tell(self._probe(base_url))
+        facts = self._kind.fingerprint(self._probe(base_url))
 
         def is_well(url: str) -> bool:
             probe = self._probe(url)
-            return probe.is_there() and self._kind.tell(probe) == known
+            return probe.is_there() and self._kind.fingerprint(probe) == facts
 
         return Up(Balanced(urls, connect, is_well), self._measured(base_url))
 
@@ -199,12 +197,11 @@ class OpenAIEngine:
         most: int,
         places: AbstractAsyncContextManager[None],
     ) -> None:
-        kind = kind_of(settings)
         self.capabilities = Capabilities(arms_per_request=1, places=most)
         self._fleet = fleet
         self._settings = settings
         self._kv = kv
-        self._in_bytes = kind.in_bytes
+        self._kind = kind_of(settings)
         self._places = places
 
     async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
@@ -222,53 +219,33 @@ class OpenAIEngine:
             # First the server, then the place: who waits for another server must not hold one,
             # and who waits for either holds no copy of a prompt.
             async with self._fleet.use(server) as station, self._places:
-                path, body = request_body(self._settings, request)
+                path, body = self._kind.request_body(self._settings, [request])
                 reply = await station.http.post(path, body, stream=self._settings.stream)
-            found = completion.read(reply.data, reply.latency_s, reply.ttft_s)
-            return replace(found, telemetry=self._telemetry(found, station, reply)).answer(
-                request.key
-            )
+            (outcome,) = self._kind.read([request.key], reply.data, reply.latency_s, reply.ttft_s)
+            return self._with_memory(outcome, station, reply)
         except RequestFailedError as failed:
             return Failure(request.key, failed.kind, str(failed), failed.attempts)
         except NotACompletionError as refused:
             return Failure(request.key, "ENGINE_ERROR", str(refused))
 
-    def _telemetry(self, found: Completion, station: Station, reply: Reply) -> Telemetry:
-        tokens = found.telemetry.prompt_tokens
+    def _with_memory(
+        self, outcome: Answer | Failure, station: Station, reply: Reply
+    ) -> Answer | Failure:
+        """An answer with what its server's cache was measured to take."""
+        if isinstance(outcome, Failure) or outcome.telemetry is None:
+            return outcome
+        tokens = outcome.telemetry.prompt_tokens
         achieved = station.size / station.full if station.size and station.full else None
-        return replace(
-            found.telemetry,
+        telemetry = replace(
+            outcome.telemetry,
             achieved=achieved,
             kept_bytes=self._bytes(station.size, tokens),
             full_bytes=self._bytes(station.full, tokens),
             waited_s=reply.waited_s,
         )
+        return replace(outcome, telemetry=telemetry)
 
     def _bytes(self, size: float | None, tokens: int | None) -> int | None:
-        if size is None or tokens is None or not self._in_bytes:
+        if size is None or tokens is None or not self._kind.in_bytes:
             return None
         return round(size * tokens)
-
-
-_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-
-
-def request_body(settings: EngineSettings, request: Request) -> tuple[str, dict[str, Any]]:
-    """What asks a request: the path below the `/v1`, and the body."""
-    prompt, sampling = request.prompt, request.arm.sampling
-    chat = prompt.chat if settings.api == "auto" else settings.api == "chat"
-    messages = {"messages": [{"role": "user", "content": prompt.text}]}
-    body: dict[str, Any] = {
-        "model": settings.model,
-        **(messages if chat else {"prompt": prompt.text}),
-        "max_tokens": prompt.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "seed": sampling.seed + request.replicate,
-        **({"stop": list(prompt.stop)} if prompt.stop else {}),
-        **(_STREAMED if settings.stream else {}),
-        **kind_of(settings).extras,
-        **settings.extra_body,
-    }
-    sent = {name: value for name, value in body.items() if value is not None}
-    return "/chat/completions" if chat else "/completions", sent

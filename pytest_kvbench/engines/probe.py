@@ -108,7 +108,7 @@ class Probe:
 
     def _said(self, content: bytes) -> str:
         """The server's own words, without the key."""
-        message = sound.said(masked(error_message(content), self._key))
+        message = sound.message(masked(error_message(content), self._key))
         return f": {message}" if message else ""
 
     def _object(self, response: Any) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Running:
         answer alike, all are named, in whatever order they are listed.
         """
         urls = self.urls(name)
-        facts = alike(urls, self._told)
+        facts = alike(urls, self._facts_of)
         return {**facts, "base_url": ", ".join(sorted(urls))} if self._kind.by_address else facts
 
     def open(self, name: str) -> str:
@@ -90,8 +90,8 @@ class Running:
         """See `Servers.urls`."""
         return arms.endpoints(self.settings)[name].urls
 
-    def _told(self, base_url: str) -> dict[str, str]:
-        facts = self._kind.tell(self.probe(base_url))
+    def _facts_of(self, base_url: str) -> dict[str, str]:
+        facts = self._kind.fingerprint(self.probe(base_url))
         check_declared(self.settings, facts)
         return facts
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_kvbench.engines.completion import NotACompletionError, fault_in, said_by, thoughts
+from pytest_kvbench.engines.completion import (
+    NotACompletionError,
+    fault_in,
+    reasoning_of,
+    text_of,
+)
 from pytest_kvbench.wire import bounded, sound
 
 _BOM = "\ufeff"
@@ -112,7 +117,7 @@ class Assembly:
                 self._add(choice)
         except (ValueError, TypeError, AttributeError, NotACompletionError) as error:
             raise BrokenStreamError(
-                f"not an event of a completion: {sound.said(value, bounded.ERROR)}"
+                f"not an event of a completion: {sound.message(value, bounded.ERROR)}"
             ) from error
         self._last.update({k: data[k] for k in ("usage", "timings") if data.get(k)})
 
@@ -122,14 +127,14 @@ class Assembly:
         if choice.get("index", self._index) != self._index:
             return  # another one, where several were asked for
         chat = "delta" in choice or "message" in choice  # a whole one, in a stream of one event
-        said = choice.get("delta", choice.get("message"))
-        delta = said if chat else {"content": choice.get("text")}
+        message = choice.get("delta", choice.get("message"))
+        delta = (message if chat else {"content": choice.get("text")}) or {}
         self._chat |= chat
-        for found, told in ((self._pieces, "content"), (self._refusal, "refusal")):
-            if piece := said_by((delta or {}).get(told)):
+        for pieces, field in ((self._pieces, "content"), (self._refusal, "refusal")):
+            if piece := text_of(delta.get(field)):
                 self.started = True
-                found.append(piece)
-        self._reasoning.append(thoughts(delta or {}))
-        self._calls += sound.objects((delta or {}).get("tool_calls"))
+                pieces.append(piece)
+        self._reasoning.append(reasoning_of(delta))
+        self._calls += sound.objects(delta.get("tool_calls"))
         reason = choice.get("finish_reason")
         self._finish_reason = self._finish_reason if reason is None else reason

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_kvbench.engines import Capabilities, stop_all
+from pytest_kvbench.engines.kinds import arms_per_request
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.executors.flow import Flow, ParslFlow
 from pytest_kvbench.executors.worker import VERSION, Outcome, Terms, server_folders
@@ -73,7 +74,7 @@ def parsl_engine(
         folder=str(folder.resolve()),
         share=share,
     )
-    capabilities = Capabilities(CHUNK if engine.shares_prefill else 1, places=ahead * CHUNK)
+    capabilities = Capabilities(CHUNK if arms_per_request(engine) > 1 else 1, places=ahead * CHUNK)
     return HandedOut(
         lambda: ParslFlow.start(config, own), terms, capabilities, places=places, ahead=ahead
     )

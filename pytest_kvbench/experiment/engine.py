@@ -194,10 +194,6 @@ class EngineSettings(Section):
     def _consistent(self) -> EngineSettings:
         _refuse_keys(self)
         _check_headers(self.headers)
-        if self.name == "local" and self.dtype == "float16":
-            raise ValueError("dtype float16 is not served by engine.name: local")
-        if self.name == "local" and (self.endpoints or self.launch != Launch()):
-            raise ValueError("endpoints and launch are for other engines than local")
         if self.launch.command and (self.base_url or self.endpoints):
             raise ValueError(
                 "launch.command starts servers; base_url and endpoints name running ones"
@@ -220,11 +216,6 @@ class EngineSettings(Section):
     def max_reply_bytes(self) -> int:
         """`max_reply_mb` in bytes."""
         return max(1, int(self.max_reply_mb * MIB))
-
-    @property
-    def shares_prefill(self) -> bool:
-        """Whether all arms of an example come from one prefill of the prompt."""
-        return self.name == "local" and self.sweep
 
     @property
     def addresses(self) -> dict[str, Endpoint]:

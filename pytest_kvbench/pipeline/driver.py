@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import chain
 
 from pytest_kvbench.cellkey import CellGroup
+from pytest_kvbench.engines.kinds import arms_per_request
 from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.group import Prepared
@@ -50,8 +51,8 @@ class GroupDriver:
             ControlError: it is not, and something would still have to be asked.
         """
         drawn = self._drawn(store)
-        shares_prefill = self.prepared.experiment.engine.shares_prefill
-        first = sane_control.asked_first(drawn, shares_prefill=shares_prefill)
+        shared = arms_per_request(self.prepared.experiment.engine) > 1
+        first = sane_control.asked_first(drawn, shares_prefill=shared)
         settled = store.settled([request.key for _, request in drawn])
         if any(request.key not in settled for _, request in first):
             return [request for _, request in first]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines import arms, fingerprint
-from pytest_kvbench.engines.kinds import kind_of
+from pytest_kvbench.engines.kinds import arms_per_request, kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
@@ -33,7 +33,7 @@ from pytest_kvbench.tasks.registry import TaskFactory, check_task_name
 class Target:
     """The servers a plan is made for, as far as a request's identity needs them.
 
-    `fingerprint` is that of a run: see `engines.facts`.
+    `fingerprint` is that of a run: see `engines.fingerprint`.
     """
 
     fingerprint: Mapping[str, str]
@@ -113,7 +113,11 @@ def _check_engine(declared: Declared) -> None:
         arms.check_servers(engine, kv)
     except UsageError as missing:
         declared.refuse("engine.endpoints", missing.what, missing.hint)
-    if not kind_of(engine).is_embedded and not kv.question_aware:
+    try:
+        arms.check_dtype(engine)
+    except UsageError as unknown:
+        declared.refuse("engine.dtype", unknown.what, unknown.hint)
+    if not kind_of(engine).marks_question and not kv.question_aware:
         declared.refuse(
             "kv.question_aware",
             f"a server of engine.name: {engine.name} is not told where a question begins",
@@ -261,7 +265,7 @@ def costs(
             lengths = [_middle(experiment, group.bin)] * experiment.bins.per_bins[group.bin]
         tokens = draws * sum(lengths)
         requested = arms * draws * len(lengths)
-        prefills = 1 + experiment.aa if experiment.engine.shares_prefill else arms
+        prefills = 1 + experiment.aa if arms_per_request(experiment.engine) > 1 else arms
         spent.append(Cost(group, len(members), requested, arms * tokens, prefills * tokens))
     return spent
 

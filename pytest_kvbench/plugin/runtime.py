@@ -158,7 +158,7 @@ class Runtime:
         """An error in full, but that of an engine, which stops every item, only the first time."""
         message = str(problem)
         if message in self._reported:
-            return f"not asked: {sound.said(problem.what, _AGAIN)} (see the first error)"
+            return f"not asked: {sound.message(problem.what, _AGAIN)} (see the first error)"
         if isinstance(problem, EngineError):
             self._reported.add(message)
         return message

@@ -286,7 +286,7 @@ def _ask(client: httpx.Client, url: str, model: str, dialect: Dialect, text: str
     try:
         return _read(_post(client, url, body))
     except _UNUSABLE as error:
-        why = sound.said(str(error) or type(error).__name__)
+        why = sound.message(str(error) or type(error).__name__)
         raise EngineError(f"{url} did not count tokens: {why}", MEND) from error
 
 
@@ -304,7 +304,7 @@ def _post(client: httpx.Client, url: str, body: Mapping[str, Any]) -> Any:
 
 
 def _error(url: str, status: int, content: bytes) -> Exception:
-    message = f"HTTP {status}: {sound.said(content.decode(errors='replace'))}"
+    message = f"HTTP {status}: {sound.message(content.decode(errors='replace'))}"
     if status in {401, 403}:
         return RefusedError(f"{url} refuses to count tokens: {message}", "see engine.api_key_env")
     return ValueError(message)

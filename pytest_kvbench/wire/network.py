@@ -71,8 +71,8 @@ def redirected(method: str, url: str, status: int, location: str | None) -> str 
         return target
     where = target if is_same_server(url, target) else f"{place_of(target)}, another server"
     raise RedirectError(
-        f"{url} sends requests on to {sound.said(where)} (HTTP {status}): neither key nor prompts "
-        "go there",
+        f"{url} sends requests on to {sound.message(where)} (HTTP {status}): neither key nor "
+        "prompts go there",
         "name the address that answers itself: engine.base_url or engine.endpoints",
     )
 

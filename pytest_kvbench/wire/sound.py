@@ -36,7 +36,7 @@ def text(value: str) -> str:
     return value
 
 
-def said(value: object, longest: int = MESSAGE) -> str:
+def message(value: object, longest: int = MESSAGE) -> str:
     """A message for people in one line, whatever it was: without control characters, cut."""
     if isinstance(value, str):
         shown = value[: 4 * longest]  # before it is looked through; blanks may fall away

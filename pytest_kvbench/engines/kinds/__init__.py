@@ -1,21 +1,21 @@
-"""How servers differ, one kind a file: what they can be told, tell and prove, how they start."""
+"""How servers differ, one kind a file: levers, facts, start, proof, fingerprint, body, reader."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pytest_kvbench.engines.kinds import llamacpp, ollama, sglang, vllm
+from pytest_kvbench.engines.kinds import llamacpp, local, ollama, sglang, vllm
 from pytest_kvbench.engines.kinds.base import Kind, Startable
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.kv_types import FP8, GGML
 
-__all__ = ["KINDS", "Kind", "Startable", "kind_of"]
+__all__ = ["KINDS", "Kind", "Startable", "arms_per_request", "kind_of"]
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "local": Kind(is_embedded=True, sends_key=False),
+        "local": local.KIND,
         "llamacpp": llamacpp.KIND,
         "vllm": vllm.KIND,
         "sglang": sglang.KIND,
@@ -29,3 +29,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 def kind_of(settings: EngineSettings) -> Kind:
     """The kind of server that an experiment's `engine` section names."""
     return KINDS[settings.name]
+
+
+def arms_per_request(settings: EngineSettings) -> int:
+    """Arms of one example that one request asks, from one prefill; 1: each is asked alone."""
+    return kind_of(settings).arms_per_request if settings.sweep else 1

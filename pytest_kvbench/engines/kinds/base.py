@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_kvbench.engines import completion
+from pytest_kvbench.engines.body import Body, one_arm
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.records import Answer, Failure, Request
 
 if TYPE_CHECKING:  # a plan needs a kind's facts, not the client that asks servers
     from pytest_kvbench.engines.probe import Probe
@@ -30,7 +33,24 @@ class Startable:
     command: Callable[[EngineSettings, Types, int, Path, int | None], list[str]]
 
 
-def _tells_nothing(_probe: Probe) -> dict[str, str]:
+class Reader(Protocol):
+    """Reads a decoded reply to the requests of `keys`, live or a batch's."""
+
+    def __call__(
+        self,
+        keys: Sequence[str],
+        data: object,
+        latency_s: float | None,
+        ttft_s: float | None = None,
+    ) -> list[Answer | Failure]:
+        """An outcome for each key, in order.
+
+        Raises:
+            NotACompletionError: the reply holds no answers to these requests.
+        """
+
+
+def _no_facts(_probe: Probe) -> dict[str, str]:
     return {}  # hosted servers say next to nothing of themselves
 
 
@@ -42,15 +62,21 @@ class Kind:
         control: the server's word for the type of the full cache.
         bits: bits a value, by the KV types that it takes as policies.
         params: the parameters of each of those policies.
-        is_embedded: whether it is our own server: it takes the policies of `policies.table`, is
-            told where a question begins, and answers all arms of an example in one reply, from
-            one prefill. All others are one server an arm.
-        sends_key: whether requests carry the key of the environment.
-        tell: asks a server for what may change an answer.
-        by_address: whether that is not enough to know it again, and its address is needed too.
+        dtypes: the types of weights and activations that it serves.
+        one_server: whether one server has all arms, each request saying which; else each arm has
+            a server of its own.
+        check_policy: refuses a policy that requests cannot name, or parameters of it; None where
+            requests name none.
+        marks_question: whether a request says where the question begins.
+        arms_per_request: arms of one example that one request may ask, from one prefill.
+        body: the body of a request for some arms of one example, given the `extras`.
         extras: fields of every request, which switch off what a server would add of its own.
+        read: the outcomes in a reply.
+        sends_key: whether requests carry the key of the environment.
+        fingerprint: asks a server for what may change an answer.
+        by_address: whether that is not enough to recognise it, and its address is needed too.
         size: measures a token's share of the cache, in bytes where `in_bytes`, else in bits a
-            value; None where a server does not tell.
+            value; None where a server does not say.
         has_slots: whether one that we start answers `launch.parallel` requests at a time.
         start: how we start one; None where we cannot.
     """
@@ -58,11 +84,17 @@ class Kind:
     control: str = "auto"
     bits: Mapping[str, float] = field(default_factory=dict)
     params: tuple[str, ...] = ()
-    is_embedded: bool = False
-    sends_key: bool = True
-    tell: Callable[[Probe], dict[str, str]] = _tells_nothing
-    by_address: bool = False
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    one_server: bool = False
+    check_policy: Callable[[str, Mapping[str, Any]], None] | None = None
+    marks_question: bool = False
+    arms_per_request: int = 1
+    body: Callable[[EngineSettings, Sequence[Request], Mapping[str, Any]], Body] = one_arm
     extras: Mapping[str, Any] = field(default_factory=dict)
+    read: Reader = completion.read_one
+    sends_key: bool = True
+    fingerprint: Callable[[Probe], dict[str, str]] = _no_facts
+    by_address: bool = False
     size: Callable[[Probe], float | None] | None = None
     in_bytes: bool = False
     has_slots: bool = False
@@ -72,3 +104,7 @@ class Kind:
     def types(self) -> tuple[str, ...]:
         """All KV types that it takes, the control's first."""
         return (self.control, *self.bits)
+
+    def request_body(self, settings: EngineSettings, requests: Sequence[Request]) -> Body:
+        """What asks for some arms of one example: at most `arms_per_request`."""
+        return self.body(settings, requests, self.extras)

@@ -28,9 +28,9 @@ _LENGTHS = (16, 80)
 _FILE = "kvbench-probe.bin"
 
 
-def _tell(probe: Probe) -> dict[str, str]:
+def _fingerprint(probe: Probe) -> dict[str, str]:
     props = probe.json("/props")
-    told = {
+    facts = {
         "server": f"llama.cpp {props.get('build_info')}",
         "weights": Path(str(props.get("model_path"))).name,
         "ftype": str(props.get("model_ftype")),
@@ -39,7 +39,7 @@ def _tell(probe: Probe) -> dict[str, str]:
     }
     size = _size(probe)
     # Three digits tell all types apart; the fourth may depend on who else used the slot.
-    return told if size is None else {**told, "kv_bytes_per_token": f"{size:.3g}"}
+    return facts if size is None else {**facts, "kv_bytes_per_token": f"{size:.3g}"}
 
 
 def _size(probe: Probe) -> float | None:
@@ -107,7 +107,7 @@ KIND = Kind(
     control="f16",
     bits=kv_types.GGML,
     params=("type_v",),
-    tell=_tell,
+    fingerprint=_fingerprint,
     # A prompt's own prefill, whatever was asked before; and no sampler that we did not name.
     extras={"cache_prompt": False, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
     size=_size,

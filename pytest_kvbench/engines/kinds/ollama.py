@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.engines.probe import Probe
 
 
-def _tell(probe: Probe) -> dict[str, str]:
+def _fingerprint(probe: Probe) -> dict[str, str]:
     model = probe.settings.model
     models = {str(m.get("name")): m for m in sound.objects(probe.json("/api/tags").get("models"))}
     found = models.get(model) or models.get(f"{model}:latest")
@@ -34,6 +34,6 @@ def _tell(probe: Probe) -> dict[str, str]:
 KIND = Kind(
     control="f16",
     bits={name: kv_types.GGML[name] for name in ("q8_0", "q4_0")},
-    tell=_tell,
+    fingerprint=_fingerprint,
     by_address=True,  # the KV type is the server's, and it does not tell it
 )

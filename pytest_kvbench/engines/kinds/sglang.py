@@ -1,4 +1,4 @@
-"""SGLang: KV type by `--kv-cache-dtype`, proven by the memory that `/get_server_info` tells of."""
+"""SGLang: KV type by `--kv-cache-dtype`, proven by the memory that `/get_server_info` reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pytest_kvbench.wire import sound
 if TYPE_CHECKING:
     from pytest_kvbench.engines.probe import Probe
 
-_TOLD = ("model_path", "revision", "dtype", "quantization", "kv_cache_dtype", "chat_template")
+_FACTS = ("model_path", "revision", "dtype", "quantization", "kv_cache_dtype", "chat_template")
 
 
-def _tell(probe: Probe) -> dict[str, str]:
+def _fingerprint(probe: Probe) -> dict[str, str]:
     info = probe.json("/get_server_info")
-    told = {name: str(info[name]) for name in _TOLD if info.get(name) is not None}
-    return {"server": f"sglang {info.get('version')}", **told}
+    facts = {name: str(info[name]) for name in _FACTS if info.get(name) is not None}
+    return {"server": f"sglang {info.get('version')}", **facts}
 
 
 def _size(probe: Probe) -> float | None:
@@ -30,7 +30,7 @@ def _size(probe: Probe) -> float | None:
 
 KIND = Kind(
     bits={name: kv_types.FP8[name] for name in ("fp8_e4m3", "fp8_e5m2")},
-    tell=_tell,
+    fingerprint=_fingerprint,
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     size=_size,
 )

@@ -1,4 +1,4 @@
-"""vLLM: KV type by `--kv-cache-dtype`, proven by the memory that `/metrics` tells of.
+"""vLLM: KV type by `--kv-cache-dtype`, proven by the memory that `/metrics` reports.
 
 The type that `vllm:cache_config_info` names is what the server was told, not what it does: not
 every attention backend stores it. How many blocks fit into the cache's memory is what it does.
@@ -27,24 +27,24 @@ _CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _LONGEST = 20
 _MEMORY = ("kv_cache_memory_bytes", "num_gpu_blocks", "block_size")
-_TOLD = ("cache_dtype", "calculate_kv_scales", "kv_cache_dtype_skip_layers", "sliding_window")
+_FACTS = ("cache_dtype", "calculate_kv_scales", "kv_cache_dtype_skip_layers", "sliding_window")
 
 
-def _tell(probe: Probe) -> dict[str, str]:
+def _fingerprint(probe: Probe) -> dict[str, str]:
     probe.check_model()
     labels = _cache_config(probe)
     size = _bytes_per_token(labels)
     return {
         "server": f"vllm {probe.json('/version').get('version')}",
         "weights": probe.settings.model,
-        **{name: labels[name] for name in _TOLD if name in labels},
+        **{name: labels[name] for name in _FACTS if name in labels},
         # Two digits tell types apart; the third depends on how the memory divides into blocks.
         **({} if size is None else {"kv_bytes_per_token": f"{size:.2g}"}),
     }
 
 
 def _size(probe: Probe) -> float | None:
-    """Bytes a token, by what fits into the cache's memory; None where the server does not tell."""
+    """Bytes a token, by what fits into the cache's memory; None where the server does not say."""
     return _bytes_per_token(_cache_config(probe))
 
 
@@ -54,8 +54,8 @@ def _bytes_per_token(labels: Mapping[str, str]) -> float | None:
 
 
 def _digits(label: str) -> int | None:
-    known = label.isascii() and label.isdecimal() and len(label) < _LONGEST
-    return int(label) if known else None
+    is_count = label.isascii() and label.isdecimal() and len(label) < _LONGEST
+    return int(label) if is_count else None
 
 
 def _cache_config(probe: Probe) -> dict[str, str]:
@@ -109,7 +109,7 @@ def _command(
 
 KIND = Kind(
     bits=kv_types.FP8,
-    tell=_tell,
+    fingerprint=_fingerprint,
     # Else a model's generation_config.json decides.
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     size=_size,

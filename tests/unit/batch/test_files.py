@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.batch.files import Lane, Limits, Splitter, Written, clipped, keys_of
 from pytest_kvbench.batch.lines import Writer, read
+from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import Answer, Arm, Failure, Prompt, Request, Sampling
@@ -84,7 +85,7 @@ def test_a_result_line_is_the_answer(key: str, text: str, tokens: int | None, ch
     usage = {"prompt_tokens": tokens, "completion_tokens": 2}
     body = {"choices": [{"finish_reason": "stop", **reply}], "usage": usage}
     line = {"custom_id": key, "response": {"status_code": 200, "body": body}, "error": None}
-    found = read(json.dumps(line).encode()).outcome
+    found = read(json.dumps(line).encode(), KINDS["openai"]).outcome
     assert isinstance(found, Answer)
     assert (found.key, found.text, found.finish_reason) == (key, text, "stop")
     assert found.telemetry.latency_s is None
@@ -108,7 +109,7 @@ def test_a_result_line_is_the_answer(key: str, text: str, tokens: int | None, ch
 def test_a_line_without_an_answer_is_a_failure(
     said: dict[str, Any], kind: str, tried: bool, told: str
 ) -> None:
-    found = read(json.dumps({"custom_id": "k", **said}).encode())
+    found = read(json.dumps({"custom_id": "k", **said}).encode(), KINDS["openai"])
     assert isinstance(found.outcome, Failure)
     assert (found.outcome.kind, found.tried) == (kind, tried)
     assert told in found.outcome.message or "is not a completion" in found.outcome.message
@@ -117,7 +118,7 @@ def test_a_line_without_an_answer_is_a_failure(
 @pytest.mark.parametrize("line", [b"<html>", b"[]", b'{"response": {}}', b'{"custom_id": 3}'])
 def test_what_is_no_result_line_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        read(line)
+        read(line, KINDS["openai"])
 
 
 # -- files ---------------------------------------------------------------------------------------

@@ -169,3 +169,11 @@ def test_only_the_embedded_server_shares_a_prefill(engine: str, prefills: int) -
     it = declared(policies, name=engine).experiment
     (cost,) = plan.costs(it, plan.cells(it), {})
     assert cost.prefill_tokens * 3 == cost.prompt_tokens * prefills
+
+
+def test_what_one_server_for_all_arms_has_no_use_for_is_refused() -> None:
+    endpoints = {"none": URL, "knorm@0.5": URL}
+    for key in ({"endpoints": endpoints}, {"launch": {"command": "serve {port}"}}):
+        refused(declared(["knorm"], name="local", **key), "engine.endpoints", "base_url")
+    refused(declared(["knorm"], name="local", dtype="float16"), "engine.dtype", "bfloat16")
+    assert cells(declared(["q8_0"], name="llamacpp", dtype="float16"))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_kvbench.batch import lines
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.completion import NotACompletionError
+from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.records import (
     Answer,
@@ -120,7 +121,7 @@ def keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Answer 
 
 def read(data: object) -> Answer | Failure:
     try:
-        return completion.read(data, latency_s=1.0).answer("k")
+        return completion.read_one(["k"], data, 1.0)[0]
     except NotACompletionError as refused:
         return Failure("k", "ENGINE_ERROR", str(refused))
 
@@ -153,7 +154,7 @@ def test_any_line_of_a_batch_is_an_outcome_or_no_line(
         line = {"custom_id": key, "response": said, "error": error}
         for sent in (line, {**line, "error": None}):
             try:
-                found = lines.read(json.dumps(sent).encode())
+                found = lines.read(json.dumps(sent).encode(), KINDS["openai"])
             except ValueError:
                 continue
             found.key.encode()
@@ -361,7 +362,7 @@ def test_a_reply_that_reports_an_error_is_no_answer(place: str) -> None:
     reply = {"choices": [{**choice, **(error if place == "choice" else {})}]}
     body = {**reply, **(error if place == "reply" else {})}
     line = {"custom_id": "k", "response": {"status_code": 200, "body": body}}
-    (outcome,) = [lines.read(json.dumps(line).encode()).outcome]
+    (outcome,) = [lines.read(json.dumps(line).encode(), KINDS["openai"]).outcome]
     assert isinstance(outcome, Failure)
     assert outcome.message == "out of memory"
     with pytest.raises(BrokenStreamError, match="out of memory"):

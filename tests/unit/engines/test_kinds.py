@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 import pytest_kvbench
 from pytest_kvbench.engines import arms
-from pytest_kvbench.engines.kinds import KINDS, kind_of
+from pytest_kvbench.engines.kinds import KINDS, Kind, arms_per_request, kind_of
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.kv_types import bits
+from pytest_kvbench.records import Answer, Arm, Prompt, Request, Sampling
 
 PACKAGE = Path(pytest_kvbench.__file__).parent
 OF_AN_EXECUTOR = "executor"
@@ -23,18 +25,28 @@ def test_every_engine_has_a_kind() -> None:
     assert {*KINDS} == {*get_args(EngineSettings.model_fields["name"].annotation)}
 
 
-def test_nobody_but_the_declaration_asks_for_an_engines_name() -> None:
+def test_nobody_asks_for_an_engines_name() -> None:
     asked = []
     for file in PACKAGE.rglob("*.py"):
-        room = file.relative_to(PACKAGE).parts[0]
-        if room == "experiment":  # layers below the kinds
-            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             names = {one.value for one in compared if isinstance(one, ast.Constant)} & {*KINDS}
             if names and OF_AN_EXECUTOR not in ast.unparse(node):
                 asked.append(f"{file.name}: {ast.unparse(node)}")
     assert asked == []
+
+
+def test_a_kind_is_all_its_attributes_and_nobody_asks_whether_it_is_ours() -> None:
+    attributes = {field.name for field in dataclasses.fields(Kind)}
+    assert {"body", "read", "fingerprint", "start", "size", "check_policy"} <= attributes
+    asked = [
+        file.name
+        for file in PACKAGE.rglob("*.py")
+        if file.parent.name != "kinds"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "one_server"
+    ]
+    assert asked == ["__init__.py", "arms.py", "arms.py"]  # which client; which server; endpoints
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
@@ -47,12 +59,41 @@ def test_what_a_kind_takes_has_a_size(name: str) -> None:
     assert bits("what") is None
 
 
+def engine_of(name: str, **keys: Any) -> EngineSettings:
+    return EngineSettings.model_validate({"name": name, "model": "m", **keys})
+
+
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_the_embedded_server_alone_has_all_arms(name: str) -> None:
-    engine = EngineSettings.model_validate({"name": name, "model": "m"})
-    kind = kind_of(engine)
-    assert kind.is_embedded is engine.shares_prefill is (name == "local")
+    engine, is_embedded = engine_of(name), name == "local"
+    assert kind_of(engine).one_server is (arms_per_request(engine) > 1) is is_embedded
+    assert arms_per_request(engine_of(name, sweep=False)) == 1
     kv = KV.model_validate({"policies": ["knorm"], "budgets": [1.0, 0.5]})
-    expected = "none" if kind.is_embedded else "knorm@0.5"
+    expected = "none" if is_embedded else "knorm@0.5"
     assert arms.server_name(engine, kv, "knorm", 0.5) == expected
     assert arms.server_name(engine, kv, "none", 1.0) == "none"
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_what_a_kind_writes_its_reader_reads(name: str, api: str) -> None:
+    """Whoever asks, live or in a batch, does both through the kind."""
+    kind, engine = KINDS[name], engine_of(name, api=api)
+    some = [
+        Request(
+            arm=Arm("e", "m", "f", policy, budget, Sampling(), "t"),
+            task="t",
+            bin=0,
+            example_id="x",
+            replicate=0,
+            prompt=Prompt("a", "b", 4, chat=api == "chat"),
+        )
+        for policy, budget in (("none", 1.0), ("knorm", 0.5))
+    ][: kind.arms_per_request]
+    path, body = kind.request_body(engine, some)
+    assert path == ("/chat/completions" if api == "chat" else "/completions")
+    assert {*kind.extras} <= {*body}
+    choices = [{"index": i, "text": f"{i}", "finish_reason": "stop"} for i in range(len(some))]
+    outcomes = kind.read([one.key for one in some], {"choices": choices}, None)
+    assert [one.key for one in outcomes] == [one.key for one in some]
+    assert [one.text for one in outcomes if isinstance(one, Answer)] == list("01"[: len(some)])

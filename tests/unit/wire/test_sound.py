@@ -35,7 +35,7 @@ def test_halves_that_meet_are_one_character(before: str, after: str) -> None:
 
 @given(TEXTS, st.integers(10, 40))
 def test_a_message_is_one_short_line(value: str, longest: int) -> None:
-    told = sound.said(value, longest)
+    told = sound.message(value, longest)
     told.encode()
     assert len(told) <= longest
     assert len(told.splitlines()) <= 1
@@ -59,11 +59,11 @@ def deep(levels: int) -> Any:
     ],
 )
 def test_whatever_a_message_was(value: object, told: str) -> None:
-    assert sound.said(value) == told
+    assert sound.message(value) == told
 
 
 def test_what_cannot_be_written_out_is_named() -> None:
-    assert (sound.said(10**5000), sound.said(deep(5000))) == ("int", "list")
+    assert (sound.message(10**5000), sound.message(deep(5000))) == ("int", "list")
 
 
 @pytest.mark.parametrize(

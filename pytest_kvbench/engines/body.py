@@ -1,0 +1,45 @@
+"""The body of a request to an OpenAI-compatible server: a prompt and an arm as JSON fields.
+
+The format is OpenAI's (Chat Completions and Completions); the embedded server's own fields are in
+`kinds/local`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.records import Request
+
+Body = tuple[str, dict[str, Any]]
+"""The path below the `/v1`, and the fields of the JSON object that is posted there."""
+
+_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def one_arm(
+    settings: EngineSettings, requests: Sequence[Request], extras: Mapping[str, Any]
+) -> Body:
+    """The body that asks the one of `requests`, with the kind's `extras` and the user's fields.
+
+    A field that the user sets to null is not sent.
+    """
+    (request,) = requests
+    prompt, sampling = request.prompt, request.arm.sampling
+    chat = prompt.chat if settings.api == "auto" else settings.api == "chat"
+    messages = {"messages": [{"role": "user", "content": prompt.text}]}
+    body: dict[str, Any] = {
+        "model": settings.model,
+        **(messages if chat else {"prompt": prompt.text}),
+        "max_tokens": prompt.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed + request.replicate,
+        **({"stop": list(prompt.stop)} if prompt.stop else {}),
+        **(_STREAMED if settings.stream else {}),
+        **extras,
+        **settings.extra_body,
+    }
+    sent = {name: value for name, value in body.items() if value is not None}
+    return "/chat/completions" if chat else "/completions", sent

@@ -1,0 +1,159 @@
+"""The embedded server: all policies of `policies.table`, proven by the bytes of its real tensors.
+
+One server has all arms. It is told in each request which are asked, and where the question begins,
+and answers them from one prefill; every choice says how many bytes of its cache were kept.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.engines import completion
+from pytest_kvbench.engines.body import Body
+from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
+from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.policies.table import get_policy
+from pytest_kvbench.records import Request
+from pytest_kvbench.server import weights
+from pytest_kvbench.wire import bounded, sound
+
+if TYPE_CHECKING:
+    from pytest_kvbench.engines.probe import Probe
+
+_PROBE_S = 10.0
+_ARMS = 64
+
+
+def _body(
+    settings: EngineSettings, requests: Sequence[Request], _extras: Mapping[str, Any]
+) -> Body:
+    first = requests[0]
+    prompt, sampling = first.prompt, first.arm.sampling
+    arms = [_arm(request) for request in requests]
+    body: dict[str, Any] = {
+        "model": settings.model,
+        "max_tokens": prompt.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed + first.replicate,
+        "kv": arms,
+    }
+    if prompt.stop:
+        body["stop"] = list(prompt.stop)
+    if prompt.chat:
+        parts = [{"type": "text", "text": text} for text in (prompt.head, prompt.tail)]
+        return "/chat/completions", {**body, "messages": [{"role": "user", "content": parts}]}
+    for arm in arms:
+        if not arm["question_aware"]:
+            arm["context_chars"] = len(prompt.head)
+    return "/completions", {**body, "prompt": prompt.text}
+
+
+def _arm(request: Request) -> dict[str, Any]:
+    arm = request.arm
+    return {
+        "policy": arm.policy,
+        "budget": arm.budget,
+        "question_aware": arm.question_aware,
+        "params": dict(arm.params),
+    }
+
+
+def _fingerprint(probe: Probe) -> dict[str, str]:
+    import httpx  # brings a command line of its own: 15 MB that no worker needs
+
+    from pytest_kvbench.wire.network import client_of
+
+    url, model = probe.base_url.rstrip("/") + "/models", probe.settings.model
+    try:
+        with client_of(url, timeout_s=_PROBE_S) as client:  # without headers: it needs no key
+            response = bounded.fetch(client, "GET", url)
+        if not response.is_success:
+            error = f"HTTP {response.status_code}: {completion.error_message(response.content)}"
+            message = sound.message(error).rstrip(" :")
+            raise EngineError(
+                f"engine.base_url: {url} is no list of models: {message}",
+                "name an embedded server, with its /v1; no key is sent to one",
+            )
+        entries = sound.objects(sound.fields(sound.data(response.content)).get("data"))
+    except (httpx.HTTPError, bounded.TooLargeError, ValueError) as error:
+        raise EngineError(
+            f"engine.base_url: no server answers at {url}: {sound.message(str(error))}",
+            "start it: kvbench serve --port 8000",
+        ) from None
+    served = {str(n): e for e in entries for n in (e.get("id"), *_list(e.get("aliases")))}
+    if model not in served:
+        raise EngineError(
+            f"engine.model: {model!r} is not served at {probe.base_url}",
+            f"served there: {', '.join(sorted(served))}",
+        )
+    fingerprint = sound.fields(served[model].get("fingerprint"))
+    return {name: str(value) for name, value in fingerprint.items()}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _check_policy(policy: str, params: Mapping[str, Any]) -> None:
+    get_policy(policy).with_defaults(params)
+
+
+def _check(settings: EngineSettings) -> None:
+    needed = ("torch", "transformers", "kvpress")
+    missing = [module for module in needed if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(
+            f"engine.name: local needs {', '.join(missing)}, which is not installed",
+            "install it: pip install 'pytest-kvbench[local]'",
+        )
+    weights.resolve(settings.model)
+
+
+def folder_of(settings: EngineSettings) -> Path:
+    """The folder of the model that a server of ours loads, converted or fetched if need be.
+
+    Raises:
+        UsageError: there is no such model, or its folder lacks files.
+        EngineError: it could not be converted.
+    """
+    return weights.materialise(weights.resolve(settings.model))
+
+
+def _facts(settings: EngineSettings, _types: Types) -> dict[str, str]:
+    return weights.fingerprint_parts(folder_of(settings), _dtype(settings), "auto")
+
+
+def _command(
+    settings: EngineSettings, _types: Types, pid: int, address: Path, threads: int | None
+) -> list[str]:
+    return [
+        *(sys.executable, "-m", "pytest_kvbench.server"),
+        *("--model", settings.model),
+        *("--dtype", _dtype(settings), "--port", "0"),
+        *("--watch-pid", str(pid), "--address-file", str(address)),
+        *(("--threads", str(threads)) if threads else ()),
+    ]
+
+
+def _dtype(settings: EngineSettings) -> str:
+    return settings.dtype or "float32"
+
+
+KIND = Kind(
+    one_server=True,
+    arms_per_request=_ARMS,
+    marks_question=True,
+    dtypes=("float32", "bfloat16"),
+    check_policy=_check_policy,
+    body=_body,
+    read=completion.read_arms,
+    fingerprint=_fingerprint,
+    sends_key=False,
+    start=Startable(_check, _facts, _command),
+)
