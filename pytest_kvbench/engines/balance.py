@@ -56,7 +56,7 @@ class Balanced:
     is_well: Callable[[str], bool]
     _endpoints: list[_Endpoint] = field(init=False)
     _watch: asyncio.Task[None] | None = field(default=None, init=False)
-    _why: str = field(default="", init=False)
+    _problem: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self._endpoints = [_Endpoint(url, self.connect(url)) for url in self.base_urls]
@@ -85,7 +85,7 @@ class Balanced:
             finally:
                 endpoint.waiting -= 1
         raise last or EngineError(
-            f"no server is left of {', '.join(self.base_urls)}: {self._why}",
+            f"no server is left of {', '.join(self.base_urls)}: {self._problem}",
             "what was answered is kept; start them and run again",
         )
 
@@ -101,15 +101,15 @@ class Balanced:
         able = [one for one in self._endpoints if one.client is not None and one not in passed]
         return min(able, key=lambda endpoint: endpoint.waiting, default=None)
 
-    async def _leave_out(self, endpoint: _Endpoint, client: Client, why: EngineError) -> None:
+    async def _leave_out(self, endpoint: _Endpoint, client: Client, problem: EngineError) -> None:
         if endpoint.client is not client:  # not the first of its requests to notice
             return
-        endpoint.client, endpoint.refuses = None, isinstance(why, RefusedError)
-        self._why = why.what
+        endpoint.client, endpoint.refuses = None, isinstance(problem, RefusedError)
+        self._problem = problem.what
         await client.aclose()
         if endpoint.refuses:
             with contextlib.suppress(UserWarning):  # where warnings are errors, too
-                warnings.warn(f"{why.what}: it is left out", stacklevel=2)
+                warnings.warn(f"{problem.what}: it is left out", stacklevel=2)
         elif self._watch is None or self._watch.done():
             self._watch = asyncio.ensure_future(self._take_back())
 
@@ -127,10 +127,10 @@ class Balanced:
 
 
 def alike(urls: Sequence[str], facts_of: Callable[[str], dict[str, str]]) -> dict[str, str]:
-    """What all of several servers say of themselves.
+    """The facts of several servers, where all give the same.
 
     Raises:
-        UsageError: they differ; naming in what.
+        UsageError: they differ; the message names the first difference.
         EngineError: one does not answer.
     """
     first = facts_of(urls[0])

@@ -40,12 +40,12 @@ _WRONG_KEY = 401
 _KEY = frozenset({_WRONG_KEY, 403})
 _CREDIT = 402
 _PATH = frozenset({404, 405, 501})
-_OWN = re.compile(
+_OF_ONE_PROMPT = re.compile(
     r"context|too (long|large)|max\w*[ _](model|prompt|input|length|tokens)|tokens? limit|"
     r"moderat|flagged|content (policy|filter|management)|safety",
     re.IGNORECASE,
 )
-"""What a server says of one prompt alone."""
+"""Words of an error that concerns one prompt alone."""
 _MODEL = re.compile(
     r"(unknown|invalid|no such|unsupported|not a valid) model|"
     r"\bmodel\b.{0,100}(not found|not exist|not served|not available)",
@@ -150,13 +150,13 @@ class Breaker:
             shortened = sound.message(message).rstrip(".")
             self._refused = (f"{shortened}: {self._base_url} refuses every request", hint)
             raise RefusedError(*self._refused)
-        if not self._is_own(failed.status, message):
+        if not self._is_of_one_prompt(failed.status, message):
             self._count(failed.status, message, size)
 
     @staticmethod
-    def _is_own(status: int | None, message: str) -> bool:
+    def _is_of_one_prompt(status: int | None, message: str) -> bool:
         """Whether it is about this one prompt; a page that is not there may say anything."""
-        return status not in _PATH | {_WRONG_KEY} and bool(_OWN.search(message))
+        return status not in _PATH | {_WRONG_KEY} and bool(_OF_ONE_PROMPT.search(message))
 
     def _count(self, status: int | None, message: str, size: int) -> None:
         words = (status, sound.words(message))
@@ -166,10 +166,10 @@ class Breaker:
         alike.shortest = min(alike.shortest, size)
 
     def _hint(self, status: int | None, message: str, path: str, model: object) -> str:
-        """What mends a refusal of all requests; empty where it is none."""
+        """What the user can do about a refusal of all requests; empty where it is none."""
         if status in REDIRECTS:
             return "name the address that answers itself: engine.base_url or engine.endpoints"
-        if status is None or status < 400 or self._is_own(status, message):
+        if status is None or status < 400 or self._is_of_one_prompt(status, message):
             return ""
         if _MODEL.search(message) and status < 500:
             return f"mend engine.model: it is {model!r}"

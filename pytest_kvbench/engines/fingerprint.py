@@ -15,7 +15,7 @@ _BEHIND = ("base_url", "command")
 """Facts about where a server is or how it is started, where it does not say what it is."""
 
 
-def is_told_apart(fingerprint: Mapping[str, str]) -> bool:
+def is_unambiguous(fingerprint: Mapping[str, str]) -> bool:
     """Whether servers with this fingerprint are sure to answer alike.
 
     They are where the weights of all are named by a digest of their content, and the rest is known
@@ -38,18 +38,18 @@ def merge(by_server: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         for name, value in (servers[0] if servers else {}).items()
         if all(facts.get(name) == value for facts in servers)
     }
-    own = {
+    different = {
         f"{server}{_OF}{name}": value
         for server, facts in by_server.items()
         for name, value in facts.items()
         if name not in shared
     }
-    return {**shared, **own}
+    return {**shared, **different}
 
 
 def of_server(fingerprint: Mapping[str, str], server: str) -> dict[str, str]:
     """The facts of one server, whatever the others are."""
     shared = {name: value for name, value in fingerprint.items() if _OF not in name}
     start = server + _OF
-    own = {n.removeprefix(start): v for n, v in fingerprint.items() if n.startswith(start)}
-    return {**shared, **own}
+    different = {n.removeprefix(start): v for n, v in fingerprint.items() if n.startswith(start)}
+    return {**shared, **different}

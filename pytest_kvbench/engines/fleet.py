@@ -107,7 +107,7 @@ class Fleet:
         finally:
             self._wanted[name] -= 1
             if not self._wanted[name]:
-                await self._tell_others()
+                await self._wake_waiting()
 
     def _has_room(self) -> bool:
         return len(self._up) < self._at_once or any(not self._wanted[name] for name in self._up)
@@ -119,6 +119,6 @@ class Fleet:
             await up.http.aclose()
             await asyncio.to_thread(self._take_down, idle)
 
-    async def _tell_others(self) -> None:
+    async def _wake_waiting(self) -> None:
         async with self._turn:
             self._turn.notify_all()

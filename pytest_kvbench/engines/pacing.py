@@ -94,10 +94,10 @@ class _Flow:
 
 
 def _number(file: Path | None, place: int) -> _Number:
-    return _own() if file is None else _shared(file, place)
+    return _private() if file is None else _shared(file, place)
 
 
-def _own() -> _Number:
+def _private() -> _Number:
     kept = -math.inf
 
     def replace(make: Callable[[float], float]) -> float:

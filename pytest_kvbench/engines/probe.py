@@ -87,7 +87,7 @@ class Probe:
                 response = bounded.fetch(client, method, url, limit=limit, json=body)
             return response.raise_for_status()
         except httpx.HTTPStatusError as error:
-            status, detail = error.response.status_code, self._said(error.response.content)
+            status, detail = error.response.status_code, self._detail(error.response.content)
             raise EngineError(
                 f"engine {self.settings.name}: HTTP {status} from {url}{detail}",
                 "is it a server of that kind, and is the key right?",
@@ -106,8 +106,8 @@ class Probe:
     def _key(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
-    def _said(self, content: bytes) -> str:
-        """The server's own words, without the key."""
+    def _detail(self, content: bytes) -> str:
+        """The message in a server's error, after a colon and without the key; empty if none."""
         message = sound.message(masked(error_message(content), self._key))
         return f": {message}" if message else ""
 

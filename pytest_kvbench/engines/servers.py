@@ -121,9 +121,9 @@ class Started:
             return
         program = _words(command)[0]
         if "{port}" not in command or shutil.which(program) is None:
-            what = "has no {port}" if "{port}" not in command else f"starts with {program!r}"
+            problem = "has no {port}" if "{port}" not in command else f"starts with {program!r}"
             raise UsageError(
-                f"engine.launch.command: {what}",
+                f"engine.launch.command: {problem}",
                 "valid: a program that is here, and {port} where its port goes",
             )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 
-from pytest_kvbench.engines.fingerprint import is_told_apart
+from pytest_kvbench.engines.fingerprint import is_unambiguous
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline.group import Site, prepared_from
 from pytest_kvbench.store.store import RunRow, Store
@@ -19,7 +19,7 @@ from pytest_kvbench.store.store import RunRow, Store
 def is_due(experiment: Experiment, site: Site, fingerprint: Mapping[str, str]) -> bool:
     """Whether a run must not take over what was answered before it."""
     judges = site.compares or experiment.gate.mode != "measure"
-    return judges and not is_told_apart(fingerprint)
+    return judges and not is_unambiguous(fingerprint)
 
 
 def goes_on(store: Store, experiment: Experiment, site: Site) -> bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.credited import LETTERS, TAU
-from pytest_kvbench.tasks.base import TaskOptions, files_digest, read_options, template_version
-from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.base import files_digest, read_options, template_version
+from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.multiple_choice import choice_examples
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -37,7 +35,7 @@ ASK = (
 CARD_FIRST = "The first quote must be the card of your choice. "
 
 
-class EvidenceOptions(TaskOptions):
+class EvidenceOptions(BenchmarkOptions):
     """Options of `evidence/mcq`.
 
     `path`: a jsonl or LongBench v2's data.json (else `KVBENCH_MCQ`). `cards`: each option gets a
@@ -45,21 +43,19 @@ class EvidenceOptions(TaskOptions):
     share of the support's words that quotes must cover. `max_length`: longest prompt in tokens.
     """
 
-    path: str | None = None
     cards: bool = False
     tau: float = Field(default=TAU, gt=0, le=1)
-    max_length: int | None = Field(default=None, ge=2)
     max_tokens: int = Field(default=192, ge=1)
 
 
 @dataclass(frozen=True)
-class EvidenceChoice:
+class EvidenceChoice(Benchmark):
     """Questions of any multiple-choice data, with citations asked for."""
 
+    variable: ClassVar[str] = VARIABLE
     options: EvidenceOptions
     name: str = NAME
     metric: Literal["credited"] = "credited"
-    generated: bool = False
 
     @cached_property
     def template_version(self) -> str:
@@ -72,7 +68,7 @@ class EvidenceChoice:
         """The sha256 of the file."""
         return files_digest([self._file])
 
-    def prompt(self, example: Example) -> Prompt:
+    def _whole_prompt(self, example: Example) -> Prompt:
         """Cards, where asked for, and text; then question, options and what to reply."""
         cards = CARDS.format(cards=_listed(example.meta["cards"])) if self.options.cards else ""
         head = cards + TEXT.format(context=example.context)
@@ -81,16 +77,15 @@ class EvidenceChoice:
             options=_listed(example.meta["options"]),
             card=CARD_FIRST if self.options.cards else "",
         )
-        return apply_cut(Prompt(head, tail, self.options.max_tokens), example)
+        return Prompt(head, tail, self.options.max_tokens)
 
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+    def _every_example(self, tokenizer: Tokenizer) -> Iterable[Example]:
         """Every question."""
         made = list(choice_examples(choice_rows(self._file), NAME))
         cards: Iterable[list[str]] = itertools.repeat([])
         if self.options.cards:
             cards = _cards([_shown(example) for example in made], tokenizer)
-        ready = [self._ready(example, four) for example, four in zip(made, cards, strict=False)]
-        return cut_long_ones(ready, self.prompt, tokenizer, self.options.max_length)
+        return (self._ready(example, four) for example, four in zip(made, cards, strict=False))
 
     def _ready(self, example: Example, cards: list[str]) -> Example:
         meta = {**example.meta, "tau": self.options.tau}
@@ -99,14 +94,13 @@ class EvidenceChoice:
 
     @property
     def _file(self) -> Path:
-        given = self.options.path or os.environ.get(VARIABLE)
-        if not given:
+        if self._place is None:
             raise UsageError(
                 f"{NAME} needs a file with questions",
                 f"set {VARIABLE} or task_options: {{{NAME}: {{path: FILE}}}} to a jsonl of "
                 "question, context, choices, answer, or to LongBench v2's data.json",
             )
-        return Path(given).expanduser()
+        return self._place
 
 
 def _listed(texts: list[str]) -> str:

@@ -13,9 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
@@ -28,15 +26,13 @@ from pytest_kvbench.tasks.archive import (
     read_config,
 )
 from pytest_kvbench.tasks.base import (
-    TaskOptions,
     example_id,
     read_options,
     template_version,
     unknown_task,
 )
-from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.columns import answers_of, text_of
-from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -122,7 +118,7 @@ IN_E = (
 PUBLISHED = (*FACTS, *(f"{name}_e" for name in IN_E))
 
 
-class LongBenchOptions(TaskOptions):
+class LongBenchOptions(BenchmarkOptions):
     """Options of `longbench/*`.
 
     `path`: folder or zip with the data (else `KVBENCH_LONGBENCH`, else the hub). `max_length`:
@@ -130,19 +126,17 @@ class LongBenchOptions(TaskOptions):
     31500). `metric` and `template` are for data sets that LongBench does not have.
     """
 
-    path: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
     metric: str | None = None
     template: str | None = None
 
 
 @dataclass(frozen=True)
-class LongBench:
+class LongBench(Benchmark):
     """One data set. Its files are looked for, or downloaded, when something of them is needed."""
 
+    variable: ClassVar[str] = VARIABLE
     dataset: str
     options: LongBenchOptions
-    generated: bool = False
 
     @property
     def name(self) -> str:
@@ -181,18 +175,17 @@ class LongBench:
         """The sha256 of the data set's file."""
         return self._archive.digest(self.dataset)
 
-    def prompt(self, example: Example) -> Prompt:
+    def _whole_prompt(self, example: Example) -> Prompt:
         """The template filled in; head and tail part where the context ends."""
         before, _, after = self._template.partition("{context}")
         head = before + example.context
         tail = after.replace("{input}", example.question)
         facts = self._facts
-        return apply_cut(Prompt(head, tail, self._max_tokens, facts.chat, facts.stop), example)
+        return Prompt(head, tail, self._max_tokens, facts.chat, facts.stop)
 
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of the data set's file."""
-        made = [self._example(row, number) for number, row in enumerate(self._rows(), start=1)]
-        return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
+        return (self._example(row, number) for number, row in enumerate(self._rows(), start=1))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         return self._archive.rows(self.dataset)

@@ -6,12 +6,11 @@ longbench2/no-context                                   without: what the model 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -20,14 +19,12 @@ from pytest_kvbench.reading import first_character, parse_json, read_text
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.credited import LETTERS
 from pytest_kvbench.tasks.base import (
-    TaskOptions,
     files_digest,
     read_options,
     template_version,
     unknown_task,
 )
-from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.multiple_choice import choice_examples
@@ -55,7 +52,7 @@ OWN = {
 }
 
 
-class LongBench2Options(TaskOptions):
+class LongBench2Options(BenchmarkOptions):
     """Options of `longbench2/*`.
 
     `path`: the file data.json or a jsonl with its fields, or their folder (else
@@ -63,21 +60,19 @@ class LongBench2Options(TaskOptions):
     an unreadable reply counts 0.25. Upstream samples at temperature 0.1.
     """
 
-    path: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
     max_tokens: int = Field(default=128, ge=1)
     compensated: bool = False
     revision: str = "main"
 
 
 @dataclass(frozen=True)
-class LongBench2:
+class LongBench2(Benchmark):
     """One subset of the questions."""
 
+    variable: ClassVar[str] = VARIABLE
     subset: str
     options: LongBench2Options
     metric: str = "choice"
-    generated: bool = False
 
     @property
     def name(self) -> str:
@@ -96,19 +91,18 @@ class LongBench2:
         """The sha256 of the file."""
         return files_digest([self._file])
 
-    def prompt(self, example: Example) -> Prompt:
+    def _whole_prompt(self, example: Example) -> Prompt:
         """The template filled in; head and tail part where the document ends."""
         before, document, after = self._template.rpartition("$DOC$")
         tail = after.replace("$Q$", example.question)
         for letter, text in zip(LETTERS, example.meta["options"], strict=True):
             tail = tail.replace(f"$C_{letter}$", text)
         head = before + example.context if document else ""
-        return apply_cut(Prompt(head, tail, self.options.max_tokens), example)
+        return Prompt(head, tail, self.options.max_tokens)
 
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every question of the subset."""
-        made = [self._ready(example) for example in choice_examples(self._rows(), self.name)]
-        return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
+        return map(self._ready, choice_examples(self._rows(), self.name))
 
     def _ready(self, example: Example) -> Example:
         meta = {**example.meta, "compensated": self.options.compensated}
@@ -123,17 +117,15 @@ class LongBench2:
 
     @cached_property
     def _file(self) -> Path:
-        given = self.options.path or os.environ.get(VARIABLE)
-        if not given:
+        if self._place is None:
             return hub_file(REPO, "data.json", self.options.revision, VARIABLE)
-        path = Path(given).expanduser()
-        return path / "data.json" if path.is_dir() else path
+        return self._place / "data.json" if self._place.is_dir() else self._place
 
     @cached_property
     def _template(self) -> str:
         """Upstream's `prompts/` beside the data, or our own wording."""
         file = "0shot_no_context.txt" if self.subset == NO_CONTEXT else "0shot.txt"
-        if not (self.options.path or os.environ.get(VARIABLE)):
+        if self._place is None:
             return OWN[file]
         official = self._file.parent / "prompts" / file
         return read_text(official) if official.is_file() else OWN[file]

@@ -18,9 +18,8 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.score.metric import check_meta, get_metric
 from pytest_kvbench.tasks.base import example_id, files_digest, template_version
-from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.columns import answers_of, check_cluster, further, text_of
-from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.given import GivenData
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 Row = Mapping[str, Any]
@@ -32,7 +31,7 @@ TEMPLATE = "{context}\n\nQuestion: {question}\nAnswer:"
 
 
 @dataclass(frozen=True)
-class RowTask:
+class RowTask(GivenData):
     """A data set, a template and a metric.
 
     Args:
@@ -60,7 +59,6 @@ class RowTask:
     stop: tuple[str, ...] = ()
     max_length: int | None = None
     file: Path | None = None
-    generated: bool = False
 
     def __post_init__(self) -> None:
         get_metric(self.metric)
@@ -90,19 +88,18 @@ class RowTask:
         rows = (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
         return digest([[example.example_id, dict(example.meta)] for example in rows])
 
-    def prompt(self, example: Example) -> Prompt:
+    def _whole_prompt(self, example: Example) -> Prompt:
         """The context, then the question."""
         before, _, after = self.template.partition("{context}")
         head = before + example.context
         tail = after.replace("{question}", example.question)
         if not example.context:
             head, tail = "", (head + tail).lstrip()
-        return apply_cut(Prompt(head, tail, self.max_tokens, self.chat, self.stop), example)
+        return Prompt(head, tail, self.max_tokens, self.chat, self.stop)
 
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row."""
-        made = (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
-        return cut_long_ones(made, self.prompt, tokenizer, self.max_length)
+        return (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
 
     def _example(self, row: Row, number: int) -> Example:
         try:

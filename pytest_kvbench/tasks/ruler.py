@@ -8,29 +8,26 @@ answer_prefix, answer`.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.tasks.base import (
-    TaskOptions,
     example_id,
     files_digest,
     read_options,
     template_version,
     unknown_task,
 )
-from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.columns import answers_of, text_of
-from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_rows
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.parquet import parquet_rows
@@ -54,7 +51,7 @@ TOKENS: Mapping[str, int] = {
 _QUESTION = re.compile(r"\n(?=Question: |What (?:is|are all) the special magic )")
 
 
-class RulerOptions(TaskOptions):
+class RulerOptions(BenchmarkOptions):
     """Options of `ruler/*`.
 
     `path`: the folder or file (else `KVBENCH_RULER`, else the hub's mirror). `lengths`: which of
@@ -63,19 +60,17 @@ class RulerOptions(TaskOptions):
     words.
     """
 
-    path: str | None = None
     lengths: tuple[int, ...] = Field(default=(4096,), min_length=1)
     chat: bool = False
-    max_length: int | None = Field(default=None, ge=2)
 
 
 @dataclass(frozen=True)
-class Ruler:
+class Ruler(Benchmark):
     """One of the 13 tasks."""
 
+    variable: ClassVar[str] = VARIABLE
     task: str
     options: RulerOptions
-    generated: bool = False
 
     @property
     def name(self) -> str:
@@ -84,7 +79,7 @@ class Ruler:
 
     @property
     def metric(self) -> str:
-        """`string_match_part` for the two question-answering tasks, else `string_match_all`."""
+        """RULER's `string_match_part` (`any_of`) for `qa_*`, else `string_match_all` (`all_of`)."""
         return "any_of" if self.task.startswith("qa_") else "all_of"
 
     @cached_property
@@ -100,19 +95,17 @@ class Ruler:
             return digest([MIRROR, REVISION, self.options.lengths])
         return files_digest(self._files(self._place))
 
-    def prompt(self, example: Example) -> Prompt:
+    def _whole_prompt(self, example: Example) -> Prompt:
         """The generator's text as it is; the tail begins with its last question."""
-        prompt = Prompt(example.context, example.question, TOKENS[self.task], self.options.chat)
-        return apply_cut(prompt, example)
+        return Prompt(example.context, example.question, TOKENS[self.task], self.options.chat)
 
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of every length that is there."""
-        made = [
+        return (
             self._example(row, source)
             for source, row in self._rows()
             if row.get("task", self.task) == self.task
-        ]
-        return cut_long_ones(made, self.prompt, tokenizer, self.options.max_length)
+        )
 
     def _rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Every row that is there, and where it came from."""
@@ -126,11 +119,6 @@ class Ruler:
             read = parquet_rows if file.suffix == ".parquet" else read_jsonl
             for number, row in enumerate(read(file), start=1):
                 yield f"{file}: row {number}", row
-
-    @property
-    def _place(self) -> Path | None:
-        given = self.options.path or os.environ.get(VARIABLE)
-        return Path(given).expanduser() if given else None
 
     def _files(self, place: Path) -> list[Path]:
         if place.is_file():

@@ -127,9 +127,9 @@ def _options_by_family() -> dict[str, type[TaskOptions]]:
 
 
 def _options_in(module: str) -> type[TaskOptions]:
-    found = vars(import_module(f"pytest_kvbench.tasks.{module}")).values()
-    kinds = {k for k in found if isinstance(k, type) and issubclass(k, TaskOptions)}
-    (kind,) = kinds - {TaskOptions}
+    task = import_module(f"pytest_kvbench.tasks.{module}")
+    kinds = [k for k in vars(task).values() if isinstance(k, type) and issubclass(k, TaskOptions)]
+    (kind,) = (kind for kind in kinds if kind.__module__ == task.__name__)
     return kind
 
 

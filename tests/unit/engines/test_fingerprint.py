@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kvbench.engines.fingerprint import is_told_apart, merge
+from pytest_kvbench.engines.fingerprint import is_unambiguous, merge
 
 DIGEST = {"weights": "9f" * 32, "server": "x 1"}
 
@@ -24,4 +24,4 @@ DIGEST = {"weights": "9f" * 32, "server": "x 1"}
     ],
 )
 def test_a_digest_of_weights_tells_servers_apart(servers, known):
-    assert is_told_apart(merge(servers)) is known
+    assert is_unambiguous(merge(servers)) is known
