@@ -7,7 +7,7 @@ such a policy makes one cell and ignores the ladder. Asks nobody, so that a plan
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.kv_types import bits
 from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.wire.addresses import is_same_address
 
 
 def kv_types(
@@ -142,6 +143,36 @@ def check_servers(engine: EngineSettings, kv: KV) -> None:
             f"no server is named for {', '.join(missing)}",
             f"valid: endpoints: {{{', '.join(f'{name}: URL' for name in missing)}}}",
         )
+    _check_apart(engine, kv)
+
+
+def _check_apart(engine: EngineSettings, kv: KV) -> None:
+    """Refuse an arm that would be the control: the same body sent to the same server.
+
+    Nothing but its address, or its command line, tells an arm of such an engine from the control.
+    """
+    known, command = endpoints(engine), engine.launch.command
+    treated = [name for name in arms(engine, kv) if name != FULL_CACHE]
+    for name in treated if known else ():
+        same = [url for url in known[name].urls if _is_among(url, known[FULL_CACHE].urls)]
+        if same and not known[name].aa:
+            raise UsageError(
+                f"{name} would be sent the control's requests at the control's address, {same[0]}",
+                f"valid: another address, or {{base_url: ..., aa: true}} if {name} is to be an A/A "
+                "arm, which changes nothing",
+            )
+    if treated and command and not known and not any(word in command for word in _ARM_WORDS):
+        raise UsageError(
+            f"launch.command starts the control's server for {treated[0]} too: it names no arm",
+            f"valid: a command line with one of {', '.join(_ARM_WORDS)}",
+        )
+
+
+_ARM_WORDS = ("{policy}", "{kv}", "{budget}")
+
+
+def _is_among(url: str, others: Iterable[str]) -> bool:
+    return any(is_same_address(url, other) for other in others)
 
 
 def check_dtype(engine: EngineSettings) -> None:

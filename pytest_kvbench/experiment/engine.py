@@ -50,6 +50,11 @@ class Endpoint(Section):
     budget: Fraction | None = about(
         "in (0, 1], where the policy's name does not say it", default=None
     )
+    aa: bool = about(
+        "true: an A/A arm, the control's own server under another name, which changes nothing; "
+        "otherwise the control's address is refused",
+        default=False,
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -96,6 +96,17 @@ def is_same_server(url: str, other: str) -> bool:
     return _origin(url) == _origin(other) is not None
 
 
+def is_same_address(url: str, other: str) -> bool:
+    """Whether a request would come to the same place; names of this machine are one."""
+    return _place(url) == _place(other)
+
+
+def _place(url: str) -> tuple[str, str | None, int | None, str]:
+    parts = urlsplit(url)
+    host = "localhost" if is_loopback(url) else (parts.hostname or "").rstrip(".")
+    return parts.scheme, host, _port(parts), parts.path.rstrip("/")
+
+
 def place_of(url: str) -> str:
     """Scheme, host and port, as people write them; all of what is no address."""
     try:

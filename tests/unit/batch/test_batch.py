@@ -65,7 +65,7 @@ def prepare(server: BatchServer, group: str, **engine: Any) -> Prepared:
         "engine": {
             "name": "openai",
             "model": "m",
-            "endpoints": {"none": url, "q8_0": url},
+            "endpoints": {"none": url, "q8_0": {"base_url": url, "aa": True}},
             "retries": 0,
             "mode": "batch",
             **engine,

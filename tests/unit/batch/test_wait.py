@@ -93,7 +93,7 @@ def server() -> Iterator[BatchServer]:
             engine={
                 "name": "openai",
                 "model": "m",
-                "endpoints": {"none": url, "q8_0": url},
+                "endpoints": {"none": url, "q8_0": {"base_url": url, "aa": True}},
                 "mode": "batch",
                 "retries": 0,
             },

@@ -14,6 +14,7 @@ from pytest_kvbench.experiment.load import Declared, load_experiment
 from pytest_kvbench.pipeline import plan
 
 URL = "http://127.0.0.1:1/v1"
+MINE = "http://127.0.0.1:2/v1"
 
 
 def declared(policies: list[str], *, kv: Any = None, **engine: Any) -> Declared:
@@ -86,7 +87,7 @@ def test_fp8_keeps_what_the_control_has_room_for(dtype: str | None, budget: floa
 
 
 def test_an_evicting_server_per_budget_is_a_ladder() -> None:
-    endpoints = {"none": URL, "mine@0.50": URL, "mine@0.2": URL}
+    endpoints = {"none": URL, "mine@0.50": MINE, "mine@0.2": f"{MINE}/other"}
     it = declared(["mine"], name="openai", endpoints=endpoints)
     assert cells(it) == [("none", 1), ("mine", 0.5), ("mine", 0.2)]
     engine, kv = it.experiment.engine, it.experiment.kv
@@ -94,7 +95,7 @@ def test_an_evicting_server_per_budget_is_a_ladder() -> None:
 
 
 def test_an_endpoint_may_say_its_budget() -> None:
-    endpoints = {"none": URL, "mine": {"base_url": URL, "budget": 0.3}}
+    endpoints = {"none": URL, "mine": {"base_url": MINE, "budget": 0.3}}
     assert cells(declared(["mine"], name="openai", endpoints=endpoints))[1] == ("mine", 0.3)
 
 
@@ -117,6 +118,43 @@ def test_an_endpoint_may_say_its_budget() -> None:
 )
 def test_what_no_server_has_is_refused(policies: Any, engine: Any, says: list[str]) -> None:
     refused(declared(policies, **engine), *says)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        URL,
+        "http://localhost:1/v1/",
+        "http://[::1]:1/v1",
+        [MINE, URL],
+        {"base_url": MINE, "also": [URL]},
+    ],
+)
+@pytest.mark.parametrize("policy", ["mine", "q8_0"])
+def test_an_arm_at_the_controls_own_address_is_refused_unless_asked_for(
+    policy: str, address: Any
+) -> None:
+    """Nothing but its address tells it from the control: it is a placebo, or an A/A arm."""
+    arm = address if isinstance(address, dict) else {"base_url": address}
+    arm = {"budget": 0.5, **arm}
+    engine = {"name": "llamacpp", "endpoints": {"none": [URL, f"{MINE}/x"], policy: arm}}
+    says = [f"{policy} would be sent the control's requests", "aa: true"]
+    refused(declared([policy], **engine), *says)
+    engine["endpoints"][policy] = {**arm, "aa": True}  # type: ignore[index]
+    assert len(cells(declared([policy], **engine))) == 2
+
+
+def test_a_route_of_its_own_at_the_same_server_is_another_address() -> None:
+    endpoints = {"none": URL, "mine@0.5": "http://127.0.0.1:1/small/v1"}
+    it = declared(["mine"], name="openai", endpoints=endpoints, kv={"budgets": [0.5]})
+    assert len(cells(it)) == 1
+
+
+def test_a_command_that_starts_the_controls_server_for_every_arm_is_refused() -> None:
+    launch = {"command": "llama-server --port {port} -m {model}"}
+    it = declared(["q8_0"], name="llamacpp", launch=launch)
+    refused(it, "starts the control's server for q8_0 too", "{kv}")
+    assert cells(declared(["none"], name="llamacpp", launch=launch)) == [("none", 1)]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_nothing_is_started_before_it_is_confirmed(kvbench: Kvbench, tmp_path: P
     engine = {
         "name": "vllm",
         "model": "m",
-        "launch": {"command": f"touch {tmp_path}/pwned {{port}}"},
+        "launch": {"command": f"touch {tmp_path}/pwned {{port}} {{kv}}"},
         "extra_body": {"x-where": "\x1b[2J\u202eevil"},
         "api_key_env": "HOME",
         "start_timeout_s": 5,
