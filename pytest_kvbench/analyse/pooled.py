@@ -27,6 +27,9 @@ from pytest_kvbench.analyse.cell import (
 from pytest_kvbench.analyse.evidence import Evidence
 from pytest_kvbench.analyse.strata import StratifiedPairs
 
+Stratum = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Control, treated and the clusters' codes, as `checked` gives them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -58,11 +61,8 @@ def judge_pooled(
     control, treated = (np.concatenate([s[i] for s in strata]) for i in (0, 1))
     starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
     codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
-    if len(strata) == 1:
-        evidence = evidence_of(control, treated, codes, anytime=anytime, largest=bins[0].largest)
-        return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
-    pooled = stratified(strata, anytime=anytime, largest=[b.largest for b in bins])
-    result = summarise(pooled, control, treated, codes, margin=margin, alpha=alpha)
+    evidence = over_bins(strata, anytime=anytime, largest=[b.largest for b in bins])
+    result = summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
     return replace(
         result,
         control_mean=float(np.mean([s[0].mean() for s in strata])),
@@ -70,8 +70,17 @@ def judge_pooled(
     )
 
 
+def over_bins(
+    strata: Sequence[Stratum], *, anytime: bool = False, largest: Sequence[int] = ()
+) -> Evidence:
+    """The evidence on the mean of one or more strata; of one, that of its own cell."""
+    if len(strata) > 1:
+        return stratified(strata, anytime=anytime, largest=largest)
+    return evidence_of(*strata[0], anytime=anytime, largest=largest[0] if largest else 1)
+
+
 def stratified(
-    strata: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    strata: Sequence[Stratum],
     *,
     anytime: bool = False,
     largest: Sequence[int] = (),

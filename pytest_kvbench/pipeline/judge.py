@@ -11,7 +11,8 @@ from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.observation import Observation
-from pytest_kvbench.pipeline import plan, sane_control
+from pytest_kvbench.pipeline import sane_control
+from pytest_kvbench.pipeline.rules import rules_of
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
@@ -66,19 +67,3 @@ def question_of(experiment: Experiment, observed: Sequence[Observation]) -> Ques
     """What `judge` answers, ready to be handed to another process."""
     sick = sane_control.sick_controls(experiment.gate, observed)
     return Question(columns_of(observed), rules_of(experiment), sick)
-
-
-def rules_of(experiment: Experiment) -> Rules:
-    """The rules that an experiment's cells are judged by."""
-    gate = experiment.gate
-    return Rules(
-        margin=gate.margin,
-        alpha=gate.alpha,
-        max_lost=gate.max_lost,
-        max_cut=gate.max_cut,
-        drop_threshold=gate.drop_threshold,
-        correction=gate.correction,
-        planned_cells=max(1, plan.treated_cells(experiment)),  # controls alone: nothing to share
-        seed=experiment.sampling.seed,
-        anytime=experiment.sequential,
-    )

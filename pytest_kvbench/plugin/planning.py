@@ -8,7 +8,7 @@ import pytest
 
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline import foresee, plan
 from pytest_kvbench.pipeline.group import group_folder, open_group
 from pytest_kvbench.plugin.declaration import declaration_of
 from pytest_kvbench.plugin.options import Options
@@ -67,6 +67,7 @@ def experiment_lines(
     left = (1 - stored / requests) if requests else 0
     basis = "as measured in this group" if seconds else "a first guess: 500 tokens/s on two cores"
     yield f"  about {_time(left * prefilled * (seconds or FIRST_GUESS_S))} ({basis})"
+    yield from (f"  {line}" for line in foresee.shortcomings(experiment, manifests))
 
 
 def _time(seconds: float) -> str:

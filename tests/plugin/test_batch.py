@@ -49,7 +49,7 @@ def test_who_asks_live_beside_an_open_batch_is_warned(
     file.write_text(text.replace(server.base_url, mock.base_url))
     result = batched.run("-n", "0")
     result.stdout.fnmatch_lines(["*group g: waiting for batch batch_0*is asked twice*"])
-    result.assert_outcomes(passed=ITEMS, warnings=1)
+    result.assert_outcomes(passed=ITEMS, warnings=2)
     assert "is asked twice" in CliRunner().invoke(main, ["run", "exp.yaml"]).stderr
 
 

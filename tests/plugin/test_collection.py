@@ -67,6 +67,7 @@ def test_plan_prints_and_runs_nothing(project: Project, mock: MockServer) -> Non
     result = project.run("--kvbench-plan", "-n", "2")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*kvbench plan of g*", "*6 cells, 60 requests (0 stored)*"])
+    result.stdout.fnmatch_lines(["*can never hold a margin of 0.1,*per_bin: 21 is the least*"])
     assert mock.posts == 0
     assert not (project.path / "reports").exists()
 
@@ -153,6 +154,6 @@ def test_a_conftest_brings_a_task(project: Project) -> None:
 
 def test_an_empty_bin_is_skipped_and_said(project: Project) -> None:
     result = project.run("--kvbench-set", "bins.edges=[100000]")
-    result.assert_outcomes(passed=3, skipped=3, warnings=1)
+    result.assert_outcomes(passed=3, skipped=3, warnings=2)
     assert result.ret == 0
     assert project.summary()["bins"][1]["n"] == 0

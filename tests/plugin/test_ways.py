@@ -360,3 +360,25 @@ def test_a_fault_of_a_reply_costs_what_it_is(
     found = [measured(fresh(s), SCENARIOS[s], way)[1] for s in (name, same)]
     cells = [told(summary, sick=False)["cells"] for summary in found]
     assert cells[0] == cells[1]
+
+
+TOO_FEW = "can never hold a margin of 0.1, not even without a single loss: per_bin: 21 is the least"
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_a_plan_that_can_never_hold_says_so_before_it_asks(
+    mode: str, fresh: Callable[[str], Project]
+) -> None:
+    """Once a run, by pytest and by the command line, with the number that could."""
+    for per_bin in ("12", "21"):
+        scenario = Scenario(per_bin=per_bin)
+        with serving(scenario) as servers:
+            text = experiment(servers, mode, scenario)
+            for entrance in ("pytest", "kvbench"):
+                project = fresh(f"{mode} {per_bin} {entrance}")
+                (project.path / "exp.yaml").write_text(text, encoding="utf-8")
+                if entrance == "pytest":
+                    told = project.run("-n", "0").stdout.str()
+                else:
+                    told = CliRunner().invoke(main, ["run", "exp.yaml"]).stderr
+                assert told.count(TOO_FEW) == (per_bin == "12"), told

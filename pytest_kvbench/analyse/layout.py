@@ -1,0 +1,149 @@
+"""What a plan can decide at best, known before anything is asked.
+
+A row over bins whose pairs lose nothing holds its margin, or no row of that plan ever can; the rule
+is the one that will judge it, at the level that is left when all rows of the family do as well.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_kvbench.analyse.evidence import Evidence, p_breaks, p_holds
+from pytest_kvbench.analyse.multiplicity import adjusted
+from pytest_kvbench.analyse.pooled import over_bins
+from pytest_kvbench.analyse.rules import Rules
+
+MOST = 10_000  # examples of a bin; beyond, "more examples" is no advice
+MOST_BETS = (
+    12  # bins bet on apart; of more it is said what they could do as one, which takes no time
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The contexts that rows over bins rest on.
+
+    Args:
+        bins: of each bin, the sizes of its contexts in drawing order; no bin is empty.
+        rows: how many rows rest on them.
+    """
+
+    bins: tuple[tuple[int, ...], ...]
+    rows: int = 1
+
+    @property
+    def n(self) -> int:
+        """Examples in all bins."""
+        return sum(map(sum, self.bins))
+
+    def grown(self, n: int) -> Layout:
+        """`n` examples in every bin, in contexts of the same sizes; the last may be cut."""
+        return replace(self, bins=tuple(_repeated(sizes, n) for sizes in self.bins))
+
+
+def _repeated(sizes: Sequence[int], n: int) -> tuple[int, ...]:
+    ends = itertools.accumulate(itertools.cycle(sizes))
+    whole = list(itertools.takewhile(lambda end: end < n, ends))
+    return tuple(int(size) for size in np.diff([0, *whole, n]))
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What the rows of a layout can become.
+
+    Args:
+        holds: they can hold, if nothing is lost.
+        breaks: they can break, if everything is lost.
+        needed: the fewest examples per bin with which they could hold; None where they can, and
+            where 10,000 would not do.
+    """
+
+    holds: bool
+    breaks: bool
+    needed: int | None = None
+
+
+def prospects(layouts: Sequence[Layout], rules: Rules) -> list[Prospect]:
+    """What the rows of each layout can become, all of them one family."""
+    rows = [layout.rows for layout in layouts]
+    lossless = [p_lossless(layout, rules) for layout in layouts]
+    holds = rejected(lossless, rows, rules)
+    breaks = rejected([_p_hopeless(layout, rules) for layout in layouts], rows, rules)
+    return [
+        Prospect(held, broken, None if held else _needed(layouts, lossless, place, rules))
+        for place, (held, broken) in enumerate(zip(holds, breaks, strict=True))
+    ]
+
+
+@functools.lru_cache(maxsize=1024)
+def p_lossless(layout: Layout, rules: Rules) -> float:
+    """The p-value of `holds` where every pair is equal."""
+    return p_holds(_evidence(layout, 1.0, rules), rules.margin)
+
+
+@functools.lru_cache(maxsize=1024)
+def _p_hopeless(layout: Layout, rules: Rules) -> float:
+    """The p-value of `breaks` where every right answer is lost."""
+    return p_breaks(_evidence(layout, 0.0, rules), rules.margin)
+
+
+def _evidence(layout: Layout, treated: float, rules: Rules) -> Evidence:
+    bins = layout.bins
+    if rules.anytime and len(bins) > MOST_BETS:
+        bins = (tuple(itertools.chain(*bins)),)
+    strata = [
+        (np.ones(sum(sizes)), np.full(sum(sizes), treated), np.repeat(np.arange(len(sizes)), sizes))
+        for sizes in bins
+    ]
+    return over_bins(strata, anytime=rules.anytime)
+
+
+def rejected(p_values: Sequence[float], rows: Sequence[int], rules: Rules) -> list[bool]:
+    """Which p-values are small enough, each that of so many rows of one family."""
+    every = adjusted(list(np.repeat(p_values, rows)), 0, rules.correction)
+    firsts = np.cumsum([0, *rows[:-1]])
+    return [bool(p < rules.alpha / 2) for p in every[firsts]]
+
+
+def _needed(layouts: Sequence[Layout], p: Sequence[float], place: int, rules: Rules) -> int | None:
+    """The fewest examples per bin with which the rows of one layout could hold."""
+    layout, rows = layouts[place], [layout.rows for layout in layouts]
+
+    def could(n: int) -> bool:
+        grown = p_lossless(layout.grown(n), rules)
+        return rejected([*p[:place], grown, *p[place + 1 :]], rows, rules)[place]
+
+    return fewest_that(could, _guess(layout, p[place], rules.alpha / 2 / sum(rows)))
+
+
+def _guess(layout: Layout, p: float, level: float) -> float:
+    """About the examples per bin that reach a level: a p-value falls by a factor an example."""
+    n = layout.n / len(layout.bins)
+    return n * math.log(level) / math.log(p) if p < 1 else 8 * n
+
+
+def fewest_that(could: Callable[[int], bool], guess: float) -> int | None:
+    """The least count that will do, where more always do; None above `MOST`.
+
+    From a guess by steps that double, then by halves: a few questions, as each may take a while.
+    """
+    if guess > MOST:
+        return None
+    low = high = max(1, round(guess))
+    step = max(1, low // 16)
+    while low and could(low):
+        low, high, step = max(0, low - step), low, 2 * step
+    while high == low or not could(high):
+        low, high, step = high, high + step, 2 * step
+        if high > MOST:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if could(middle) else (middle, high)
+    return high

@@ -1,0 +1,78 @@
+"""What a plan can decide, said before it asks anything."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from pytest_kvbench.analyse.layout import MOST, Layout, Prospect, prospects
+from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.rules import rules_of
+from pytest_kvbench.records import TaskManifest
+
+
+def layouts(
+    experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
+) -> dict[str, Layout]:
+    """By task with treated cells: what its rows over bins rest on.
+
+    Without a manifest, each example that is declared has a context of its own.
+    """
+    treated = (cell for cell in plan.cells(experiment) if not cell.is_control)
+    rows = Counter(cell.task for cell in treated if not cell.bin)
+    found = {}
+    for task, count in rows.items():
+        bins = tuple(_contexts(experiment, manifests.get(task)))
+        if any(bins):
+            found[task] = Layout(tuple(sizes for sizes in bins if sizes), count)
+    return found
+
+
+def _contexts(experiment: Experiment, manifest: TaskManifest | None) -> Iterator[tuple[int, ...]]:
+    for index, declared in enumerate(experiment.bins.per_bins):
+        if manifest is None:
+            yield (1,) * declared
+        else:
+            entries = manifest.of_bin(index)
+            yield tuple(Counter(entry.example.cluster for entry in entries).values())
+
+
+def foreseen(
+    experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
+) -> dict[str, Prospect]:
+    """By task with treated cells: what its rows over bins can become, at their adjusted level."""
+    found, rules = layouts(experiment, manifests), rules_of(experiment)
+    return dict(zip(found, prospects(list(found.values()), rules), strict=True))
+
+
+def shortcomings(
+    experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
+) -> Iterator[str]:
+    """A line for each task that can never hold, with the number of examples that could."""
+    if not experiment.gate.margin:
+        return  # it takes gains to hold that
+    for task, prospect in foreseen(experiment, manifests).items():
+        if not prospect.holds:
+            yield f"{task}: {_shortcoming(experiment, prospect)}"
+
+
+def _shortcoming(experiment: Experiment, prospect: Prospect) -> str:
+    bins, words = experiment.bins, "hold" if prospect.breaks else "hold or break"
+    enough = (
+        f"per_bin: {prospect.needed} is the least that could"
+        if prospect.needed
+        else f"nor would {MOST:,} in each bin do"
+    )
+    return (
+        f"{bins.n} bins of {min(bins.per_bins)} examples can never {words} a margin of "
+        f"{experiment.gate.margin:g}, not even without a single loss: {enough}"
+    )
+
+
+def warn_of_shortcomings(experiment: Experiment, manifests: Mapping[str, TaskManifest]) -> None:
+    """Say what a plan can never decide."""
+    for line in shortcomings(experiment, manifests):
+        warnings.warn(f"group {experiment.group}: {line}", stacklevel=2)
