@@ -60,6 +60,7 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
 @click.command("score-file")
 @click.argument("task")
 @click.argument("predictions", type=click.Path(path_type=Path))
+@click.option("--metric", help="Instead of the task's own, as task_options.TASK.metric.")
 @click.option(
     "--reasoning",
     type=click.Choice(get_args(ReasoningRule)),
@@ -68,7 +69,9 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
     help="What becomes of thoughts in a reply, as sampling.reasoning.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def score_file(task: str, predictions: Path, reasoning: ReasoningRule, as_json: bool) -> None:
+def score_file(
+    task: str, predictions: Path, metric: str | None, reasoning: ReasoningRule, as_json: bool
+) -> None:
     """Score anybody's PREDICTIONS (JSON lines or CSV) with a TASK's metric.
 
     A line holds prediction and answers, and all_classes where the metric needs them. Files of
@@ -77,7 +80,8 @@ def score_file(task: str, predictions: Path, reasoning: ReasoningRule, as_json: 
     from pytest_kvbench.tasks.predictions import score_file as scored
 
     extra = given.tasks(predictions.parent)
-    for line in scored(task, predictions, extra=extra, rule=reasoning):
+    options = {"metric": metric} if metric else {}
+    for line in scored(task, predictions, options=options, extra=extra, rule=reasoning):
         click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
 
 

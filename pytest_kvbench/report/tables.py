@@ -13,6 +13,7 @@ from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
 from pytest_kvbench.report.results import Results, Row, Series, bracket, ends, ends_alone, qualified
 from pytest_kvbench.report.text import name
+from pytest_kvbench.score.metric import backend_of
 
 Rows = Iterable[tuple[Value, ...]]
 
@@ -135,12 +136,18 @@ def tasks(results: Results) -> Table:
 def _task_row(row: Row) -> tuple[Value, ...]:
     return (
         Value(name(row["task"])),
-        Value(name(row["metric"])),
+        Value(_metric(row["metric"])),
         Value(row["prompts"] or text.NOTHING),
         Value(name(row["template"])),
         Value(name(row["tokenizer"])),
         _number(row["n"]),
     )
+
+
+def _metric(metric: str) -> str:
+    """Its name, and whose arithmetic it is where two are in use under one name."""
+    backend = backend_of(metric)
+    return f"{name(metric)} ({backend})" if backend else name(metric)
 
 
 def parts(results: Results, series: Series) -> Table:

@@ -13,7 +13,7 @@ from pytest_kvbench.score import ballots
 from pytest_kvbench.score.ballots import BallotReader
 from pytest_kvbench.score.choice import among_options, choice, right_choice, states_choice
 from pytest_kvbench.score.classify import classes_of, classification
-from pytest_kvbench.score.code import code_similarity
+from pytest_kvbench.score.code import code_similarity, code_similarity_levenshtein
 from pytest_kvbench.score.contain import all_of, any_of
 from pytest_kvbench.score.credited import (
     check_options,
@@ -65,6 +65,7 @@ class Metric:
         ballot: what a reply votes for, where several samples make one answer.
         chance: the score of guessing, in [0, 1], given an example's `meta`.
         needs: raises a `UsageError` where an example's `meta` lacks what scoring needs.
+        backend: whose arithmetic it is, where the benchmark leaves that to what is installed.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Metric:
     ballot: BallotReader = ballots.words
     chance: Callable[[Mapping[str, Any]], float] = _no_chance
     needs: Needs = _nothing
+    backend: str = ""
 
 
 def on_first_line(measure: Measure) -> Measure:
@@ -113,7 +115,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 ballot=ballots.on_first_line(ballots.classes),
                 needs=classes_of,
             ),
-            Metric("code_similarity", code_similarity, ballot=ballots.code),
+            Metric("code_similarity", code_similarity, ballot=ballots.code, backend="difflib"),
+            Metric(
+                "code_similarity_levenshtein",
+                code_similarity_levenshtein,
+                ballot=ballots.code,
+                backend="python-Levenshtein's ratio",
+            ),
             Metric("count", count, is_readable=has_number, ballot=ballots.all_numbers),
             Metric(
                 "credited",
@@ -156,6 +164,11 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise UsageError(f"unknown metric {name!r}", f"valid: {', '.join(sorted(METRICS))}")
     return METRICS[name]
+
+
+def backend_of(name: str) -> str:
+    """Whose arithmetic a metric is, "" where the benchmark fixes it, or nobody knows the metric."""
+    return METRICS[name].backend if name in METRICS else ""
 
 
 def check_meta(metric: str, meta: Mapping[str, Any]) -> None:

@@ -123,7 +123,8 @@ class LongBenchOptions(BenchmarkOptions):
 
     `path`: folder or zip with the data (else `KVBENCH_LONGBENCH`, else the hub). `max_length`:
     tokens of the longest prompt; upstream takes a model's context less 500 (3500, 7500, 15500,
-    31500). `metric` and `template` are for data sets that LongBench does not have.
+    31500). `metric`: another one than LongBench's (`code_similarity_levenshtein` for code).
+    `template`, and `metric`, are needed for data sets that LongBench does not have.
     """
 
     metric: str | None = None

@@ -41,7 +41,6 @@ def score_file(
         options: the task's own.
         extra: tasks of a conftest.
         rule: what becomes of thoughts in a reply, as `sampling.reasoning`.
-        rule: what becomes of thoughts in a reply, as `sampling.reasoning`.
 
     Yields:
         `{"score", "label"}` for every line, in order.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import ManifestEntry
+from pytest_kvbench.score.metric import backend_of
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest
@@ -36,7 +37,9 @@ def show_task(
             f"{task.name} has no example {index}", f"valid: 0 to {len(manifest.entries) - 1}"
         )
     entry = manifest.entries[index]
-    yield f"{manifest.task}  metric {manifest.metric}  template {manifest.template_version}"
+    backend = backend_of(manifest.metric)
+    metric = f"{manifest.metric} ({backend})" if backend else manifest.metric
+    yield f"{manifest.task}  metric {metric}  template {manifest.template_version}"
     counts = (f"{b.label}: {len(manifest.of_bin(b.index))}" for b in manifest.bins)
     yield f"bins: {', '.join(counts)}  (tokenizer {manifest.tokenizer})"
     yield from _about(entry, task, tokenizer)

@@ -208,6 +208,18 @@ def test_score_file(kvbench: Kvbench) -> None:
     ]
 
 
+def test_score_file_by_either_arithmetic_of_code(kvbench: Kvbench) -> None:
+    """Both are in the wild under one name; which one is asked for is said by the metric."""
+    line = {"prediction": "self.assertEqual(a, b)", "answers": ["print(f'{x}')"]}
+    Path("p.jsonl").write_text(json.dumps(line) + "\n")
+    score = ("score-file", "longbench/lcc", "p.jsonl")
+    assert kvbench(*score).output == "0.1100\n"
+    assert kvbench(*score, "--metric", "code_similarity_levenshtein").output == "0.2300\n"
+    refused = kvbench(*score, "--metric", "code_similarity_x")
+    assert refused.exit_code == 4
+    assert "code_similarity_levenshtein" in refused.output
+
+
 def test_inspect_shows_a_prompt(kvbench: Kvbench) -> None:
     result = kvbench(
         "inspect",

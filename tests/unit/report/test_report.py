@@ -573,3 +573,18 @@ def test_no_sampling_noise_is_said_only_where_the_control_repeated_itself(floor,
     assert ("no sampling noise" in text) is bool(floor and floor["same"] == floor["replies"])
     summary["experiment"]["variants"] = {"warm": {"temperature": 0.7}}
     assert "Answers are greedy" not in markdown(summary)
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        ("code_similarity", "| `code_similarity` (difflib) |"),
+        ("code_similarity_levenshtein", "(python-Levenshtein's ratio) |"),
+        ("f1", "| `f1` |"),
+        ("a metric of yours", "| `a metric of yours` |"),
+    ],
+)
+def test_the_metric_of_a_task_names_its_backend(metric, shown):
+    summary = make_summary()
+    summary["tasks"][0]["metric"] = metric
+    assert shown in markdown(summary)

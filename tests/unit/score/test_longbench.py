@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.score.code import longest_common
 from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.score.rouge import Lengths
 from pytest_kvbench.score.segment import normalise_zh, words
@@ -81,6 +82,10 @@ def test_retrieval_needs_a_numbered_answer():
         ("rouge_l_first_line", "they meet\nDialogue", ["they meet"], pytest.approx(1, abs=1e-6)),
         ("code_similarity", "```python\n# note\nx = 1\ny = 2", ["x = 1"], 1.0),
         ("code_similarity", "```", ["x = 1"], 0.0),
+        ("code_similarity", "self.assertEqual(a, b)", ["print(f'{x}')"], 0.11),
+        ("code_similarity_levenshtein", "self.assertEqual(a, b)", ["print(f'{x}')"], 0.23),
+        ("code_similarity_levenshtein", "```python\n# note\nx = 1\ny = 2", ["x = 1"], 1.0),
+        ("code_similarity_levenshtein", "```", ["x = 1"], 0.0),
         ("f1_zh", "北京！", ["北京"], 1.0),
         ("rouge_l", "", ["anything"], 0.0),
         ("rouge_l", "...", ["anything"], 0.0),
@@ -175,3 +180,23 @@ def test_normalised_chinese_has_no_signs_or_blanks(text):
 def test_scores_stay_between_zero_and_one_and_a_copy_is_nearly_perfect(metric, one, other):
     assert 0.0 <= METRICS[metric].score(one, [other], {}) <= 1.0
     assert METRICS[metric].score("北京 x = 1", ["北京 x = 1"], {}) == pytest.approx(1, abs=1e-6)
+
+
+def table_of(one, other):
+    """The longest common subsequence by the textbook's table."""
+    row = [0] * (len(other) + 1)
+    for a in one:
+        last, row = row, [0]
+        for i, b in enumerate(other):
+            row.append(last[i] + 1 if a == b else max(row[i], last[i + 1]))
+    return row[-1]
+
+
+@given(st.text("abcx=1 (", max_size=90), st.text("abcx=1 (", max_size=90))
+def test_insertions_and_deletions_are_counted_as_the_table_counts_them(one, other):
+    assert longest_common(one, other) == longest_common(other, one) == table_of(one, other)
+
+
+def test_the_metrics_of_code_say_whose_arithmetic_they_are():
+    assert METRICS["code_similarity"].backend == "difflib"
+    assert "Levenshtein" in METRICS["code_similarity_levenshtein"].backend
