@@ -23,6 +23,7 @@ Proof = Literal["proven", "unverified", "not-applied"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
 FULL_CACHE = "none"  # the policy of a control: nothing is removed
+WITHHELD = "withheld"  # the full cache, asked without the context: an arm that must break
 
 _REASON = 100  # characters of a finish reason
 
@@ -79,10 +80,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is sent for one example.
+    """What is sent for one example: `head` ends with the context, `tail` begins with the question.
 
-    `head` ends with the context, `tail` begins with the question: a policy that is not
-    question-aware compresses `head` alone. `chat` says whether the chat template is applied.
+    A policy that is not question-aware compresses `head` alone. `chat`: by the chat template.
     """
 
     head: str

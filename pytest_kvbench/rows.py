@@ -153,13 +153,18 @@ class FailureMessage(TypedDict):
     n: int
 
 
-class Integrity(TypedDict):
-    """Whether results can be believed; answers + failures == requests."""
+class Outcomes(TypedDict):
+    """What became of all requests: answers + failures == requests."""
 
     requests: int
     answers: int
     failures: dict[str, int]
     labels: dict[str, int]
+
+
+class Integrity(Outcomes):
+    """Whether results can be believed."""
+
     placebos: list[str]
     notes: list[str]
     aa: NoiseFloor | None

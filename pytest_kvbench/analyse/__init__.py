@@ -40,6 +40,6 @@ def analyse(
     Raises:
         UsageError: a column is missing, a row is there twice, or a score is outside [0, 1].
     """
-    from pytest_kvbench.analyse.observations import analyse_observations
+    from pytest_kvbench.analyse.assay import analyse_with_bad_arms
 
-    return analyse_observations(observations, rules, sick)
+    return analyse_with_bad_arms(observations, rules, sick)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pytest_kvbench.analyse.same_answers import Twins
 from pytest_kvbench.cellkey import ALL_BINS
-from pytest_kvbench.rows import CellRow, Integrity, NoiseFloor, TransitionRow
+from pytest_kvbench.rows import CellRow, Integrity, NoiseFloor, Outcomes, TransitionRow
 
 NAMED = 3  # cells named in a note; the rest are counted
 IN_PLACEBOS = {"placebo", "twin"}  # codes listed in `placebos`, not in `notes`
@@ -31,16 +31,26 @@ def integrity(
         alike: arms that answer alike.
         floor: of the control beside its own second run.
     """
-    rows = list(rows)
+    rows, whole = list(rows), outcomes(table)
+    return {
+        "requests": whole["requests"],
+        "answers": whole["answers"],
+        "failures": whole["failures"],
+        "labels": whole["labels"],
+        "placebos": [*placebos(rows), *one_treatment(alike)],
+        "notes": [*flag_notes(rows), *shape_notes(transitions)],
+        "aa": floor,
+    }
+
+
+def outcomes(table: pd.DataFrame) -> Outcomes:
+    """What became of all requests."""
     failed = table["failure"] != ""
     return {
         "requests": len(table),
         "answers": int((~failed).sum()),
         "failures": counts(table.loc[failed, "failure"]),
         "labels": counts(table.loc[~failed & (table["label"] != ""), "label"]),
-        "placebos": [*placebos(rows), *one_treatment(alike)],
-        "notes": [*flag_notes(rows), *shape_notes(transitions)],
-        "aa": floor,
     }
 
 

@@ -6,14 +6,23 @@ Free of pandas and scipy: a worker that judges one cell imports this too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.rows import BinStats, CellRow, Efficiency, Integrity, TransitionRow
 
 Correction = Literal["holm", "bh", "none"]
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bh", "none")
+
+
+class BadArm(NamedTuple):
+    """An arm of a task that is known to be bad; whether it is also one of those to be judged."""
+
+    task: str
+    policy: str
+    budget: float
+    is_listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Rules:
         seed: of the resampling behind the interval of a transition's point estimate.
         anytime: sampling stopped when it pleased (`sampling.strategy: sequential`), so that only
             evidence that allows this is used.
+        bad_arms: what must break, at most one arm a task: in no family with the others.
 
     Raises:
         UsageError: a value outside its range.
@@ -45,6 +55,7 @@ class Rules:
     planned_cells: int | None = None
     seed: int = 0
     anytime: bool = False
+    bad_arms: tuple[BadArm, ...] = ()
 
     def __post_init__(self) -> None:
         require("margin", self.margin, 0 <= self.margin < 1, "a number in [0, 1), e.g. 0.10")
@@ -74,7 +85,8 @@ class Analysis:
     """Everything a report needs, as plain JSON data (None where there is no value, never NaN).
 
     `cells` and `transitions` have the keys of `summary.json`; `bin_stats` is one row per task, bin,
-    variant, policy and budget, controls included.
+    variant, policy and budget, controls included. `sensitivity` has the rows over all bins of the
+    arms that are known to be bad.
     """
 
     cells: list[CellRow]
@@ -82,3 +94,4 @@ class Analysis:
     bin_stats: list[BinStats]
     integrity: Integrity
     efficiency: Efficiency
+    sensitivity: list[CellRow] = field(default_factory=list)

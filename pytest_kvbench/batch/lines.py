@@ -44,7 +44,7 @@ class Writer:
 
     def __init__(self, experiment: Experiment) -> None:
         self._engine = experiment.engine
-        self._kv = experiment.kv
+        self._kv = experiment.served_kv
         self._endpoints = arms.endpoints(experiment.engine)
         self._encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
         self._lanes: dict[tuple[str, float, str], Lane] = {}

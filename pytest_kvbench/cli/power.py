@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from pytest_kvbench.cli import given, options
+from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.experiment.load import Override, load_experiment
-from pytest_kvbench.experiment.schema import Experiment, Gate
+from pytest_kvbench.experiment.schema import Experiment
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def shape_of(experiment: Experiment | None, cells: int | None) -> Shape:
 
     groups = plan.groups(plan.cells(experiment))
     per_example = sum(
-        (len({*members, members[0].control}) + experiment.aa) * experiment.draws_of(group.variant)
+        (len(plan.asked(experiment, members)) + experiment.aa) * experiment.draws_of(group.variant)
         for group, members in groups.items()
     )
     planned = max(1, plan.treated_cells(experiment))

@@ -44,8 +44,8 @@ from pytest_kvbench.errors import (
     MissingPrerequisiteError,
     UsageError,
 )
+from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.experiment.load import Declared
-from pytest_kvbench.experiment.schema import Gate
 
 if TYPE_CHECKING:
     from pytest_kvbench.ops.dry_run import Failures

@@ -16,7 +16,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.kv_types import bits
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.records import FULL_CACHE, WITHHELD
 from pytest_kvbench.wire.addresses import is_same_address
 
 
@@ -85,7 +85,7 @@ def budgets(engine: EngineSettings, kv: KV, policy: str) -> tuple[float, ...]:
 
 def server_name(engine: EngineSettings, kv: KV, policy: str, budget: float) -> str:
     """Which of an experiment's servers an arm is asked of; the control's may have them all."""
-    if policy == FULL_CACHE or kind_of(engine).one_server:
+    if policy in (FULL_CACHE, WITHHELD) or kind_of(engine).one_server:
         return FULL_CACHE
     exact, declared = f"{policy}@{budget:g}", endpoints(engine)
     whole = policy in declared or fixed_budget(engine, kv, policy) is not None

@@ -13,6 +13,7 @@ from pydantic import (
 
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.executor import ExecutorSettings
+from pytest_kvbench.experiment.gate import Gate, Sensitivity
 from pytest_kvbench.experiment.limits import (
     GROUP,
     GROUP_NAMES,
@@ -24,7 +25,7 @@ from pytest_kvbench.experiment.limits import (
     MAX_TOKENS,
 )
 from pytest_kvbench.experiment.section import Count, Edge, Fraction, Listed, Section, about, unique
-from pytest_kvbench.records import ReasoningRule, Sampling
+from pytest_kvbench.records import WITHHELD, ReasoningRule, Sampling
 
 
 class PerBin(Section):
@@ -153,52 +154,6 @@ class Variant(Section):
     after: str = about("text behind every prompt", default="")
 
 
-class Gate(Section):
-    """When a cell holds, and what an item does about it."""
-
-    margin: float = about("a loss one can live with, in (0, 1)", default=0.10, gt=0, lt=1)
-    alpha: float = about(
-        "the error rate, in (0, 0.5); intervals are at 1 - alpha", default=0.05, gt=0, lt=0.5
-    )
-    mode: Literal["measure", "gate"] = about(
-        "measure (no verdict fails a test) or gate (a cell that breaks does)", default="measure"
-    )
-    undetermined: Literal["pass", "fail"] = about(
-        "pass or fail: what an undetermined cell does in mode gate", default="pass"
-    )
-    max_lost: float = about(
-        "share of lost pairs above which a cell is not measured, in [0, 1)",
-        default=0.05,
-        ge=0,
-        lt=1,
-    )
-    max_cut: float = about(
-        "share of pairs whose prompt the server cut above which a cell is not measured, in [0, 1]; "
-        "1: they are only flagged",
-        default=0.05,
-        ge=0,
-        le=1,
-    )
-    drop_threshold: float = about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
-    correction: Literal["holm", "bh", "none"] = about(
-        "holm, bh or none: how p-values of many cells are adjusted", default="holm"
-    )
-    control_floor: float | None = about(
-        "in [0, 1): the control's mean in the shortest bin must be above it, or its treatments are "
-        "not asked; null: chance, which is 0, or one over the options of a choice",
-        default=None,
-        ge=0,
-        lt=1,
-    )
-    max_sick: float = about(
-        "share of a control's replies that may be empty, refused or cut off without a score, "
-        "before its treatments are given up",
-        default=0.5,
-        ge=0,
-        le=1,
-    )
-
-
 class Prices(Section):
     """What a hosted model costs, per million tokens."""
 
@@ -243,6 +198,12 @@ class Experiment(Section):
         default=None,
     )
     aa: bool = about("true: run the control twice, as a noise floor", default=False)
+    sensitivity: Sensitivity | Literal["auto"] | None = about(
+        "an arm that is known to be bad, and must break: {policy: random, budget: 0.1}, or "
+        "{policy: withheld} on any engine; null: none; auto: random at 0.1 for generated tasks of "
+        "engine.name: local",
+        default="auto",
+    )
     after: str | None = about(
         "a group that is run first: arms that break there, by task, are not asked here",
         default=None,
@@ -299,6 +260,14 @@ class Experiment(Section):
                     f"same answer; use {key}: 1 or a temperature above 0"
                 )
         return self
+
+    @property
+    def served_kv(self) -> KV:
+        """`kv` with the policy that `sensitivity` names beside it: what servers there are."""
+        bad = self.sensitivity
+        if not isinstance(bad, Sensitivity) or bad.policy in (WITHHELD, *self.kv.policies):
+            return self.kv
+        return self.kv.model_copy(update={"policies": (*self.kv.policies, bad.policy)})
 
     @property
     def ways(self) -> Mapping[str, Variant]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
@@ -36,8 +36,8 @@ def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> dict
         experiment.snapshot(),
         prepared.manifests,
         asdict(judge(experiment, judged)),
-        judged,
-        missing_cells(seen.planned, seen.rows),
+        [one for one in judged if not prepared.is_beside(one.cell)],
+        missing_cells(prepared, seen.planned, seen.rows),
         seen.run,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,9 @@ import numpy as np
 
 from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.ops.snapshot import Snapshot
+from pytest_kvbench.pipeline import assay, plan
 from pytest_kvbench.records import FULL_CACHE
 
 if TYPE_CHECKING:
@@ -39,12 +42,13 @@ def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -
     """Scored answers with every dial as a column, second runs of a control (A/A) left out.
 
     Of samples that vote on an answer, the elected one is the answer. Cells that were not measured,
-    and controls that are not sane, have none.
+    and controls that are not sane, have none; nor have arms that are known to be bad.
     """
     dtypes = runs[["run_id", "snapshot"]].copy()
     dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
     scored = answers[answers["score"].notna() & ~answers["aa"] & answers["elected"]]
     scored = scored[~_places(scored).isin(_places(cells[~is_measured(cells)]))]
+    scored = scored[~_arms(scored).isin(list(_asked_beside(runs)))]
     return scored.merge(dtypes.drop_duplicates("run_id"), on="run_id", how="left").fillna(
         {"dtype": "null"}
     )
@@ -62,6 +66,22 @@ def _places(rows: pd.DataFrame) -> pd.MultiIndex:
 
     names = ["group", "task", "bin", "variant", "policy", "budget"]
     return pd.MultiIndex.from_frame(rows[names].astype({"bin": str}))
+
+
+def _arms(rows: pd.DataFrame) -> pd.MultiIndex:
+    import pandas as pd
+
+    return pd.MultiIndex.from_frame(rows[["group", "task", "policy", "budget"]])
+
+
+def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
+    """The arms that were asked because they are known to be bad, and are none of a plan."""
+    for group, snapshot in set(zip(runs["group"], runs["snapshot"], strict=True)):
+        with contextlib.suppress(ValueError):  # a snapshot of another version
+            experiment = Experiment(**{"sensitivity": None, **json.loads(snapshot)})
+            for arm in assay.bad_arms(experiment, plan.cells(experiment)):
+                if not arm.is_listed:
+                    yield group, arm.task, arm.policy, arm.budget
 
 
 def _dtype(snapshot: str) -> str | None:

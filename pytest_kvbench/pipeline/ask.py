@@ -36,7 +36,7 @@ def make_pool(
         return parsl_engine(
             prepared.executor,
             prepared.experiment.engine,
-            prepared.experiment.kv,
+            prepared.experiment.served_kv,
             fingerprint=prepared.fingerprint,
             run_id=site.run_id,
             folder=prepared.folder,

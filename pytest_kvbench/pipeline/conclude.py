@@ -177,9 +177,10 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
             )
         inputs = _inputs(prepared, planned, rows)
         judged = votes(rows, prepared.experiment, prepared.manifests)
+        listed = [one for one in judged if not prepared.is_beside(one.cell)]
         known = _summary_of(prepared)
         if known is not None and known["provenance"].get("inputs") == inputs:
-            return Analysed(known, judged, changed=False)
+            return Analysed(known, listed, changed=False)
         if not judged:
             raise MissingPrerequisiteError(
                 f"group {group}: no vote has all its samples yet",
@@ -193,8 +194,8 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         prepared.experiment.snapshot(),
         prepared.manifests,
         asdict(analysis),
-        judged,
-        missing_cells(planned, rows),
+        listed,
+        missing_cells(prepared, planned, rows),
         run,
     )
     if prepared.experiment.engine.mode == "live":  # replies of a batch all come at once
@@ -207,7 +208,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
     sealed = sealed_summary(summary)
     replace_json(prepared.folder / SUMMARY, sealed)
-    return Analysed(sealed, judged, changed=True)
+    return Analysed(sealed, listed, changed=True)
 
 
 def sealed_summary(summary: dict[str, Any]) -> dict[str, Any]:

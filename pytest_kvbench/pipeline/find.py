@@ -92,7 +92,7 @@ def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
         GuardError: it is none.
     """
     try:
-        return Experiment(**{**stored, "group": folder.name})
+        return Experiment(**{"sensitivity": None, **stored, "group": folder.name})
     except (ValueError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise GuardError(

@@ -93,18 +93,18 @@ class Prepared:
 
         Those of a group are made once, with all its cells, and kept.
         """
-        some = plan.groups(self._cells if cells is None else cells)
+        some = plan.groups(self.cells if cells is None else cells)
         return [pair for group, members in some.items() for pair in self._of(group, members)]
 
     def each_request(self, cells: Sequence[Cell] | None = None) -> Iterator[tuple[Cell, Request]]:
         """As `requests`, one at a time: none is kept that was not before."""
-        for group, members in plan.groups(self._cells if cells is None else cells).items():
+        for group, members in plan.groups(self.cells if cells is None else cells).items():
             yield from self._of(group, members) if group in self.made else self._make(members)
 
     def _of(self, group: CellGroup, some: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
         if group not in self.made:
             self.made[group] = list(self._make(self._groups.get(group, some)))
-        asked = {*some, some[0].control}
+        asked = plan.asked(self.experiment, some)
         return ((cell, request) for cell, request in self.made[group] if cell in asked)
 
     def _make(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
@@ -112,12 +112,21 @@ class Prepared:
         return plan.requests(self.experiment, cells, self.manifests, self.tasks, target)
 
     @cached_property
-    def _cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[Cell, ...]:
+        """The plan's, those of the controls included where they are items."""
         return plan.cells(self.experiment)
+
+    def is_beside(self, cell: Cell) -> bool:
+        """Whether a cell is asked beside the plan: that of an arm that is known to be bad."""
+        return not cell.is_control and cell not in self._known
+
+    @cached_property
+    def _known(self) -> frozenset[Cell]:
+        return frozenset(self.cells)
 
     @cached_property
     def _groups(self) -> dict[CellGroup, tuple[Cell, ...]]:
-        return plan.groups(self._cells)
+        return plan.groups(self.cells)
 
     def arms(self) -> Iterator[tuple[Arm, str | None]]:
         """Every arm of the plan, and the addresses declared for it."""
@@ -134,7 +143,7 @@ def source_of(experiment: Experiment, site: Site) -> EngineSource:
     """The engine of an experiment, as this run would reach or start it."""
     return engine_source(
         experiment.engine,
-        experiment.kv,
+        experiment.served_kv,
         run_id=site.run_id,
         owner_pid=site.owner_pid,
         log=group_folder(experiment, site.reports) / "engine.log",

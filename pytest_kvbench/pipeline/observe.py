@@ -12,7 +12,7 @@ from pytest_kvbench.engines import proof_of
 from pytest_kvbench.observation import Cut, Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Proof, Request, Telemetry
+from pytest_kvbench.records import WITHHELD, Cell, Proof, Request, Telemetry
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.tokenizers import is_serving
@@ -69,7 +69,8 @@ def _cuts(prepared: Prepared, stored: Sequence[tuple[Cell, Request, Outcome]]) -
         for entry in manifest.entries
     }
     serving = {task: is_serving(m.tokenizer) for task, m in prepared.manifests.items()}
-    return arrival.cuts(
+    whole = [place for place, (cell, _, _) in enumerate(stored) if cell.policy != WITHHELD]
+    cuts = arrival.cuts(
         [
             arrival.Sent(
                 arm=replace(cell, bin=0),
@@ -78,9 +79,11 @@ def _cuts(prepared: Prepared, stored: Sequence[tuple[Cell, Request, Outcome]]) -
                 serving=serving[cell.task],
                 theirs=outcome.prompt_tokens,
             )
-            for cell, request, outcome in stored
+            for cell, request, outcome in (stored[place] for place in whole)
         ]
     )
+    found = dict(zip(whole, cuts, strict=True))
+    return [found.get(place) for place in range(len(stored))]
 
 
 def _with_outcomes(
@@ -124,7 +127,9 @@ def _achieved(outcome: Outcome) -> Telemetry | None:
 
 
 def missing_cells(
-    planned: Sequence[tuple[Cell, Request]], observed: Iterable[Observation]
+    prepared: Prepared,
+    planned: Sequence[tuple[Cell, Request]],
+    observed: Iterable[Observation],
 ) -> list[dict[str, Any]]:
     """The cells of the plan that lack an outcome for some request, and how many."""
     have = {key for one in observed for key in one.keys}
@@ -139,7 +144,7 @@ def missing_cells(
             "reason": "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing",
         }
         for cell, n in lacking.items()
-        if n
+        if n and not prepared.is_beside(cell)
     ]
 
 
@@ -163,5 +168,5 @@ def lost_cells(
     return {
         cell: f"{sum(pairs):,} of {len(pairs):,} pairs were lost to failures"
         for cell, pairs in lost.items()
-        if sum(pairs) / len(pairs) > most
+        if sum(pairs) / len(pairs) > most and not prepared.is_beside(cell)
     }

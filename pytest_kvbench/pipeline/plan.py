@@ -13,8 +13,10 @@ from pytest_kvbench.engines.kinds import arms_per_request, kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
+from pytest_kvbench.pipeline import assay
 from pytest_kvbench.records import (
     FULL_CACHE,
+    WITHHELD,
     Arm,
     Cell,
     Example,
@@ -41,7 +43,7 @@ class Target:
 
     def of(self, experiment: Experiment, cell: Cell) -> str:
         """The fingerprint of the server that a cell's arm is asked of, as one hash."""
-        server = arms.server_name(experiment.engine, experiment.kv, cell.policy, cell.budget)
+        server = arms.server_name(experiment.engine, experiment.served_kv, cell.policy, cell.budget)
         return digest(fingerprint.of_server(self.fingerprint, server))
 
 
@@ -78,8 +80,12 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
             arms.check_policy(experiment.engine, experiment.kv, policy)
         except UsageError as unknown:
             declared.refuse(f"kv.policies.{position}", unknown.what, unknown.hint)
+    try:
+        assay.check(experiment)
+    except UsageError as unknown:
+        declared.refuse("sensitivity", unknown.what, unknown.hint)
     for policy in experiment.kv.params:
-        if policy not in experiment.kv.policies:
+        if policy not in experiment.served_kv.policies:
             declared.refuse(
                 f"kv.params.{policy}",
                 f"{policy!r} is not among this experiment's policies",
@@ -108,7 +114,7 @@ _KEY_OF = {"task": "tasks", "policy": "kv.policies", "budget": "kv.budgets", "va
 
 
 def _check_engine(declared: Declared) -> None:
-    engine, kv = declared.experiment.engine, declared.experiment.kv
+    engine, kv = declared.experiment.engine, declared.experiment.served_kv
     try:
         arms.check_servers(engine, kv)
     except UsageError as missing:
@@ -167,6 +173,13 @@ def groups(some: Iterable[Cell]) -> dict[CellGroup, tuple[Cell, ...]]:
     return {group: tuple(members) for group, members in grouped.items()}
 
 
+def asked(experiment: Experiment, members: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells of one group that are asked with some of it: the control and the bad arm too."""
+    treated = next((cell for cell in members if not cell.is_control), None)
+    bad = treated and assay.cell_beside(experiment, treated)
+    return tuple(dict.fromkeys([members[0].control, *members, *([bad] if bad else [])]))
+
+
 def treated_cells(experiment: Experiment) -> int:
     """m: how many cells are judged by the whole plan, whatever `-k` selects."""
     return sum(not cell.is_control for cell in cells(experiment))
@@ -193,8 +206,8 @@ def addressed_arms(
     experiment: Experiment, manifests: Mapping[str, TaskManifest], target: Target
 ) -> Iterator[tuple[Arm, str | None]]:
     """Every arm of the plan, and the addresses declared for it."""
-    engine, kv = experiment.engine, experiment.kv
-    for cell in dict.fromkeys(c for one in cells(experiment) for c in (one.control, one)):
+    engine, kv = experiment.engine, experiment.served_kv
+    for cell in dict.fromkeys(c for one in cells(experiment) for c in asked(experiment, [one])):
         template = manifests[cell.task].template_version
         arm = arm_of(experiment, cell, template, target.of(experiment, cell))
         yield arm, arms.address_of(engine, kv, cell.policy, cell.budget)
@@ -226,13 +239,18 @@ def requests(
     """The requests of cells, each with its cell; the control's once per group, cell or no cell."""
     for group, members in groups(some).items():
         manifest, task = manifests[group.task], tasks[group.task]
-        control = members[0].control
         arms = {
             cell: arm_of(experiment, cell, manifest.template_version, target.of(experiment, cell))
-            for cell in dict.fromkeys([control, *members])
+            for cell in asked(experiment, members)
         }
         for entry in manifest.of_bin(group.bin):
-            prompt = prompt_of(experiment, task, entry.example, group.variant)
+            prompts = {
+                policy: prompt_of(
+                    experiment, task, assay.shown(entry.example, policy), group.variant
+                )
+                for policy in dict.fromkeys(cell.policy for cell in arms)
+                if policy in (FULL_CACHE, WITHHELD)
+            }
             for draw in range(experiment.draws_of(group.variant)):
                 for cell, arm in arms.items():
                     for aa in (False, True) if cell.is_control and experiment.aa else (False,):
@@ -244,7 +262,7 @@ def requests(
                                 bin=group.bin,
                                 example_id=entry.example.example_id,
                                 replicate=target.replicate_offset + draw,
-                                prompt=prompt,
+                                prompt=prompts.get(cell.policy, prompts[FULL_CACHE]),
                                 aa=aa,
                             ),
                         )
@@ -257,7 +275,8 @@ def costs(
     spent = []
     for group, members in groups(some).items():
         draws = experiment.draws_of(group.variant)
-        arms = len({*members, members[0].control}) + experiment.aa
+        cells_asked = asked(experiment, members)
+        arms = len(cells_asked) + experiment.aa
         manifest = manifests.get(group.task)
         if manifest is not None:
             lengths = [entry.tokens for entry in manifest.of_bin(group.bin)]
@@ -265,8 +284,9 @@ def costs(
             lengths = [_middle(experiment, group.bin)] * experiment.bins.per_bins[group.bin]
         tokens = draws * sum(lengths)
         requested = arms * draws * len(lengths)
-        prefills = 1 + experiment.aa if arms_per_request(experiment.engine) > 1 else arms
-        spent.append(Cost(group, len(members), requested, arms * tokens, prefills * tokens))
+        whole = arms - sum(cell.policy == WITHHELD for cell in cells_asked)
+        prefills = 1 + experiment.aa if arms_per_request(experiment.engine) > 1 else whole
+        spent.append(Cost(group, len(members), requested, whole * tokens, prefills * tokens))
     return spent
 
 

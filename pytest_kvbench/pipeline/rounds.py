@@ -48,12 +48,14 @@ class GroupDraw:
         order: the group's examples in drawing order.
         clusters: their contexts.
         limits: when to look and when to stop.
+        ladder: the cells that are to be decided; others are asked as often as the control.
     """
 
     planned: Planned
     order: Sequence[str]
     clusters: np.ndarray
     limits: Limits
+    ladder: frozenset[Cell]
 
     def progress(self, outcomes: Outcomes) -> Progress:
         """How far the group is with what is stored."""
@@ -97,7 +99,7 @@ class GroupDraw:
 
     @cached_property
     def _cells(self) -> dict[Rung, Cell]:
-        treated = dict.fromkeys(cell for cell, _ in self.planned if not cell.is_control)
+        treated = dict.fromkeys(cell for cell, _ in self.planned if cell in self.ladder)
         return {Rung(cell.policy, cell.budget): cell for cell in treated}
 
     @cached_property
@@ -136,6 +138,7 @@ def group_draws(
 ) -> Iterator[GroupDraw]:
     """The groups of an experiment whose `sampling.strategy` is sequential."""
     grouped: dict[CellGroup, list[tuple[Cell, Request]]] = {}
+    ladder = frozenset(cell for cell in plan.cells(experiment) if not cell.is_control)
     for cell, request in planned:
         grouped.setdefault(CellGroup.of(cell), []).append((cell, request))
     for group, members in grouped.items():
@@ -148,6 +151,7 @@ def group_draws(
             [entries[position].example.example_id for position in order],
             codes[order],
             limits_of(experiment),
+            ladder,
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline import assay, plan
 
 
 def rules_of(experiment: Experiment) -> Rules:
     """The rules that an experiment's cells are judged by."""
-    gate = experiment.gate
+    gate, planned = experiment.gate, plan.cells(experiment)
     return Rules(
         margin=gate.margin,
         alpha=gate.alpha,
@@ -17,7 +17,9 @@ def rules_of(experiment: Experiment) -> Rules:
         max_cut=gate.max_cut,
         drop_threshold=gate.drop_threshold,
         correction=gate.correction,
-        planned_cells=max(1, plan.treated_cells(experiment)),  # controls alone: nothing to share
+        # controls alone: nothing to share
+        planned_cells=max(1, sum(not cell.is_control for cell in planned)),
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
+        bad_arms=assay.bad_arms(experiment, planned),
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_kvbench.cellkey import CellGroup
-from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.records import Cell, Label, Request
 

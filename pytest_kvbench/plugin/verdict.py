@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.errors import InfrastructureError
-from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import Cell, Proof
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_kvbench.cellkey import ALL_BINS
+from pytest_kvbench.records import WITHHELD
 from pytest_kvbench.report import text
 from pytest_kvbench.report.results import (
     DECIDED,
@@ -247,6 +248,25 @@ def _failures(results: Results) -> str:
         f"{text.count(failed, 'request')} ({share}) failed: {kinds}. Failed requests have no "
         "score; their pairs are left out and counted."
     )
+
+
+def sensitivity(results: Results) -> Iterator[str]:
+    """Whether an arm that is known to be bad breaks; nothing where none was asked."""
+    for row in results.rows("sensitivity"):
+        where = name(Series(row["task"], row["variant"]).label)
+        arm = f"{name(row['policy'])} at {text.budget(row['budget'])}"
+        if row["policy"] == WITHHELD:
+            arm = "The full cache without the context"
+        said = f"{arm}, known to be bad, was asked beside the others on {where}: "
+        if row["verdict"] == "breaks":
+            yield f"{said}it breaks ({text.difference(row)}), so that a loss can be seen there."
+        elif row["verdict"] == "not-measured":
+            yield f"{said}it was not measured ({row['reason']}), so that nothing shows it."
+        else:
+            yield (
+                f"{said}it does not break ({text.difference(row)}), so that a `holds` there means "
+                "little."
+            )
 
 
 def certainty(results: Results) -> str:

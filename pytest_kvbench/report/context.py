@@ -211,7 +211,8 @@ def _sanity(results: Results) -> Section:
         else "The control was not run a second time (`aa: false`), so the noise floor is not known."
     )
     table = tables.control(results)
-    return Section("Sanity of the control", [Paragraph(words), table] if table.rows else [])
+    said: list[Block] = [Paragraph(words), *map(Paragraph, answers.sensitivity(results)), table]
+    return Section("Sanity of the control", said if table.rows else [])
 
 
 def _repeated(floor: Row) -> str:

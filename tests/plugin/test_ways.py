@@ -67,6 +67,10 @@ def breaks_off(choice: Body, prompt: str) -> Body:
     return {"finish_reason": "error"} if LOST.search(prompt) else {}
 
 
+def knows_nothing(choice: Body, prompt: str) -> Body:
+    return {} if "text" in prompt else {"message": {"content": "no"}}
+
+
 LOST = re.compile(r"Say \w+[37]\b")
 SCENARIOS = {
     "slope": Scenario(),
@@ -95,6 +99,7 @@ SCENARIOS = {
         rounds=3,
     ),
     "variants": Scenario("variants: {plain: {}, polite: {before: 'Please. '}}"),
+    "context withheld": Scenario("sensitivity: {policy: withheld}", choice=knows_nothing),
     "two engines": Scenario(arms=(("none", 1.0), ("q8_0", 0.53))),
 }
 
@@ -264,7 +269,14 @@ def told(summary: dict[str, Any], *, sick: bool) -> dict[str, Any]:
     integrity = summary["integrity"]
     counts = {key: value for key, value in integrity.items() if isinstance(value, int | float)}
     drawn = summary.get("sampling")
-    return {"cells": cells, "missing": summary["missing"], "counts": counts, "drawn": drawn}
+    bad = [[row[name] for name in names] for row in summary["sensitivity"]]
+    return {
+        "bad": bad,
+        "cells": cells,
+        "missing": summary["missing"],
+        "counts": counts,
+        "drawn": drawn,
+    }
 
 
 @pytest.fixture

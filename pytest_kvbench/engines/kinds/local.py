@@ -18,7 +18,7 @@ from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.table import get_policy
-from pytest_kvbench.records import Request
+from pytest_kvbench.records import FULL_CACHE, WITHHELD, Request
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire import bounded, sound
 
@@ -57,7 +57,7 @@ def _body(
 def _arm(request: Request) -> dict[str, Any]:
     arm = request.arm
     return {
-        "policy": arm.policy,
+        "policy": FULL_CACHE if arm.policy == WITHHELD else arm.policy,
         "budget": arm.budget,
         "question_aware": arm.question_aware,
         "params": dict(arm.params),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.cellkey import CellGroup
-from pytest_kvbench.experiment.schema import Gate
+from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.pipeline.sane_control import (
     PROBE,
