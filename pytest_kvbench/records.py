@@ -104,60 +104,6 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """A length class of prompts: `low <= tokens < high` (None: open)."""
-
-    index: int
-    low: int | None
-    high: int | None
-
-    @property
-    def label(self) -> str:
-        """The edges for people: `512-1,024 tokens`."""
-        low = "0" if self.low is None else f"{self.low:,}"
-        return f"{low}+ tokens" if self.high is None else f"{low}-{self.high:,} tokens"
-
-
-@dataclass(frozen=True)
-class ManifestEntry:
-    """One selected example, its bin and its prompt's token count."""
-
-    example: Example
-    bin: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class TaskManifest:
-    """The pinned selection of one task's examples, ordered by bin, then selection order."""
-
-    task: str
-    metric: str
-    template_version: str
-    tokenizer: str
-    bins: tuple[Bin, ...]
-    entries: tuple[ManifestEntry, ...]
-
-    def of_bin(self, index: int) -> tuple[ManifestEntry, ...]:
-        """The entries of one bin, in selection order."""
-        return tuple(entry for entry in self.entries if entry.bin == index)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TaskManifest:
-        """Read back what `to_json` wrote."""
-        return cls(
-            **{
-                **data,
-                "bins": tuple(Bin(**b) for b in data["bins"]),
-                "entries": tuple(
-                    ManifestEntry(**{**e, "example": Example.from_json(e["example"])})
-                    for e in data["entries"]
-                ),
-            }
-        )
-
-
-@dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn: replicate r with `seed + r`, and a task's own length where None."""
 
@@ -237,7 +183,11 @@ def format_budget(budget: float) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """One arm asked one example once."""
+    """One arm asked one example once.
+
+    `prompt_id` is that of the example's manifest: what the task alone would send, which the arm's
+    template and `prompt.max_tokens` make what is sent. Where it is "" the prompt names itself.
+    """
 
     arm: Arm
     task: str
@@ -246,6 +196,13 @@ class Request:
     replicate: int
     prompt: Prompt
     aa: bool = False
+    prompt_id: str = ""
+
+    @property
+    def asks(self) -> tuple[str, int, str]:
+        """What is sent, apart from sampling: equal for requests that can share a prefill."""
+        named = self.prompt_id or self.prompt.content_id
+        return named, self.prompt.max_tokens, self.arm.template_version
 
     @cached_property
     def key(self) -> str:
@@ -253,7 +210,7 @@ class Request:
         return digest(
             {
                 "example_id": self.example_id,
-                "prompt": self.prompt.content_id,
+                "asks": self.asks,
                 "arm": self.arm.content_id,
                 "replicate": self.replicate,
                 "aa": self.aa,

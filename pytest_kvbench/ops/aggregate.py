@@ -37,7 +37,7 @@ FOLDER = "_aggregate"
 """Below the reports; no group can have a name that begins with an underscore."""
 
 STATE = "state.json"
-SCHEMA = 2
+SCHEMA = 3
 _OLDER: Mapping[str, tuple[Any, int | bool]] = {
     "self_consistency": ("Int64", ALONE),
     "elected": ("boolean", True),

@@ -62,11 +62,11 @@ class _Artifact:
     @property
     def config(self) -> dict[str, Any]:
         """All that decides the answers: the arm, and what it was asked."""
-        asked = sorted([r.task, r.example_id, r.replicate, r.aa] for _, r in self.requests)
+        asked = sorted(request.key for _, request in self.requests)
         return {
             "arm": {**to_json(self.arm), "variant": ""},
             "way": self.prepared.experiment.ways[self.arm.variant].model_dump(mode="json"),
-            "max_tokens": self.prepared.experiment.sampling.max_tokens,
+            "max_tokens": sorted({r.prompt.max_tokens for _, r in self.requests}),
             "asked": digest(asked),
         }
 

@@ -35,7 +35,10 @@ DIALS = (
 )
 _DIFFERENCE = ("n", "clusters", "mean_from", "mean_to", "effect", "ci_low", "ci_high")
 ASKED = ("task", "example_id")
-"""With all dials, what names an answer; trials, and the same thing asked twice, are averaged."""
+"""With all dials, what names an answer; trials, and the same thing asked twice, are averaged.
+
+What a task makes of an example (`prompt`) is equal too, unless the template is the dial.
+"""
 
 
 def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -111,6 +114,7 @@ def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[dict[str
     if scored[dial].nunique() < 2:
         return
     same = [*ASKED, "cluster", *(other for other in DIALS if other != dial)]
+    same += ["prompt"] if dial != "template" else []
     wide = scored.groupby([*same, dial], dropna=False)["score"].mean().unstack(dial)
     values = list(wide.columns)
     for former, later in _steps(dial, values):
@@ -165,7 +169,7 @@ def losses(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     import pandas as pd
 
     rest = [d for d in DIALS if d not in ("policy", "budget", "params", "question_aware")]
-    keys = [*ASKED, "cluster", *rest]
+    keys = [*ASKED, "prompt", "cluster", *rest]
     control = scored[scored["policy"] == FULL_CACHE].groupby(keys, dropna=False)["score"].mean()
     arms = [*keys, "policy", "budget"]
     treated = scored[scored["policy"] != FULL_CACHE].groupby(arms, dropna=False)["score"].mean()

@@ -26,7 +26,7 @@ from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, RunRow, Store
 
 _ONE_VOTE = (
     *("task", "variant", "policy", "budget", "engine", "model", "fingerprint", "template"),
-    *("question_aware", "params", "sampling", "example_id", "aa"),
+    *("question_aware", "params", "sampling", "example_id", "prompt", "max_tokens", "aa"),
 )
 """What the samples of one vote have in common, their trial aside."""
 
@@ -232,7 +232,7 @@ class _Reader:
                 **declared.dials,
                 **cell,
                 **_edges(bins.get((cell["task"], str(cell["bin"])))),
-                **_asked(sets.get(cell["task"], {})),
+                **_asked(sets.get(cell["task"], {}), declared.get("sampling.max_tokens")),
                 **statistics.get(CellKey.of_row(cell), {}),
                 **{k: chains.get(_chain(cell), {}).get(k) for k in BRACKET},
                 "bin": str(cell["bin"]),
@@ -268,8 +268,9 @@ def _edges(row: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"low": row["low"], "high": row["high"]} if row else {}
 
 
-def _asked(row: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(row: Mapping[str, Any], max_tokens: int | None) -> dict[str, Any]:
     return {
+        "max_tokens": max_tokens or row.get("max_tokens"),
         "template": row.get("template_version"),
         "tokenizer": row.get("tokenizer"),
         "metric": row.get("metric"),

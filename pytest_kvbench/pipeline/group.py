@@ -21,7 +21,8 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
-from pytest_kvbench.records import Arm, Cell, Request, TaskManifest
+from pytest_kvbench.records import Arm, Cell, Request
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task

@@ -19,15 +19,15 @@ from pytest_kvbench.records import (
     WITHHELD,
     Arm,
     Cell,
-    Example,
     Prompt,
     Request,
-    TaskManifest,
     digest,
     format_budget,
     to_json,
 )
+from pytest_kvbench.selection import ManifestEntry, TaskManifest
 from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.manifest import pinned_prompt
 from pytest_kvbench.tasks.registry import TaskFactory, check_task_name
 
 
@@ -215,18 +215,29 @@ def addressed_arms(
 
 def _wording(way: Variant) -> str:
     """What a variant's own words add to the version of the task's template."""
-    return f"+{digest([way.before, way.after])[:8]}" if way.before or way.after else ""
+    return f"+{digest([way.before, way.after])[:16]}" if way.before or way.after else ""
 
 
-def prompt_of(experiment: Experiment, task: Task, example: Example, variant: str) -> Prompt:
-    """What an experiment sends for an example."""
-    prompt, way = task.prompt(example), experiment.ways[variant]
-    return dataclasses.replace(
-        prompt,
-        head=way.before + prompt.head,
-        tail=prompt.tail + way.after,
-        max_tokens=experiment.sampling.max_tokens or prompt.max_tokens,
-    )
+def prompt_of(
+    experiment: Experiment, task: Task | None, entry: ManifestEntry, variant: str, policy: str
+) -> Prompt:
+    """What an experiment sends for a chosen example; without its task, no text.
+
+    Raises:
+        GuardError: the task makes another prompt of it than when it was chosen.
+    """
+    length = experiment.sampling.max_tokens or entry.max_tokens
+    if task is None:
+        return Prompt("", "", length)
+    prompt, way = pinned_prompt(task, entry), experiment.ways[variant]
+    if policy == WITHHELD:
+        prompt = task.prompt(assay.shown(entry.example, policy))
+    head, tail = way.before + prompt.head, prompt.tail + way.after
+    return dataclasses.replace(prompt, head=head, tail=tail, max_tokens=length)
+
+
+def _prompt_id(entry: ManifestEntry, policy: str) -> str:
+    return digest([entry.prompt, policy]) if policy == WITHHELD else entry.prompt
 
 
 def requests(
@@ -236,18 +247,22 @@ def requests(
     tasks: Mapping[str, Task],
     target: Target,
 ) -> Iterator[tuple[Cell, Request]]:
-    """The requests of cells, each with its cell; the control's once per group, cell or no cell."""
+    """The requests of cells, each with its cell; the control's once per group, cell or no cell.
+
+    Without `tasks` they have their keys, and no prompts.
+
+    Raises:
+        GuardError: a task makes another prompt than when its examples were chosen.
+    """
     for group, members in groups(some).items():
-        manifest, task = manifests[group.task], tasks[group.task]
+        manifest, task = manifests[group.task], tasks.get(group.task)
         arms = {
             cell: arm_of(experiment, cell, manifest.template_version, target.of(experiment, cell))
             for cell in asked(experiment, members)
         }
         for entry in manifest.of_bin(group.bin):
             prompts = {
-                policy: prompt_of(
-                    experiment, task, assay.shown(entry.example, policy), group.variant
-                )
+                policy: prompt_of(experiment, task, entry, group.variant, policy)
                 for policy in dict.fromkeys(cell.policy for cell in arms)
                 if policy in (FULL_CACHE, WITHHELD)
             }
@@ -264,6 +279,7 @@ def requests(
                                 replicate=target.replicate_offset + draw,
                                 prompt=prompts.get(cell.policy, prompts[FULL_CACHE]),
                                 aa=aa,
+                                prompt_id=_prompt_id(entry, cell.policy),
                             ),
                         )
 

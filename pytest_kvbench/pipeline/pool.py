@@ -216,9 +216,9 @@ def _batches(missing: Sequence[Request], most: int) -> list[list[Request]]:
 
     Where none can, an arm follows the other: its server may be the only one that is up.
     """
-    together: dict[tuple[str, str, int, bool], list[Request]] = {}
+    together: dict[tuple[object, ...], list[Request]] = {}
     for r in missing:
-        shared = (r.example_id, r.prompt.content_id, r.replicate, r.aa)
+        shared = (r.example_id, r.asks, r.replicate, r.aa)
         together.setdefault(shared, []).append(r)
     if most == 1:
         by_arm = dict.fromkeys(r.arm.arm_id for r in missing)

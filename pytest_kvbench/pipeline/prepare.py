@@ -25,12 +25,12 @@ from pytest_kvbench.pipeline.group import (
     prepared_from,
     source_of,
 )
-from pytest_kvbench.records import TaskManifest
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.store.upkeep import orphans
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.manifest import build_task_manifest, write_manifest
+from pytest_kvbench.tasks.manifest import build_task_manifest, pinned_prompt, write_manifest
 from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -242,6 +242,13 @@ def _differs(
             if not force:
                 refuse(group, f"{what} of {task.name}", old, new)
             return True
+    try:
+        for entry in manifest.entries:
+            pinned_prompt(task, entry)
+    except GuardError:
+        if not force:
+            raise
+        return True
     return False
 
 

@@ -31,7 +31,8 @@ from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import voted
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Request, TaskManifest
+from pytest_kvbench.records import Cell, Request
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import Store
 
 Planned = Sequence[tuple[Cell, Request]]

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.observation import Observation, Outcome, weakest
-from pytest_kvbench.records import Cell, TaskManifest
+from pytest_kvbench.records import Cell
 from pytest_kvbench.score.vote import Ballot, ballot, elect
+from pytest_kvbench.selection import TaskManifest
 
 Sample = TypeVar("Sample")
 Read = Callable[[Observation], Ballot]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.observation import Observation
-from pytest_kvbench.records import Cell, Example, Failure, TaskManifest
+from pytest_kvbench.records import Cell, Example, Failure
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import RunRow
 from pytest_kvbench.wire import sound
 
@@ -51,6 +52,7 @@ def build_summary(
                 "metric": m.metric,
                 "prompts": _wording(m.template_version),
                 "template": m.template_version,
+                "max_tokens": m.lengths(experiment["sampling"]["max_tokens"]),
                 "tokenizer": m.tokenizer,
                 "n": len(m.entries),
             }

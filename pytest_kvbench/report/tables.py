@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytest_kvbench.cellkey import ALL_BINS
@@ -128,9 +128,9 @@ def _statistics_row(row: Row) -> tuple[Value, ...]:
 
 
 def tasks(results: Results) -> Table:
-    """What was asked: metric, whose wording, tokenizer."""
-    columns = "Task|Metric|Prompts|Template|Tokenizer|Examples"
-    return _table("", columns, map(_task_row, results.rows("tasks")), "5")
+    """What was asked: metric, whose wording, how long an answer may be, tokenizer."""
+    columns = "Task|Metric|Prompts|Template|New tokens at most|Tokenizer|Examples"
+    return _table("", columns, map(_task_row, results.rows("tasks")), "4 6")
 
 
 def _task_row(row: Row) -> tuple[Value, ...]:
@@ -139,6 +139,7 @@ def _task_row(row: Row) -> tuple[Value, ...]:
         Value(_metric(row["metric"])),
         Value(row["prompts"] or text.NOTHING),
         Value(name(row["template"])),
+        _lengths(row["max_tokens"]),
         Value(name(row["tokenizer"])),
         _number(row["n"]),
     )
@@ -148,6 +149,13 @@ def _metric(metric: str) -> str:
     """Its name, and whose arithmetic it is where two are in use under one name."""
     backend = backend_of(metric)
     return f"{name(metric)} ({backend})" if backend else name(metric)
+
+
+def _lengths(counts: Sequence[int]) -> Value:
+    low, high = min(counts, default=None), max(counts, default=None)
+    return Value(
+        text.whole(high) if low == high else f"{text.whole(low)} to {text.whole(high)}", high
+    )
 
 
 def parts(results: Results, series: Series) -> Table:

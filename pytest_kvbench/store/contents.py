@@ -12,10 +12,13 @@ from pytest_kvbench.store.database import Database
 _ANSWERS = """
     SELECT r.key, r.task, r.bin, arm.variant, arm.policy, arm.budget, arm.engine, arm.model,
         arm.fingerprint, arm.prompt_template_version AS template, arm.question_aware, arm.params,
-        arm.sampling, r.example_id, x.cluster, m.tokens, r.replicate, r.aa, a.text,
+        arm.sampling, r.example_id, x.cluster, m.tokens, r.prompt, r.max_tokens, r.replicate,
+        r.aa, a.text,
         a.finish_reason, a.origin, coalesce(a.created_at, f.created_at) AS created_at, s.metric,
         s.value AS score, s.em, coalesce(s.label, '') AS label, coalesce(s.parts, '{}') AS parts,
-        coalesce(f.kind, '') AS failure, t.latency_s, t.ttft_s, t.prompt_tokens,
+        coalesce(f.kind, '') AS failure,
+        CASE WHEN t.arms_in_request = 1 THEN t.latency_s END AS latency_s,
+        CASE WHEN t.arms_in_request = 1 THEN t.ttft_s END AS ttft_s, t.prompt_tokens,
         t.completion_tokens, t.achieved, t.kept_bytes, t.full_bytes, coalesce(t.note, '') AS note,
         coalesce(a.run, f.run) AS run
     FROM requests r JOIN arms arm USING (arm_id) JOIN examples x USING (example_id)
@@ -51,8 +54,15 @@ class Contents:
         return {example: json.loads(meta) for example, meta in found}
 
     def datasets(self) -> dict[str, Mapping[str, Any]]:
-        """With which metric, template and tokenizer the examples were chosen, by task."""
-        return {row["task"]: dict(row) for row in self.db.read("SELECT * FROM datasets")}
+        """With which metric, template and tokenizer the examples were chosen, by task.
+
+        `max_tokens` is the longest of the task's own.
+        """
+        query = (
+            "SELECT d.*, (SELECT max(max_tokens) FROM manifest_entries m WHERE m.task = d.task)"
+            " AS max_tokens FROM datasets d"
+        )
+        return {row["task"]: dict(row) for row in self.db.read(query)}
 
     def bins(self) -> dict[tuple[str, str], Mapping[str, Any]]:
         """The edges of bins in tokens, by task and bin."""

@@ -7,8 +7,11 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
+from pytest_kvbench.records import Example, canonical
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.database import Database
+
+_OWN = ("bin", "tokens", "prompt", "max_tokens")
 
 
 def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
@@ -30,9 +33,9 @@ def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str,
         (_example_row(entry.example) for entry in manifest.entries),
     )
     db.executemany(
-        "INSERT INTO manifest_entries VALUES (?,?,?,?,?)",
+        "INSERT INTO manifest_entries VALUES (?,?,?,?,?,?,?)",
         (
-            (task, position, e.bin, e.example.example_id, e.tokens)
+            (task, position, e.bin, e.example.example_id, e.tokens, e.prompt, e.max_tokens)
             for position, e in enumerate(manifest.entries)
         ),
     )
@@ -46,8 +49,8 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
     head = heads[0]
     bins = db.read("SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,))
     entries = db.read(
-        "SELECT x.*, m.bin, m.tokens FROM manifest_entries m JOIN examples x USING (example_id)"
-        " WHERE m.task=? ORDER BY m.position",
+        "SELECT x.*, m.bin, m.tokens, m.prompt, m.max_tokens FROM manifest_entries m"
+        " JOIN examples x USING (example_id) WHERE m.task=? ORDER BY m.position",
         (task,),
     )
     manifest = TaskManifest(
@@ -56,7 +59,9 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         template_version=head["template_version"],
         tokenizer=head["tokenizer"],
         bins=tuple(Bin(*row) for row in bins),
-        entries=tuple(ManifestEntry(_example(row), row["bin"], row["tokens"]) for row in entries),
+        entries=tuple(
+            ManifestEntry(_example(row), *(row[name] for name in _OWN)) for row in entries
+        ),
     )
     return manifest, json.loads(head["selection"])
 

@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 6; `PRAGMA user_version` says which version a file has; another is refused.
+-- Version 7; `PRAGMA user_version` says which version a file has; another is refused.
 
 CREATE TABLE experiments (          -- one row per run, in their order: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
@@ -48,6 +48,8 @@ CREATE TABLE manifest_entries (
     bin        INTEGER NOT NULL,
     example_id TEXT NOT NULL REFERENCES examples(example_id),
     tokens     INTEGER NOT NULL,
+    prompt     TEXT NOT NULL,        -- sha256 of what the task alone sends: text, stops, length
+    max_tokens INTEGER NOT NULL,     -- the task's own
     PRIMARY KEY (task, position),
     UNIQUE (task, example_id),
     FOREIGN KEY (task, bin) REFERENCES bins(task, bin) ON DELETE CASCADE
@@ -75,7 +77,9 @@ CREATE TABLE requests (
     bin        INTEGER NOT NULL,
     example_id TEXT NOT NULL REFERENCES examples(example_id),
     replicate  INTEGER NOT NULL,
-    aa         INTEGER NOT NULL
+    aa         INTEGER NOT NULL,
+    prompt     TEXT NOT NULL,        -- as in manifest_entries; the arm says what is put around it
+    max_tokens INTEGER NOT NULL      -- what was asked for
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE answers (

@@ -23,17 +23,17 @@ from pytest_kvbench.records import (
     ReasoningRule,
     Request,
     Score,
-    TaskManifest,
     Telemetry,
     canonical,
 )
 from pytest_kvbench.rows import BinStats, CellRow, Throughput, TransitionRow
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store import analysis, manifests, throughput
 from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
 from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 DATABASE = "kvbench.sqlite"
 _THIS_RUN = (
     "(SELECT coalesce(max(rowid), 0) FROM experiments)"  # never by time: clocks are set back
@@ -67,6 +67,12 @@ class Unscored:
     answers: tuple[str, ...]
     meta: Mapping[str, Any]
     context: str
+
+
+def _request_row(request: Request) -> tuple[str | int, ...]:
+    place = (request.task, request.bin, request.example_id, request.replicate, request.aa)
+    prompt, max_tokens, _ = request.asks
+    return request.key, request.arm.arm_id, *place, prompt, max_tokens
 
 
 class Store:
@@ -172,11 +178,8 @@ class Store:
         with self._db.write() as db:
             save_arms(db, ((arm, None) for arm in arms.values()))
             db.executemany(
-                "INSERT INTO requests VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
-                [
-                    (r.key, r.arm.arm_id, r.task, r.bin, r.example_id, r.replicate, r.aa)
-                    for r in requests
-                ],
+                "INSERT INTO requests VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                map(_request_row, requests),
             )
 
     def save_answers(self, answers: Sequence[Answer], *, origin: str = "engine") -> None:
@@ -309,15 +312,6 @@ class Store:
     def request_keys(self) -> set[str]:
         """The keys of everything that was ever to be asked."""
         return {row[0] for row in self._db.read("SELECT key FROM requests")}
-
-    def latest_keys(self) -> dict[tuple[Any, ...], str]:
-        """The latest run's keys by arm's id, task, example, replicate and whether it is A/A."""
-        rows = self._db.read(
-            "SELECT r.arm_id, r.task, r.example_id, r.replicate, r.aa, r.key FROM requests r"
-            " LEFT JOIN answers a ON a.key = r.key LEFT JOIN failures f ON f.key = r.key"
-            " ORDER BY coalesce(a.run, f.run, 0)"
-        )
-        return {(*place, bool(aa)): key for *place, aa, key in rows}
 
     @property
     def contents(self) -> Contents:

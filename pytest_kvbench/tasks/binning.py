@@ -11,10 +11,11 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import Bin, Example, ManifestEntry
+from pytest_kvbench.records import Example
+from pytest_kvbench.selection import Bin
 
 SizeUnit = Literal["tokens", "length"]
 
@@ -153,12 +154,20 @@ def size_of(example: Example, tokens: int, by: SizeUnit) -> int:
     return length
 
 
-def select(candidates: Sequence[ManifestEntry], spec: BinSpec, seed: int) -> list[ManifestEntry]:
+class Candidate(NamedTuple):
+    """An example that may be chosen, its bin and its prompt's token count."""
+
+    example: Example
+    bin: int
+    tokens: int
+
+
+def select(candidates: Sequence[Candidate], spec: BinSpec, seed: int) -> list[Candidate]:
     """The examples to ask: `spec.wanted` of every bin, ordered by bin, then by seeded hash."""
 
-    def rank(entry: ManifestEntry) -> bytes:
-        return hashlib.sha256(f"{seed}:{entry.example.example_id}".encode()).digest()
+    def rank(one: Candidate) -> bytes:
+        return hashlib.sha256(f"{seed}:{one.example.example_id}".encode()).digest()
 
-    ordered = sorted(candidates, key=lambda entry: (entry.bin, rank(entry)))
-    groups = itertools.groupby(ordered, key=lambda entry: entry.bin)
+    ordered = sorted(candidates, key=lambda one: (one.bin, rank(one)))
+    groups = itertools.groupby(ordered, key=lambda one: one.bin)
     return [e for index, group in groups for e in itertools.islice(group, spec.wanted(index))]

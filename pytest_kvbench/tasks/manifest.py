@@ -5,18 +5,27 @@ Same seed and data give the same bytes on every machine: no times, no paths, no 
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.errors import UsageError
+from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.files import replace_bytes
 from pytest_kvbench.reading import odd_value
-from pytest_kvbench.records import Bin, Example, ManifestEntry, TaskManifest, canonical
+from pytest_kvbench.records import Example, Prompt, canonical
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.tasks.base import Task
-from pytest_kvbench.tasks.binning import BinSpec, bin_of, select, size_of, why_empty
+from pytest_kvbench.tasks.binning import (
+    BinSpec,
+    Candidate,
+    bin_of,
+    select,
+    size_of,
+    why_empty,
+)
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 SCHEMA = 1
@@ -42,8 +51,33 @@ def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: i
         template_version=task.template_version,
         tokenizer=tokenizer.name,
         bins=bins,
-        entries=tuple(select(candidates, spec, seed)),
+        entries=tuple(_pinned(task, chosen) for chosen in select(candidates, spec, seed)),
     )
+
+
+def _pinned(task: Task, chosen: Candidate) -> ManifestEntry:
+    """The prompt is that of the example as it is stored, where a tuple in `meta` is a list."""
+    kept = replace(chosen.example, meta=json.loads(canonical(dict(chosen.example.meta))))
+    prompt = task.prompt(kept)
+    return ManifestEntry(*chosen, prompt.content_id, prompt.max_tokens)
+
+
+def pinned_prompt(task: Task, entry: ManifestEntry) -> Prompt:
+    """What a task alone sends for a chosen example.
+
+    Raises:
+        GuardError: it is not what the task sent when the example was chosen.
+    """
+    prompt = task.prompt(entry.example)
+    if prompt.content_id != entry.prompt:
+        raise GuardError(
+            f"{task.name}: the prompt of example {entry.example.example_id}, its stop strings or "
+            f"length are others than when it was chosen, and the template's version is not: "
+            f"{task.template_version}",
+            "undo the change, give the experiment another group, or choose and ask anew: "
+            "--kvbench-force",
+        )
+    return prompt
 
 
 def _data_bins(task: str, spec: BinSpec, sizes: Sequence[int]) -> tuple[Bin, ...]:
@@ -77,12 +111,12 @@ def _check(example: Example) -> None:
 
 def _assign(
     examples: Sequence[Example], tokens: Sequence[int], sizes: Sequence[int], bins: Sequence[Bin]
-) -> list[ManifestEntry]:
+) -> list[Candidate]:
     placed = (
         (example, bin_of(bins, size), count)
         for example, count, size in zip(examples, tokens, sizes, strict=True)
     )
-    return [ManifestEntry(example, index, n) for example, index, n in placed if index is not None]
+    return [Candidate(example, index, n) for example, index, n in placed if index is not None]
 
 
 def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import ManifestEntry
 from pytest_kvbench.score.metric import backend_of
+from pytest_kvbench.selection import ManifestEntry
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest

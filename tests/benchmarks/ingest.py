@@ -18,15 +18,13 @@ from pathlib import Path
 from pytest_kvbench.records import (
     Answer,
     Arm,
-    Bin,
     Example,
-    ManifestEntry,
     Prompt,
     Request,
     Sampling,
-    TaskManifest,
     Telemetry,
 )
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.store import DATABASE, Store
 
 BUDGETS = tuple(n / 100 for n in range(100, 0, -1))
@@ -45,7 +43,8 @@ def requests(examples: int) -> Iterator[Request]:
 def manifest(examples: int) -> TaskManifest:
     """The examples, without their texts."""
     entries = tuple(
-        ManifestEntry(Example(f"{n:016x}", "q", "c", ("a",)), 0, 100) for n in range(examples)
+        ManifestEntry(Example(f"{n:016x}", "q", "c", ("a",)), 0, 100, "sha", 8)
+        for n in range(examples)
     )
     return TaskManifest("t", "exact_match", "v", "approximate", (Bin(0, None, None),), entries)
 

@@ -14,7 +14,8 @@ import time
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from pytest_kvbench.records import TaskManifest, to_json
+from pytest_kvbench.records import to_json
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.haystack import load_haystack

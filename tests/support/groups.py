@@ -12,19 +12,10 @@ from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
-from pytest_kvbench.records import (
-    Answer,
-    Bin,
-    Cell,
-    Example,
-    Failure,
-    ManifestEntry,
-    Prompt,
-    Score,
-    TaskManifest,
-    Telemetry,
-)
+from pytest_kvbench.records import Answer, Cell, Example, Failure, Score, Telemetry
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
+from pytest_kvbench.tasks.registry import get_task
 
 TASK = "jsonl:words.jsonl"
 STARTED = "2026-11-22T01:00:00.000+00:00"
@@ -36,11 +27,6 @@ Draw = Callable[[Cell, int, random.Random], float]
 def by_budget(cell: Cell, i: int, rng: random.Random) -> float:
     """The smaller the budget, the likelier a loss; one draw per example for all budgets."""
     return float(random.Random(f"{cell.task}{cell.bin}{i}").random() < 0.3 + 0.7 * cell.budget)
-
-
-class _Asks:
-    def prompt(self, example: Example) -> Prompt:
-        return Prompt(example.context, example.question, 8)
 
 
 def make_group(
@@ -100,15 +86,14 @@ def manifest(task: str, bins: int, per_bin: int, examples: str) -> TaskManifest:
     edges = tuple(
         Bin(b, 100 * b if b else None, 100 * (b + 1) if b < bins - 1 else None) for b in range(bins)
     )
-    entries = tuple(
-        ManifestEntry(
-            Example(f"{task}{examples}{b}-{i}", f"q{i}", f"context {examples}{b}-{i}", ("x",)),
-            b,
-            100 * b + i,
-        )
-        for b in range(bins)
-        for i in range(per_bin)
-    )
+
+    def entry(bin_: int, i: int) -> ManifestEntry:
+        name = f"{examples}{bin_}-{i}"
+        example = Example(f"{task}{name}", f"q{i}", f"context {name}", ("x",))
+        prompt = get_task(task).prompt(example)
+        return ManifestEntry(example, bin_, 100 * bin_ + i, prompt.content_id, prompt.max_tokens)
+
+    entries = tuple(entry(b, i) for b in range(bins) for i in range(per_bin))
     return TaskManifest(task, "any_of", "own-1", "approximate", edges, entries)
 
 
@@ -121,9 +106,8 @@ def answer_all(
     failed: int = 0,
 ) -> None:
     cells = plan.cells(experiment)
-    tasks = dict.fromkeys(experiment.tasks, _Asks())
     target = plan.Target({"weights": "m"}, 0)
-    asked = list(plan.requests(experiment, cells, manifests, tasks, target))  # type: ignore[arg-type]  # only prompts are asked of it
+    asked = list(plan.requests(experiment, cells, manifests, {}, target))
     numbers = {
         e.example.example_id: i
         for m in manifests.values()

@@ -25,6 +25,7 @@ LAYERS = {
     "wire": 1,
     "records": 2,
     "observation": 3,
+    "selection": 3,
     "cellkey": 3,
     "rows": 4,
     "policies": 3,

@@ -12,20 +12,18 @@ from hypothesis import strategies as st
 from pytest_kvbench.records import (
     Answer,
     Arm,
-    Bin,
     Cell,
     Example,
-    ManifestEntry,
     Prompt,
     Request,
     Sampling,
-    TaskManifest,
     Telemetry,
     canonical,
     digest,
     format_budget,
     to_json,
 )
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 
 ARM = Arm("local", "m", "f", "snapkv", 0.2, Sampling(), "t")
 REQUEST = Request(ARM, "niah/single", 0, "e", 0, Prompt("head", "tail", 8))
@@ -102,7 +100,7 @@ def test_manifest_and_answer_round_trip() -> None:
         "v",
         "tok",
         (Bin(0, None, 10), Bin(1, 10, None)),
-        (ManifestEntry(example, 0, 5),),
+        (ManifestEntry(example, 0, 5, "sha", 8),),
     )
     assert TaskManifest.from_json(json.loads(canonical(to_json(manifest)))) == manifest
     answer = Answer("k", "text", "stop", Telemetry(1.5, achieved=0.2))

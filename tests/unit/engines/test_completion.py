@@ -19,15 +19,13 @@ from pytest_kvbench.engines.sse import Assembly, BrokenStreamError
 from pytest_kvbench.records import (
     Answer,
     Arm,
-    Bin,
     Example,
     Failure,
-    ManifestEntry,
     Prompt,
     Request,
     Sampling,
-    TaskManifest,
 )
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.control_file import line_of
 from pytest_kvbench.store.store import Store
 
@@ -99,7 +97,10 @@ def keep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Answer 
     with Store(tmp_path_factory.mktemp("db") / "kvbench.sqlite") as store:
         example = Example("e", "q", "c", ("a",))
         store.save_manifest(
-            TaskManifest("t", "m", "v", "k", (Bin(0, 0, 9),), (ManifestEntry(example, 0, 1),)), {}
+            TaskManifest(
+                "t", "m", "v", "k", (Bin(0, 0, 9),), (ManifestEntry(example, 0, 1, "sha", 8),)
+            ),
+            {},
         )
         count = 0
 

@@ -16,16 +16,14 @@ from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
 from pytest_kvbench.records import (
     Answer,
     Arm,
-    Bin,
     Example,
     Failure,
-    ManifestEntry,
     Prompt,
     Request,
     Sampling,
-    TaskManifest,
     Telemetry,
 )
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.store import DATABASE, Store
 
@@ -71,7 +69,7 @@ def requests(*arms: Arm, aa: bool = False) -> tuple[Request, ...]:
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "g" / DATABASE
     with Store(path) as store:
-        entries = tuple(ManifestEntry(e, 0, 5) for e in EXAMPLES)
+        entries = tuple(ManifestEntry(e, 0, 5, "sha", 8) for e in EXAMPLES)
         store.save_manifest(TaskManifest("task", "any_of", "v", "t", (Bin(0, 0, 9),), entries), {})
     return path
 
@@ -157,7 +155,7 @@ def test_controls_are_shared_by_groups_but_never_for_an_aa_run(tmp_path: Path) -
     for name, engine in zip("xy", engines, strict=True):
         path = tmp_path / name / DATABASE
         with Store(path) as store:
-            entries = tuple(ManifestEntry(e, 0, 5) for e in EXAMPLES)
+            entries = tuple(ManifestEntry(e, 0, 5, "sha", 8) for e in EXAMPLES)
             manifest = TaskManifest("task", "any_of", "v", "t", (Bin(0, 0, 9),), entries)
             store.save_manifest(manifest, {})
         work = Work("b", requests(CONTROL) + requests(CONTROL, aa=True) + requests(TREATED))
@@ -182,7 +180,7 @@ def test_a_torn_line_is_asked_again(tmp_path: Path, database: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     database.unlink()
     with Store(database) as store:
-        entries = tuple(ManifestEntry(e, 0, 5) for e in EXAMPLES)
+        entries = tuple(ManifestEntry(e, 0, 5, "sha", 8) for e in EXAMPLES)
         store.save_manifest(TaskManifest("task", "any_of", "v", "t", (Bin(0, 0, 9),), entries), {})
     assert run(database, FakeEngine(), work, controls=shared) == [Tally(reused=3, answered=1)]
     database.unlink()

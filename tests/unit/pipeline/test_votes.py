@@ -13,9 +13,10 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Bin, Cell, Example, ManifestEntry, Proof, TaskManifest
+from pytest_kvbench.records import Cell, Example, Proof
 from pytest_kvbench.score.metric import METRICS
 from pytest_kvbench.score.vote import ballot, elect
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 
 LETTERS = st.sampled_from(["A", "B", "C", "D", ""])
 
@@ -105,7 +106,7 @@ MANIFESTS = {
         "v",
         "approximate",
         (Bin(0, None, None),),
-        (ManifestEntry(Example("e", "q", "c", ("yes",)), 0, 10),),
+        (ManifestEntry(Example("e", "q", "c", ("yes",)), 0, 10, "sha", 8),),
     )
 }
 

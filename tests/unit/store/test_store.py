@@ -12,23 +12,26 @@ from pytest_kvbench.errors import StoreError
 from pytest_kvbench.records import (
     Answer,
     Arm,
-    Bin,
     Example,
     Failure,
-    ManifestEntry,
     Prompt,
     Request,
     Sampling,
     Score,
-    TaskManifest,
     Telemetry,
 )
+from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 
 ARM = Arm("local", "m", "f", "snapkv", 0.2, Sampling(), "t")
 EXAMPLE = Example("e", "q", "c", ("gold",), {"depth": 0.5})
 MANIFEST = TaskManifest(
-    "task", "any_of", "v", "tok", (Bin(0, 0, 10), Bin(1, 10, None)), (ManifestEntry(EXAMPLE, 0, 5),)
+    "task",
+    "any_of",
+    "v",
+    "tok",
+    (Bin(0, 0, 10), Bin(1, 10, None)),
+    (ManifestEntry(EXAMPLE, 0, 5, "sha", 8),),
 )
 
 
@@ -57,7 +60,10 @@ def test_replacing_a_manifest_keeps_old_examples_and_answers(store: Store) -> No
     store.save_answers([answer(request().key)])
     other = Example("e2", "q", "c2", ("gold",))
     store.save_manifest(
-        TaskManifest("task", "f1", "v", "tok", (Bin(0, 0, 10),), (ManifestEntry(other, 0, 5),)), {}
+        TaskManifest(
+            "task", "f1", "v", "tok", (Bin(0, 0, 10),), (ManifestEntry(other, 0, 5, "sha", 8),)
+        ),
+        {},
     )
     assert store.answered([request().key]) == {request().key}
     assert store.count("examples") == 2

@@ -7,14 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import Bin, Example, ManifestEntry
-from pytest_kvbench.tasks.binning import BinSpec, bin_of, quantile_edges, select, size_of, why_empty
+from pytest_kvbench.records import Example
+from pytest_kvbench.selection import Bin
+from pytest_kvbench.tasks.binning import (
+    BinSpec,
+    Candidate,
+    bin_of,
+    quantile_edges,
+    select,
+    size_of,
+    why_empty,
+)
 
 sizes = st.lists(st.integers(0, 500), max_size=60)
 
 
-def entry(i: int, index: int) -> ManifestEntry:
-    return ManifestEntry(Example(f"id{i}", "q", "c", ("a",)), index, 10)
+def entry(i: int, index: int) -> Candidate:
+    return Candidate(Example(f"id{i}", "q", "c", ("a",)), index, 10)
 
 
 @given(sizes, st.integers(1, 8))

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import Example, TaskManifest
+from pytest_kvbench.records import Example
+from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.tasks.base import example_id
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.columns import OURS, further

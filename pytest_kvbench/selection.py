@@ -1,0 +1,72 @@
+"""The pinned selection of examples: which were chosen, in which bins, and what is sent for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kvbench.records import Example
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A length class of prompts: `low <= tokens < high` (None: open)."""
+
+    index: int
+    low: int | None
+    high: int | None
+
+    @property
+    def label(self) -> str:
+        """The edges for people: `512-1,024 tokens`."""
+        low = "0" if self.low is None else f"{self.low:,}"
+        return f"{low}+ tokens" if self.high is None else f"{low}-{self.high:,} tokens"
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One selected example, its bin and its prompt: tokens, content and new tokens at most.
+
+    `prompt` is the `content_id` of what the task alone would send, `max_tokens` the task's own.
+    """
+
+    example: Example
+    bin: int
+    tokens: int
+    prompt: str
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class TaskManifest:
+    """The pinned selection of one task's examples, ordered by bin, then selection order."""
+
+    task: str
+    metric: str
+    template_version: str
+    tokenizer: str
+    bins: tuple[Bin, ...]
+    entries: tuple[ManifestEntry, ...]
+
+    def of_bin(self, index: int) -> tuple[ManifestEntry, ...]:
+        """The entries of one bin, in selection order."""
+        return tuple(entry for entry in self.entries if entry.bin == index)
+
+    def lengths(self, declared: int | None) -> list[int]:
+        """The new tokens that prompts may have at most: as declared, or the task's own."""
+        return [declared] if declared else sorted({entry.max_tokens for entry in self.entries})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskManifest:
+        """Read back what `to_json` wrote."""
+        return cls(
+            **{
+                **data,
+                "bins": tuple(Bin(**b) for b in data["bins"]),
+                "entries": tuple(
+                    ManifestEntry(**{**e, "example": Example.from_json(e["example"])})
+                    for e in data["entries"]
+                ),
+            }
+        )
