@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -316,19 +315,3 @@ def test_answers_shared_by_equal_variants_are_found_by_both(tmp_path):
     keys = {name: {r.key for c, r in seen.planned if c.variant == name} for name in variants}
     assert keys["plain"] == keys["cold"]
     assert not keys["plain"] & keys["terse"]
-
-
-def test_of_two_limits_on_an_answer_the_later_is_meant(tmp_path):
-    prepared = make_group(tmp_path)
-    with sqlite3.connect(prepared.database) as db:
-        copied = db.execute("SELECT * FROM requests").fetchone()
-        db.execute("INSERT INTO requests VALUES (?,?,?,?,?,?,?)", ("later", *copied[1:]))
-        for table in ("answers", "telemetry", "scores"):
-            names = [c[1] for c in db.execute(f"PRAGMA table_info({table})")]
-            kept = ", ".join("'later'" if n == "key" else n for n in names)
-            db.execute(f"INSERT INTO {table} SELECT {kept} FROM {table} WHERE key=?", copied[:1])
-        db.execute("UPDATE answers SET created_at = '2999-01-01' WHERE key = 'later'")
-    db.close()
-    keys = {r.key for _, r in observed(prepared).planned}
-    assert "later" in keys
-    assert copied[0] not in keys

