@@ -11,7 +11,7 @@ from pytest_kvbench.analyse.layout import MOST, Layout, Prospect, prospects
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.rules import rules_of
-from pytest_kvbench.records import TaskManifest
+from pytest_kvbench.selection import TaskManifest
 
 
 def layouts(
