@@ -27,8 +27,8 @@ def command_of_file(stage: str, file: Path, reports: Path) -> str:
     return _pasted(stage, str(file), reports.absolute())
 
 
-def _pasted(stage: str, what: str, reports: Path) -> str:
-    words = ["kvbench", *stage.split(), what]
+def _pasted(stage: str, target: str, reports: Path) -> str:
+    words = ["kvbench", *stage.split(), target]
     if reports.resolve() != default_reports().resolve():
         here = Path.cwd()
         shown = reports.relative_to(here) if reports.is_relative_to(here) else reports

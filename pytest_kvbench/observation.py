@@ -96,8 +96,8 @@ class Observation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain flat data, as exports have it."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NESTED}
-        return {**asdict(self.cell), **own, **asdict(self.outcome)}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NESTED}
+        return {**asdict(self.cell), **plain, **asdict(self.outcome)}
 
 
 def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:

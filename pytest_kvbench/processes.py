@@ -41,26 +41,26 @@ def await_end(*processes: psutil.Process, timeout_s: float | None = None) -> boo
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with contextlib.ExitStack() as opened:
-        told = _told_of(processes, opened)
+        wait_at_most = _waiter(processes, opened)
         while all(map(is_alive, processes)):
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return False
-            told(left_s)
+            wait_at_most(left_s)
     return True
 
 
-def _told_of(
+def _waiter(
     processes: Sequence[psutil.Process], opened: contextlib.ExitStack
 ) -> Callable[[float | None], object]:
-    """What waits until a process may have ended, at most so many seconds."""
+    """A function that waits until one may have ended, at most so many seconds."""
     ends = select.poll()
     try:
         for process in processes:
             end = os.pidfd_open(process.pid)
             opened.callback(os.close, end)
             ends.register(end, select.POLLIN)
-    except (AttributeError, OSError):  # another system; or it has ended, which is seen without
+    except (AttributeError, OSError):  # another system; or it has ended
         return lambda left_s: time.sleep(_EVERY_S if left_s is None else min(left_s, _EVERY_S))
     return lambda left_s: ends.poll(None if left_s is None else left_s * 1000)
 

@@ -243,12 +243,12 @@ class Telemetry:
     note: str = ""
 
     def __post_init__(self) -> None:
-        known = self.__dict__  # of a frozen record, while it is made
+        values = self.__dict__  # of a frozen record, while it is made
         for name in _COUNTS:
-            known[name] = sound.count(known[name])
+            values[name] = sound.count(values[name])
         for name in _NUMBERS:
-            known[name] = sound.number(known[name])
-        known["note"] = self.note and sound.message(self.note)
+            values[name] = sound.number(values[name])
+        values["note"] = self.note and sound.message(self.note)
 
 
 _COUNTS = tuple(f"{what}_tokens" for what in ("prompt", "completion", "cached", "reasoning"))

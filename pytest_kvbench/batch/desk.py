@@ -7,7 +7,7 @@ server before it is done again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id, re
 from pytest_kvbench.batch.lines import Result, Writer, check_addresses
 from pytest_kvbench.batch.provider import ENDED, Provider
 from pytest_kvbench.batch.results import Taken, results, save_failures, take
-from pytest_kvbench.batch.wanted import missing, share_controls
+from pytest_kvbench.batch.wanted import missing, share_control, share_controls
 from pytest_kvbench.engines.base import bearer
 from pytest_kvbench.engines.keys import api_key_of
 from pytest_kvbench.engines.kinds import kind_of
-from pytest_kvbench.errors import GuardError
+from pytest_kvbench.errors import ControlError, GuardError
 from pytest_kvbench.files import CONTROLS, writing
+from pytest_kvbench.pipeline.driver import GroupDriver, drivers
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import Cell, Failure, FailureKind
 from pytest_kvbench.store.controls import SharedControls
@@ -40,10 +41,10 @@ _STATE_OF: dict[str, State] = {"failed": "failed", "cancelled": "cancelled"}
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a submission came to: new requests, and the batches they are in."""
+    """What a submission came to: new requests, and the errors of controls that are not sane."""
 
     requests: int
-    batches: tuple[Batch, ...]
+    sick: tuple[ControlError, ...]
 
 
 @contextlib.contextmanager
@@ -54,13 +55,13 @@ def desk(
     limits: Limits = OPENAI,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Desk]:
-    """A group's desk; who else wants it waits.
+    """A group's desk, for one process at a time; others wait until it is closed.
 
     Args:
         prepared: the group.
         controls: where controls are shared (None: inside the group).
         limits: of a file.
-        on_step: told of every step that was taken, before it is noted and after.
+        on_step: called with the name of every step, before it is noted and after.
 
     Raises:
         GuardError: the ledger was altered, or came from elsewhere and is not confirmed.
@@ -79,7 +80,7 @@ def desk(
 
 
 class Desk:
-    """See `desk`."""
+    """A group's open desk: see `desk`, which opens it."""
 
     def __init__(
         self,
@@ -120,14 +121,15 @@ class Desk:
             EngineError: the server does not take it.
         """
         check_addresses(self._prepared.experiment)
-        share_controls(self._prepared, self.store, self.controls, cells)
         self.ledger.tidy()
         with contextlib.closing(self.open_keys()) as taken:
-            requests = self._write(cells, taken)
-        sent = [self._send(b) for b in self.ledger.open if b.state in ("written", "uploaded")]
-        return Submitted(requests, tuple(sent))
+            submitted = self._write(drivers(self._prepared, cells), taken)
+        for batch in self.ledger.open:
+            if batch.state in ("written", "uploaded"):
+                self._send(batch)
+        return submitted
 
-    def _write(self, cells: Sequence[Cell] | None, taken: Keys) -> int:
+    def _write(self, every: Iterable[GroupDriver], taken: Keys) -> Submitted:
         def place(_: Lane) -> Path:
             return self._prepared.folder / FOLDER / f"{new_id()}.jsonl"
 
@@ -136,14 +138,18 @@ class Desk:
             self.ledger.note(file, now())
             self._on_step("written")
 
-        count, writer = 0, Writer(self._prepared.experiment)
+        count, writer, errors = 0, Writer(self._prepared.experiment), list[ControlError]()
         with Splitter(place, note, self._limits) as files:
-            for request in missing(self._prepared, self.store, taken, cells, self._refused):
-                files.add(*writer.line(request))
-                count += 1
-        return count
+            for driver in every:
+                share_control(driver, self.store, self.controls)
+                if error := driver.control_error(self.store):
+                    errors.append(error)
+                for request in missing(driver, self.store, taken, self._refused):
+                    files.add(*writer.line(request))
+                    count += 1
+        return Submitted(count, tuple(errors))
 
-    def _send(self, batch: Batch) -> Batch:
+    def _send(self, batch: Batch) -> None:
         if batch.state == "written":
             self._check_file(batch)
             file_id = self._of(batch).patiently(lambda: self._uploaded(batch))
@@ -151,7 +157,7 @@ class Desk:
             batch = self._move(batch, "uploaded", file_id=file_id)
         made = self._of(batch).patiently(lambda: self._created(batch))
         self._on_step("create")
-        return self._noted(batch, made)
+        self._noted(batch, made)
 
     def _uploaded(self, batch: Batch) -> str:
         provider, path = self._of(batch), self.ledger.path_of(batch)
@@ -167,28 +173,31 @@ class Desk:
     # -- fetch -----------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Ask how far the open batches are.
+        """Ask the servers how far the open batches are, and note it.
 
         Raises:
-            EngineError: a server does not say.
+            EngineError: a server does not answer.
         """
         for batch in self.ledger.open:
             if batch.state == "created":
-                told = self._of(batch).batch(batch.batch_id)
+                reply = self._of(batch).batch(batch.batch_id)
                 self._on_step("poll")
-                self._noted(batch, told)
+                self._noted(batch, reply)
 
-    def fetch(self) -> Taken:
+    def fetch(self, *, share: bool = True) -> Taken:
         """Store what the batches that have ended brought; what they did not is a failure.
 
+        Args:
+            share: whether controls are shared; in vain before `submit`, which does it too.
+
         Raises:
-            EngineError: a server does not give it.
+            EngineError: a server does not hand a file over.
             GuardError: a file was altered.
         """
         self.look()
         ended = [batch for batch in self.ledger.open if batch.state == "done"]
         taken = sum([self._fetched(batch) for batch in ended], Taken())
-        if taken.answered:
+        if taken.answered and share:
             share_controls(self._prepared, self.store, self.controls)
         return taken
 
@@ -228,11 +237,11 @@ class Desk:
         """Failures of all that a batch says nothing of; a batch that never began was refused."""
         kind: FailureKind = "ENGINE_ERROR" if batch.status == "failed" else "TIMEOUT"
         count = 0
-        why = f"batch {batch.name} {batch.status} without it" + (
+        message = f"batch {batch.name} {batch.status} without it" + (
             f": {batch.message}" if batch.message else ""
         )
         for some in keys.unseen():
-            count += save_failures(self.store, [Failure(key, kind, why) for key in some])
+            count += save_failures(self.store, [Failure(key, kind, message) for key in some])
             if batch.status != "expired":
                 self._refused.add(some)
         return count
@@ -252,12 +261,12 @@ class Desk:
             EngineError: a server does not say whether it has the batch.
         """
         for batch in self.ledger.open:
-            told = None if forget else self._ended(batch)
+            reply = None if forget else self._ended(batch)
             self._on_step("cancel")
-            if told is None or not self._has_file(batch):
+            if reply is None or not self._has_file(batch):
                 self._move(batch, "cancelled")
             else:
-                self._noted(batch, told)
+                self._noted(batch, reply)
         self.ledger.tidy()
         return self.fetch()
 
@@ -277,10 +286,10 @@ class Desk:
             return False
         return True
 
-    # -- what is known ---------------------------------------------------------------------
+    # -- the state of its batches ------------------------------------------------------------
 
     def open_keys(self) -> Keys:
-        """What is in open batches, by our id of the batch.
+        """The keys of the requests in open batches, by our id of the batch.
 
         Raises:
             GuardError: a file was altered.

@@ -74,7 +74,7 @@ class Splitter:
 
     Args:
         place: the path of the next file of a lane.
-        on_file: told of every finished file.
+        on_file: called with every finished file.
         limits: of a file.
     """
 
@@ -184,11 +184,11 @@ def keys_of(path: Path, sha256: str) -> Iterator[list[str]]:
     Raises:
         GuardError: after the last of them, where the file is not the one that was written.
     """
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
 
     def lines(stream: Iterable[bytes]) -> Iterator[bytes]:
         for line in stream:
-            seen.update(line)
+            digest.update(line)
             yield line
 
     try:
@@ -196,8 +196,8 @@ def keys_of(path: Path, sha256: str) -> Iterator[list[str]]:
             for chunk in chunks(lines(stream)):
                 yield [_key_of(line) for line in chunk]
     except (OSError, ValueError):  # gone; or not our lines
-        seen.update(b"altered")
-    if seen.hexdigest() != sha256:
+        digest.update(b"altered")
+    if digest.hexdigest() != sha256:
         raise GuardError(
             f"{path}: is not the file that was written: gone, or its sha256 differs",
             "restore it; or give its requests up and ask them anew: kvbench batch cancel GROUP",

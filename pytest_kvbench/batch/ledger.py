@@ -4,7 +4,7 @@
                                           └-> failed, cancelled
 
 A batch is in the ledger from when its file is whole. Its id is ours, drawn once: the file's name
-and the batch's metadata carry it, so that what a server has can be told from what it has not.
+and the batch's metadata carry it, so that one sees which batches a server has and which it has not.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ class Ledger:
         )
         return self._put(batch)
 
-    def move(self, batch: Batch, state: State, **known: Any) -> Batch:
+    def move(self, batch: Batch, state: State, **changes: Any) -> Batch:
         """Note how far a batch has come."""
-        return self._put(replace(batch, state=state, **known))
+        return self._put(replace(batch, state=state, **changes))
 
     def mark(self, run_id: str) -> None:
         """Note which run last fetched and submitted: its other processes need not."""
@@ -168,8 +168,8 @@ def new_id() -> str:
     return f"{MARK}-{uuid.uuid4().hex[:20]}"
 
 
-def said(batches: Iterable[Batch]) -> str:
-    """What is waited for, in a line: `waiting for batch ID (n of m done)`; "" for none."""
+def waiting_for(batches: Iterable[Batch]) -> str:
+    """A line that names some batches: `waiting for batch ID (n of m done)`; "" for none."""
     some = list(batches)
     if not some:
         return ""
@@ -206,7 +206,7 @@ def waiting(folder: Path) -> str:
     Raises:
         GuardError: its ledger was altered.
     """
-    return said(Ledger(folder).open)
+    return waiting_for(Ledger(folder).open)
 
 
 def warn_of_open(folder: Path) -> None:

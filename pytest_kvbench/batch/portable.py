@@ -14,8 +14,9 @@ from pytest_kvbench.batch.desk import desk
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, Written
 from pytest_kvbench.batch.lines import Writer
 from pytest_kvbench.batch.results import Taken, results, take
-from pytest_kvbench.batch.wanted import missing, share_controls
+from pytest_kvbench.batch.wanted import missing, share_control, share_controls
 from pytest_kvbench.files import CONTROLS
+from pytest_kvbench.pipeline.driver import drivers
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.store import Store
@@ -38,11 +39,12 @@ def export(prepared: Prepared, folder: Path, limits: Limits = OPENAI) -> list[Wr
         return folder / name
 
     with desk(prepared) as open_desk, contextlib.closing(open_desk.open_keys()) as taken:
-        share_controls(prepared, open_desk.store, open_desk.controls)
+        writer = Writer(prepared.experiment)
         with Splitter(place, files.append, limits) as splitter:
-            writer = Writer(prepared.experiment)
-            for request in missing(prepared, open_desk.store, taken):
-                splitter.add(*writer.line(request))
+            for driver in drivers(prepared):
+                share_control(driver, open_desk.store, open_desk.controls)
+                for request in missing(driver, open_desk.store, taken):
+                    splitter.add(*writer.line(request))
     return files
 
 

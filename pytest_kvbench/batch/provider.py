@@ -1,4 +1,4 @@
-"""The HTTP of OpenAI's files and batches: streamed both ways, and never sent twice unlooked.
+"""The HTTP of OpenAI's files and batches: streamed both ways; nothing is made twice unnoticed.
 
 What only reads is retried. What makes something is retried by whoever can first look whether the
 last try made it after all: see `desk`.
@@ -57,14 +57,14 @@ class Provider:
 
     @property
     def key(self) -> str:
-        """What is sent as a key, "" where none is."""
+        """The API key that is sent; "" where none is."""
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
     def patiently(self, step: Callable[[], _T]) -> _T:
-        """Do a step, again where that may help.
+        """What a step returns; it is done again where that may help.
 
         Raises:
-            EngineError: it does not help.
+            EngineError: it failed each time.
         """
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.retries + 1),
@@ -85,7 +85,7 @@ class Provider:
         return None
 
     def upload(self, path: Path, name: str) -> str:
-        """Send a file; its id."""
+        """Send a file; the server's id of it."""
         with path.open("rb") as stream:
             sent = {"file": (name, stream, "application/jsonl")}
             made = self._send("POST", "/files", data={"purpose": "batch"}, files=sent)
@@ -119,14 +119,18 @@ class Provider:
             raise self._error(f"{unclear}; the next run looks whether the batch was made") from None
 
     def batch(self, batch_id: str) -> dict[str, Any]:
-        """How far a batch is."""
+        """A batch as the server has it now.
+
+        Raises:
+            EngineError: the server does not answer, or not with a batch.
+        """
         return self.patiently(lambda: self._send("GET", f"/batches/{batch_id}"))
 
     def cancel(self, batch_id: str) -> dict[str, Any]:
-        """Ask for a batch's end; those that have ended stay as they are."""
-        known = self.batch(batch_id)
-        if known.get("status") in ENDED | {"cancelling"}:
-            return known
+        """Cancel a batch, unless it has ended; the batch as the server has it then."""
+        batch = self.batch(batch_id)
+        if batch.get("status") in ENDED | {"cancelling"}:
+            return batch
         return self.patiently(lambda: self._send("POST", f"/batches/{batch_id}/cancel"))
 
     def download(self, file_id: str, path: Path) -> None:
@@ -172,10 +176,10 @@ class Provider:
                 return
             after = {"after": str(last)}
 
-    def _send(self, method: str, path: str, **what: Any) -> dict[str, Any]:
+    def _send(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         url = self.base_url + path
         try:
-            response = bounded.fetch(self._client, method, url, limit=self.max_bytes, **what)
+            response = bounded.fetch(self._client, method, url, limit=self.max_bytes, **content)
         except bounded.TooLargeError as error:
             raise self._error(f"{method} {url}: {error}") from None
         except httpx.HTTPError as error:
@@ -198,14 +202,14 @@ class Provider:
         if response.is_success:
             return
         asked = f"{response.request.method} {response.request.url}"
-        told = f"{asked}: HTTP {response.status_code}: {error_message(content)}"
+        message = f"{asked}: HTTP {response.status_code}: {error_message(content)}"
         if response.status_code in PASSING:
-            raise _TransientError(told, refused=response.status_code < 500)
-        raise self._error(told)
+            raise _TransientError(message, refused=response.status_code < 500)
+        raise self._error(message)
 
-    def _error(self, what: str) -> EngineError:
+    def _error(self, message: str) -> EngineError:
         return EngineError(
-            f"batch: {sound.message(masked(what, self.key))}",
+            f"batch: {sound.message(masked(message, self.key))}",
             "nothing is lost or sent twice: mend it and do the same again, or give up what is "
             "open: kvbench batch cancel GROUP (--forget where the server is gone)",
         )

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_kvbench.batch.desk import desk
-from pytest_kvbench.batch.ledger import Ledger, said
+from pytest_kvbench.batch.ledger import Ledger, waiting_for
 from pytest_kvbench.errors import EngineError, KvbenchError
 from pytest_kvbench.pipeline.driver import GroupDriver
 from pytest_kvbench.pipeline.group import Prepared
@@ -52,7 +52,7 @@ class Batched:
         """Why a group is not settled: `waiting for batch ID (n of m done)`; "" where it is.
 
         Raises:
-            EngineError: of what it lacks nobody is asked any more.
+            EngineError: some of it is in no batch any more, and has no answer.
             KvbenchError: see `Desk.fetch` and `Desk.submit`; the first one, for every group.
         """
         waiting = self._waiting
@@ -60,7 +60,7 @@ class Batched:
         return waiting.reason(self._store, wanted)
 
     def close(self) -> None:
-        """See `Asking.close`: batches go on."""
+        """See `Asking.close`. Batches that are open stay so."""
         self._open.close()
 
     @property
@@ -93,14 +93,14 @@ class Waiting:
         """Why some requests are not settled: `waiting for batch ID (n of m done)`; "" if they are.
 
         Raises:
-            EngineError: nobody is asked for them any more.
+            EngineError: some are in no batch any more, and have no answer.
         """
         answered = store.answered(keys)
         left = [key for key in keys if key not in answered]
         batches = self._keys.batches(left)
         if batches:
             ids = dict.fromkeys(batches[key] for key in left if key in batches)
-            return said(self._ledger.by_id(batch_id) for batch_id in ids)
+            return waiting_for(self._ledger.by_id(batch_id) for batch_id in ids)
         lost = len(set(left) - store.settled(left))
         if lost:
             raise EngineError(

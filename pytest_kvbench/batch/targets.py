@@ -16,7 +16,7 @@ from typing import Protocol
 import psutil
 
 from pytest_kvbench.batch.desk import LOCK, desk
-from pytest_kvbench.batch.ledger import Batch, Ledger, said, strange
+from pytest_kvbench.batch.ledger import Batch, Ledger, strange, waiting_for
 from pytest_kvbench.errors import InfrastructureError, KvbenchError
 from pytest_kvbench.files import is_unconfirmed, try_lock
 from pytest_kvbench.hints import command
@@ -43,13 +43,13 @@ _MOVING = frozenset({"created", "done"})
 class Look:
     """What a look found.
 
-    `done`: nothing more will come. `active`: somebody is at work on it. `told` says how far it is;
-    `problem` what it lacks (of one that is done: for good), and `hint` what brings it.
+    `done`: nothing more will come. `active`: somebody is at work on it. `progress`: how far it is,
+    in words. `problem`: what it lacks (of one that is done: for good). `hint`: what brings it.
     """
 
     done: bool = False
     active: bool = False
-    told: str = ""
+    progress: str = ""
     problem: str = ""
     hint: str = ""
     count: Count | None = None
@@ -70,7 +70,7 @@ class Target(Protocol):
         """How far it is.
 
         Raises:
-            KvbenchError: that cannot be said.
+            KvbenchError: nobody can say.
         """
 
 
@@ -92,12 +92,12 @@ class Process:
     def look(self) -> Look:
         """Whether it runs."""
         if self._process is None:
-            return Look(done=True, told="there is no such process: it had ended before")
+            return Look(done=True, progress="there is no such process: it had ended before")
         if is_alive(self._process):
             return Look(
-                active=True, told="runs", problem="still runs", hint="wait again, or longer"
+                active=True, progress="runs", problem="still runs", hint="wait again, or longer"
             )
-        return Look(done=True, told="ended")
+        return Look(done=True, progress="ended")
 
 
 class Batches:
@@ -174,29 +174,29 @@ class OneBatch:
         batch = {b.id: b for b in self._batches.look()}.get(self._id)
         if batch is None:
             gone = f"is not in {self.folder} any more"
-            return Look(told=gone, problem=gone, hint=command("batch status", self.folder))
-        told = f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
+            return Look(progress=gone, problem=gone, hint=command("batch status", self.folder))
+        progress = f"{batch.status or batch.state}, {_done(batch):,} of {batch.requests:,} done"
         if not batch.is_open:
-            return self._ended(batch, told)
+            return self._ended(batch, progress)
         trouble = self._batches.trouble
         return Look(
             active=(moves(batch) and not self._batches.given_up) or at_work(self.folder),
-            told=told + (f" ({trouble.what})" if trouble else ""),
+            progress=progress + (f" ({trouble.what})" if trouble else ""),
             problem=trouble.what if trouble else _unfinished(batch),
             hint=trouble.hint if trouble else _WAIT if moves(batch) else _submit(self.folder),
         )
 
-    def _ended(self, batch: Batch, told: str) -> Look:
+    def _ended(self, batch: Batch, progress: str) -> Look:
         # Not every server counts: of a whole batch only its failures are certain to be lacking.
         lost = batch.failed if batch.status == "completed" else batch.requests - batch.completed
         if not lost:
-            return Look(done=True, told=told)
-        why = f": {batch.message}" if batch.message else ""
+            return Look(done=True, progress=progress)
+        cause = f": {batch.message}" if batch.message else ""
         return Look(
             done=True,
-            told=told,
+            progress=progress,
             problem=f"{batch.status or batch.state} without {lost:,} of {batch.requests:,} "
-            f"answers{why}",
+            f"answers{cause}",
             hint=f"the rest is asked by: {_submit(self.folder)}",
         )
 
@@ -231,22 +231,24 @@ class Group:
         count = self._count(run)
         left = count.missing + (count.old if busy else 0)
         if not left and not moving:
-            return Look(done=True, told="complete", count=count)
+            return Look(done=True, progress="complete", count=count)
         trouble = self._batches.trouble
-        why = f": {trouble.what}" if trouble else ""
+        cause = f": {trouble.what}" if trouble else ""
         lacking = f"{left:,} of {count.planned:,} requests have no answer"
         if busy or (moving and not self._batches.given_up):
-            told = said(batches) + why
-            return Look(active=True, told=told, problem=lacking + why, hint=_WAIT, count=count)
+            progress = waiting_for(batches) + cause
+            return Look(
+                active=True, progress=progress, problem=lacking + cause, hint=_WAIT, count=count
+            )
         hint = trouble.hint if trouble else self._next(run, batches)
         return Look(
-            told=_IDLE + why, problem=f"{lacking}, and {_IDLE}{why}", hint=hint, count=count
+            progress=_IDLE + cause, problem=f"{lacking}, and {_IDLE}{cause}", hint=hint, count=count
         )
 
     def _unbegun(self, busy: bool) -> Look:
         return Look(
             active=busy,
-            told="has not begun",
+            progress="has not begun",
             problem="has not begun" + ("" if busy else f", and {_IDLE}"),
             hint=_WAIT if busy else f"begin it: pytest evals, or {self._begin()}",
         )

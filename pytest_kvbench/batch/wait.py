@@ -49,7 +49,7 @@ def find(
     batch's, or a process's number: `pid:1234`, or bare where no group is called so.
 
     Raises:
-        UsageError: a name is none of these, naming what is known.
+        UsageError: a name is none of these, naming what there is.
         ExperimentError: a file is no experiment.
         GuardError: open batches came with a restored group that nobody has confirmed.
     """
@@ -83,14 +83,14 @@ def _named(name: str, reports: Path, batches: Callable[[Path], Batches]) -> Iter
 def _batch(name: str, reports: Path) -> tuple[Path, Batch]:
     """The batch of that name, ours or its provider's, and its group's folder."""
     folders = group_folders(reports)
-    known = []
+    batches = []
     for folder in folders:
         with contextlib.suppress(GuardError):  # of a group that nobody has named
-            known += [(folder, batch) for batch in Ledger(folder).batches]
-    for folder, batch in known:
+            batches += [(folder, batch) for batch in Ledger(folder).batches]
+    for folder, batch in batches:
         if name in (batch.id, batch.batch_id):
             return folder, batch
-    open_batches = [batch.name for _, batch in known if batch.is_open]
+    open_batches = [batch.name for _, batch in batches if batch.is_open]
     raise UsageError(
         f"{name!r} is no group and no batch in {reports}, no experiment file (.yaml), no process",
         f"groups there: {', '.join(folder.name for folder in folders) or 'none'}; "
@@ -106,7 +106,7 @@ def wait(
     Args:
         targets: what is waited for.
         pace: how often, and how long at most.
-        on_looks: told what the last looks found, by target's name, whenever one has looked.
+        on_looks: called with what the last looks found, by target's name, after each of them.
 
     Returns:
         What the last looks found, by target's name.
@@ -133,4 +133,4 @@ def _looked(target: Target) -> Look:
     try:
         return target.look()
     except KvbenchError as error:
-        return Look(told=error.what, problem=error.what, hint=error.hint)
+        return Look(progress=error.what, problem=error.what, hint=error.hint)

@@ -127,19 +127,17 @@ def pick_up_and_hand_over(prepared: Prepared) -> Lost:
         ControlError: a control is not sane, by the answers that are there.
     """
     from pytest_kvbench.batch.desk import desk
-    from pytest_kvbench.pipeline.driver import sick_controls
     from pytest_kvbench.pipeline.group import now
 
     with desk(prepared) as open_desk:
-        _tell(prepared, open_desk.fetch())
+        _tell(prepared, open_desk.fetch(share=False))
         sent = open_desk.submit()
         batches = open_desk.ledger.open
-        sick = list(sick_controls(prepared, open_desk.store))
         if not batches:
             open_desk.store.finish_run(open_desk.store.runs()[-1].run_id, now())
     click.echo(f"{_name(prepared)}: {sent.requests:,} requests submitted")
     _show(batches)
-    for error in sick:
+    for error in sent.sick:
         raise error
     return _noted(prepared, batches)
 

@@ -112,7 +112,7 @@ def _tell(target: Target, look: Look) -> bool:
         return False
     failed = f", {look.count.failed:,} failed" if look.count and look.count.failed else ""
     answers = f", {look.count.answered:,} answers{failed}" if look.count else ""
-    click.echo(f"{target.name}: {look.told}{answers}")
+    click.echo(f"{target.name}: {look.progress}{answers}")
     return True
 
 
@@ -186,6 +186,6 @@ def _line(looks: Mapping[str, Look], progress: Mapping[str, Progress], width: in
 
 def _words(look: Look, progress: Progress) -> str:
     if look.count is None:
-        return look.told
+        return look.progress
     count = progress.line(look.count.settled, look.count.planned, look.count.failed)
-    return f"{count}, {look.told}" if look.told else count
+    return f"{count}, {look.progress}" if look.progress else count

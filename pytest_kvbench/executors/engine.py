@@ -57,8 +57,8 @@ def parsl_engine(
     """
     from pytest_kvbench.executors import presets
 
-    own = folder / "parsl"
-    config = presets.config_of(executor, own)
+    work_folder = folder / "parsl"
+    config = presets.config_of(executor, work_folder)
     places = presets.places(config)
     if engine.addresses:  # one endpoint, whose places all workers divide
         ahead = places * _AHEAD if places <= engine.concurrency else engine.concurrency
@@ -76,7 +76,11 @@ def parsl_engine(
     )
     capabilities = Capabilities(CHUNK if arms_per_request(engine) > 1 else 1, places=ahead * CHUNK)
     return HandedOut(
-        lambda: ParslFlow.start(config, own), terms, capabilities, places=places, ahead=ahead
+        lambda: ParslFlow.start(config, work_folder),
+        terms,
+        capabilities,
+        places=places,
+        ahead=ahead,
     )
 
 
@@ -184,21 +188,21 @@ class HandedOut:
         elif self._running.is_loss(error):
             self._take_back(chunk, str(error))
         else:
-            told = EngineError(
+            problem = EngineError(
                 f"Parsl's workers cannot answer: {_first_line(error)}",
                 f"what was answered is kept; logs: {self._terms.folder}/parsl",
             )
             for call in chunk:
-                _settle(call, told)
+                _settle(call, problem)
         self._hand_out()
 
-    def _take_back(self, chunk: Sequence[_Call], why: str) -> None:
+    def _take_back(self, chunk: Sequence[_Call], cause: str) -> None:
         for call in reversed(chunk):
             call.lost += 1
             if call.lost < _LOSSES:
                 self._waiting.appendleft(call)
             else:
-                message = f"its worker was lost {call.lost} times: {why}"
+                message = f"its worker was lost {call.lost} times: {cause}"
                 _settle(call, [Failure(r.key, "ENGINE_ERROR", message) for r in call.requests])
 
 

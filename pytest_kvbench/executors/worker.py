@@ -55,7 +55,7 @@ def answer_chunk(terms: Terms, calls: Sequence[Sequence[Request]]) -> list[Outco
     try:
         return _desk(terms).answer(calls)
     except KvbenchError as error:
-        return [_told(error)] * len(calls)
+        return [_with_place(error)] * len(calls)
 
 
 def server_folders(run_id: str) -> str:
@@ -87,7 +87,7 @@ class _Desk:
         try:
             return await self._engine.answer(call)
         except KvbenchError as error:
-            return _told(error)
+            return _with_place(error)
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def _source(terms: Terms) -> EngineSource:
     )
 
 
-def _told(error: KvbenchError) -> EngineError:
+def _with_place(error: KvbenchError) -> EngineError:
     """An error of a worker, as one that says where it was."""
     kind = RefusedError if isinstance(error, RefusedError) else EngineError
     return kind(f"worker on {platform.node()}: {error.what}", error.hint)

@@ -40,8 +40,8 @@ class Measured:
     def to_json(self) -> dict[str, Any]:
         """Plain data; an example's score and cluster stand together."""
         scores = {e: [score, self.clusters[e]] for e, score in self.scores.items()}
-        own = {"verdict": self.verdict, "scores": scores, "clusters": None}
-        return {**self.key.columns(), **own}
+        more = {"verdict": self.verdict, "scores": scores, "clusters": None}
+        return {**self.key.columns(), **more}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
@@ -96,10 +96,10 @@ def _measured(judged: Sequence[Observation], words: Mapping[CellKey, str | None]
         Measured(
             key,
             words.get(key),
-            {example: sum(s) / len(s) for example, s in own.items()},
-            {example: clusters[example] for example in own},
+            {example: sum(s) / len(s) for example, s in by_example.items()},
+            {example: clusters[example] for example in by_example},
         )
-        for key, own in scores.items()
+        for key, by_example in scores.items()
     ]
 
 
@@ -147,10 +147,10 @@ def baseline_folder(reports: Path, name: str) -> Path:
     """
     folder = reports / FOLDER / name
     if not folder.is_dir():
-        known = sorted(p.name for p in (reports / FOLDER).glob("*") if p.is_dir())
+        names = sorted(p.name for p in (reports / FOLDER).glob("*") if p.is_dir())
         raise UsageError(
             f"{name!r} is no baseline in {reports / FOLDER}",
-            f"baselines there: {', '.join(known) or 'none'}; make one: --kvbench-save NAME",
+            f"baselines there: {', '.join(names) or 'none'}; make one: --kvbench-save NAME",
         )
     return folder
 

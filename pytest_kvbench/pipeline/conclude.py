@@ -178,9 +178,9 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         inputs = _inputs(prepared, planned, rows)
         judged = votes(rows, prepared.experiment, prepared.manifests)
         listed = [one for one in judged if not prepared.is_beside(one.cell)]
-        known = _summary_of(prepared)
-        if known is not None and known["provenance"].get("inputs") == inputs:
-            return Analysed(known, listed, changed=False)
+        stored = _summary_of(prepared)
+        if stored is not None and stored["provenance"].get("inputs") == inputs:
+            return Analysed(stored, listed, changed=False)
         if not judged:
             raise MissingPrerequisiteError(
                 f"group {group}: no vote has all its samples yet",

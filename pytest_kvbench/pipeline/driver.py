@@ -44,6 +44,11 @@ class GroupDriver:
         """All requests that it could make, each with its cell."""
         return self.prepared.requests(self.cells)
 
+    @cached_property
+    def controls(self) -> Planned:
+        """The requests of its control alone, A/A runs included, each with its cell."""
+        return list(self.prepared.each_request([self._control]))
+
     def next(self, store: Store) -> list[Request]:
         """What is to be settled next: what tells whether the control is sane, then the rest.
 
@@ -56,8 +61,8 @@ class GroupDriver:
         settled = store.settled([request.key for _, request in drawn])
         if any(request.key not in settled for _, request in first):
             return [request for _, request in first]
-        if len(settled) < len(drawn) and (wrong := self._sickness(store)):
-            raise sick_error(self.group, self._control, wrong)
+        if len(settled) < len(drawn) and (error := self.control_error(store)):
+            raise error
         return [request for _, request in drawn]
 
     def wanted(self, store: Store) -> list[Request]:
@@ -74,6 +79,11 @@ class GroupDriver:
         """
         every = self._ahead(store) if self._draws else self.prepared.each_request(self.cells)
         yield from (request for _, request in self._of_the_sane(store, every))
+
+    def control_error(self, store: Store) -> ControlError | None:
+        """The error of a control that is not sane, by the replies so far; None where it is."""
+        wrong = sickness(self.prepared, store, self.controls)
+        return sick_error(self.group, self._control, wrong) if wrong else None
 
     def _drawn(self, store: Store) -> Planned:
         """What sampling came to, settled or not: everything, or the rounds so far."""
@@ -96,12 +106,8 @@ class GroupDriver:
     def _of_the_sane(
         self, store: Store, pairs: Iterable[tuple[Cell, Request]]
     ) -> Iterator[tuple[Cell, Request]]:
-        is_sick = bool(self._sickness(store))
+        is_sick = self.control_error(store) is not None
         return ((cell, r) for cell, r in pairs if cell.is_control or not is_sick)
-
-    def _sickness(self, store: Store) -> str:
-        controls = list(self.prepared.each_request([self._control]))
-        return sickness(self.prepared, store, controls)
 
     @property
     def _control(self) -> Cell:
@@ -143,10 +149,9 @@ def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = F
 
 def sick_controls(prepared: Prepared, store: Store) -> Iterator[ControlError]:
     """An error for each group of the plan whose control is not sane, by the replies so far."""
-    for group, members in plan.groups(plan.cells(prepared.experiment)).items():
-        control = members[0].control
-        if wrong := sickness(prepared, store, list(prepared.each_request([control]))):
-            yield sick_error(group, control, wrong)
+    for driver in drivers(prepared):
+        if error := driver.control_error(store):
+            yield error
 
 
 def sick_error(group: CellGroup, control: Cell, wrong: str) -> ControlError:

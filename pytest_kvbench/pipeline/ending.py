@@ -50,8 +50,8 @@ def last_lines(reasons: Sequence[Reason]) -> list[str]:
     """Why a run ends with its status, for who reads the end of a log."""
     status = status_of(reasons)
     every = dict.fromkeys(reason.line for reason in reasons if reason.status == status)
-    said = (text.fit(text.plain(line), _LONGEST) for line in every)
-    lines = [f"kvbench: exit status {status}: {line}" for line in said]
+    shown = (text.fit(text.plain(line), _LONGEST) for line in every)
+    lines = [f"kvbench: exit status {status}: {line}" for line in shown]
     more = len(lines) - _MOST
     return [*lines[:_MOST], *([f"kvbench: and {more:,} more reasons"] if more > 0 else [])]
 
@@ -90,9 +90,9 @@ def of_lost(group: str, lost: Mapping[Cell, str], messages: Sequence[Row]) -> li
     """
     if not lost:
         return []
-    rows = [{**vars(cell), "reason": said} for cell, said in lost.items()]
-    why = f": {messages[0]['message']}" if messages else ""
-    return of_lines(group, [f"{_lacking(rows)}{why}"])
+    rows = [{**vars(cell), "reason": reason} for cell, reason in lost.items()]
+    cause = f": {messages[0]['message']}" if messages else ""
+    return of_lines(group, [f"{_lacking(rows)}{cause}"])
 
 
 def of_summary(
@@ -145,8 +145,8 @@ def _gated(results: Results) -> list[str]:
 
 
 def _deltas(rows: Sequence[Row]) -> str:
-    said = (f"{item(row)} ({text.short(row['delta'])})" for row in rows)
-    return text.listing(said, limit=_NAMED)
+    names = (f"{item(row)} ({text.short(row['delta'])})" for row in rows)
+    return text.listing(names, limit=_NAMED)
 
 
 def _lacking(rows: Sequence[Row]) -> str:

@@ -41,10 +41,10 @@ def find_declared(
         return load_stages(path, overrides=overrides)
     groups = groups_of(name, reports)
     if not groups:
-        known = group_names(reports)
+        names = group_names(reports)
         raise UsageError(
             f"{name!r} is neither an experiment file (.yaml) nor a group in {reports}",
-            f"groups there: {', '.join(known) or 'none'}",
+            f"groups there: {', '.join(names) or 'none'}",
         )
     if not (reads or ran):
         for group in groups:

@@ -166,9 +166,12 @@ def check_engine(experiment: Experiment, site: Site, *, workers: bool = False) -
 
 
 def controls_root(site: Site, folder: Path) -> Path:
-    """Where a group's controls are shared; with nobody, while its answers are a stranger's."""
-    own = folder / CONTROLS
-    return own if site.controls is None or is_unconfirmed(folder) else site.controls
+    """The folder in which a group's controls are shared.
+
+    It is the group's alone where the run shares none, or the group was restored and not confirmed.
+    """
+    alone = folder / CONTROLS
+    return alone if site.controls is None or is_unconfirmed(folder) else site.controls
 
 
 @contextlib.contextmanager

@@ -170,12 +170,11 @@ class Pool:
     async def _settle(
         self, engine: Engine, batch: Sequence[Request], entry: ControlEntry | None
     ) -> int:
-        """Ask once and store what came; the number of failures. The engine bounds itself."""
+        """Ask once and store the outcomes; the number of failures. The engine bounds itself."""
         try:
             outcomes = await engine.answer(batch)
         except RefusedError as refused:  # what the server said is not to be lost with the run
-            told = [Failure(r.key, "ENGINE_ERROR", refused.what) for r in batch]
-            self._store.save_failures(told)
+            self._store.save_failures([Failure(r.key, "ENGINE_ERROR", refused.what) for r in batch])
             raise
         answers = [o for o in outcomes if isinstance(o, Answer)]
         failures = [o for o in outcomes if isinstance(o, Failure)]

@@ -63,10 +63,10 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         experiment = experiment.model_copy(update={"dropped": {**experiment.dropped, **dropped}})
     executor = experiment.executor
     with opened_store(experiment, site) as store:
-        known = [run for run in store.runs() if run.run_id == site.run_id]
-        if known:
-            _guard_one_experiment(experiment, known[0])
-            return replace(prepared_from(store, known[0], site.tasks), executor=executor)
+        earlier = [run for run in store.runs() if run.run_id == site.run_id]
+        if earlier:
+            _guard_one_experiment(experiment, earlier[0])
+            return replace(prepared_from(store, earlier[0], site.tasks), executor=executor)
         _warn_of_origin(store.path.parent)
         store.check()
         fingerprint = source_of(experiment, site).fingerprint()
@@ -237,10 +237,10 @@ def _differs(
         "prompt template": (manifest.template_version, task.template_version),
         **{key: (made_with.get(key, wanted), wanted) for key, wanted in selection.items()},
     }
-    for what, (old, new) in pairs.items():
+    for name, (old, new) in pairs.items():
         if old != new:
             if not force:
-                refuse(group, f"{what} of {task.name}", old, new)
+                refuse(group, f"{name} of {task.name}", old, new)
             return True
     try:
         for entry in manifest.entries:
@@ -252,10 +252,10 @@ def _differs(
     return False
 
 
-def refuse(group: str, what: str, old: object, new: object) -> None:
+def refuse(group: str, name: str, old: object, new: object) -> None:
     """Raise a GuardError that names both values."""
     raise GuardError(
-        f"group {group}: its stored {what} is {old}, the experiment says {new}",
+        f"group {group}: its stored {name} is {old}, the experiment says {new}",
         "give the experiment another group, or replace the selection: --kvbench-force",
     )
 

@@ -191,8 +191,8 @@ def first_round(
     asked: Iterable[Cell],
 ) -> list[tuple[Cell, Request]]:
     """Of cells that nobody has asked: the least that they need."""
-    known = set(asked)
-    left = [(cell, request) for cell, request in planned if cell not in known]
+    done = set(asked)
+    left = [(cell, request) for cell, request in planned if cell not in done]
     return [
         (cell, request)
         for draw in group_draws(experiment, manifests, left)

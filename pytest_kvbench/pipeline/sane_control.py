@@ -64,38 +64,38 @@ def sick_controls(gate: Gate, observed: Iterable[Observation]) -> dict[CellGroup
         if one.cell.is_control:
             controls.setdefault(CellGroup.of(one.cell), []).append(one)
     found = {
-        group: problem(replies(own), gate, shortest=group.bin == 0, whole=True)
-        for group, own in controls.items()
+        group: problem(replies(observed_of), gate, shortest=group.bin == 0, whole=True)
+        for group, observed_of in controls.items()
     }
     return {group: wrong for group, wrong in found.items() if wrong}
 
 
-def problem(seen: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -> str:
+def problem(given: Sequence[Reply], gate: Gate, *, shortest: bool, whole: bool) -> str:
     """What is wrong with a control, in words; empty where it has something to lose.
 
     Args:
-        seen: its replies so far.
+        given: its replies so far.
         gate: the thresholds.
         shortest: whether it is that of the shortest prompts. On longer ones a full cache may well
             fail: that is a result.
         whole: whether there are no more examples. A few may all be wrong by bad luck.
     """
-    if not seen:
+    if not given:
         return ""
-    sick = [reply.label for reply in seen if reply.is_sick]
-    if len(sick) / len(seen) > gate.max_sick:
+    sick = [reply.label for reply in given if reply.is_sick]
+    if len(sick) / len(given) > gate.max_sick:
         kinds = ", ".join(f"{sick.count(kind)} {kind}" for kind in dict.fromkeys(sick))
         return (
-            f"{len(sick)} of {len(seen)} replies of the full cache are useless ({kinds}), more "
+            f"{len(sick)} of {len(given)} replies of the full cache are useless ({kinds}), more "
             f"than gate.max_sick={gate.max_sick:g} may be"
         )
-    mean = sum(reply.score for reply in seen) / len(seen)
-    chance = sum(reply.chance for reply in seen) / len(seen)
+    mean = sum(reply.score for reply in given) / len(given)
+    chance = sum(reply.chance for reply in given) / len(given)
     floor = chance if gate.control_floor is None else gate.control_floor
-    if shortest and mean <= floor and (whole or len(seen) >= PROBE):
-        known = f"chance, {chance:.2g}" if gate.control_floor is None and chance else f"{floor:g}"
+    if shortest and mean <= floor and (whole or len(given) >= PROBE):
+        bound = f"chance, {chance:.2g}" if gate.control_floor is None and chance else f"{floor:g}"
         return (
             f"the full cache scores {mean:.3f} on the shortest prompts, not above "
-            f"gate.control_floor ({known}): there is nothing to lose"
+            f"gate.control_floor ({bound}): there is nothing to lose"
         )
     return ""

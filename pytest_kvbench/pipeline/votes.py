@@ -66,10 +66,10 @@ def _votes(
 
 def _together(samples: Sequence[Observation], read: Read) -> Observation:
     failed = next((sample for sample in samples if sample.outcome.failure), None)
-    spoken = failed or spokesman({sample.replicate: sample for sample in samples}, read)
+    elected = failed or spokesman({sample.replicate: sample for sample in samples}, read)
     return replace(
-        spoken,
-        outcome=_at_the_price_of([sample.outcome for sample in samples], spoken.outcome),
+        elected,
+        outcome=_at_the_price_of([sample.outcome for sample in samples], elected.outcome),
         proof=weakest([sample.proof for sample in samples]),
         keys=tuple(key for sample in samples for key in sample.keys),
         cut=next((sample.cut for sample in samples if sample.cut), None),
@@ -101,5 +101,5 @@ Number = TypeVar("Number", int, float)
 
 def _sum(values: Sequence[Number | None]) -> Number | None:
     """None where one is not known: a sum of some would look like that of all."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) if len(numbers) == len(values) else None

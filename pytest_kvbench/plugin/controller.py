@@ -218,7 +218,7 @@ class Controller:
             reporter.write_line(line)
 
     def _finish(self, group: str, options: Options, run_id: str) -> _Result:
-        from pytest_kvbench.batch.ledger import Ledger, said, strange
+        from pytest_kvbench.batch.ledger import Ledger, strange, waiting_for
         from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
         from pytest_kvbench.pipeline.conclude import SUMMARY, conclude
         from pytest_kvbench.pipeline.ending import Reason, of_conclusion, of_lines
@@ -229,7 +229,7 @@ class Controller:
         waits, reasons = "", list[Reason]()
         try:
             batches = Ledger(options.reports / group).open
-            waits, reasons = said(batches), of_lines(group, strange(batches))
+            waits, reasons = waiting_for(batches), of_lines(group, strange(batches))
             prepared = opened(self._config, group)
             with Store(prepared.database) as store:
                 if run_id not in {run.run_id for run in store.runs()}:

@@ -27,13 +27,13 @@ def parse_json(text: str, where: str, needed: str = "needed: valid JSON") -> Any
     except RecursionError:
         raise UsageError(f"{where}: is nested deeper than {MAX_DEPTH} levels", needed) from None
     except ValueError as error:
-        raise UsageError(f"{where}: not JSON: {_said(error)}", needed) from error
+        raise UsageError(f"{where}: not JSON: {_message(error)}", needed) from error
     if odd := odd_value(value):
         raise UsageError(f"{where}: {': '.join(filter(None, odd))}", needed)
     return value
 
 
-def _said(error: ValueError) -> str:
+def _message(error: ValueError) -> str:
     if "integer string conversion" in str(error):
         return f"a number of more than {sys.get_int_max_str_digits()} digits"
     return str(error)

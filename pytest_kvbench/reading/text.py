@@ -191,9 +191,9 @@ def _refusing(where: str) -> Iterator[None]:
             f"{where}: is not text: {error.reason} ({error.encoding})", _PLAIN
         ) from error
     except BROKEN as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UsageError(
-            f"{where}: cannot be read: {why}", "check the path and the file"
+            f"{where}: cannot be read: {reason}", "check the path and the file"
         ) from error
 
 

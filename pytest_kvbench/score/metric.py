@@ -24,7 +24,7 @@ from pytest_kvbench.score.credited import (
 )
 from pytest_kvbench.score.labels import label_of
 from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
-from pytest_kvbench.score.reasoning import Spoken, split
+from pytest_kvbench.score.reasoning import SplitReply, split
 from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
 from pytest_kvbench.score.segment import f1_zh
 from pytest_kvbench.score.text import exact_match, f1, first_line
@@ -54,7 +54,7 @@ def _no_chance(_meta: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """All that is known of one metric. Its functions never change their arguments.
+    """All that is meta_with_context of one metric. Its functions never change their arguments.
 
     Attributes:
         name: as tasks give it.
@@ -213,21 +213,21 @@ def score_answer(
         UsageError: an unknown metric, or one that lacks what it needs.
     """
     found = get_metric(metric)
-    known = meta if context is None else {**meta, "context": context}
-    spoken = Spoken(text) if rule == "keep" else split(text)
-    if rule == "fail" and (spoken.thinks or reasoning):
-        parts = dict.fromkeys(found.parts(spoken.answer, answers, known), 0.0)
+    meta_with_context = meta if context is None else {**meta, "context": context}
+    reply = SplitReply(text) if rule == "keep" else split(text)
+    if rule == "fail" and (reply.has_thoughts or reasoning):
+        parts = dict.fromkeys(found.parts(reply.answer, answers, meta_with_context), 0.0)
         return Score(0.0, 0.0, "FORMAT_ERROR", parts)
-    answer = spoken.answer
+    answer = reply.answer
     never_answered = bool(reasoning) and finish_reason == "length" and not answer.strip()
     return Score(
-        value=found.score(answer, answers, known),
-        em=found.em(answer, answers, known),
+        value=found.score(answer, answers, meta_with_context),
+        em=found.em(answer, answers, meta_with_context),
         label=label_of(
             answer,
             finish_reason,
-            readable=found.is_readable(answer, known),
-            is_finished=spoken.is_finished and not never_answered,
+            readable=found.is_readable(answer, meta_with_context),
+            is_finished=reply.is_finished and not never_answered,
         ),
-        parts=found.parts(answer, answers, known),
+        parts=found.parts(answer, answers, meta_with_context),
     )

@@ -48,21 +48,21 @@ _ANY = re.compile(
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SplitReply:
     """A reply taken apart.
 
     Attributes:
         answer: what is left without the thoughts; of a reply without any, all of it.
-        thinks: whether there were any.
+        has_thoughts: whether there were any.
         is_finished: whether the thoughts came to their end.
     """
 
     answer: str
-    thinks: bool = False
+    has_thoughts: bool = False
     is_finished: bool = True
 
 
-def split(text: str) -> Spoken:
+def split(text: str) -> SplitReply:
     """Thoughts and answer of a reply.
 
     Thoughts stand between an opening and a closing mark; before a closing mark without an opening
@@ -70,7 +70,7 @@ def split(text: str) -> Spoken:
     closed, and then they are not finished.
     """
     if not _ANY.search(text):
-        return Spoken(text)
+        return SplitReply(text)
     if (channels := _by_channel(text)) is not None:
         return channels
     left, is_finished = text, True
@@ -79,9 +79,9 @@ def split(text: str) -> Spoken:
         left, ended = _without(left, opener, closer)
         is_finished &= ended
     if left == text:
-        return Spoken(text)
+        return SplitReply(text)
     wrapped = _WRAPPED.match(left)
-    return Spoken((wrapped[2] if wrapped else left).strip(), True, is_finished)
+    return SplitReply((wrapped[2] if wrapped else left).strip(), True, is_finished)
 
 
 def _without(text: str, opener: str, closer: str) -> tuple[str, bool]:
@@ -106,13 +106,13 @@ def _pieces(text: str, opener: str, closer: str) -> Iterator[tuple[bool, str]]:
         yield number % 2 == 1, piece
 
 
-def _by_channel(text: str) -> Spoken | None:
-    """Of a reply in channels the last that is not `analysis`; None where it has none."""
+def _by_channel(text: str) -> SplitReply | None:
+    """A reply in channels, whose answer is the last `final` one; None where it has no channel."""
     if bare := _CHANNEL_BARE.match(text):
-        return Spoken(text[bare.end() :].strip(), True, bool(bare[1] or bare[2]))
+        return SplitReply(text[bare.end() :].strip(), True, bool(bare[1] or bare[2]))
     found = _CHANNEL.findall(text)
     if not found:
         return None
     finals = [message for channel, message in found if channel == "final"]
-    thinks = any(channel != "final" for channel, _ in found)
-    return Spoken(finals[-1].strip() if finals else "", thinks, bool(finals))
+    has_thoughts = any(channel != "final" for channel, _ in found)
+    return SplitReply(finals[-1].strip() if finals else "", has_thoughts, bool(finals))

@@ -16,7 +16,7 @@ from pytest_kvbench.records import ReasoningRule
 from pytest_kvbench.score.ballots import Ballot, words
 from pytest_kvbench.score.labels import is_refusal
 from pytest_kvbench.score.metric import METRICS
-from pytest_kvbench.score.reasoning import Spoken, split
+from pytest_kvbench.score.reasoning import SplitReply, split
 from pytest_kvbench.score.text import bag_f1
 
 __all__ = ["Ballot", "ballot", "elect"]
@@ -36,11 +36,11 @@ def ballot(
         meta: the example's; classes are read with `all_classes`.
         rule: see `score_answer`; under `fail` a reply that thinks abstains.
     """
-    spoken = Spoken(text) if rule == "keep" else split(text)
-    if is_refusal(spoken.answer) or (rule == "fail" and spoken.thinks):
+    reply = SplitReply(text) if rule == "keep" else split(text)
+    if is_refusal(reply.answer) or (rule == "fail" and reply.has_thoughts):
         return ()
     read = METRICS[metric].ballot if metric in METRICS else words
-    return read(spoken.answer, meta)
+    return read(reply.answer, meta)
 
 
 def elect(ballots: Sequence[Ballot]) -> int:

@@ -23,12 +23,12 @@ class BadFile(ValueError):  # noqa: N818 - it is what it names
     """A batch that is not begun: one line that is no request is enough, as at OpenAI's.
 
     Args:
-        what: what is wrong.
+        message: what is wrong.
         line: where, counted from 1.
     """
 
-    def __init__(self, what: str, line: int | None = None) -> None:
-        super().__init__(shortened(f"line {line}: {what}" if line else what))
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(shortened(f"line {line}: {message}" if line else message))
         self.line = line
 
 

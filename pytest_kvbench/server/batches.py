@@ -156,10 +156,10 @@ class Shelf:
         return page(request, self._all("files"))
 
     async def _show_file(self, request: Request) -> Response:
-        return JSONResponse(self._known("files", request.path_params["id"]))
+        return JSONResponse(self._note_of("files", request.path_params["id"]))
 
     async def _delete_file(self, request: Request) -> Response:
-        identity = self._known("files", request.path_params["id"])["id"]
+        identity = self._note_of("files", request.path_params["id"])["id"]
         if any(b.get("input_file_id") == identity for b in self._all("batches") if is_open(b)):
             raise ApiError(409, f"{identity}: a batch is working on it.", code="in_use")
         self._path("files", identity).unlink()
@@ -167,14 +167,14 @@ class Shelf:
         return JSONResponse({"id": identity, "object": "file", "deleted": True})
 
     async def _download(self, request: Request) -> Response:
-        identity = self._known("files", request.path_params["id"])["id"]
+        identity = self._note_of("files", request.path_params["id"])["id"]
         return FileResponse(self._data(identity), media_type="application/jsonl")
 
     # -- batches ---------------------------------------------------------------------------
 
     async def _create(self, request: Request) -> Response:
         asked = parse(BatchRequest, await request.body())
-        source = self._known("files", asked.input_file_id)
+        source = self._note_of("files", asked.input_file_id)
         now = int(self.clock())
         batch = {
             "id": new_id("batch"),
@@ -198,10 +198,10 @@ class Shelf:
         return page(request, [shown(batch) for batch in reversed(self._all("batches"))])
 
     async def _show_batch(self, request: Request) -> Response:
-        return JSONResponse(shown(self._known("batches", request.path_params["id"])))
+        return JSONResponse(shown(self._note_of("batches", request.path_params["id"])))
 
     async def _cancel(self, request: Request) -> Response:
-        batch = self._known("batches", request.path_params["id"])
+        batch = self._note_of("batches", request.path_params["id"])
         if not is_open(batch):
             raise ApiError(409, f"{batch['id']} is {batch['status']}.", code="not_cancellable")
         self._move(batch, "cancelling")
@@ -279,12 +279,12 @@ class Shelf:
 
     def _end_of(self, batch: Mapping[str, Any]) -> str:
         """How a batch ends before its last line; empty: it goes on."""
-        if self._known("batches", batch["id"])["status"] == "cancelling":
+        if self._note_of("batches", batch["id"])["status"] == "cancelling":
             return "cancelled"
         return "expired" if self.clock() >= batch["expires_at"] else ""
 
     def _count(self, batch: dict[str, Any], results: Results) -> None:
-        batch |= self._known("batches", batch["id"])  # somebody may be cancelling it
+        batch |= self._note_of("batches", batch["id"])  # somebody may be cancelling it
         batch["request_counts"] |= results.counts
         self._save(batch)
 
@@ -331,7 +331,7 @@ class Shelf:
         found = map(read_note, sorted((self.folder / kind).glob("*.json")))
         return [note for note in found if note is not None]
 
-    def _known(self, kind: str, identity: str) -> dict[str, Any]:
+    def _note_of(self, kind: str, identity: str) -> dict[str, Any]:
         note = read_note(self._path(kind, identity)) if _ID.fullmatch(identity) else None
         if note is None:
             raise ApiError(404, f"{identity!r}: there is none such.", code="not_found")

@@ -77,11 +77,11 @@ def _byte_level_bpe(fields: dict[str, Any]) -> Tokenizer | None:
 
 def _splitters(name: str) -> list[Any] | None:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    known = {
+    by_name = {
         "smollm": [pre_tokenizers.Digits(individual_digits=True), byte_level],
         "gpt-2": [byte_level],
     }
-    return known.get(name)
+    return by_name.get(name)
 
 
 def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], fields: dict[str, Any]) -> None:

@@ -242,9 +242,9 @@ class Archive:
         if sha256.hexdigest() != member.sha256:
             raise self._refusal(info.name, "has another sha256 than declared")
 
-    def _refusal(self, name: str, why: str) -> StoreError:
+    def _refusal(self, name: str, problem: str) -> StoreError:
         return StoreError(
-            f"{self._path}: {name!r} {why}", "nothing of it was restored; use another copy"
+            f"{self._path}: {name!r} {problem}", "nothing of it was restored; use another copy"
         )
 
     @contextlib.contextmanager

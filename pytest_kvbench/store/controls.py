@@ -47,15 +47,15 @@ class ControlEntry:
         self._name = name
         self._registry = registry
         self._model = model_of(registry.root / name)
-        known = registry.entries().get(name)
+        registered = registry.entries().get(name)
         self._file = ControlFile(registry.root / name / FILE)
-        problem = _problem(known, self._file.content)
+        problem = _problem(registered, self._file.content)
         if problem:
             warnings.warn(f"shared control {name}: {problem}", stacklevel=2)
-        self._registered = known
+        self._registered = registered
         self._waiting: dict[str, Answer] = {}
         self._written = 0.0
-        if known is None or known.state == "pending" or problem:
+        if registered is None or registered.state == "pending" or problem:
             self._register("pending")
 
     @property
@@ -69,8 +69,8 @@ class ControlEntry:
         Raises:
             StoreError: they cannot be written.
         """
-        known = (self.answers, self._waiting)
-        self._waiting |= {a.key: a for a in answers if not any(a.key in some for some in known)}
+        new = (a for a in answers if a.key not in self.answers and a.key not in self._waiting)
+        self._waiting |= {answer.key: answer for answer in new}
         if len(self._waiting) >= _MOST_WAITING or time.monotonic() > self._written + _LONGEST_S:
             self.flush()
 
@@ -163,23 +163,26 @@ class SharedControls:
         return ControlEntry(name, self._registry)
 
 
-def _problem(known: Registered | None, content: Content) -> str:
+def _problem(registered: Registered | None, content: Content) -> str:
     """What is wrong with a file, in one line; empty where it can be trusted.
 
     A torn last line in an entry that was being made is a death in mid-write and no surprise.
     """
     found = len(content.answers)
-    if known is None:
-        what = f"was not in the registry; its {found} sound answers are kept" if found else ""
-        return what or ("its file was damaged" if content.damaged else "")
-    if not content.bytes and known.bytes:
-        return f"its file is gone; {known.answers} answers are made again"
+    if registered is None:
+        if found:
+            return f"was not in the registry; its {found} sound answers are kept"
+        return "its file was damaged" if content.damaged else ""
+    if not content.bytes and registered.bytes:
+        return f"its file is gone; {registered.answers} answers are made again"
     altered = content.damaged or (
-        known.state == "completed" and content.sha256 != known.sha256 and known.bytes > 0
+        registered.state == "completed"
+        and content.sha256 != registered.sha256
+        and registered.bytes > 0
     )
     if altered:
         return (
-            f"its file was altered; {found} of {known.answers} answers are sound, "
+            f"its file was altered; {found} of {registered.answers} answers are sound, "
             "the others are made again"
         )
     return ""

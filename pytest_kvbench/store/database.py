@@ -165,18 +165,18 @@ class Database:
                     self.path.hardlink_to(temporary)
 
     def _refuse_version(self) -> None:
-        version, known = self._version(), self._schema.version
+        version, newest = self._version(), self._schema.version
         if version == 0:
             raise StoreError(f"{self.path}: is a database, but none of kvbench", _NOT_OVERWRITTEN)
-        if version > known:
+        if version > newest:
             raise StoreError(
-                f"{self.path}: has schema version {version}, known here: {known}",
+                f"{self.path}: has schema version {version}, known here: {newest}",
                 "install a newer pytest-kvbench",
             )
-        if version < known:
+        if version < newest:
             raise StoreError(
                 f"{self.path}: was made by an earlier, unreleased version (schema {version}, "
-                f"known here: {known})",
+                f"known here: {newest})",
                 "move its folder away and run again, or read it with the version that made it",
             )
 
@@ -184,8 +184,8 @@ class Database:
         """What a database computes by itself could be something else than what was looked at."""
         ours = self._schema.script
         for kind, name, code in self._db.execute(_CODE):
-            known = code in ours if kind == "trigger" else not self._schema.has_table(name)
-            if not known:
+            expected = code in ours if kind == "trigger" else not self._schema.has_table(name)
+            if not expected:
                 raise StoreError(
                     f"{self.path}: {name!r} computes there: in no database of kvbench it does",
                     _NOT_OVERWRITTEN,

@@ -53,11 +53,11 @@ def refuse_unconfirmed(folder: Path) -> None:
     """
     if not is_unconfirmed(folder):
         return
-    said = "; ".join(claims(folder))
-    said = said if len(said) <= _SHOWN else f"{said[:_SHOWN]} ..."
+    actions = "; ".join(claims(folder))
+    shown = actions if len(actions) <= _SHOWN else f"{actions[:_SHOWN]} ..."
     raise GuardError(
         f"group {folder.name}: was restored from an archive, and nobody has confirmed what it "
-        f"would do: {said}",
+        f"would do: {shown}",
         f"read all of it and confirm it once: {command('trust', folder)}",
     )
 
@@ -77,8 +77,8 @@ def _declared(folder: Path) -> Iterator[str]:
     try:
         snapshots = _snapshots(folder)
     except (StoreError, ValueError, TypeError, RecursionError) as error:
-        why = str(error).partition("\n")[0]
-        yield f"what it declares cannot be read: {_shown(why)}"
+        reason = str(error).partition("\n")[0]
+        yield f"what it declares cannot be read: {_shown(reason)}"
         return
     usual = dict(_leaves(_defaults()))
     lines = (

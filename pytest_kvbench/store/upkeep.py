@@ -60,10 +60,10 @@ def examine(root: Path) -> list[Finding]:
 
 
 def orphans(root: Path) -> list[str]:
-    """The folders that no entry knows and no run holds: a run died before it could say so."""
+    """Names of folders without an entry that no run holds: their run died before it made one."""
     registry = Registry(root)
-    known = registry.entries()
-    return [name for name in registry.folders() if name not in known and not _held(root / name)]
+    entries = registry.entries()
+    return [name for name in registry.folders() if name not in entries and not _held(root / name)]
 
 
 def repair(root: Path, unused_s: float | None = None) -> list[str]:

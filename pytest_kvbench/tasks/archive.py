@@ -79,8 +79,8 @@ def _reading(place: Place) -> Iterator[None]:
     try:
         yield
     except BROKEN as error:
-        why = getattr(error, "strerror", None) or error
-        raise UsageError(f"{place}: cannot be read: {why}", "get the file anew") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{place}: cannot be read: {reason}", "get the file anew") from error
 
 
 def local_archive(given: str | None, variable: str) -> Archive | None:

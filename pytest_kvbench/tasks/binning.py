@@ -101,7 +101,7 @@ def quantile_edges(sizes: Sequence[int], n: int) -> tuple[int, ...]:
 
     An edge is the size of the first example of the upper bin. Equal sizes cannot be split: edges
     that would fall together move apart, so that no bin is empty while there are `n` different
-    sizes. Where there are fewer the first bins are empty: see `why_empty`.
+    sizes. Where there are fewer the first bins are empty: see `empty_bins`.
     """
     ordered, distinct = sorted(sizes), sorted(set(sizes))
     if not ordered:
@@ -116,8 +116,8 @@ def quantile_edges(sizes: Sequence[int], n: int) -> tuple[int, ...]:
     return tuple(edges)
 
 
-def why_empty(sizes: Sequence[int], n: int) -> str:
-    """Why bins at quantiles of `sizes` must be empty, and what to do; "" where none is."""
+def empty_bins(sizes: Sequence[int], n: int) -> str:
+    """Which bins at quantiles of `sizes` must be empty, in a sentence with advice; "" if none."""
     common = Counter(sizes).most_common()
     empty = n - len(common)
     if not sizes or empty <= 0:

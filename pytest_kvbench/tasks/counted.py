@@ -34,25 +34,25 @@ class Counted:
     def __init__(self, folder: Path | None, tokenizer: str) -> None:
         self._path = folder / _FILE if folder else None
         self._tokenizer = tokenizer
-        self._known: dict[bytes, list[int]] = {}
+        self._counts: dict[bytes, list[int]] = {}
         self._new: dict[bytes, list[int]] = {}
 
     def key(self, kind: str, text: str) -> bytes:
-        """Of what is asked about a text."""
+        """The key of a `kind` of count of a text, by this tokenizer."""
         name = json.dumps([self._tokenizer, kind]).encode()
         return hashlib.blake2b(name + text.encode(errors="surrogatepass"), digest_size=16).digest()
 
     def get(self, key: bytes) -> list[int] | None:
-        """What is known by now: `load` it first."""
-        return self._known.get(key)
+        """The counts kept under a key; None where none were loaded or put."""
+        return self._counts.get(key)
 
     def put(self, key: bytes, value: list[int]) -> None:
-        """Know it from now on; `save` keeps it."""
-        self._known[key] = self._new[key] = value
+        """Keep counts under a key; `save` writes them."""
+        self._counts[key] = self._new[key] = value
 
     def load(self, keys: Iterable[bytes]) -> None:
-        """Look on disk for those that are not known."""
-        unknown = [key for key in dict.fromkeys(keys) if key not in self._known]
+        """Read the counts of some keys from disk, where they are not here."""
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._counts]
         if unknown and self._path and self._path.exists():
             _use(self._path, lambda database: self._read(database, unknown))
 
@@ -68,10 +68,10 @@ class Counted:
         with contextlib.suppress(ValueError, TypeError):
             numbers = json.loads(str(value))
             if all(type(number) is int and number >= 0 for number in numbers):
-                self._known[key] = list(numbers)
+                self._counts[key] = list(numbers)
 
     def save(self) -> None:
-        """Write what is new."""
+        """Write the counts that were put since the last time."""
         new, self._new = self._new, {}
         if new and self._path:
             rows = [

@@ -48,11 +48,11 @@ def hub_rows(repo: str, config: str, revision: str, variable: str) -> Iterator[d
 
 
 @contextlib.contextmanager
-def _had(what: str, repo: str, variable: str) -> Iterator[None]:
+def _had(name: str, repo: str, variable: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # hub, network and disk errors share no base class
         raise UsageError(
-            f"{what} of {repo} is not cached and cannot be had ({type(error).__name__})",
+            f"{name} of {repo} is not cached and cannot be had ({type(error).__name__})",
             f"get it elsewhere and set {variable} to where it is",
         ) from error

@@ -22,9 +22,9 @@ from pytest_kvbench.tasks.binning import (
     BinSpec,
     Candidate,
     bin_of,
+    empty_bins,
     select,
     size_of,
-    why_empty,
 )
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -81,8 +81,8 @@ def pinned_prompt(task: Task, entry: ManifestEntry) -> Prompt:
 
 
 def _data_bins(task: str, spec: BinSpec, sizes: Sequence[int]) -> tuple[Bin, ...]:
-    if spec.edges is None and (why := why_empty(sizes, spec.n)):
-        warnings.warn(f"{task}: {why}", stacklevel=3)
+    if spec.edges is None and (problem := empty_bins(sizes, spec.n)):
+        warnings.warn(f"{task}: {problem}", stacklevel=3)
     return spec.data_bins(sizes)
 
 

@@ -117,7 +117,7 @@ def listed(cell: object) -> object:
 # -- the formats ---------------------------------------------------------------------------------
 
 
-def _own(row: Row) -> Prediction:
+def _plain(row: Row) -> Prediction:
     meta = {**row, "all_classes": listed(row.get("all_classes"))}
     reason = row.get("finish_reason") or "stop"
     answers = _references(row["answers"])
@@ -204,7 +204,7 @@ def _clean_kvpress(text: str, family: str, metric: str) -> str:
 
 
 FORMATS: Sequence[Format] = (
-    Format("kvbench", ("prediction", "answers"), _own),
+    Format("kvbench", ("prediction", "answers"), _plain),
     Format("lm-eval", ("doc", ("filtered_resps", "resps")), _lm_eval),
     Format("kvpress", ("predicted_answer", ("answers", "answer")), _kvpress, _clean_kvpress),
     Format("RULER", ("pred", ("outputs", "output")), _ruler, _clean_ruler),

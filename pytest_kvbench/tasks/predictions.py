@@ -67,12 +67,20 @@ def score_file(
 def _scored(
     row: Mapping[str, Any], task: str, metric_of: Callable[[str], str], rule: ReasoningRule
 ) -> dict[str, Any]:
-    form, said = read_prediction(row)
+    form, prediction = read_prediction(row)
     family = task.partition("/")[0]
-    metric = metric_of(_named(said.task, family) if said.task and family in _NAMED else task)
-    text = form.clean(said.text, family, metric) if form.clean else said.text
+    metric = metric_of(
+        _named(prediction.task, family) if prediction.task and family in _NAMED else task
+    )
+    text = form.clean(prediction.text, family, metric) if form.clean else prediction.text
     score = score_answer(
-        metric, text, said.finish_reason, said.answers, said.meta, said.context, rule=rule
+        metric,
+        text,
+        prediction.finish_reason,
+        prediction.answers,
+        prediction.meta,
+        prediction.context,
+        rule=rule,
     )
     return {"score": score.value, "label": score.label}
 

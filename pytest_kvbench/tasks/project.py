@@ -51,10 +51,14 @@ class ProjectTasks(Mapping[str, TaskFactory]):
         self._projects = [Project(root, tuple(inside), load) for root, inside in found.items()]
 
     def __getitem__(self, name: str) -> TaskFactory:
-        """Raises UsageError where a conftest cannot be loaded."""
-        known = _is_known(name)
+        """The task of that name.
+
+        Raises:
+            UsageError: a conftest cannot be loaded.
+        """
+        ours = _is_ours(name)
         for project in self._projects:
-            if (project.bringing or not known) and name in project.tasks:
+            if (project.bringing or not ours) and name in project.tasks:
                 return project.tasks[name]
         raise KeyError(name)
 
@@ -140,7 +144,7 @@ def _listed(folder: Path) -> Mapping[str, bool]:
         return {}
 
 
-def _is_known(name: str) -> bool:
+def _is_ours(name: str) -> bool:
     try:
         check_task_name(name)
     except UsageError:

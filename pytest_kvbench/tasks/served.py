@@ -26,7 +26,7 @@ from pytest_kvbench.tasks.archive import cache_folder
 from pytest_kvbench.tasks.counted import Counted
 from pytest_kvbench.tasks.cuts import Span, Truncating, middle_of
 from pytest_kvbench.tasks.pieces import spans
-from pytest_kvbench.tasks.together import Say, Telling, say_nothing, together
+from pytest_kvbench.tasks.together import Progress, Say, say_nothing, together
 from pytest_kvbench.tasks.tokenizers import Approximate, batches
 from pytest_kvbench.wire import bounded, sound
 from pytest_kvbench.wire.network import client_of
@@ -103,14 +103,14 @@ class ServedTokenizer(Truncating):
         ask: one call.
         counted: what is known.
         places: calls at once.
-        telling: says how far it is.
+        progress: says how far it is.
     """
 
     name: str
     ask: Callable[[str], Tokens] = field(repr=False, compare=False)
     counted: Counted = field(repr=False, compare=False)
     places: int = field(repr=False, compare=False)
-    telling: Telling = field(repr=False, compare=False)
+    progress: Progress = field(repr=False, compare=False)
     tries: int = CALLS
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -146,7 +146,7 @@ class ServedTokenizer(Truncating):
         new = {key: item for key, item in pairs if self.counted.get(key) is None}
         for some in batches(list(new.items()), TOGETHER):
             try:
-                found = together(lambda pair: find(pair[1]), some, self.places, self.telling)
+                found = together(lambda pair: find(pair[1]), some, self.places, self.progress)
                 for (key, _), value in zip(some, found, strict=True):
                     self.counted.put(key, value)
             finally:
@@ -275,8 +275,8 @@ def served_tokenizer(
             # A count alone tells no tokenizers apart: such are not remembered.
             folder = None if tokens.ids is None else cache_folder()
             counted = Counted(folder, json.dumps([name, model, tokens.pieces is not None]))
-            telling = Telling(say, f"counting tokens at {url}")
-            return ServedTokenizer(name, ask, counted, min(places, PLACES), telling)
+            progress = Progress(say, f"counting tokens at {url}")
+            return ServedTokenizer(name, ask, counted, min(places, PLACES), progress)
     raise EngineError(f"no tokenizer behind {url}{problem}", MEND)
 
 
@@ -286,8 +286,8 @@ def _ask(client: httpx.Client, url: str, model: str, dialect: Dialect, text: str
     try:
         return _read(_post(client, url, body))
     except _UNUSABLE as error:
-        why = sound.message(str(error) or type(error).__name__)
-        raise EngineError(f"{url} did not count tokens: {why}", MEND) from error
+        message = sound.message(str(error) or type(error).__name__)
+        raise EngineError(f"{url} did not count tokens: {message}", MEND) from error
 
 
 def _post(client: httpx.Client, url: str, body: Mapping[str, Any]) -> Any:

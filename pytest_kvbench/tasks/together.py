@@ -1,4 +1,4 @@
-"""Calls to a server side by side, and a word to the user when they take long."""
+"""Calls to a server side by side, and a line for the user when they take long."""
 
 from __future__ import annotations
 
@@ -16,51 +16,50 @@ Say = Callable[[str], None]
 """Shows a line in place of the one before; an empty one takes it away."""
 
 EVERY_S = 1.0
-"""So long nothing is said at first, and between two words."""
+"""Seconds until the first line, and between two lines."""
 
 
 def say_nothing(line: str) -> None:
-    """Tells nobody."""
+    """Show nothing: for runs that nobody watches."""
 
 
-class Telling:
-    """Says how far a count is, once it takes long.
+class Progress:
+    """Shows how far a count is, once it takes long.
 
     Args:
-        say: told the line.
-        what: is going on.
+        say: shows the line.
+        activity: what is going on, in words.
     """
 
-    def __init__(self, say: Say, what: str) -> None:
-        self._say, self._what = say, what
+    def __init__(self, say: Say, activity: str) -> None:
+        self._say, self._activity = say, activity
         self._next = time.monotonic() + EVERY_S
-        self._done, self._wanted, self._said = 0, 0, False
+        self._done, self._wanted, self._shown = 0, 0, False
 
     def begin(self, wanted: int) -> None:
-        """So many more are wanted."""
+        """Count `wanted` more as asked for."""
         self._wanted += wanted
 
     def come(self, done: int) -> None:
-        """So many more have come, or some time has passed."""
+        """Count `done` more as answered; called with 0 when some time has passed."""
         self._done += done
         if time.monotonic() >= self._next:
-            self._next, self._said = time.monotonic() + EVERY_S, True
-            self._say(f"{self._what}: {self._done:,} of {self._wanted:,} texts")
+            self._next, self._shown = time.monotonic() + EVERY_S, True
+            self._say(f"{self._activity}: {self._done:,} of {self._wanted:,} texts")
 
     def end(self) -> None:
         """Take the line away, if there is one."""
-        if self._said:
-            self._said = False
+        if self._shown:
+            self._shown = False
             self._say("")
 
 
 def together(
-    work: Callable[[Item], Result], items: Sequence[Item], places: int, telling: Telling
+    work: Callable[[Item], Result], items: Sequence[Item], places: int, progress: Progress
 ) -> list[Result]:
     """The result of `work` for every item, in order; `places` of them at work at once.
 
-    The threads are nobody's concern: neither an interrupt nor the end of the process waits for
-    them.
+    The threads are daemons: neither an interrupt nor the end of the process waits for them.
 
     Raises:
         Exception: the first that `work` raised; nothing more is begun then.
@@ -80,28 +79,28 @@ def together(
                 todo.clear()
                 done.put((number, error))
 
-    telling.begin(len(items))
+    progress.begin(len(items))
     for _ in range(min(places, len(items))):
         threading.Thread(target=run, daemon=True).start()
     try:
-        return _gathered(done, len(items), telling)
+        return _gathered(done, len(items), progress)
     finally:
         todo.clear()
-        telling.end()
+        progress.end()
 
 
 def _gathered(
-    done: queue.SimpleQueue[tuple[int, Result | Exception]], wanted: int, telling: Telling
+    done: queue.SimpleQueue[tuple[int, Result | Exception]], wanted: int, progress: Progress
 ) -> list[Result]:
     results: dict[int, Result] = {}
     while len(results) < wanted:
         try:
             number, result = done.get(timeout=EVERY_S)
         except queue.Empty:
-            telling.come(0)
+            progress.come(0)
             continue
         if isinstance(result, Exception):
             raise result
         results[number] = result
-        telling.come(1)
+        progress.come(1)
     return [results[number] for number in range(wanted)]

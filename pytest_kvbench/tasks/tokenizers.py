@@ -141,24 +141,24 @@ class FastTokenizer(Truncating):
 
     name: str
     backend: tokenizers.Tokenizer = field(repr=False)
-    _known: dict[bytes, int] = field(default_factory=dict, repr=False, compare=False)
+    _counts: dict[bytes, int] = field(default_factory=dict, repr=False, compare=False)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, in batches."""
         keys = [_key(text) for text in texts]
-        unknown = {key: t for key, t in zip(keys, texts, strict=True) if key not in self._known}
+        unknown = {key: t for key, t in zip(keys, texts, strict=True) if key not in self._counts}
         for batch in batches(list(unknown.items()), BATCH):
             encoded = self.backend.encode_batch_fast(
                 [t for _, t in batch], add_special_tokens=False
             )
             for (key, _), encoding in zip(batch, encoded, strict=True):
-                self._known[key] = len(encoding)
-        return [self._known[key] for key in keys]
+                self._counts[key] = len(encoding)
+        return [self._counts[key] for key in keys]
 
     def middle_cut(self, text: str, max_tokens: int) -> Span | None:
         """Span between the kept tokens. Special tokens take part, as in LongBench's own code."""
         encoding = self.backend.encode(text)
-        self._known[_key(text)] = len(encoding) - sum(encoding.special_tokens_mask)
+        self._counts[_key(text)] = len(encoding) - sum(encoding.special_tokens_mask)
         return middle_of(encoding.offsets, max_tokens)
 
 

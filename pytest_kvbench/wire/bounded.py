@@ -62,7 +62,7 @@ async def content(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def fetch(
-    client: httpx.Client, method: str, url: str, *, limit: int = REPLY, **what: Any
+    client: httpx.Client, method: str, url: str, *, limit: int = REPLY, **content: Any
 ) -> httpx.Response:
     """As `client.request`; of an error's body no more than the beginning is read.
 
@@ -72,7 +72,7 @@ def fetch(
     """
     import httpx  # brings a command line of its own: 15 MB that no worker needs
 
-    with opened(client, method, url, **what) as response:
+    with opened(client, method, url, **content) as response:
         body = beginning(response, ERROR if response.is_error else limit)
         if len(body) > limit and not response.is_error:
             raise TooLargeError(limit)
@@ -83,7 +83,7 @@ def fetch(
 
 
 @contextlib.contextmanager
-def opened(client: httpx.Client, method: str, url: str, **what: Any) -> Iterator[httpx.Response]:
+def opened(client: httpx.Client, method: str, url: str, **content: Any) -> Iterator[httpx.Response]:
     """As `client.stream`, of a body as it is; that of a redirect is not read either.
 
     Raises:
@@ -91,7 +91,7 @@ def opened(client: httpx.Client, method: str, url: str, **what: Any) -> Iterator
     """
     import httpx
 
-    request = client.build_request(method, url, headers=_PLAIN, **what)
+    request = client.build_request(method, url, headers=_PLAIN, **content)
     for _ in range(client.max_redirects + 1):
         response = client.send(request, stream=True, follow_redirects=False)
         with contextlib.closing(response):

@@ -120,6 +120,17 @@ def test_so_does_a_command(
     assert set(made.values()) == {1}
 
 
+def test_so_does_a_command_in_batches_but_for_what_its_control_decides(
+    project: Project, made: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan may be too large to keep: but a group's control is exchanged and looked at as one."""
+    monkeypatch.chdir(project.path)
+    with BatchServer() as server:
+        where = ("--set", f"engine.base_url={server.base_url}", "--set", "engine.mode=batch")
+        assert CliRunner().invoke(main, ["run", "exp.yaml", *where]).exit_code == 0
+    assert Counter(made.values()) == {1: 2 * 10 * 2, 2: 10 * 2}
+
+
 @pytest.mark.parametrize(
     "more",
     [

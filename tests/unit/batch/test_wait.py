@@ -573,7 +573,7 @@ class Terminal(io.StringIO):
 def test_answers_that_were_there_before_tell_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     with waiting._progress(["g"]) as show:
-        show({"g": targets_of.Look(told="has not begun")})
+        show({"g": targets_of.Look(progress="has not begun")})
         show({"g": targets_of.Look(count=Count(30, 20, 0, 0))})
         assert terminal.getvalue().endswith("\r\x1b[2Kg: 20/30 answers")
         show({"g": targets_of.Look(count=Count(30, 21, 0, 0))})

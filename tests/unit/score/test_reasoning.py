@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.records import ReasoningRule
 from pytest_kvbench.score.metric import score_answer
-from pytest_kvbench.score.reasoning import Spoken, split
+from pytest_kvbench.score.reasoning import SplitReply, split
 from pytest_kvbench.score.vote import ballot
 
 MARKED = [
@@ -40,7 +40,7 @@ PLAIN = st.text(st.characters(exclude_characters="<>[]◁▷|", codec="utf-8"), 
 @pytest.mark.parametrize("marked", MARKED)
 def test_only_what_follows_the_thoughts_is_scored(marked: str) -> None:
     text = marked.format("It is B or 7. No: C.", "The correct answer is (A)")
-    assert split(text) == Spoken("The correct answer is (A)", True)
+    assert split(text) == SplitReply("The correct answer is (A)", True)
     options = {"options": {"A": "one", "B": "two", "C": "three"}}
     assert score_answer("choice", text, "stop", ["A"], options).value == 1
     assert score_answer("choice", text, "stop", ["C"], options).value == 0
@@ -68,7 +68,7 @@ def test_a_reply_without_marks_is_left_as_it_is(text: str) -> None:
     "text", ["analysis: the word is gold", "Here is my response: gold", "a < b > c [1]", "thinking"]
 )
 def test_words_alone_are_no_thoughts(text: str) -> None:
-    assert split(text) == Spoken(text)
+    assert split(text) == SplitReply(text)
 
 
 @given(st.sampled_from(MARKED), PLAIN, PLAIN)

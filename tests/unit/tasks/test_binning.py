@@ -13,10 +13,10 @@ from pytest_kvbench.tasks.binning import (
     BinSpec,
     Candidate,
     bin_of,
+    empty_bins,
     quantile_edges,
     select,
     size_of,
-    why_empty,
 )
 
 sizes = st.lists(st.integers(0, 500), max_size=60)
@@ -54,12 +54,12 @@ def test_a_bin_is_empty_only_where_lengths_are_too_few_and_that_is_said(values, 
     empty = [b.index for b in bins if b.index not in {bin_of(bins, v) for v in values}]
     different = len(set(values))
     assert len(empty) == (max(0, n - different) if values else n)
-    assert bool(empty and values) == bool(why_empty(values, n))
+    assert bool(empty and values) == bool(empty_bins(values, n))
     assert empty == list(range(len(empty)))  # as the words say
 
 
 def test_why_bins_are_empty():
-    assert why_empty([512] * 30 + [700] * 10, 4) == (
+    assert empty_bins([512] * 30 + [700] * 10, 4) == (
         "bins 0 to 1 are empty: 40 examples have only 2 different lengths (30 are 512 long), and "
         "4 bins were asked for. Use bins.n: 2, bins.edges, or more varied data"
     )

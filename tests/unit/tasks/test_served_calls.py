@@ -339,7 +339,7 @@ def test_an_error_ends_the_count_and_what_was_counted_before_is_kept(backend):
             return real(text)
 
         failing = served.ServedTokenizer(
-            tokenizer.name, ask, tokenizer.counted, 2, tokenizer.telling
+            tokenizer.name, ask, tokenizer.counted, 2, tokenizer.progress
         )
         with pytest.raises(EngineError, match="it is gone"):
             failing.count(texts)
