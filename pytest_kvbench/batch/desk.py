@@ -230,17 +230,17 @@ class Desk:
                 yield path
 
     def _met(self, found: Sequence[Result], keys: Keys) -> None:
-        keys.see(result.key for result in found)
+        keys.mark(result.key for result in found)
         self._refused.add(r.key for r in found if isinstance(r.outcome, Failure) and r.tried)
 
     def _give_up(self, batch: Batch, keys: Keys) -> int:
-        """Failures of all that a batch says nothing of; a batch that never began was refused."""
+        """Store failures of the requests without a result; how many were stored."""
         kind: FailureKind = "ENGINE_ERROR" if batch.status == "failed" else "TIMEOUT"
         count = 0
         message = f"batch {batch.name} {batch.status} without it" + (
             f": {batch.message}" if batch.message else ""
         )
-        for some in keys.unseen():
+        for some in keys.unmarked():
             count += save_failures(self.store, [Failure(key, kind, message) for key in some])
             if batch.status != "expired":
                 self._refused.add(some)

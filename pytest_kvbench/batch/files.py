@@ -32,7 +32,7 @@ class Lane:
 
     @property
     def slug(self) -> str:
-        """Readable, for a file's name."""
+        """The lane in a form that a file's name can hold."""
         return re.sub(r"[^\w.-]", "-", f"{self.server}-{self.url.split('/')[2]}")
 
 
@@ -49,7 +49,7 @@ OPENAI = Limits()
 
 @dataclass(frozen=True)
 class Written:
-    """A finished file."""
+    """A finished file of requests."""
 
     path: Path
     lane: Lane

@@ -113,15 +113,15 @@ class Ledger:
         return tuple(batch for batch in self.batches if batch.is_open)
 
     def by_id(self, batch_id: str) -> Batch:
-        """One by our id."""
+        """The batch with an id of ours; a KeyError where there is none."""
         return self._batches[batch_id]
 
     def path_of(self, batch: Batch) -> Path:
-        """Its file of requests."""
+        """Where a batch's file of requests is."""
         return self.folder / batch.file
 
     def note(self, file: Written, at: str) -> Batch:
-        """Enter a file that is whole."""
+        """Enter a file that is whole as a new batch, which is returned."""
         batch = Batch(
             id=file.path.stem,
             state="written",
@@ -137,7 +137,7 @@ class Ledger:
         return self._put(batch)
 
     def move(self, batch: Batch, state: State, **changes: Any) -> Batch:
-        """Note how far a batch has come."""
+        """Note how far a batch has come; the batch as it is then."""
         return self._put(replace(batch, state=state, **changes))
 
     def mark(self, run_id: str) -> None:

@@ -56,11 +56,11 @@ class Look:
 
 
 class Target(Protocol):
-    """Something that is waited for."""
+    """Something that `kvbench wait` waits for."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name under which it is shown."""
 
     @property
     def folder(self) -> Path | None:
@@ -90,7 +90,7 @@ class Process:
             self._process = psutil.Process(pid)
 
     def look(self) -> Look:
-        """Whether it runs."""
+        """Whether the process still runs."""
         if self._process is None:
             return Look(done=True, progress="there is no such process: it had ended before")
         if is_alive(self._process):

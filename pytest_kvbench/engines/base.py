@@ -49,7 +49,7 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """How many arms and requests it takes at a time."""
 
     async def answer(self, requests: Sequence[Request]) -> list[Answer | Failure]:
         """Answer requests for the same example, in order; one request unless the engine sweeps.
@@ -59,7 +59,7 @@ class Engine(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Close connections."""
+        """Close its connections; nothing is asked afterwards."""
 
 
 class EngineSource(Protocol):
@@ -73,9 +73,12 @@ class EngineSource(Protocol):
         """
 
     def fingerprint(self) -> dict[str, str]:
-        """All of its servers that may change an answer: see `facts`.
+        """All facts of its servers that may change an answer, joined as by `fingerprint.merge`.
 
-        Without starting one, if possible.
+        Where possible, no server is started for it.
+
+        Raises:
+            EngineError: a server that runs already does not say who it is.
         """
 
     def tokenizer_folder(self) -> Path | None:

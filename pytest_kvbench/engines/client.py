@@ -208,7 +208,7 @@ class Http:
 
 
 async def _streamed(response: aiohttp.ClientResponse, started: float, limit: int) -> Reply:
-    """The rest of one streamed try."""
+    """The reply of one streamed try, put together."""
     ttft_s, assembly = None, Assembly()
     async for piece in bounded.pieces(response, limit):
         assembly.feed(piece)

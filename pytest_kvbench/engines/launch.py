@@ -34,7 +34,7 @@ _STALE_S = 3600.0
 
 @dataclass(frozen=True)
 class Served:
-    """A server that is up."""
+    """A server that is up: its address with the `/v1`, its process, and what it says of itself."""
 
     base_url: str
     pid: int

@@ -186,7 +186,7 @@ class _Slots:
         return None
 
     def give(self, slot: int) -> None:
-        """It is free again."""
+        """Free a place that was taken."""
         with self._lock:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, slot)
             self._free.add(slot)
@@ -194,5 +194,5 @@ class _Slots:
 
 @functools.cache
 def _slots(file: Path, count: int) -> _Slots:
-    """One per process: see `_Slots`."""
+    """The places of a file, the same object throughout this process: see `_Slots`."""
     return _Slots(file, count)

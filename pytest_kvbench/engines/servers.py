@@ -54,7 +54,7 @@ class Servers(Protocol):
         """All its base URLs, where several servers are one; those of servers that run already."""
 
     def close(self, name: str) -> None:
-        """End it, if it is ours."""
+        """End the server, if this run started it."""
 
     @property
     def vocabulary(self) -> str:
@@ -100,7 +100,7 @@ class Running:
         return kind_of(self.settings)
 
     def close(self, name: str) -> None:
-        """See `Servers.close`: not ours."""
+        """See `Servers.close`: these were not started by us, and stay up."""
 
 
 @dataclass(frozen=True)

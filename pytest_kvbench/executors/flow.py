@@ -31,7 +31,7 @@ _EVERY_S = 0.2
 
 
 class Flow(Protocol):
-    """Where chunks are handed to."""
+    """Workers that answer chunks of requests."""
 
     def submit(
         self, terms: Terms, calls: Sequence[Sequence[Request]]

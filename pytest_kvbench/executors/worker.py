@@ -73,7 +73,7 @@ class _Desk:
         atexit.register(self._close)
 
     def answer(self, calls: Sequence[Sequence[Request]]) -> list[Outcome]:
-        """The outcomes, in order."""
+        """The outcomes of some calls, in their order; or the error that a call stopped with."""
         return asyncio.run_coroutine_threadsafe(self._all(calls), self._loop).result()
 
     def _close(self) -> None:

@@ -101,7 +101,7 @@ class Launch(Section):
 
 
 class EngineSettings(Section):
-    """Who answers."""
+    """Which servers answer, and how they are asked."""
 
     name: Literal["local", "llamacpp", "vllm", "sglang", "ollama", "openai"] = about(
         "local (the embedded server), llamacpp, vllm, sglang, ollama or openai", default="local"

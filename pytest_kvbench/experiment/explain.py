@@ -90,7 +90,7 @@ def origin_of(origins: Mapping[str, str], key: str, default: str = "experiment")
 
 
 def joined(prefix: str, key: object) -> str:
-    """A dotted key."""
+    """A key below another, with a dot: `engine.model`."""
     return f"{prefix}.{key}" if prefix else str(key)
 
 

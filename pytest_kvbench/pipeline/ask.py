@@ -66,7 +66,7 @@ class Asking(Protocol):
         """
 
     def close(self) -> None:
-        """Stop what runs ahead."""
+        """Stop asking; what was answered is stored."""
 
 
 class Live:

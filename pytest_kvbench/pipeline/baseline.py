@@ -61,13 +61,13 @@ class Side:
     pooled: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """What a baseline's file holds."""
+        """The content of a baseline's file, as JSON data."""
         cells = [cell.to_json() for cell in self.cells]
         return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": now()}
 
 
 def pooled_key(key: CellKey) -> str:
-    """How a row over all bins is named in a baseline."""
+    """The name of a row over all bins in a baseline's file."""
     return json.dumps([key.task, key.variant, key.policy, key.budget])
 
 
@@ -125,7 +125,7 @@ def load_baseline(path: Path) -> Side:
     """Read a baseline's file.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the file is no baseline.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -89,7 +89,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that can be said of two sides."""
+    """What changed between two sides, row by row, and what cannot be compared."""
 
     base: str
     now: str

@@ -1,7 +1,7 @@
 """What a group asks next, however one asks: live, through Parsl or in batches.
 
-A function of what is stored: whoever asks hands over what it names, and asks it again once that is
-settled, at once or in a later run.
+A function of what is stored: who asks hands over the requests that it names, and comes
+back once they are settled, at once or in a later run.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class GroupDriver:
         return list(self.prepared.each_request([self._control]))
 
     def next(self, store: Store) -> list[Request]:
-        """What is to be settled next: what tells whether the control is sane, then the rest.
+        """The requests to be settled next: first what shows whether the control is sane.
 
         Raises:
-            ControlError: it is not, and something would still have to be asked.
+            ControlError: the control is not sane, and treatments would still have to be asked.
         """
         drawn = self._drawn(store)
         shared = arms_per_request(self.prepared.experiment.engine) > 1
@@ -66,16 +66,16 @@ class GroupDriver:
         return [request for _, request in drawn]
 
     def wanted(self, store: Store) -> list[Request]:
-        """What is to be settled by now, the rounds before included.
+        """The requests that are to be settled by now, the rounds before included.
 
-        Of a control that is not sane the treatments are not.
+        Treatments of a control that is not sane are not among them.
         """
         return [request for _, request in self._of_the_sane(store, self._drawn(store))]
 
     def ahead(self, store: Store) -> Iterator[Request]:
-        """As `wanted`, for who may wait a day for it: nothing waits for the control's sample.
+        """As `wanted`, for batches, which may take a day: nothing waits for the control's sample.
 
-        Of sampling in rounds, it goes on to twice what was looked at.
+        Sampling in rounds goes on to twice what was looked at.
         """
         every = self._ahead(store) if self._draws else self.prepared.each_request(self.cells)
         yield from (request for _, request in self._of_the_sane(store, every))
@@ -130,9 +130,10 @@ def drivers(prepared: Prepared, cells: Sequence[Cell] | None = None) -> Iterator
 
 
 def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = False) -> str:
-    """What is wrong with the control of one group, by the replies that are there; "" if nothing.
+    """What is wrong with a group's control, by the replies so far, in words; "" if nothing is.
 
-    Where not all are asked that will be (`whole`), a low mean of few is not held against it.
+    Until all of its requests are settled (or `whole` says that no more will come), a low mean is
+    not held against it.
     """
     controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
     keys = [request.key for _, request in controls]

@@ -47,7 +47,7 @@ def status_of(reasons: Iterable[Reason]) -> int:
 
 
 def last_lines(reasons: Sequence[Reason]) -> list[str]:
-    """Why a run ends with its status, for who reads the end of a log."""
+    """The lines at the end of a log that say why a run ends with its status."""
     status = status_of(reasons)
     every = dict.fromkeys(reason.line for reason in reasons if reason.status == status)
     shown = (text.fit(text.plain(line), _LONGEST) for line in every)
@@ -76,7 +76,7 @@ def of_conclusion(done: Conclusion, wanted: Collection[str] | None = None) -> li
 
 
 def of_lines(group: str, lines: Iterable[str]) -> list[Reason]:
-    """Lines that say what of a group is not known."""
+    """Reasons made of lines that name what is not known of a group."""
     return [Reason(InfrastructureError.exit_status, f"{group}: {line}") for line in lines]
 
 

@@ -10,7 +10,7 @@ from pytest_kvbench.store.store import Store
 
 
 def take_over(store: Store, entry: ControlEntry, missing: Sequence[Request]) -> set[str]:
-    """Store answers that another group has paid for; their keys. Never for an A/A run."""
+    """Store answers that another group has paid for; their keys. None is taken for an A/A run."""
     found = [entry.answers[r.key] for r in missing if r.key in entry.answers and not r.aa]
     if found:
         store.save_answers(found, origin="shared-control")
@@ -18,5 +18,5 @@ def take_over(store: Store, entry: ControlEntry, missing: Sequence[Request]) -> 
 
 
 def give(store: Store, entry: ControlEntry, controls: Sequence[Request]) -> None:
-    """Add what a group has of the control to what is shared."""
+    """Add a group's answers of its control to the shared entry."""
     entry.add(list(store.answers([request.key for request in controls]).values()))

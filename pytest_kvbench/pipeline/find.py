@@ -74,7 +74,7 @@ def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:
     """What was prepared or run last in a group's folder, or run last (`ran`).
 
     Raises:
-        MissingPrerequisiteError: there is no such thing.
+        MissingPrerequisiteError: nothing was prepared or run there.
     """
     with Store(folder / DATABASE, reads=True) as store:
         prepared, runs = store.prepared(), store.runs()
@@ -86,10 +86,10 @@ def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:
 
 
 def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
-    """What is stored as an experiment; its group is where it lies, whatever it said elsewhere.
+    """A stored experiment; its group is the folder that it lies in, whatever it was before.
 
     Raises:
-        GuardError: it is none.
+        GuardError: what is stored is no experiment.
     """
     try:
         return Experiment(**{"sensitivity": None, **stored, "group": folder.name})

@@ -32,7 +32,7 @@ _READ = attrgetter(*(f"cell.{n}" for n in _CELL), *_OWN, *(f"outcome.{n}" for n 
 
 
 def columns_of(observed: Iterable[Observation]) -> Columns:
-    """What `analyse` wants to know of observations."""
+    """Observations as the columns that `analyse` reads."""
     names = (*_CELL, *_OWN, *_OUTCOME)
     values = zip(*map(_READ, observed), strict=True)
     return dict(zip(names, values, strict=False)) or dict.fromkeys(names, ())

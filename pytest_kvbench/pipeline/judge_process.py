@@ -31,7 +31,7 @@ class Analyst:
         self._process: subprocess.Popen[bytes] | None = None
 
     def warm(self) -> None:
-        """Begin to load; judging will be wanted."""
+        """Start the process and let it load pandas, before anything is to be judged."""
         if self._process is None:
             self._process = subprocess.Popen(  # noqa: S603 -- ourselves
                 [sys.executable, "-m", __name__],
@@ -59,7 +59,7 @@ class Analyst:
         return result
 
     def close(self) -> None:
-        """End the process, if there is one. It keeps nothing that could be lost."""
+        """End the process, if there is one; it keeps nothing between two questions."""
         if self._process is not None:
             with self._process as process:
                 process.kill()
@@ -67,7 +67,7 @@ class Analyst:
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Judge what comes on the standard input, one question after the other, until it ends."""
     # pandas would load it for nothing that judging needs: 25 MB and a quarter of a second.
     sys.modules["pyarrow"] = None  # type: ignore[assignment]  # how the import system says no
     importlib.import_module("pytest_kvbench.analyse.observations")  # the slow part, ahead of time

@@ -161,7 +161,7 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
 
 
 def arm_name(policy: str, budget: float) -> str:
-    """As in an item's id and in `dropped`: `snapkv-0.20`."""
+    """The name of an arm in an item's id and in `dropped`: `snapkv-0.20`."""
     return f"{policy}-{format_budget(budget)}"
 
 
@@ -186,7 +186,7 @@ def treated_cells(experiment: Experiment) -> int:
 
 
 def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprint: str) -> Arm:
-    """The arm that measures a cell."""
+    """The arm that measures a cell, with everything that may change its answers."""
     return Arm(
         engine=experiment.engine.name,
         model=experiment.engine.model,
@@ -287,7 +287,7 @@ def requests(
 def costs(
     experiment: Experiment, some: Sequence[Cell], manifests: Mapping[str, TaskManifest]
 ) -> list[Cost]:
-    """What cells would cost. Without a manifest: from the bins' declared sizes and lengths."""
+    """The costs of cells, by group; without a manifest by the bins' declared sizes and lengths."""
     spent = []
     for group, members in groups(some).items():
         draws = experiment.draws_of(group.variant)

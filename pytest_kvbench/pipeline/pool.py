@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of a group's requests, this time."""
+    """How many of a group's requests were stored before, reused, answered, and failed."""
 
     stored: int = 0
     reused: int = 0
@@ -132,7 +132,7 @@ class Pool:
         return tally
 
     async def _rounds(self, work: Work, entry: ControlEntry | None) -> Tally:
-        """All at once; or what is wanted, and what is wanted then. Nothing is asked twice."""
+        """Ask everything at once, or round after round what is wanted by then; nothing twice."""
         if work.wanted is None:
             return await self._complete(work.requests, entry)
         tally, settled = Tally(), set[str]()
@@ -143,7 +143,7 @@ class Pool:
         return tally
 
     async def _complete(self, requests: Sequence[Request], entry: ControlEntry | None) -> Tally:
-        """Ask what is missing by now: whoever held the entry before may have asked the same."""
+        """Ask what is still missing: another run may have asked it while we waited."""
         self._store.save_requests(requests)
         stored = self._store.answered([r.key for r in requests])
         missing = [r for r in requests if r.key not in stored]
@@ -155,7 +155,7 @@ class Pool:
         return Tally(len(stored), len(reused), len(left) - failed, failed)
 
     async def _ask(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
-        """Ask the engine; the number of failures."""
+        """Ask the engine for some requests; how many of them failed."""
         engine = await self._get_engine()
         batches = iter(_batches(missing, engine.capabilities.arms_per_request))
 

@@ -174,7 +174,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
 
 
 def bin_spec(experiment: Experiment) -> BinSpec:
-    """The bins as tasks want them."""
+    """An experiment's bins in the form in which tasks take them."""
     bins = experiment.bins
     return BinSpec(n=bins.n, per_bin=bins.per_bins, edges=bins.edges, range=bins.range, by=bins.by)
 

@@ -173,7 +173,7 @@ def drawn(
     planned: Planned,
     outcomes: Outcomes,
 ) -> list[tuple[Cell, Request]]:
-    """What of a whole plan is wanted by now; cells that nobody has asked are not waited for."""
+    """The requests of a plan that are wanted by now; cells not asked are not waited for."""
     asked = {cell for cell, request in planned if request.key in outcomes}
     here = [(cell, request) for cell, request in planned if cell in asked]
     wanted = [
@@ -190,7 +190,7 @@ def first_round(
     planned: Planned,
     asked: Iterable[Cell],
 ) -> list[tuple[Cell, Request]]:
-    """Of cells that nobody has asked: the least that they need."""
+    """The requests of a first round of the cells that were not asked yet."""
     done = set(asked)
     left = [(cell, request) for cell, request in planned if cell not in done]
     return [
@@ -204,7 +204,7 @@ def first_round(
 def drawn_so_far(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
 ) -> Sequence[tuple[Cell, Request]]:
-    """What of a plan is wanted by now: all of it, or what sequential sampling came to."""
+    """The requests of a plan that are wanted by now: all, or those of the rounds so far."""
     if not prepared.experiment.sequential:
         return planned
     outcomes = stored_outcomes(prepared, store, planned)
@@ -214,7 +214,7 @@ def drawn_so_far(
 def drawn_of(
     prepared: Prepared, planned: Planned, observed: Sequence[Observation]
 ) -> tuple[Planned, Sequence[Observation]]:
-    """What of a plan is wanted by now, and the observations of that.
+    """The requests of a plan that are wanted by now, and their observations.
 
     Args:
         prepared: the group.
@@ -231,7 +231,7 @@ def drawn_of(
 
 
 def outcomes_of(judged: Iterable[Observation]) -> Outcomes:
-    """What sampling goes by. Of a sample that is its vote's outcome."""
+    """The outcomes that sampling decides by, by request key; of a sample that of its vote."""
     return {key: one.outcome for one in judged for key in one.keys}
 
 
@@ -247,7 +247,7 @@ def levels(
 def stored_outcomes(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
 ) -> Outcomes:
-    """By request key: what sampling goes by. Of a sample that is its vote's outcome."""
+    """The stored outcomes that sampling decides by, by key; of a sample that of its vote."""
     if not prepared.experiment.votes:
         return store.outcomes([request.key for _, request in planned])
     return outcomes_of(voted(prepared, store, planned))

@@ -21,7 +21,7 @@ PROBE = 8
 
 @dataclass(frozen=True)
 class Reply:
-    """What a control made of one example; `chance` is the score of guessing."""
+    """A control's reply to one example, scored; `chance` is the score of guessing."""
 
     score: float
     label: Label
@@ -29,7 +29,7 @@ class Reply:
 
     @property
     def is_sick(self) -> bool:
-        """Empty, refused, or cut off before anything could be scored."""
+        """Whether it is empty, refused, or cut off before anything could be scored."""
         cut = self.label == "TRUNCATED" and self.score == 0
         return cut or self.label in ("EMPTY_OUTPUT", "REFUSAL")
 
@@ -37,7 +37,7 @@ class Reply:
 def asked_first(
     planned: Sequence[tuple[Cell, Request]], *, shares_prefill: bool
 ) -> list[tuple[Cell, Request]]:
-    """What of a group is to be answered before the rest: its controls.
+    """The requests of a group that are asked before the rest: its controls.
 
     Where all arms come from one prefill, a control alone would cost nearly what its whole sweep
     does: there the first few examples go ahead, with all their arms.

@@ -86,7 +86,7 @@ def _at_the_price_of(samples: Sequence[Outcome], outcome: Outcome) -> Outcome:
 
 
 def spokesman(samples: Mapping[int, Sample], read: Callable[[Sample], Ballot]) -> Sample:
-    """The sample that speaks for all.
+    """The sample whose answer is elected by all of a vote.
 
     Args:
         samples: all of one vote by replicate, none of them a failure.

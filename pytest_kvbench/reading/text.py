@@ -148,7 +148,7 @@ class TextStream(io.TextIOBase):
         self._lines = text_lines(file, newline="", pipe=True)
 
     def readable(self) -> bool:
-        """Always."""
+        """True: that it can be read is what the stream is for."""
         return True
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # noqa: ARG002  # whole lines

@@ -28,7 +28,7 @@ def on_first_line(read: BallotReader) -> BallotReader:
 
 
 def words(text: str, _: Mapping[str, Any]) -> Ballot:
-    """All words, as SQuAD compares them."""
+    """The ballot of a text: all its words, as SQuAD compares them."""
     return normalise(text).split()
 
 
@@ -55,7 +55,7 @@ def letter_with_evidence(text: str, _: Mapping[str, Any]) -> Ballot:
 
 
 def all_numbers(text: str, _: Mapping[str, Any]) -> Ballot:
-    """Every number of the reply."""
+    """The ballot of a count: every number in the reply, in order."""
     return numbers(text)
 
 

@@ -22,7 +22,7 @@ def first_line(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """`text` as SQuAD compares it."""
+    """A text as SQuAD compares it: lower case, without articles and punctuation."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 

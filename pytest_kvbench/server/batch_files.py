@@ -93,12 +93,12 @@ class Results:
         self._errors = errors.open("a", encoding="utf-8")
 
     def add(self, name: str, status: int, body: Mapping[str, Any]) -> None:
-        """What one request was answered."""
+        """Write the answer to one request."""
         response = {"status_code": status, "request_id": new_id("req"), "body": body}
         self._write(name, response, None)
 
     def expire(self, name: str) -> None:
-        """A request whose time was up."""
+        """Write that one request was not answered in time."""
         error = {"code": "batch_expired", "message": "the batch's window is over"}
         self._write(name, None, error)
 

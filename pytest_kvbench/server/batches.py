@@ -103,7 +103,7 @@ class Shelf:
             self._lock.release()
 
     def routes(self) -> list[Route]:
-        """The endpoints."""
+        """The routes of files and batches, for the server."""
         return [
             Route("/v1/files", self._upload, methods=["POST"]),
             Route("/v1/files", self._list_files),

@@ -12,7 +12,7 @@ _GREEDY_BELOW = 1e-30
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn."""
+    """How a request has its tokens drawn: temperature, top-p and seed."""
 
     temperature: float
     top_p: float

@@ -144,7 +144,7 @@ class Row:
 
 
 class Engine:
-    """Runs jobs on a model."""
+    """Runs jobs on a loaded model, one batch of rows after the other."""
 
     def __init__(self, model: LocalModel, prefills: PrefillCache) -> None:
         self._model = model

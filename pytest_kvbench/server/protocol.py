@@ -75,7 +75,7 @@ class KvArm(_Strict):
 
 
 class StreamOptions(_Strict):
-    """How a stream ends."""
+    """Whether a stream ends with the usage of tokens."""
 
     include_usage: bool = False
 
@@ -122,7 +122,7 @@ class _Request(_Strict):
 
 
 class TextPart(_Strict):
-    """A part of a message."""
+    """A part of a message that is text."""
 
     type: Literal["text"]
     text: str
@@ -136,7 +136,7 @@ class Message(_Strict):
 
     @property
     def text(self) -> str:
-        """The whole content."""
+        """The texts of all parts, joined."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)

@@ -15,7 +15,7 @@ from pytest_kvbench.server.engine import ArmReport, Done, Piece, Timings
 
 @dataclass
 class Reply:
-    """One reply while it comes together."""
+    """One reply while its choices are being made."""
 
     model: str
     chat: bool
@@ -39,7 +39,7 @@ class Reply:
             self.ends[piece.index] = piece
 
     def whole(self) -> dict[str, Any]:
-        """The finished reply."""
+        """The finished reply, as the body of a response."""
         return {
             **self._head("chat.completion" if self.chat else "text_completion"),
             "choices": [self._choice(index) for index in range(len(self.reports))],
@@ -53,7 +53,7 @@ class Reply:
             yield self._chunk(index, delta, {"kv": dataclasses.asdict(report)})
 
     def piece(self, piece: Piece) -> dict[str, Any]:
-        """One piece of a stream."""
+        """What was added to a choice, as the data of a stream's event."""
         end = {"finish_reason": piece.finish_reason, "completion_tokens": piece.completion_tokens}
         delta = {"content": piece.text} if self.chat else piece.text
         return self._chunk(piece.index, delta, end if piece.finish_reason else {})

@@ -31,7 +31,7 @@ class Layer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes that keys and values take."""
         return self.hidden.nbytes + self.keys.nbytes + self.values.nbytes
 
 

@@ -112,7 +112,7 @@ def _submit(
 
 
 def _complete(served: Served) -> Complete:
-    """Answers the lines of batches."""
+    """The function that answers one line of a batch."""
 
     async def complete(endpoint: str, body: bytes) -> tuple[int, dict[str, Any]]:
         job = None

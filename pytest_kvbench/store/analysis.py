@@ -17,7 +17,7 @@ def save(
     cells: Sequence[CellRow],
     transitions: Sequence[TransitionRow],
 ) -> None:
-    """Replace what is there."""
+    """Replace the stored rows of an analysis by new ones."""
     named = [{**cell, "bin": str(cell["bin"])} for cell in cells]
     for table in ("bin_stats", "verdicts", "transitions"):
         db.execute(f"DELETE FROM {table}")  # noqa: S608 -- literals

@@ -51,7 +51,7 @@ class Member:
 
     @classmethod
     def of(cls, path: str, file: Path) -> Member:
-        """What a file is now."""
+        """A file as it is now: its path in the archive, size and sha256."""
         with file.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             return cls(path, stream.tell(), sha256)
@@ -59,7 +59,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Index:
-    """What an archive holds."""
+    """The list of an archive's members, which stands in it as JSON."""
 
     group: str
     files: tuple[Member, ...]
@@ -107,7 +107,7 @@ def _leaves_its_folder(name: object) -> bool:
 
 
 def passes(path: PurePath) -> bool:
-    """Whether a file is none that lasts: a lock, a hidden or unfinished file, a database's aid."""
+    """Whether a file does not last: a lock, a hidden or unfinished file, a database's aid."""
     name = path.name
     lock = name == "lock" or name.endswith(".lock")
     ours = any(part == UNCONFIRMED or part.startswith(UNFINISHED) for part in path.parts)

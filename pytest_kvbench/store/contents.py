@@ -1,4 +1,4 @@
-"""All that a group's database holds, table by table, for who reads whole groups."""
+"""All that a group's database holds, table by table, for readers of whole groups."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Contents:
         return names, map(tuple, found)
 
     def metas(self) -> dict[str, Any]:
-        """What a task notes on its examples, by example."""
+        """The `meta` of every example, by the example's id."""
         found = self.db.read("SELECT example_id, meta FROM examples")
         return {example: json.loads(meta) for example, meta in found}
 

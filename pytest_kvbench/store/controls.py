@@ -6,7 +6,7 @@
 
 One process at a time holds an entry; the others wait and then read. The lock is the operating
 system's, so a dead owner's claim frees itself, and whoever comes next takes it over. Nothing is
-trusted unseen: what is missing or altered is said in one line, and asked again.
+trusted unverified: what is missing or altered is warned of in one line, and asked again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ _MOST_WAITING, _LONGEST_S = 32, 1.0
 
 
 def control_key(arm: Arm) -> str:
-    """What a control depends on besides the example: engine, model, sampling and template."""
+    """24 hex digits: the hash of all that a control depends on but the example.
+
+    That is engine, model, sampling and template.
+    """
     return digest([arm.content_id])[:24]
 
 
@@ -60,7 +63,7 @@ class ControlEntry:
 
     @property
     def answers(self) -> Mapping[str, Answer]:
-        """By request key."""
+        """The answers of the entry, by the key of their request."""
         return self._file.answers
 
     def add(self, answers: Sequence[Answer]) -> None:
@@ -88,7 +91,7 @@ class ControlEntry:
         self._written = time.monotonic()
 
     def complete(self) -> None:
-        """Say that nobody is adding any more; an entry that did not change is left alone."""
+        """Register the entry as completed; one that did not change is left as it is."""
         if self._registered is None or self._registered.state == "pending":
             self._register("completed")
 
@@ -100,7 +103,7 @@ class ControlEntry:
 
 
 class SharedControls:
-    """The folder of shared controls."""
+    """The folder of shared controls, an entry for each control and bin of a task."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

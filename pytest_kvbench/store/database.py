@@ -181,7 +181,7 @@ class Database:
             )
 
     def _refuse_code(self) -> None:
-        """What a database computes by itself could be something else than what was looked at."""
+        """Refuse views and triggers that are not ours: they could change what is read."""
         ours = self._schema.script
         for kind, name, code in self._db.execute(_CODE):
             expected = code in ours if kind == "trigger" else not self._schema.has_table(name)

@@ -18,7 +18,7 @@ class Keys:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
-            "CREATE TABLE keys (key TEXT PRIMARY KEY, batch TEXT NOT NULL, seen INTEGER NOT NULL"
+            "CREATE TABLE keys (key TEXT PRIMARY KEY, batch TEXT NOT NULL, marked INTEGER NOT NULL"
             " DEFAULT 0) WITHOUT ROWID"
         )
 
@@ -31,7 +31,7 @@ class Keys:
         self._db.executemany("INSERT OR IGNORE INTO keys (key, batch) VALUES (?,?)", rows)
 
     def batches(self, keys: Sequence[str]) -> dict[str, str]:
-        """Of those among `keys` that are there: the batch."""
+        """The batch of each of `keys` that is there."""
         found: dict[str, str] = {}
         for start in range(0, len(keys), _CHUNK):
             some = keys[start : start + _CHUNK]
@@ -40,16 +40,16 @@ class Keys:
             found.update(self._db.execute(query, some).fetchall())
         return found
 
-    def see(self, keys: Iterable[str]) -> None:
-        """Note that these were met."""
-        self._db.executemany("UPDATE keys SET seen=1 WHERE key=?", [(key,) for key in keys])
+    def mark(self, keys: Iterable[str]) -> None:
+        """Mark the requests of these keys: `unmarked` gives the others."""
+        self._db.executemany("UPDATE keys SET marked=1 WHERE key=?", [(key,) for key in keys])
 
-    def unseen(self) -> Iterator[list[str]]:
-        """Those that were not, some at a time."""
-        cursor = self._db.execute("SELECT key FROM keys WHERE seen=0")
+    def unmarked(self) -> Iterator[list[str]]:
+        """The keys that were not marked, some at a time."""
+        cursor = self._db.execute("SELECT key FROM keys WHERE marked=0")
         while rows := cursor.fetchmany(_CHUNK):
             yield [key for (key,) in rows]
 
     def close(self) -> None:
-        """Forget them."""
+        """Forget all keys; the file that holds them goes."""
         self._db.close()

@@ -36,7 +36,7 @@ def mark(folder: Path) -> None:
 
 
 def confirm(folder: Path) -> None:
-    """From now on a group is like one that was made here.
+    """Confirm a group: from now on it is like one that was made here.
 
     Raises:
         StoreError: its folder cannot be written.

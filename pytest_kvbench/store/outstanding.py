@@ -29,7 +29,7 @@ class Count:
 
     @property
     def missing(self) -> int:
-        """Those without either."""
+        """Requests that have neither an answer nor a failure."""
         return self.planned - self.settled
 
 

@@ -16,7 +16,7 @@ LOCK = ".at-work.lock"
 
 
 class Presence:
-    """Says that this process is at work on a group, until it is closed or the process ends.
+    """Shows others that this process is at work on a group, until it is closed or the process ends.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -29,7 +29,7 @@ class Presence:
             fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """This process has done what it could."""
+        """End the presence: this process is not at work any more."""
         self._file.close()
 
 

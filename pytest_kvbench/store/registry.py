@@ -97,7 +97,7 @@ class Registry:
         self._change({name: entry}, ())
 
     def drop(self, names: Iterable[str]) -> None:
-        """Remove entries."""
+        """Remove entries; names that are not there do no harm."""
         self._change({}, names)
 
     def _change(
@@ -134,7 +134,7 @@ class Registry:
         )
 
     def describe(self, name: str) -> Registered:
-        """The entry that the files of a control deserve."""
+        """The entry of a control, made from its files as they are."""
         content = read_content(self.root / name / FILE)
         return Registered(
             "completed",

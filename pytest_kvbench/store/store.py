@@ -118,7 +118,7 @@ class Store:
             )
 
     def finish_run(self, run_id: str, at: str) -> None:
-        """Note when a run ended."""
+        """Note when a run ended, as an ISO time."""
         with self._db.write() as db:
             db.execute("UPDATE experiments SET finished_at=? WHERE run_id=?", (at, run_id))
 
@@ -201,7 +201,7 @@ class Store:
                     )
 
     def save_failures(self, failures: Iterable[Failure]) -> None:
-        """Store what failed; a later failure of the same request replaces the earlier."""
+        """Store failures; a later failure of the same request replaces the earlier."""
         with self._db.write() as db:
             db.executemany(
                 "INSERT INTO failures (key, kind, message, attempts, run)"
@@ -224,15 +224,15 @@ class Store:
         return found
 
     def requested(self, keys: Sequence[str]) -> set[str]:
-        """Which of `keys` were ever to be asked."""
+        """Those of `keys` that were ever to be asked."""
         return {row[0] for row in self._among("SELECT key FROM requests WHERE key IN ({})", keys)}
 
     def answered(self, keys: Sequence[str]) -> set[str]:
-        """Which of `keys` have an answer."""
+        """Those of `keys` that have an answer."""
         return {row[0] for row in self._among("SELECT key FROM answers WHERE key IN ({})", keys)}
 
     def settled(self, keys: Sequence[str]) -> set[str]:
-        """Which of `keys` have an answer or a failure."""
+        """Those of `keys` that have an answer or a failure."""
         failed = self._among("SELECT key FROM failures WHERE key IN ({})", keys)
         return self.answered(keys) | {row[0] for row in failed}
 
@@ -293,7 +293,7 @@ class Store:
         }
 
     def failures(self, keys: Sequence[str]) -> list[Failure]:
-        """The failures among `keys`, in no order that means anything."""
+        """The failures among `keys`, in no particular order."""
         query = "SELECT key, kind, message, attempts FROM failures WHERE key IN ({})"
         return [Failure(**dict(row)) for row in self._among(query, keys)]
 
@@ -305,21 +305,21 @@ class Store:
         cells: Sequence[CellRow],
         transitions: Sequence[TransitionRow],
     ) -> None:
-        """Replace what analysis made of the scores."""
+        """Replace the rows of the analysis before."""
         with self._db.write() as db:
             analysis.save(db, bin_stats, cells, transitions)
 
     def request_keys(self) -> set[str]:
-        """The keys of everything that was ever to be asked."""
+        """The keys of all requests that were ever to be asked."""
         return {row[0] for row in self._db.read("SELECT key FROM requests")}
 
     @property
     def contents(self) -> Contents:
-        """All that is stored, for who reads whole groups."""
+        """All that is stored, for readers of whole groups."""
         return Contents(self._db)
 
     def count(self, table: str) -> int:
-        """Rows of one of our tables."""
+        """How many rows a table has."""
         return int(self._db.read(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 -- called with literals
 
     def landed(self, run_id: str) -> int:
@@ -327,7 +327,7 @@ class Store:
         return throughput.landed(self._db, run_id)
 
     def throughput(self, run_id: str) -> Throughput:
-        """What a run reached: see `throughput.of_run`."""
+        """A run's requests and tokens a second: see `throughput.of_run`."""
         return throughput.of_run(self._db, run_id)
 
     def seconds_per_token(self) -> float | None:

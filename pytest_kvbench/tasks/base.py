@@ -46,10 +46,19 @@ class Task(Protocol):
         """Whether `examples` makes what the bins ask for; else it returns the whole data set."""
 
     def prompt(self, example: Example) -> Prompt:
-        """What is sent for an example."""
+        """The prompt of an example: head, tail, the most new tokens, stops, chat or plain."""
 
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
-        """The examples to choose from."""
+        """The examples to choose from, in a fixed order.
+
+        Args:
+            spec: the bins that are to be filled.
+            tokenizer: what measures a prompt.
+            seed: of examples that are made.
+
+        Raises:
+            UsageError: the data are not here, or do not fit the task.
+        """
 
 
 class TaskOptions(BaseModel):

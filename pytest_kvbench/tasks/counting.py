@@ -32,7 +32,7 @@ class CountingOptions(TaskOptions):
 
 @dataclass(frozen=True)
 class Counting(Generated):
-    """Common words hidden among rare ones."""
+    """The task: common words are hidden among rare ones, and are to be named."""
 
     options: CountingOptions
     instruction: ClassVar[str] = INSTRUCTION
@@ -90,5 +90,9 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def words(options: Mapping[str, Any]) -> Counting:
-    """`counting/words`."""
+    """The task `counting/words`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return Counting(read_options(CountingOptions, NAME, options))

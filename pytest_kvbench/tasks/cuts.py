@@ -17,7 +17,7 @@ class Truncating:
         raise NotImplementedError
 
     def costs(self, texts: Sequence[str]) -> list[int]:
-        """The counts."""
+        """As `count`."""
         return self.count(texts)
 
     def middle_cut(self, text: str, max_tokens: int) -> Span | None:
@@ -25,7 +25,7 @@ class Truncating:
         raise NotImplementedError
 
     def middle_cuts(self, texts: Iterable[str], max_tokens: int) -> list[Span | None]:
-        """One by one."""
+        """The `middle_cut` of each text, one after the other."""
         return [self.middle_cut(text, max_tokens) for text in texts]
 
 

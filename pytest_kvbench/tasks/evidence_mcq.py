@@ -80,7 +80,7 @@ class EvidenceChoice(Benchmark):
         return Prompt(head, tail, self.options.max_tokens)
 
     def _every_example(self, tokenizer: Tokenizer) -> Iterable[Example]:
-        """Every question."""
+        """Every question of the file, with its cards where they are asked for."""
         made = list(choice_examples(choice_rows(self._file), NAME))
         cards: Iterable[list[str]] = itertools.repeat([])
         if self.options.cards:
@@ -108,7 +108,7 @@ def _listed(texts: list[str]) -> str:
 
 
 def _shown(example: Example) -> list[str]:
-    """What the cards of an example are made of."""
+    """The four texts from which the cards of an example are made."""
     meta = example.meta
     texts: list[str] = meta.get("cards") or meta.get("support") or meta["options"]
     return texts
@@ -132,5 +132,9 @@ def _longest(counted: Sequence[tuple[str, int]]) -> str:
 
 
 def mcq(options: Mapping[str, Any]) -> EvidenceChoice:
-    """`evidence/mcq`."""
+    """The task `evidence/mcq`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return EvidenceChoice(read_options(EvidenceOptions, NAME, options))

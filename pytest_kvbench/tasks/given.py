@@ -30,7 +30,7 @@ class GivenData(ABC):
 
     @property
     def generated(self) -> bool:
-        """Its examples are chosen, not made."""
+        """False: examples are chosen from the data, none is made."""
         return False
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Benchmark(GivenData):
 
     @property
     def max_length(self) -> int | None:
-        """The option's, in tokens."""
+        """Tokens of the longest prompt, as the option says; None: any number."""
         return self.options.max_length
 
     @property

@@ -151,7 +151,7 @@ class LongBench(Benchmark):
 
     @property
     def metric(self) -> str:
-        """The option's, or LongBench's."""
+        """The metric that the option names, or LongBench's own for the data set."""
         return self.options.metric or self._facts.metric
 
     @property

@@ -67,7 +67,7 @@ class LongBench2Options(BenchmarkOptions):
 
 @dataclass(frozen=True)
 class LongBench2(Benchmark):
-    """One subset of the questions."""
+    """A subset of the questions as a task."""
 
     variable: ClassVar[str] = VARIABLE
     subset: str
@@ -151,7 +151,7 @@ def choice_rows(file: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def names(options: Mapping[str, Any]) -> list[str]:  # noqa: ARG001  # a family's signature
-    """The subsets."""
+    """The names of all tasks of the family, a subset each."""
     return [f"{FAMILY}/{subset}" for subset in SUBSETS]
 
 

@@ -110,20 +110,36 @@ def _listed(keys: list[str]) -> str:
 
 
 def single(options: Mapping[str, Any]) -> Niah:
-    """`niah/single`."""
+    """The task `niah/single`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return Niah("single", read_options(NiahOptions, "niah/single", options))
 
 
 def multikey(options: Mapping[str, Any]) -> Niah:
-    """`niah/multikey`."""
+    """The task `niah/multikey`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return Niah("multikey", read_options(NiahOptions, "niah/multikey", options))
 
 
 def multivalue(options: Mapping[str, Any]) -> Niah:
-    """`niah/multivalue`."""
+    """The task `niah/multivalue`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return Niah("multivalue", read_options(NiahOptions, "niah/multivalue", options))
 
 
 def multiquery(options: Mapping[str, Any]) -> Niah:
-    """`niah/multiquery`."""
+    """The task `niah/multiquery`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return Niah("multiquery", read_options(NiahOptions, "niah/multiquery", options))

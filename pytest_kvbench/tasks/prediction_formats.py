@@ -70,7 +70,7 @@ class Format:
     clean: Callable[[str, str, str], str] | None = None
 
     def fits(self, row: Row) -> bool:
-        """Whether a row has the columns."""
+        """Whether a row has the columns that this format needs."""
         return all(
             any(one in row for one in ((need,) if isinstance(need, str) else need))
             for need in self.needs

@@ -98,7 +98,7 @@ class RowTask(GivenData):
         return Prompt(head, tail, self.max_tokens, self.chat, self.stop)
 
     def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
-        """Every row."""
+        """The example of every row, in the data's order."""
         return (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
 
     def _example(self, row: Row, number: int) -> Example:

@@ -66,7 +66,7 @@ class RulerOptions(BenchmarkOptions):
 
 @dataclass(frozen=True)
 class Ruler(Benchmark):
-    """One of the 13 tasks."""
+    """One of RULER's 13 tasks."""
 
     variable: ClassVar[str] = VARIABLE
     task: str
@@ -157,7 +157,7 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def names(options: Mapping[str, Any]) -> list[str]:  # noqa: ARG001  # a family's signature
-    """The 13 tasks."""
+    """The names of all 13 tasks of the family."""
     return [f"{FAMILY}/{task}" for task in TOKENS]
 
 

@@ -87,7 +87,7 @@ DIALECTS = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text's tokens as a server told them. `ids` and `pieces` are None where it did not."""
+    """A text's tokens as a server counted them; `ids` and `pieces` are None where it gave none."""
 
     count: int
     ids: list[Any] | None
@@ -133,7 +133,7 @@ class ServedTokenizer(Truncating):
         return [(cut[0], cut[1]) if cut else None for cut in found]
 
     def middle_cut(self, text: str, max_tokens: int) -> Span | None:
-        """The one of `middle_cuts`."""
+        """As `middle_cuts`, of one text."""
         return self.middle_cuts([text], max_tokens)[0]
 
     def _find(
@@ -311,7 +311,7 @@ def _error(url: str, status: int, content: bytes) -> Exception:
 
 
 def _read(reply: Any) -> Tokens:
-    """What a server told, in any of the known forms."""
+    """The tokens in a reply, in any of the forms that servers use."""
     tokens = reply.get("tokens", reply["count"]) if "count" in reply else reply["tokens"]
     if type(tokens) is int and tokens >= 0:
         return Tokens(tokens, None, None)

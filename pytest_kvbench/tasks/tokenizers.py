@@ -63,23 +63,23 @@ class Server(Protocol):
 
     @property
     def model(self) -> str:
-        """The served name."""
+        """The name under which the model is served."""
 
     @property
     def address(self) -> Callable[[], str]:
-        """Gives the base URL."""
+        """The base URL; a server of ours is started for it."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Of every request."""
+        """Headers of every request; they may hold a key."""
 
     @property
     def vocabulary(self) -> str:
-        """A name, or empty."""
+        """A name for the server's vocabulary, where it is known without asking; else empty."""
 
     @property
     def places(self) -> int:
-        """Calls at once."""
+        """How many calls may be under way at once."""
 
 
 class TokenizerWarning(UserWarning):
@@ -105,14 +105,14 @@ class Approximate(Truncating):
     )
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Pieces of each text."""
+        """How many pieces each text has."""
         return [
             _ascii_pieces(text) if text.isascii() else len(self._piece.findall(text))
             for text in texts
         ]
 
     def middle_cut(self, text: str, max_tokens: int) -> Span | None:
-        """Span between the kept pieces."""
+        """The span of characters between the kept pieces; None where nothing is cut."""
         spans = [match.span() for match in self._piece.finditer(text)]
         return middle_of(spans, max_tokens)
 
@@ -206,15 +206,15 @@ class Deferred(Truncating):
         return self._made.count(texts)
 
     def costs(self, texts: Sequence[str]) -> list[int]:
-        """The other's."""
+        """As the tokenizer that it stands for."""
         return self._made.costs(texts)
 
     def middle_cut(self, text: str, max_tokens: int) -> Span | None:
-        """The other's."""
+        """As the tokenizer that it stands for."""
         return self._made.middle_cut(text, max_tokens)
 
     def middle_cuts(self, texts: Iterable[str], max_tokens: int) -> list[Span | None]:
-        """The other's."""
+        """As the tokenizer that it stands for."""
         return self._made.middle_cuts(texts, max_tokens)
 
     @cached_property
@@ -227,5 +227,5 @@ def _key(text: str) -> bytes:
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """The items, `size` at once."""
+    """Lists of at most `size` of the items, in order."""
     return (items[start : start + size] for start in range(0, len(items), size))

@@ -89,5 +89,9 @@ def _names(rng: Random, count: int) -> list[str]:
 
 
 def variables(options: Mapping[str, Any]) -> Tracking:
-    """`tracking/variables`."""
+    """The task `tracking/variables`.
+
+    Raises:
+        UsageError: a wrong option.
+    """
     return Tracking(read_options(TrackingOptions, NAME, options))

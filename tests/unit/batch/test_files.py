@@ -235,6 +235,6 @@ def test_keys_are_a_set_that_knows_where_from(added: list[tuple[int, str]], seen
         first.setdefault(str(n), batch)
     assert len(keys) == len(first)
     assert keys.batches([str(n) for n in range(401)]) == first
-    keys.see(map(str, seen))
-    assert {key for some in keys.unseen() for key in some} == first.keys() - set(map(str, seen))
+    keys.mark(map(str, seen))
+    assert {key for some in keys.unmarked() for key in some} == first.keys() - set(map(str, seen))
     keys.close()
