@@ -251,7 +251,7 @@ class Telemetry:
         values["note"] = self.note and sound.message(self.note)
 
 
-_COUNTS = tuple(f"{what}_tokens" for what in ("prompt", "completion", "cached", "reasoning"))
+_COUNTS = tuple(f"{kind}_tokens" for kind in ("prompt", "completion", "cached", "reasoning"))
 _COUNTS += ("kept_bytes", "full_bytes")
 _NUMBERS = ("latency_s", "ttft_s", "achieved", "kept_tokens")
 

@@ -142,10 +142,10 @@ class Splitter:
         self._on_file(Written(file.path, lane, file.requests, file.bytes, file.sha256.hexdigest()))
 
 
-def chunks(some: Iterable[_T], size: int = CHUNK) -> Iterator[list[_T]]:
-    """Lists of at most `size` of them, in order."""
+def chunks(some: Iterable[_T]) -> Iterator[list[_T]]:
+    """Lists of at most `CHUNK` of them, in order."""
     left = iter(some)
-    while chunk := list(islice(left, size)):
+    while chunk := list(islice(left, CHUNK)):
         yield chunk
 
 

@@ -3,7 +3,8 @@
 engine_source ─ embedded ─ server/          the embedded server, which alone sweeps
               └ openai ─┬─ servers ─ kinds/ any OpenAI-compatible server, one per arm
                         └─ fleet            which of them are up
-arms, kinds                                 what a plan needs to know; ask nobody
+arms, kinds, fingerprint                    what a plan needs to know; ask nobody
+body, completion                            requests and replies as JSON
 client, sse, probe, launch, watch           HTTP and processes
 """
 

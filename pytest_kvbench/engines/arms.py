@@ -151,17 +151,17 @@ def _check_apart(engine: EngineSettings, kv: KV) -> None:
 
     Nothing but its address, or its command line, tells an arm of such an engine from the control.
     """
-    known, command = endpoints(engine), engine.launch.command
+    declared, command = endpoints(engine), engine.launch.command
     treated = [name for name in arms(engine, kv) if name != FULL_CACHE]
-    for name in treated if known else ():
-        same = [url for url in known[name].urls if _is_among(url, known[FULL_CACHE].urls)]
-        if same and not known[name].aa:
+    for name in treated if declared else ():
+        same = [url for url in declared[name].urls if _is_among(url, declared[FULL_CACHE].urls)]
+        if same and not declared[name].aa:
             raise UsageError(
                 f"{name} would be sent the control's requests at the control's address, {same[0]}",
                 f"valid: another address, or {{base_url: ..., aa: true}} if {name} is to be an A/A "
                 "arm, which changes nothing",
             )
-    if treated and command and not known and not any(word in command for word in _ARM_WORDS):
+    if treated and command and not declared and not any(word in command for word in _ARM_WORDS):
         raise UsageError(
             f"launch.command starts the control's server for {treated[0]} too: it names no arm",
             f"valid: a command line with one of {', '.join(_ARM_WORDS)}",

@@ -21,7 +21,7 @@ class Capabilities:
     """What an engine can do.
 
     `arms_per_request`: how many arms of one example fit into one request (1: no sweeps).
-    `places`: requests in flight at most; who asks for more waits.
+    `places`: requests in flight at most; further ones wait.
     """
 
     arms_per_request: int
@@ -82,10 +82,10 @@ class EngineSource(Protocol):
         """
 
     def tokenizer_folder(self) -> Path | None:
-        """Where the serving model's `tokenizer.json` is, if on this machine."""
+        """The folder of the serving model's `tokenizer.json`; None where it is not here."""
 
     def tokenizer_server(self) -> TokenizerServer | None:
-        """A server that tokenizes, where the model's files are not here."""
+        """A server that tokenizes; None where the model's files are here."""
 
     def start(self) -> Engine:
         """A client of the running servers, started if need be, now or when one is asked.

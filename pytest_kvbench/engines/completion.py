@@ -1,4 +1,4 @@
-"""A completion, read: any JSON data into text, finish reason and telemetry, or one refusal.
+"""Reads completions: any JSON data into text, finish reason and telemetry, or one refusal.
 
 Chat or plain, whole or put together from a stream, live or a batch's: all are read here. A field
 that is not sound is missing; a reply whose text cannot be found is none.
@@ -72,7 +72,7 @@ def read_arms(
     """The answers of several arms, in order: a choice for each; arguments as of `read_one`.
 
     Raises:
-        NotACompletionError: it has not as many choices, or does not say which is whose.
+        NotACompletionError: it has not as many choices, or their numbers are not those of arms.
     """
     by_index = {sound.count(sound.fields(c).get("index")): c for c in _choices(data)}
     if len(by_index) != len(_choices(data)) or set(by_index) != set(range(len(keys))):
@@ -88,7 +88,7 @@ def read_arms(
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content: a string, or parts of which thoughts are none.
+    """The text of a message's content: a string, or the text in its parts, without reasoning.
 
     Raises:
         NotACompletionError: it is something else.
@@ -112,7 +112,7 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
 def error_of(data: object) -> str:
     """The message of an OpenAI-style error; empty where there is none.
 
-    llama.cpp's context that is too short names the setting that mends it.
+    Where llama.cpp says that its context is too short, the setting that mends it is added.
     """
     error = sound.fields(data).get("error")
     details = sound.fields(error)

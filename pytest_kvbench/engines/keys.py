@@ -22,7 +22,7 @@ _NAMES = frozenset({"name", "model", "api_key_env"})
 
 
 def api_key_of(settings: EngineSettings) -> str | None:
-    """The key of the environment. What we start ourselves gets none, unless one is named.
+    """The API key in the environment, or None. Servers that we start get none, unless it is named.
 
     Raises:
         UsageError: the variable that the experiment names is not set, or no header can carry its
@@ -72,14 +72,14 @@ def check_absent(settings: EngineSettings, key: str | None) -> None:
 
 
 def masked(text: str, key: str | None) -> str:
-    """The text without the key, which some servers repeat. A word that begins so is another."""
+    """The text without the key, which some servers repeat; longer words that hold it stay."""
     if key is None or len(key) < _SHORTEST:
         return text
     return re.sub(rf"(?<![\w-]){re.escape(key)}(?![\w-])", "***", text)
 
 
 def decoded(content: bytes, key: str | None, decode: Callable[[bytes], Any] = sound.decoded) -> Any:
-    """What JSON from a server says, without the key in any of its texts (see `masked`).
+    """JSON from a server, decoded, without the key in any of its texts (see `masked`).
 
     Raises:
         ValueError: as `decode`, or it is nested deeper than Python reads.

@@ -84,23 +84,20 @@ def load_experiment(
     inline: Mapping[str, Any] = MappingProxyType({}),
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
-    env: Mapping[str, str] = os.environ,
 ) -> Declared:
     """Read, merge and check an experiment without stages.
 
     Args:
-        file: a YAML file; its `extends` names a base relative to itself.
+        file: a YAML file; its `extends` names a base relative to itself, and `${NAME}` and
+            `${NAME:-default}` in it are variables of the environment.
         inline: the same keys, from a marker; they win over the file. Dotted keys are allowed.
         overrides: from the command line; they win over everything.
         inline_source: how errors name the place of `inline`.
-        env: where `${NAME}` and `${NAME:-default}` are looked up.
 
     Raises:
         ExperimentError: with the file, the key, the value and what is valid.
     """
-    declared = load_stages(
-        file, inline=inline, overrides=overrides, inline_source=inline_source, env=env
-    )
+    declared = load_stages(file, inline=inline, overrides=overrides, inline_source=inline_source)
     if len(declared) > 1 or declared[0].stage:
         raise ExperimentError(
             f"{file or inline_source}: stages: this command takes one experiment",
@@ -115,7 +112,6 @@ def load_stages(
     inline: Mapping[str, Any] = MappingProxyType({}),
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
-    env: Mapping[str, str] = os.environ,
 ) -> tuple[Declared, ...]:
     """Read, merge and check an experiment: one, or one per stage in order.
 
@@ -126,7 +122,7 @@ def load_stages(
     """
     merged = _Merged()
     if file is not None:
-        _add_file(merged, file, env, chain=())
+        _add_file(merged, file, chain=())
     if inline:
         merged.add(_nest(inline, inline_source), inline_source)
     for override in overrides:
@@ -166,8 +162,8 @@ def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
         before = group
 
 
-def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], chain: tuple[Path, ...]) -> None:
-    data = dict(_read_yaml(file, env))
+def _add_file(merged: _Merged, file: Path, chain: tuple[Path, ...]) -> None:
+    data = dict(_read_yaml(file))
     place = Path(os.path.realpath(file))  # `resolve` raises at links that lead in a circle
     if place in chain:
         raise ExperimentError(
@@ -181,19 +177,19 @@ def _add_file(merged: _Merged, file: Path, env: Mapping[str, str], chain: tuple[
                 f"{shown_path(file)}: extends: {brief(base)} is not a file name",
                 "valid: extends: default.yaml",
             )
-        _add_file(merged, file.parent / base, env, (*chain, place))
+        _add_file(merged, file.parent / base, (*chain, place))
     merged.add(data, shown_path(file))
     merged.files.append(file)
 
 
-def _read_yaml(file: Path, env: Mapping[str, str]) -> Mapping[str, Any]:
+def _read_yaml(file: Path) -> Mapping[str, Any]:
     data = _parsed(_text(file), shown_path(file))
     if not isinstance(data, Mapping):
         raise ExperimentError(
             f"{shown_path(file)}: must hold keys, got {'nothing' if data is None else brief(data)}",
             f"valid keys: {', '.join(sorted([*Experiment.model_fields, 'extends']))}",
         )
-    expanded: Mapping[str, Any] = _expand(data, env, shown_path(file), "")
+    expanded: Mapping[str, Any] = _expand(data, shown_path(file), "")
     return expanded
 
 
@@ -219,18 +215,18 @@ def _parsed(text: str, source: str) -> Any:
         raise ExperimentError(error.what, error.hint) from None
 
 
-def _expand(value: Any, env: Mapping[str, str], source: str, key: str) -> Any:
+def _expand(value: Any, source: str, key: str) -> Any:
     """`${NAME}` and `${NAME:-default}` in every string; a string that is one reference is YAML."""
     if isinstance(value, Mapping):
-        return {k: _expand(v, env, source, joined(key, k)) for k, v in value.items()}
+        return {k: _expand(v, source, joined(key, k)) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand(v, env, source, key) for v in value]
+        return [_expand(v, source, key) for v in value]
     if not isinstance(value, str):
         return value
 
     def look_up(match: re.Match[str]) -> str:
         name, default = match[1], match[2]
-        found = env.get(name) or default
+        found = os.environ.get(name) or default
         if found is None:
             raise ExperimentError(
                 f"{source}: {key}: {value!r} needs the environment variable {name}, not set",

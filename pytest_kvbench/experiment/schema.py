@@ -276,11 +276,11 @@ class Experiment(Section):
 
     def sampling_of(self, variant: str) -> Sampling:
         """How a variant's tokens are drawn; greedy decoding draws nothing, so it has no seed."""
-        way, own = self.ways[variant], self.sampling
-        temperature = own.temperature if way.temperature is None else way.temperature
-        top_p = own.top_p if way.top_p is None else way.top_p
-        seed = own.seed if temperature > 0 else 0
-        return Sampling(temperature, top_p, seed, own.max_tokens)
+        way, base = self.ways[variant], self.sampling
+        temperature = base.temperature if way.temperature is None else way.temperature
+        top_p = base.top_p if way.top_p is None else way.top_p
+        seed = base.seed if temperature > 0 else 0
+        return Sampling(temperature, top_p, seed, base.max_tokens)
 
     def samples_of(self, variant: str) -> int:
         """How many samples vote on each of a variant's answers; greedy decoding has but one."""

@@ -118,11 +118,11 @@ class Prepared:
         return plan.cells(self.experiment)
 
     def is_beside(self, cell: Cell) -> bool:
-        """Whether a cell is asked beside the plan: that of an arm that is known to be bad."""
-        return not cell.is_control and cell not in self._known
+        """Whether a cell is asked beside the plan: that of the sensitivity arm."""
+        return not cell.is_control and cell not in self._planned
 
     @cached_property
-    def _known(self) -> frozenset[Cell]:
+    def _planned(self) -> frozenset[Cell]:
         return frozenset(self.cells)
 
     @cached_property

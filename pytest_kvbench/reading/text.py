@@ -74,21 +74,18 @@ def open_file(path: Path, *, pipe: bool = False) -> io.BufferedReader:
     raise OSError(errno.EINVAL, "a pipe or a device: save what it gives as a file", str(path))
 
 
-def text_lines(
-    file: Place, where: str = "", *, newline: str | None = None, pipe: bool = False
-) -> Iterator[str]:
+def text_lines(file: Place, *, newline: str | None = None, pipe: bool = False) -> Iterator[str]:
     """The lines of a text file, with their ends.
 
     Args:
-        file: what to read.
-        where: how errors name it; its path where empty.
+        file: what to read; errors name its path.
         newline: as of `open`; "" leaves the ends of lines as they are.
         pipe: as of `open_file`.
 
     Raises:
         UsageError: it cannot be read or is no text, naming the row and byte.
     """
-    where = where or str(file)
+    where = str(file)
     with _opened(file, where, newline, pipe=pipe) as stream:
         number = 0
         while line := stream.readline(MAX_LINE):

@@ -37,16 +37,14 @@ _LONGEST_MESSAGE, _MOST_FAULTS = 1000, 10_000
 class ApiError(Exception):
     """An answer other than 200, in OpenAI's shape."""
 
-    def __init__(
-        self, status: int, message: str, *, code: str, param: str | None = None, kind: str = ""
-    ) -> None:
+    def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
         message = shortened(message)  # it may quote what was sent
         super().__init__(message)
         self.status = status
         self.body = {
             "error": {
                 "message": message,
-                "type": kind or ("server_error" if status >= 500 else "invalid_request_error"),
+                "type": "server_error" if status >= 500 else "invalid_request_error",
                 "param": param and shortened(param),
                 "code": code,
             }

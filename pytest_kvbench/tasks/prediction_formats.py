@@ -1,6 +1,6 @@
-"""The prediction files of other programs, a row at a time: what was said, and what is right.
+"""The prediction files of other programs, a row at a time: the reply, and the right answers.
 
-A row's format is told by its columns. What a benchmark's own scorer does to a reply before it
+A row's format is recognised by its columns. What a benchmark's own scorer does to a reply before it
 looks at it is done here too, so that the same row gets the same score.
 
     kvbench      prediction, answers                    any harness
@@ -55,10 +55,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Format:
-    """What tells a format, and how its rows are read.
+    """How a format is recognised, and how its rows are read.
 
     Args:
-        name: whose it is.
+        name: of the program that writes it.
         needs: columns it must have; of a tuple inside, one.
         read: gives the prediction; raises ValueError for a value that cannot be read.
         clean: what its scorer makes of a reply first; told the task's family and metric.
@@ -82,7 +82,7 @@ class Format:
 
 
 def read_prediction(row: Row) -> tuple[Format, Prediction]:
-    """The format of a row, and what it says.
+    """The format of a row, and the prediction in it.
 
     Raises:
         ValueError: no format has such columns, or a value cannot be read.

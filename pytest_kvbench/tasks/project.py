@@ -85,7 +85,7 @@ class Project:
 
     @cached_property
     def tasks(self) -> Mapping[str, TaskFactory]:
-        """What they bring, and those on the way, which may have it from elsewhere.
+        """The tasks that its conftests bring, and those of the folders between, by name.
 
         Raises:
             UsageError: one cannot be loaded.
@@ -95,7 +95,7 @@ class Project:
 
     @cached_property
     def _on_the_way(self) -> Sequence[Path]:
-        """Those between where one works and the root."""
+        """Conftests of the folders between those that somebody works in and the root."""
         folders = chain.from_iterable((start, *start.parents) for start in self.starts)
         inside = (folder for folder in folders if folder.is_relative_to(self.root))
         files = dict.fromkeys(folder / CONFTEST for folder in inside)

@@ -103,7 +103,7 @@ class ServedTokenizer(Truncating):
         ask: one call.
         counted: what is known.
         places: calls at once.
-        progress: says how far it is.
+        progress: shows how far a count is.
     """
 
     name: str
@@ -139,7 +139,7 @@ class ServedTokenizer(Truncating):
     def _find(
         self, kind: str, names: Sequence[str], items: Sequence[T], find: Callable[[T], list[int]]
     ) -> list[list[int]]:
-        """What `find` says of every item, or said before under its name."""
+        """The result of `find` for every item, or an earlier one that was kept under its key."""
         keys = [self.counted.key(kind, name) for name in names]
         self.counted.load(keys)
         pairs = zip(keys, items, strict=True)

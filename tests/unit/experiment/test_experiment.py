@@ -40,11 +40,12 @@ def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
         load_experiment(file)
 
 
-def test_environment_is_expanded_and_typed(tmp_path: Path) -> None:
+def test_environment_is_expanded_and_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N", "[1, 2, 3]")
     text = (
         MINIMAL + "bins: {per_bin: '${N}'}\nengine: {model: 'pre-${M:-x}', threads: '${T:-null}'}"
     )
-    experiment = load_experiment(write(tmp_path, text), env={"N": "[1, 2, 3]"}).experiment
+    experiment = load_experiment(write(tmp_path, text)).experiment
     assert experiment.bins.per_bin == (1, 2, 3)
     assert experiment.engine.model == "pre-x"
     assert experiment.engine.threads is None
@@ -53,7 +54,7 @@ def test_environment_is_expanded_and_typed(tmp_path: Path) -> None:
 def test_unset_variable_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, MINIMAL + "engine: {model: '${NOT_SET}'}")
     with pytest.raises(ExperimentError) as caught:
-        load_experiment(file, env={})
+        load_experiment(file)
     assert "engine.model" in caught.value.what
     assert "NOT_SET" in caught.value.hint
 
@@ -215,11 +216,14 @@ def test_absurd_values_of_a_marker_are_refused(inline: dict[str, object], what: 
     assert len(str(caught.value)) < 1000
 
 
-def test_a_variable_that_holds_no_yaml_names_the_key(tmp_path: Path) -> None:
+def test_a_variable_that_holds_no_yaml_names_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write(tmp_path, MINIMAL + "bins: {n: '${N}'}")
     for value in ("[", ".inf", "\udce9"):
+        monkeypatch.setenv("N", value)
         with pytest.raises(ExperimentError, match=r"bins\.n: \$\{N\}: line 1") as caught:
-            load_experiment(file, env={"N": value})
+            load_experiment(file)
         assert str(caught.value).count("\n") == 1
 
 
