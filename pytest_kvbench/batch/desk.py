@@ -188,7 +188,7 @@ class Desk:
         """Store what the batches that have ended brought; what they did not is a failure.
 
         Args:
-            share: whether controls are shared; in vain before `submit`, which does it too.
+            share: whether controls are shared; not needed before `submit`, which does it too.
 
         Raises:
             EngineError: a server does not hand a file over.

@@ -210,7 +210,7 @@ def waiting(folder: Path) -> str:
 
 
 def warn_of_open(folder: Path) -> None:
-    """Say to who asks live that some of it may be in open batches already.
+    """Warn a run that asks live: some of its requests may be in open batches already.
 
     Raises:
         GuardError: the ledger was altered.

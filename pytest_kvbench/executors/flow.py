@@ -111,7 +111,7 @@ class ParslFlow:
             self.kernel.cleanup()
 
     def _outlive(self, executor: Any, interchange: psutil.Process) -> None:
-        """Without its interchange an executor hears of nobody: what it was given fails instead."""
+        """Fail the chunks of an executor whose interchange is gone: nobody would answer them."""
         await_end(interchange)
         if not self.closing.is_set():
             self.lost.set()

@@ -37,7 +37,7 @@ _BETWEEN_ROUNDS_S = 0.05
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Become the module that is asked for. Does not return."""
+    """Run the module that is asked for in this process, guarded. Does not return."""
     options = _parser().parse_args(arguments)
     mark = uuid.uuid4().hex
     watched = _watched(options.watch_pid)
@@ -89,7 +89,7 @@ def _redirect(log: Path) -> None:
 
 @dataclass
 class _Guarded:
-    """Whether a module does what it is for."""
+    """Watches the processes of a module: whether it still does what it is for."""
 
     process: psutil.Process
     replaces_s: float | None

@@ -28,7 +28,7 @@ _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Declared:
-    """An experiment, and where each of its keys was said."""
+    """An experiment, and where each of its keys was set."""
 
     experiment: Experiment
     origins: Mapping[str, str]
@@ -44,7 +44,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Override:
-    """One dotted key that the command line sets; `source` is how the user said it."""
+    """One dotted key that the command line sets; `source` is how the user gave it."""
 
     key: str
     value: Any

@@ -67,7 +67,7 @@ def _place(error: yaml.YAMLError, text: str = "") -> str:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """Valid YAML that is nothing to go by; `note` is what to do."""
+    """Valid YAML that cannot be used; `note` says what to do."""
 
     def __init__(self, problem: str, mark: Any, note: str = _CHECK) -> None:
         super().__init__(problem=problem, problem_mark=mark, note=note)

@@ -28,7 +28,7 @@ _IDLE = frozenset({"a", "an", "the"})
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said: a letter or IDK, and its quotes."""
+    """A reply, read: a letter or IDK, and its quotes."""
 
     choice: str
     quotes: tuple[str, ...]

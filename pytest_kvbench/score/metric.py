@@ -54,7 +54,7 @@ def _no_chance(_meta: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """All that is meta_with_context of one metric. Its functions never change their arguments.
+    """All facts of one metric. Its functions never change their arguments.
 
     Attributes:
         name: as tasks give it.
@@ -213,21 +213,21 @@ def score_answer(
         UsageError: an unknown metric, or one that lacks what it needs.
     """
     found = get_metric(metric)
-    meta_with_context = meta if context is None else {**meta, "context": context}
+    example_meta = meta if context is None else {**meta, "context": context}
     reply = SplitReply(text) if rule == "keep" else split(text)
     if rule == "fail" and (reply.has_thoughts or reasoning):
-        parts = dict.fromkeys(found.parts(reply.answer, answers, meta_with_context), 0.0)
+        parts = dict.fromkeys(found.parts(reply.answer, answers, example_meta), 0.0)
         return Score(0.0, 0.0, "FORMAT_ERROR", parts)
     answer = reply.answer
     never_answered = bool(reasoning) and finish_reason == "length" and not answer.strip()
     return Score(
-        value=found.score(answer, answers, meta_with_context),
-        em=found.em(answer, answers, meta_with_context),
+        value=found.score(answer, answers, example_meta),
+        em=found.em(answer, answers, example_meta),
         label=label_of(
             answer,
             finish_reason,
-            readable=found.is_readable(answer, meta_with_context),
+            readable=found.is_readable(answer, example_meta),
             is_finished=reply.is_finished and not never_answered,
         ),
-        parts=found.parts(answer, answers, meta_with_context),
+        parts=found.parts(answer, answers, example_meta),
     )

@@ -26,7 +26,7 @@ UNTOLD = (
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """What is noted there, if anything of ours is."""
+    """The note in a file; None where there is none of ours."""
     if not path.is_file():
         return None
     try:
@@ -40,7 +40,7 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 
 def shown(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The note as its owner gets it."""
+    """A note as the API shows it."""
     return {key: value for key, value in batch.items() if key != "fingerprint"}
 
 

@@ -223,7 +223,7 @@ class Shelf:
         return is_open(batch) and batch["id"] not in self._given_up
 
     async def _try(self, batch: dict[str, Any]) -> None:
-        """Work a batch off. Whatever it does to us, the next one's turn comes."""
+        """Work a batch off; an error ends it alone, and the next one is begun."""
         try:
             await self._work_off(batch)
         except Exception as error:
@@ -327,7 +327,7 @@ class Shelf:
         return self.folder / "files" / f"{identity}.data"
 
     def _all(self, kind: str) -> list[dict[str, Any]]:
-        """Oldest first: an id begins with the time it was made at."""
+        """All notes of a kind, oldest first: an id begins with the time it was made at."""
         found = map(read_note, sorted((self.folder / kind).glob("*.json")))
         return [note for note in found if note is not None]
 

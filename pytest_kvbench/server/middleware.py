@@ -14,7 +14,7 @@ class HttpMiddleware(ABC):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, in one way or the other."""
+        """Pass HTTP to `_serve`, and anything else to the application."""
         serve = self._serve if scope["type"] == "http" else self._app
         await serve(scope, receive, send)
 

@@ -28,12 +28,12 @@ class Reply:
     done: Done = field(default_factory=lambda: Done(Timings(), 0))
 
     def start(self, reports: list[ArmReport]) -> None:
-        """The caches are made: from here on there are arms."""
+        """Begin a choice for each arm, once the caches are made."""
         self.reports = reports
         self.texts = [[] for _ in reports]
 
     def add(self, piece: Piece) -> None:
-        """Some text, and perhaps the end, of one arm."""
+        """Add text to one arm's choice, and perhaps its end."""
         self.texts[piece.index].append(piece.text)
         if piece.finish_reason:
             self.ends[piece.index] = piece
