@@ -22,7 +22,14 @@ from pytest_kvbench.reading import brief
 def explain(
     invalid: ValidationError, origins: Mapping[str, str], default_source: str, at: str = ""
 ) -> ExperimentError:
-    """`at` is where in the file the experiment's own keys may be said besides, with a dot."""
+    """The error of an experiment that is not valid: file, key and value; what is valid.
+
+    Args:
+        invalid: the schema's error.
+        origins: where each key was set.
+        default_source: where the others come from.
+        at: the place of a stage's own keys in the file, with a dot at its end; else "".
+    """
     error = _most_telling(invalid)
     if at:  # the base itself was valid
         origins = {k.removeprefix(at): v for k, v in origins.items() if k.startswith(at)}
