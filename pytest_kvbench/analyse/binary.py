@@ -86,3 +86,13 @@ def upper_tail(n: int, loss: float, gain: float, seen: int) -> float:
     characteristic = (1 - loss - gain + gain * turn.conj() + loss * turn) ** n
     chances = np.fft.irfft(characteristic, width)
     return float(chances[np.arange(max(seen, low), high + 1) % width].sum().clip(0.0, 1.0))
+
+
+def whole_power(values: np.ndarray, exponent: int) -> np.ndarray:
+    """`values` to a whole power, by squaring: far quicker than numpy's for complex numbers."""
+    result = np.ones_like(values)
+    while exponent:
+        if exponent & 1:
+            result *= values
+        values, exponent = values * values, exponent >> 1
+    return result

@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import gammaln, ndtr
 
-from pytest_kvbench.analyse.binary import restricted_rates
+from pytest_kvbench.analyse.binary import restricted_rates, whole_power
 
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 PRIOR = np.array([5.0, *[1.0] * 6, 1000.0])
@@ -33,6 +33,7 @@ MOST_OF_ONE = 64  # examples of a context; tables of outcomes grow with its squa
 UNEVEN = 1.5  # the largest context over the smallest, beyond which losses may go with size
 MANY = 500  # pairs that differ; with more, the normal tail is as good and far quicker
 LEAST_RATE = 1e-12
+NEGLIGIBLE = 1e-12  # of a p-value: what a share so unlikely adds to it
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,9 @@ class ContextPairs:
         rates = np.maximum([loss, gain, 1 - loss - gain], LEAST_RATE)
         likely = np.array([self.log_likelihood(rates, share) for share in SHARES])
         weights = PRIOR * np.exp(likely - likely.max())
-        tails = np.array([self._tail(rates, share) for share in SHARES])
-        return float(weights @ tails / weights.sum())
+        weights /= weights.sum()
+        shares = [pair for pair in zip(weights, SHARES, strict=True) if pair[0] > NEGLIGIBLE]
+        return math.fsum(weight * self._tail(rates, share) for weight, share in shares)
 
     def log_likelihood(self, rates: np.ndarray, share: float) -> float:
         """Of what was seen, but for a constant."""
@@ -117,7 +119,7 @@ class ContextPairs:
             outcomes, ways = outcomes_of(int(size))
             chances = np.exp(ways + log_chances(outcomes, rates, share))
             shifted = np.bincount(outcomes[:, 1] - outcomes[:, 0] + size, weights=chances)
-            characteristic *= np.fft.rfft(shifted, width) ** number
+            characteristic *= whole_power(np.fft.rfft(shifted, width), int(number))
         sums = np.fft.irfft(characteristic, width)
         return float(sums[most + seen : 2 * most + 1].sum().clip(0.0, 1.0))
 

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from pytest_kvbench.analyse.binary import DEVIATIONS, RARE_EVENTS, BinaryPairs
+from pytest_kvbench.analyse.binary import DEVIATIONS, RARE_EVENTS, BinaryPairs, whole_power
 from pytest_kvbench.analyse.evidence import PRECISION, rising_root
 
 RESOLUTION = 8  # lattice steps of the lightest pair, where strata differ in size
@@ -211,20 +211,10 @@ def weighted_tail(
     characteristic = np.ones(len(places), dtype=complex)
     for size, loss, gain, weight in zip(sizes, losses, gains, weights, strict=True):
         turn = circle[places * weight % width]
-        characteristic *= _power(1 - loss - gain + gain * turn.conj() + loss * turn, int(size))
+        characteristic *= whole_power(1 - loss - gain + gain * turn.conj() + loss * turn, int(size))
     chances = np.fft.irfft(characteristic, width)
     p = float(chances[np.arange(max(seen, low), high + 1) % width].sum().clip(0.0, 1.0))
     return scattered(p, sizes, np.array([losses, gains]), weights)
-
-
-def _power(values: np.ndarray, exponent: int) -> np.ndarray:
-    """`values` to a whole power, by squaring: far quicker than numpy's for complex numbers."""
-    result = np.ones_like(values)
-    while exponent:
-        if exponent & 1:
-            result *= values
-        values, exponent = values * values, exponent >> 1
-    return result
 
 
 def scattered(p: float, sizes: np.ndarray, rates: np.ndarray, weights: np.ndarray) -> float:
