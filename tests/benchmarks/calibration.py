@@ -20,12 +20,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
+from pytest_kvbench.analyse.alike import Agreement
 from pytest_kvbench.analyse.binary import BinaryPairs, restricted_rates
 from pytest_kvbench.analyse.cell import checked, evidence_of, verdict_of
 from pytest_kvbench.analyse.cells import corrected_verdicts
 from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
 from pytest_kvbench.analyse.judge import judge_pairs
-from pytest_kvbench.analyse.pooled import Pairs, judge_pooled, stratified
+from pytest_kvbench.analyse.pooled import Pairs, judge_pooled, over_bins
 from pytest_kvbench.analyse.power import trinomial
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.sequential import Drawn, Limits, Rung, advance, start
@@ -333,6 +334,8 @@ def shapes(random: Random, scale: Scale) -> Iterable[Check]:
         print(f"| {name} | {holds:.3f} | {breaks:.3f} | {1 - holds - breaks:.3f} |", flush=True)
         yield Check(f"false holds, {name}", holds, 0.025, len(found), at_least=False)
         yield Check(f"false breaks, {name}", breaks, 0.025, len(found), at_least=False)
+        covered = 1 - holds - breaks
+        yield Check(f"coverage, {name}", covered, 0.95, len(found), at_least=True)
     print("\n| plan | verdict | how often |\n|---|---|---|")
     for name, word, least, draw in _powers():
         share = float(np.mean([_judged(draw(random)) == word for _ in range(scale.intervals)]))
@@ -345,7 +348,7 @@ WORDS = ("holds", "breaks")
 
 def _judged(bins: Sequence[Pairs]) -> str:
     strata = [checked(b.control, b.treated, b.clusters) for b in bins]
-    evidence = stratified(strata) if len(strata) > 1 else evidence_of(*strata[0])
+    evidence = over_bins(strata)
     if isinstance(evidence, StratifiedPairs):
         parts = sorted(zip(evidence.strata, evidence.shares, strict=True), key=repr)
         return _word_of_strata(*(tuple(column) for column in zip(*parts, strict=True)))
@@ -408,6 +411,51 @@ def failures(random: Random, scale: Scale) -> Iterable[Check]:
         with_lost, alone = (float(share) for share in held / (2 * scale.intervals))
         print(f"| {n} | {with_lost:.3f} | {alone:.3f} |", flush=True)
         yield Check(f"holds by failures, n {n}", with_lost, 0.025, scale.intervals, at_least=False)
+
+
+# -- the control's own noise -----------------------------------------------------------------------
+
+NOISE, REAL = 0.05, 0.40  # shares of texts that differ: of the control asked again, of a treatment
+
+
+def noise(random: Random, scale: Scale) -> Iterable[Check]:
+    """An arm that is the control again: <= 2.5% either way, and found out; another is spared."""
+    print(f"\n## The control again, {NOISE:.0%} of its texts at random; and {REAL:.0%} changed\n")
+    print("| plan | worse | better | said to be a placebo | so is a real treatment |")
+    print("|---|---|---|---|---|")
+    for name, sizes, found_out in (
+        ("6 bins of 8", (8,) * 6, 0.9),
+        ("one bin of 40", (40,), 0.9),
+        ("one bin of 120", (120,), 0.95),
+        ("bins of 50, 20, 5", (50, 20, 5), 0.9),
+    ):
+        seen = np.mean([_noisy(random, sizes) for _ in range(scale.intervals)], axis=0)
+        worse, better, placebo, spared = map(float, seen)
+        print(f"| {name} | {worse:.3f} | {better:.3f} | {placebo:.3f} | {spared:.3f} |", flush=True)
+        yield Check(f"noise is worse, {name}", worse, 0.025, scale.intervals, at_least=False)
+        yield Check(f"noise is better, {name}", better, 0.025, scale.intervals, at_least=False)
+        yield Check(f"placebo found, {name}", placebo, found_out, scale.intervals, at_least=True)
+        yield Check(f"real one spared, {name}", spared, 0.05, scale.intervals, at_least=False)
+
+
+def _noisy(random: Random, sizes: Sequence[int]) -> tuple[bool, bool, bool, bool]:
+    """Worse and better at margin 0; taken for a placebo, without and with a treatment."""
+    pairs, equal, changed, repeated = [], [], [], []
+    for n in sizes:
+        right = (random.random(n) < CORRECT) * 1.0
+        differs = np.array([NOISE, NOISE, NOISE, REAL])[:, None]
+        control, again, treated, other = random.random((4, n)) < differs
+        fresh = (random.random((2, n)) < CORRECT) * 1.0
+        score = [np.where(t, f, right) for t, f in zip((control, treated), fresh, strict=True)]
+        pairs.append((*score, np.arange(n)))
+        equal.append(~control & ~treated)
+        changed.append(~control & ~other)
+        repeated.append((~control & ~again) * 1.0)
+    evidence, known = over_bins(pairs), np.concatenate(repeated)
+    alike = [Agreement.of(np.concatenate(e), known) for e in (equal, changed)]
+    placebo = [a.rules_out_a_change and not a.exceeds_noise for a in alike]
+    worse, better = p_breaks(evidence, 0.0) < ALPHA / 2, p_holds(evidence, 0.0) < ALPHA / 2
+    return worse, better, placebo[0], placebo[1]
 
 
 # -- binary data without simulation --------------------------------------------------------------
@@ -715,6 +763,45 @@ def _spent(cells: Sequence[Pairs], planted: Planted, margin: float = 0.10) -> Sp
     return Spent(asked / MOST / (len(cells) + 1), any(wrong), undecided)
 
 
+# -- rows over bins that stopped when they pleased -------------------------------------------------
+
+STOPPED = (
+    ("the margin in each of 3 bins, 5% gains", (0.10,) * 3),
+    ("0.30 in one of 3 bins", (0.0, 0.0, 0.30)),
+    ("0.15 in two of 3 bins, one context of 5 after another", (0.15, 0.15, 0.0)),
+)
+
+
+def rounds(random: Random, scale: Scale) -> Iterable[Check]:
+    """Rows over bins sampled in rounds, a loss of the margin, 0.10: <= 2.5% either way."""
+    print("\n## Rows over bins sampled in rounds, a loss of exactly the margin, 0.10\n")
+    print("| truth | false holds | false breaks |\n|---|---|---|")
+    for name, losses in STOPPED:
+        found = [
+            _row_in_rounds(random, losses, "context" in name) for _ in range(scale.experiments // 2)
+        ]
+        holds, breaks = (float(np.mean([word == w for word in found])) for w in WORDS)
+        print(f"| {name} | {holds:.3f} | {breaks:.3f} |", flush=True)
+        yield Check(f"false holds in rounds, {name}", holds, 0.025, len(found), at_least=False)
+        yield Check(f"false breaks in rounds, {name}", breaks, 0.025, len(found), at_least=False)
+
+
+def _row_in_rounds(random: Random, losses: Sequence[float], shared: bool) -> str:
+    """The verdict of one row at one-sided 0.025, each bin stopped when its own cell is decided."""
+    rung, limits = Rung("p", 0.5), Limits(0.10, ALPHA, LEAST, MOST)
+    strata = []
+    for loss in losses:
+        pairs = (
+            contexts(random, 40, 5, loss + 0.05, 0.05, 0.3)
+            if shared
+            else (binary(random, MOST, loss + 0.05, 0.05))
+        )
+        drawn = Drawn(pairs.clusters, {rung: pairs.treated - pairs.control})
+        n = advance(start([rung], drawn.clusters, limits), drawn, limits).cells[rung].n
+        strata.append((pairs.control[:n], pairs.treated[:n], pairs.clusters[:n]))
+    return _word_of(over_bins(strata, anytime=True, largest=[5 if shared else 1] * len(losses)))
+
+
 # -- scale ---------------------------------------------------------------------------------------
 
 
@@ -764,9 +851,11 @@ SECTIONS = {
     "shapes": shapes,
     "unpaired": unpaired,
     "failures": failures,
+    "noise": noise,
     "verdicts": verdicts,
     "transitions": transitions,
     "sequential": sequential,
+    "rounds": rounds,
     "scale": at_scale,
 }
 
