@@ -42,6 +42,11 @@ class Layout:
         """Examples in all bins."""
         return sum(map(sum, self.bins))
 
+    @property
+    def smallest(self) -> Layout:
+        """The bin of the fewest examples, as a cell of its own."""
+        return Layout((min(self.bins, key=sum),))
+
     def grown(self, n: int) -> Layout:
         """`n` examples in every bin, in contexts of the same sizes; the last may be cut."""
         return replace(self, bins=tuple(_repeated(sizes, n) for sizes in self.bins))

@@ -178,7 +178,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         inputs = _inputs(prepared, planned, rows)
         judged = votes(rows, prepared.experiment, prepared.manifests)
         listed = [one for one in judged if not prepared.is_beside(one.cell)]
-        stored = _summary_of(prepared)
+        stored = summary_of(prepared)
         if stored is not None and stored["provenance"].get("inputs") == inputs:
             return Analysed(stored, listed, changed=False)
         if not judged:
@@ -268,7 +268,7 @@ def _inputs(
     return whole.hexdigest()[:16]
 
 
-def _summary_of(prepared: Prepared) -> dict[str, Any] | None:
+def summary_of(prepared: Prepared) -> dict[str, Any] | None:
     """What `summary.json` holds; None where it is not there as `analyse` wrote it."""
     try:
         summary = json.loads((prepared.folder / SUMMARY).read_text(encoding="utf-8"))
@@ -327,7 +327,7 @@ def report(
     """
     from pytest_kvbench.report import write_report
 
-    summary = summary or _summary_of(prepared)
+    summary = summary or summary_of(prepared)
     if summary is None:
         group = prepared.experiment.group
         raise MissingPrerequisiteError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 
 from pytest_kvbench.analyse.power import power_of
 from pytest_kvbench.cli.stages import main
+from tests.conftest import Project
+from tests.support.mock_server import MockServer
 
 EXPERIMENT = """\
 group: g
@@ -40,16 +43,16 @@ def test_an_experiment_brings_its_cells_its_bins_and_its_arms(tmp_path: Path) ->
     assert found["3 alike bins together"]["n"] == 8
     declared = found["as declared, each cell"]
     assert (declared["n"], declared["power"]) == (20, 0.0)
-    assert declared["requests"] == 20 * 3 * (1 + 2 * 2)
+    assert declared["requests"] == 20 * 3 * (1 + 2 * 2 + 1)  # and one that is known to be bad
     more = rows(str(file), "--discordance", "0", "--set", "aa=true", "--set", "bins.per_bin=40")
     assert more["as declared, each cell"]["power"] == 1.0
-    assert more["as declared, each cell"]["requests"] == 40 * 3 * (2 + 2 * 2)
+    assert more["as declared, each cell"]["requests"] == 40 * 3 * (2 + 2 * 2 + 1)
 
 
 def test_a_loss_near_the_margin_has_no_number_and_the_table_says_so() -> None:
     args = ["power", "--margin", "0.0101", "--loss", "0.01", "--discordance", "0.9"]
     result = CliRunner().invoke(main, args, catch_exceptions=False)
-    assert "no number up to 100,000" in result.output
+    assert "no number within reach" in result.output
 
 
 @pytest.mark.parametrize("wrong", [["--loss", "0.2"], ["--discordance", "0.01", "--loss", "0.05"]])
@@ -64,6 +67,43 @@ def test_rows_over_bins_share_their_error_too(tmp_path: Path) -> None:
     file.write_text(EXPERIMENT)
     found = rows(str(file), "--discordance", "0")
     assert found["3 bins, each of 4 rows over them"]["n"] == 11  # 0.85 ** 33 < 0.025 / 4
+
+
+def test_rows_over_bins_are_judged_as_declared_and_contexts_cost(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(EXPERIMENT)
+    args = [str(file), "--discordance", "0.02", "--dir", str(tmp_path)]
+    assert rows(*args)["as declared, each row over 3 bins"]["power"] > 0.9
+    few = rows(*args, "--set", "bins.per_bin=5")
+    assert few["as declared, each row over 3 bins"]["power"] == 0
+    shared = rows(*args, "--per-context", "10", "--shared", "1")
+    assert shared["as declared, each row over 3 bins"]["power"] < 0.5
+    assert shared["one cell alone"]["n"] > 200
+
+
+def test_a_plan_that_can_never_hold_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(EXPERIMENT.replace("per_bin: 20", "per_bin: 5"))
+    args = ["power", str(file), "--dir", str(tmp_path)]
+    told = CliRunner().invoke(main, args, catch_exceptions=False).output
+    assert "niah/single: 3 bins of 5 examples can never hold a margin of 0.15" in told
+    assert "per_bin: 11 is the least that could" in told
+    loose = CliRunner().invoke(main, [*args, "--margin", "0.4"], catch_exceptions=False).output
+    assert "can never" not in loose
+
+
+def test_the_controls_second_run_says_how_much_differs(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kvbench"])
+    monkeypatch.chdir(project.path)
+    args = ["power", "exp.yaml", "--json"]
+    before = json.loads(CliRunner().invoke(main, args, catch_exceptions=False).output)
+    assert before["discordance"] == 0.10
+    project.run("-n", "0", "--kvbench-set", "aa=true")
+    floor = project.summary()["integrity"]["aa"]["discordance"]
+    after = json.loads(CliRunner().invoke(main, args, catch_exceptions=False).output)
+    assert after["discordance"] == floor == 0
 
 
 def test_sampling_in_rounds_is_foreseen_by_its_own_rule(tmp_path: Path) -> None:
