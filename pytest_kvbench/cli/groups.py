@@ -28,11 +28,13 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
     """Compare NOW with BASE (groups, baselines, or baseline files); exit 1 on a regression.
 
     A regression is a row whose score is shown to be lower by more than the margin, or that held and
-    breaks now. Cells are paired by example where both sides have the same.
+    breaks now. Cells are paired by example where both sides have the same. Cells that were not
+    measured, or had other lengths of answers, are not compared: exit 10; 4 where no other is left.
     """
     from pytest_kvbench.ops.baselines import find_side
     from pytest_kvbench.ops.listing import comparison_lines
     from pytest_kvbench.pipeline.compare import compare as compared
+    from pytest_kvbench.pipeline.ending import of_comparison
 
     later = find_side(now, reports)
     former = find_side(base, reports, later.name)
@@ -41,10 +43,7 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         _echo_lines(comparison_lines(result))
-    if worse := result.regressions:
-        reasons.note_found(
-            f"{now} against {base}: {len(worse):,} of its rows are regressions", told=as_json
-        )
+    reasons.note(of_comparison(result), told=as_json)
 
 
 @click.command()

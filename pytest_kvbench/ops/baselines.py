@@ -25,7 +25,7 @@ def side_of(prepared: Prepared) -> Side:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
     rows = observed(prepared).judged
-    return side_from(prepared.experiment, rows, judge(prepared.experiment, rows).cells)
+    return side_from(prepared, rows, judge(prepared.experiment, rows).cells)
 
 
 def find_side(name: str, reports: Path, group: str | None = None) -> Side:

@@ -136,6 +136,7 @@ def comparison_lines(result: Comparison, width: int = 100) -> list[str]:
         *([f"... {more:,} more rows in --json"] if more > 0 else []),
         *_unmatched("base", result.only_base),
         *_unmatched("now", result.only_now),
+        *_uncompared(result),
         _outcome(result),
     ]
     return [text.fit(line, width).rstrip() for line in lines]
@@ -182,6 +183,12 @@ def _unmatched(side: str, places: Sequence[CellKey]) -> Iterator[str]:
         named = dict.fromkeys(f"{p.task} {p.policy} {p.budget:g}" for p in places)
         shown = ", ".join(list(named)[:3]) + (f" and {len(named) - 3} more" * (len(named) > 3))
         yield f"only in {side}: {len(places)} cells ({shown})"
+
+
+def _uncompared(result: Comparison) -> Iterator[str]:
+    for reason in dict.fromkeys(result.uncompared.values()):
+        cells = [key for key, why in result.uncompared.items() if why == reason]
+        yield f"not compared: {text.count(len(cells), 'cell')}: {reason}"
 
 
 def _outcome(result: Comparison) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Observation
-from pytest_kvbench.pipeline.group import now
+from pytest_kvbench.pipeline.group import Prepared, now
+from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.rows import CellRow
 
 FOLDER = ".baselines"
@@ -29,18 +29,20 @@ SCHEMA = 1
 class Measured:
     """One cell: scores in [0, 1] by example, averaged over replicates, and the examples' clusters.
 
-    `verdict` is the one that counts, after the correction; None for a control.
+    `verdict` is the one that counts, after the correction; None for a control. `reason` is why
+    nothing follows from the scores, "" where something does.
     """
 
     key: CellKey
     verdict: str | None
     scores: Mapping[str, float]
     clusters: Mapping[str, str]
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; an example's score and cluster stand together."""
         scores = {e: [score, self.clusters[e]] for e, score in self.scores.items()}
-        more = {"verdict": self.verdict, "scores": scores, "clusters": None}
+        more = {"verdict": self.verdict, "scores": scores, "clusters": None, "reason": self.reason}
         return {**self.key.columns(), **more}
 
     @classmethod
@@ -48,17 +50,23 @@ class Measured:
         """Read back what `to_json` wrote."""
         scores = {e: float(score) for e, (score, _) in data["scores"].items()}
         clusters = {e: str(cluster) for e, (_, cluster) in data["scores"].items()}
-        return cls(CellKey.of_row(data), data["verdict"], scores, clusters)
+        reason = data.get("reason", "")  # older files lack it
+        return cls(CellKey.of_row(data), data["verdict"], scores, clusters, reason)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison. `pooled` are the verdicts over all bins, by `pooled_key`."""
+    """One side of a comparison. `pooled` are the verdicts over all bins, by `pooled_key`.
+
+    `asked` is what prompts of a task had in common, by task: the template's version, and how many
+    new tokens they asked for at most; empty in older files.
+    """
 
     name: str
     experiment: Mapping[str, Any]
     cells: Sequence[Measured]
     pooled: Mapping[str, str]
+    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of a baseline's file, as JSON data."""
@@ -71,36 +79,59 @@ def pooled_key(key: CellKey) -> str:
     return json.dumps([key.task, key.variant, key.policy, key.budget])
 
 
-def side_from(
-    experiment: Experiment, judged: Sequence[Observation], cells: Sequence[CellRow]
-) -> Side:
+def side_from(prepared: Prepared, judged: Sequence[Observation], cells: Sequence[CellRow]) -> Side:
     """A group as an analysis found it.
 
     Args:
-        experiment: the group's.
+        prepared: the group.
         judged: the observations.
         cells: what was made of them, as in `summary.json`.
     """
-    words = {CellKey.of_row(row): row["verdict_holm"] for row in cells}
-    pooled = {pooled_key(key): word for key, word in words.items() if word and key.is_pooled}
-    return Side(experiment.group, experiment.snapshot(), _measured(judged, words), pooled)
+    experiment = prepared.experiment
+    rows = {CellKey.of_row(row): row for row in cells}
+    words = {key: row["verdict_holm"] for key, row in rows.items() if key.is_pooled}
+    asked = {
+        task: {
+            "template": manifest.template_version,
+            "max_tokens": manifest.lengths(experiment.sampling.max_tokens),
+        }
+        for task, manifest in prepared.manifests.items()
+    }
+    return Side(
+        experiment.group,
+        experiment.snapshot(),
+        _measured(judged, rows),
+        {pooled_key(key): word for key, word in words.items() if word},
+        asked,
+    )
 
 
-def _measured(judged: Sequence[Observation], words: Mapping[CellKey, str | None]) -> list[Measured]:
-    scores: dict[CellKey, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _measured(judged: Sequence[Observation], rows: Mapping[CellKey, CellRow]) -> list[Measured]:
+    scores: dict[CellKey, dict[str, list[float]]] = {
+        key: defaultdict(list) for key in rows if not key.is_pooled
+    }
     clusters = {one.example_id: one.cluster for one in judged}
     for one in judged:
-        if one.outcome.score is not None and not one.aa:
-            scores[CellKey.of(one.cell)][one.example_id].append(one.outcome.score)
+        by_example = scores.get(CellKey.of(one.cell))
+        if by_example is not None and one.outcome.score is not None and not one.aa:
+            by_example[one.example_id].append(one.outcome.score)
     return [
         Measured(
             key,
-            words.get(key),
+            rows[key]["verdict_holm"],
             {example: sum(s) / len(s) for example, s in by_example.items()},
             {example: clusters[example] for example in by_example},
+            _why_unmeasured(rows[key], scored=bool(by_example)),
         )
         for key, by_example in scores.items()
     ]
+
+
+def _why_unmeasured(row: CellRow, *, scored: bool) -> str:
+    """Of a control: why it is not sane."""
+    if row["policy"] == FULL_CACHE or row["verdict_holm"] == "not-measured":
+        return row["reason"]
+    return "" if scored else "it has no scored answer"
 
 
 # -- files ---------------------------------------------------------------------------------------

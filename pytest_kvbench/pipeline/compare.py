@@ -9,7 +9,7 @@ after Holm's correction, single bins and rows over all bins being two families.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from pytest_kvbench.cellkey import BinKey, CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline.baseline import Measured, Side, find_baseline, pooled_key
+from pytest_kvbench.pipeline.comparable import differences, nothing_compared, why_not
 
 ENOUGH_IN_COMMON = 0.5
 """Share of the larger side's examples that both must have to be paired."""
@@ -89,7 +90,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed between two sides, row by row, and what cannot be compared."""
+    """What changed between two sides, row by row; `uncompared`: common cells, each with why not."""
 
     base: str
     now: str
@@ -100,6 +101,7 @@ class Comparison:
     differs: Mapping[str, tuple[Any, Any]]
     only_base: tuple[CellKey, ...]
     only_now: tuple[CellKey, ...]
+    uncompared: Mapping[CellKey, str]
 
     @property
     def regressions(self) -> list[Change]:
@@ -110,7 +112,9 @@ class Comparison:
         """Plain data for programs."""
         places = {k: [p.columns() for p in getattr(self, k)] for k in ("only_base", "only_now")}
         changes = [change.to_json() for change in self.changes]
-        return {**vars(self), **places, "changes": changes, "regressions": len(self.regressions)}
+        left = [{**key.columns(), "reason": reason} for key, reason in self.uncompared.items()]
+        rows = {**places, "changes": changes, "uncompared": left}
+        return {**vars(self), **rows, "regressions": len(self.regressions)}
 
 
 def compare(
@@ -131,7 +135,8 @@ def compare(
         names: what to call the sides, by default their groups.
 
     Raises:
-        UsageError: the sides have no cell in common.
+        UsageError: the sides have no cell in common, or asked for answers of other lengths.
+        InfrastructureError: what they have in common was not measured.
     """
     renamed = _renamed(base, now)
     was = {_place(cell, {}): cell for cell in base.cells}
@@ -143,7 +148,12 @@ def compare(
             f"{base.name} and {now.name} have no cell in common",
             "cells are matched by task, bin, variant, policy and budget",
         )
-    pairs = {place: (was[place], is_[place]) for place in common}
+    uncompared = {
+        place: reason for place in common if (reason := why_not(base, now, was[place], is_[place]))
+    }
+    pairs = {place: (was[place], is_[place]) for place in common if place not in uncompared}
+    if not pairs:
+        raise nothing_compared(base, now, uncompared)
     cells = [_change(place, [pair], margin, alpha) for place, pair in pairs.items()]
     pooled = [
         replace(
@@ -151,7 +161,7 @@ def compare(
             verdict_base=_pooled_verdict(base, place, place.policy),
             verdict_now=_pooled_verdict(now, place, renamed.get(place.policy, place.policy)),
         )
-        for place, members in _over_bins(pairs).items()
+        for place, members in _over_bins(pairs, {place.pooled for place in uncompared}).items()
     ]
     return Comparison(
         *(names or (base.name, now.name)),
@@ -159,9 +169,10 @@ def compare(
         alpha,
         (*_corrected(pooled, alpha), *_corrected(cells, alpha)),
         {former: later for former, later in renamed.items() if former != later},
-        dict(_differences(base.experiment, now.experiment)),
+        dict(differences(base, now)),
         tuple(place for place in was if place not in is_),
         tuple(place for place in is_ if place not in was),
+        uncompared,
     )
 
 
@@ -194,13 +205,17 @@ def _renamed(base: Side, now: Side) -> dict[str, str]:
 
 
 def _over_bins(
-    pairs: Mapping[CellKey, tuple[Measured, Measured]],
+    pairs: Mapping[CellKey, tuple[Measured, Measured]], partial: Collection[CellKey]
 ) -> dict[CellKey, list[tuple[Measured, Measured]]]:
-    """The members of every row over all bins; none where there is one bin alone."""
+    """The members of every row over all bins; none of one bin alone, or where it is `partial`."""
     groups: dict[CellKey, list[tuple[Measured, Measured]]] = defaultdict(list)
     for place, pair in pairs.items():
         groups[place.pooled].append(pair)
-    return {place: members for place, members in groups.items() if len(members) > 1}
+    return {
+        place: members
+        for place, members in groups.items()
+        if len(members) > 1 and place not in partial
+    }
 
 
 def _pooled_verdict(side: Side, place: CellKey, policy: str) -> str | None:
@@ -293,17 +308,3 @@ def _corrected(family: Sequence[Change], alpha: float) -> list[Change]:
         )
         for change, w, b in zip(family, worse, better, strict=True)
     ]
-
-
-def _differences(
-    was: Mapping[str, Any], is_: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The keys in which two experiments differ, dotted, with both values; names aside."""
-    for key in sorted(was.keys() | is_.keys()):
-        old, new = was.get(key), is_.get(key)
-        if old == new or f"{prefix}{key}" in ("group", "description"):
-            continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, new, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", (old, new)

@@ -118,7 +118,7 @@ def _against(
     from pytest_kvbench.pipeline.compare import against
 
     reports = prepared.folder.parent
-    side = side_from(prepared.experiment, analysed.judged, analysed.summary["cells"])
+    side = side_from(prepared, analysed.judged, analysed.summary["cells"])
     if wishes.compare:
         try:
             done = replace(done, comparison=against(reports, wishes.compare, side))

@@ -18,6 +18,7 @@ from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.results import Results, Row, final
 
 if TYPE_CHECKING:
+    from pytest_kvbench.pipeline.compare import Comparison
     from pytest_kvbench.pipeline.conclude import Conclusion
 
 _GRAVEST = (UsageError.exit_status, EXIT_FOUND, InfrastructureError.exit_status)
@@ -66,13 +67,29 @@ def of_conclusion(done: Conclusion, wanted: Collection[str] | None = None) -> li
     group, found = str(done.summary["group"]), of_summary(done.summary, wanted)
     if done.uncompared is not None:
         found.append(Reason.of(done.uncompared, group))
-    if done.comparison is not None and (worse := done.comparison.regressions):
-        names = text.listing(dict.fromkeys(item(vars(change)) for change in worse), limit=_NAMED)
-        regressions = text.count(len(worse), "regression")
-        found.append(
-            Reason(EXIT_FOUND, f"{group}: {regressions} against {done.comparison.base}: {names}")
-        )
+    if done.comparison is not None:
+        found += of_comparison(done.comparison, wanted)
     return found
+
+
+def of_comparison(found: Comparison, wanted: Collection[str] | None = None) -> list[Reason]:
+    """Reasons of regressions, and of cells that could not be compared.
+
+    Args:
+        found: two sides, compared.
+        wanted: as `of_conclusion` takes it.
+    """
+    sides, reasons = f"{found.now}: {{}} against {found.base}: {{}}", list[Reason]()
+    if worse := found.regressions:
+        names = text.listing(dict.fromkeys(item(vars(change)) for change in worse), limit=_NAMED)
+        line = sides.format(text.count(len(worse), "regression"), names)
+        reasons.append(Reason(EXIT_FOUND, line))
+    left = [{**key.columns(), "reason": reason} for key, reason in found.uncompared.items()]
+    if left := [row for row in left if wanted is None or item(row) in wanted]:
+        names = text.listing(map(item, left), limit=_NAMED)
+        line = sides.format(f"{text.count(len(left), 'cell')} not compared", names)
+        reasons.append(Reason(InfrastructureError.exit_status, f"{line}: {left[0]['reason']}"))
+    return reasons
 
 
 def of_lines(group: str, lines: Iterable[str]) -> list[Reason]:

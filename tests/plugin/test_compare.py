@@ -77,3 +77,30 @@ def test_answers_of_another_length_are_another_arms(
     names = ["policy", "budget", "sampling", "example_id", "aa", "replicate"]
     assert len(answers) == 120
     assert not answers.duplicated(names).any()
+
+
+def test_answers_of_other_lengths_are_not_compared(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    project.run("-n", "0", "--kvbench-save", "main")
+    shorter = project.run(
+        "-n", "0", "--kvbench-set", "sampling.max_tokens=8", "--kvbench-compare", "main"
+    )
+    assert shorter.ret == 4
+    assert "at most 64 new tokens in base, 8 now" in shorter.outlines[-1]
+    done = CliRunner().invoke(main, ["compare", "main", "g"])
+    assert (done.exit_code, "no regression" in done.output) == (4, False)
+
+
+def test_two_groups_of_which_nothing_was_measured_are_not_alike(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    mock.wrong, mock.accuracy = "", lambda policy, budget: 0.0
+    for group in ("g", "h"):
+        assert project.run("-n", "0", "--kvbench-set", f"group={group}").ret == 1
+    done = CliRunner().invoke(main, ["compare", "g", "h"])
+    assert done.exit_code == 10, done.output
+    assert "nothing could be compared: jsonl:words.jsonl-bin0-control: not measured" in done.output
+    assert "regression" not in done.output

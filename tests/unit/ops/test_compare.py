@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pytest_kvbench.ops.listing import comparison_lines
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.baseline import Measured, Side, load_baseline, save_baseline
 from pytest_kvbench.pipeline.compare import compare
+from pytest_kvbench.pipeline.ending import of_comparison
 from tests.support.groups import by_budget, make_group
 
 
@@ -315,3 +317,27 @@ def test_answers_shared_by_equal_variants_are_found_by_both(tmp_path):
     keys = {name: {r.key for c, r in seen.planned if c.variant == name} for name in variants}
     assert keys["plain"] == keys["cold"]
     assert not keys["plain"] & keys["terse"]
+
+
+def test_what_was_not_measured_has_no_delta_and_is_no_zero():
+    bad = replace(cell([0] * 30, budget=0.2, verdict="not-measured"), reason="8 of 30 lost")
+    was = side(
+        cell([1] * 30, bin_=1), cell([1] * 30, budget=0.2), cell([1] * 30, budget=0.2, bin_=1)
+    )
+    is_ = side(cell([1] * 30, bin_=1), bad, cell([1] * 30, budget=0.2, bin_=1))
+    result = compare(was, is_)
+    assert [(c.bin, c.budget) for c in result.changes] == [(1, 0.5), (1, 0.2)]  # no row over bins
+    (reason,) = of_comparison(result)
+    assert reason.status == 10
+    assert reason.line.startswith("g: 1 cell not compared against g: t-bin0-snapkv-0.20: not meas")
+    assert any(
+        "not compared: 1 cell: not measured now: 8 of 30" in x for x in comparison_lines(result)
+    )
+    assert result.to_json()["uncompared"][0]["budget"] == 0.2
+
+
+def test_another_template_is_said():
+    asked = {"t": {"template": "v1", "max_tokens": [8]}}
+    was = replace(side(cell([1] * 30)), asked=asked)
+    is_ = replace(side(cell([1] * 30)), asked={"t": {"template": "v2", "max_tokens": [8]}})
+    assert compare(was, is_).differs == {"prompt template of t": ("v1", "v2")}
