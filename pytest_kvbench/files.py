@@ -181,7 +181,7 @@ def _take_away(path: Path) -> None:
 
 
 def is_unconfirmed(folder: Path) -> bool:
-    """Whether a group came from elsewhere and nobody has confirmed what it would do."""
+    """Whether a group came from elsewhere and what it would do is not confirmed yet."""
     return os.path.lexists(folder / UNCONFIRMED)
 
 
@@ -197,7 +197,7 @@ def run_folder(run_id: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock inside; waits for who has it.
+    """Holds a lock inside the block; waits until it is free.
 
     Raises:
         StoreError: its file cannot be written.
@@ -213,7 +213,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Holds a lock inside, if nobody else does; whether it could. Waits for nobody."""
+    """Holds a lock inside the block if it is free, and gives whether it is; never waits."""
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def default_reports() -> Path:
-    """Where groups are kept unless somebody says otherwise."""
+    """The folder in which groups are kept where none is named."""
     return Path(os.environ.get("KVBENCH_DIR", "reports"))
 
 

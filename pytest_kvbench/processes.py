@@ -79,7 +79,7 @@ def end_tree(pid: int) -> None:
 
 
 def without_secrets() -> dict[str, str]:
-    """The environment for a process that asks nobody: nothing in it that looks like a key."""
+    """The environment for a process that asks no server: without all that looks like a key."""
     return {name: value for name, value in os.environ.items() if not _SECRET_NAME.search(name)}
 
 

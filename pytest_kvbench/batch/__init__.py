@@ -1,4 +1,4 @@
-"""Requests handed over as files and picked up later, at a provider's batch API or at nobody's.
+"""Requests handed over as files and picked up later, at a provider's batch API or without one.
 
     lines      a request as a line of a file, a line of a result as an answer or a failure
     files      lines into files within a provider's limits, and keys out of them

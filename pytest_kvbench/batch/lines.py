@@ -1,7 +1,7 @@
 """A request as a line of a file, and a line of a result as an answer or a failure.
 
-The format is OpenAI's (Batch API, input and output objects), which vLLM's `run-batch` shares. What
-belongs to what is said by `custom_id`, the request's key; the order of lines never matters.
+The format is OpenAI's (Batch API, input and output objects), which vLLM's `run-batch` shares.
+`custom_id`, the request's key, links a result to its request; the order of lines never matters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same files without a provider: written for whoever runs them, read back from whoever did.
+"""The same files without a provider: written for any program that runs them, and read back.
 
 `vllm run-batch` takes one file for one server, so each arm's server has files of its own.
 """
@@ -25,7 +25,8 @@ from pytest_kvbench.store.store import Store
 def export(prepared: Prepared, folder: Path, limits: Limits = OPENAI) -> list[Written]:
     """Write what has no answer and is in no open batch; the files.
 
-    Nobody knows what becomes of them, so the ledger does not: exported twice is there twice.
+    They are not in the ledger, as nothing says what becomes of them: what is exported twice is
+    asked twice.
 
     Raises:
         StoreError: a file cannot be written.
@@ -52,7 +53,7 @@ def take_files(prepared: Prepared, paths: Sequence[Path]) -> Taken:
     """Store the results in files; what was never asked of the group is counted and left.
 
     Raises:
-        UsageError: a file is none of results.
+        UsageError: a file holds no results.
     """
     shared = SharedControls(prepared.folder / CONTROLS)
     with Store(prepared.database) as store:

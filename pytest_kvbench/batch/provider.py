@@ -1,7 +1,7 @@
 """The HTTP of OpenAI's files and batches: streamed both ways; nothing is made twice unnoticed.
 
-What only reads is retried. What makes something is retried by whoever can first look whether the
-last try made it after all: see `desk`.
+What only reads is retried. What makes something is retried by `desk`, which first looks whether
+the last try made it after all.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.registry import TaskFactory
 
 REFUSALS = 10
-"""So often a provider may fail to say how far a batch is before nobody is thought to be there."""
+"""After so many failures to say how far a batch is, a provider is taken for gone."""
 
 NO_TASKS: Mapping[str, TaskFactory] = MappingProxyType({})
 _IDLE = "nobody is at work on it"
@@ -101,7 +101,7 @@ class Process:
 
 
 class Batches:
-    """A group's batches: asked after and fetched from time to time, whoever waits for them.
+    """A group's batches: looked at and fetched from time to time, once for all that wait for them.
 
     Args:
         folder: the group's.
@@ -204,7 +204,7 @@ class OneBatch:
 class Group:
     """A group: until every request of its plan has an answer, or a failure of the last run.
 
-    An older failure is none while somebody is at work, who will ask again.
+    An older failure does not count while a run is at work: it will ask again.
 
     Args:
         batches: the group's.

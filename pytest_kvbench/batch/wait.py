@@ -23,7 +23,7 @@ from pytest_kvbench.store.presence import at_work
 from pytest_kvbench.tasks.registry import TaskFactory
 
 LOOKS = 5
-"""So many looks in a row that found nobody at work end the wait. A run takes seconds to start."""
+"""Looks in a row without anybody at work that end the wait. A run takes seconds to start."""
 
 PID = "pid:"
 
@@ -129,7 +129,7 @@ def wait(
 
 
 def _looked(target: Target) -> Look:
-    """A look; where it fails nobody knows whether somebody is at work."""
+    """A look at a target; where it fails, a look that names the problem."""
     try:
         return target.look()
     except KvbenchError as error:

@@ -33,7 +33,7 @@ class TokenizerServer:
     """A server that tokenizes for us: the one that has the control.
 
     `address` gives its base URL, and starts it where it is one of ours. `vocabulary` names what it
-    tokenizes with, where that is known without asking; then nobody asks before a text is counted.
+    tokenizes with, where that is known without asking; else it is asked at once.
     `places`: calls at once.
     """
 

@@ -60,7 +60,7 @@ def read_one(
         ttft_s: seconds to its first piece, where it was streamed.
 
     Raises:
-        NotACompletionError: there is none.
+        NotACompletionError: the reply holds no answer.
     """
     (key,) = keys
     return [_answer(key, _choices(data)[0], sound.fields(data), latency_s, ttft_s, arms=1)]

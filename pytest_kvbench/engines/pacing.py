@@ -72,7 +72,7 @@ def _characters(content: Any) -> int:
 
 
 _Number = Callable[[Callable[[float], float]], float]
-"""Replaces a number by what is made of it, which it returns; nobody comes between."""
+"""Replaces a number by a function of it and returns the new one, as one step."""
 
 
 class _Flow:

@@ -176,7 +176,7 @@ class _Slots:
         self._lock = threading.Lock()
 
     def take(self) -> int | None:
-        """One that is free; None where there is none."""
+        """Take a free place, by its number; None where all are taken."""
         with self._lock:
             for slot in self._free:
                 with contextlib.suppress(BlockingIOError, PermissionError):

@@ -35,7 +35,7 @@ class Probe:
         """The body at `root` + `path`.
 
         Raises:
-            EngineError: nobody answers there, or not with 200.
+            EngineError: no server answers there, or not with 200.
         """
         content: bytes = self._send("GET", path).content
         return masked(content.decode(errors="replace"), self._key)
@@ -44,7 +44,7 @@ class Probe:
         """The JSON object at `root` + `path`.
 
         Raises:
-            EngineError: it is none, or as `text`.
+            EngineError: the body is no JSON object; or as `text`.
         """
         return self._object(self._send("GET", path))
 

@@ -111,7 +111,7 @@ class Live:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run came to, and the errors of the groups whose control is not sane."""
+    """The tally of a run, and the errors of the groups whose control is not sane."""
 
     tally: Tally
     sick: tuple[ControlError, ...]

@@ -174,7 +174,7 @@ def baseline_folder(reports: Path, name: str) -> Path:
     """Where the baselines of a name are.
 
     Raises:
-        UsageError: there are none; the hint lists the names there.
+        UsageError: that name has no baselines; the hint lists the names there are.
     """
     folder = reports / FOLDER / name
     if not folder.is_dir():
@@ -190,7 +190,7 @@ def find_baseline(reports: Path, name: str, group: str) -> Side | None:
     """The baseline of one group; None where that name has none of it.
 
     Raises:
-        UsageError: nothing has that name, or the file is none of ours.
+        UsageError: no baseline has that name, or its file is not one of ours.
     """
     path = baseline_folder(reports, name) / f"{group}.json"
     return load_baseline(path) if path.is_file() else None

@@ -212,7 +212,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
 
 
 def sealed_summary(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary as whoever reads the file has it, with a checksum of all else in it."""
+    """A summary as readers of the file have it, with a checksum of all else in it."""
     read: dict[str, Any] = json.loads(json.dumps(summary, sort_keys=True))
     return {**read, "checksum": digest(read)}
 
@@ -226,7 +226,7 @@ def _is_sealed(summary: dict[str, Any]) -> bool:
 def _controls_used(
     planned: Sequence[tuple[Cell, Request]], rows: Sequence[Observation]
 ) -> list[dict[str, Any]]:
-    """Of every cell group: the shared control of its arms, and whose answers it is made of."""
+    """The shared control of every cell group, and the answers that it is made of."""
     origins = {row.outcome.key: row.outcome.origin for row in rows}
     used: dict[CellGroup, dict[str, Any]] = {}
     for cell, request in planned:

@@ -153,7 +153,7 @@ def lost_cells(
 ) -> dict[Cell, str]:
     """The cells of which more pairs were lost to failures than `gate.max_lost`, and how many.
 
-    It needs no scores: whoever only asks can say so. A control stands for itself.
+    It needs no scores, so a run that only asks can report it. A control stands for itself.
     """
     failed = {failure.key for failure in store.failures([r.key for _, r in planned])}
     if not failed:

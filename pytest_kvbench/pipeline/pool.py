@@ -189,7 +189,7 @@ class Pool:
         return len(failures)
 
     async def _get_engine(self) -> Engine:
-        """The engine, started by whoever comes first; one failure to start is everybody's."""
+        """The engine, started by the first request; a failure to start it is raised for all."""
         if self._engine is None:
             self._engine = asyncio.ensure_future(asyncio.to_thread(self._start_engine))
         return await asyncio.shield(self._engine)

@@ -31,7 +31,7 @@ def votes(
     which a sample failed has failed: an answer of fewer samples would be another dial's.
 
     Args:
-        observed: as `observe.observations` gives them; where nobody votes they are returned.
+        observed: as `observe.observations` gives them; returned where nothing votes.
         experiment: says how many samples each variant draws.
         manifests: the examples, by which ballots are read.
     """

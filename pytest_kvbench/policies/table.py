@@ -164,7 +164,7 @@ def get_policy(name: str) -> Policy:
     """The policy of that name.
 
     Raises:
-        UsageError: there is none; the second line names the known.
+        UsageError: no policy has that name; the second line names all.
     """
     if name not in POLICIES:
         raise UsageError(f"unknown policy {name!r}.", f"Valid: {', '.join(POLICIES)}.")

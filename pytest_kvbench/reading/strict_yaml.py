@@ -39,7 +39,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
     Raises:
         UsageError: naming `where` and the line: not YAML, a key that is there twice, aliases that
-            grow or contain themselves, deep nesting, tags, or a number that is none.
+            grow or contain themselves, deep nesting, tags, or a number that is not finite.
     """
     if len(text) > MAX_TEXT:
         raise UsageError(f"{where}: is longer than {MAX_TEXT:,} characters", "is it an experiment?")

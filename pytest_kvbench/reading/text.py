@@ -169,7 +169,7 @@ class TextStream(io.TextIOBase):
 def _opened(
     file: Place, where: str, newline: str | None = None, *, pipe: bool = False
 ) -> Iterator[io.TextIOWrapper]:
-    """A file as text; bytes that are none become surrogates, which `_check` tells by row."""
+    """A file as text; bytes that are no text become surrogates, which `_check` names by row."""
     with _refusing(where), contextlib.ExitStack() as open_files:
         raw = open_files.enter_context(_binary(file, where, pipe))
         stream = open_files.enter_context(_unpacked(raw))

@@ -65,7 +65,7 @@ class Metric:
         ballot: what a reply votes for, where several samples make one answer.
         chance: the score of guessing, in [0, 1], given an example's `meta`.
         needs: raises a `UsageError` where an example's `meta` lacks what scoring needs.
-        backend: whose arithmetic it is, where the benchmark leaves that to what is installed.
+        backend: the package that computes it, where the benchmark leaves that to the machine.
     """
 
     name: str
@@ -159,7 +159,7 @@ def get_metric(name: str) -> Metric:
     """The metric of that name.
 
     Raises:
-        UsageError: there is none; the message names them all.
+        UsageError: no metric has that name; the message names all.
     """
     if name not in METRICS:
         raise UsageError(f"unknown metric {name!r}", f"valid: {', '.join(sorted(METRICS))}")
@@ -167,7 +167,7 @@ def get_metric(name: str) -> Metric:
 
 
 def backend_of(name: str) -> str:
-    """Whose arithmetic a metric is, "" where the benchmark fixes it, or nobody knows the metric."""
+    """The package that computes a metric; "" where the benchmark fixes it, or none is known."""
     return METRICS[name].backend if name in METRICS else ""
 
 

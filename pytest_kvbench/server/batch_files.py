@@ -44,7 +44,7 @@ def read_requests(path: Path, endpoint: str) -> Iterator[Asked]:
     """The requests of a file, read one after another.
 
     Raises:
-        BadFile: one is none, is for another endpoint, comes twice, or is one too many.
+        BadFile: a line is no request, or one for another endpoint, or there twice, or one too many.
         OSError: the file cannot be read.
     """
     names: set[str] = set()

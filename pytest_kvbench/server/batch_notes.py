@@ -63,7 +63,7 @@ def page(request: Request, notes: list[dict[str, Any]]) -> Response:
     """As much of a list as was asked for, behind `after`.
 
     Raises:
-        ApiError: 400, for a limit that is none.
+        ApiError: 400: the limit is no number from 1 to 10000.
     """
     after, limit = request.query_params.get("after"), request.query_params.get("limit", "100")
     if not re.fullmatch("[0-9]{1,5}", limit) or not 1 <= int(limit) <= 10_000:

@@ -1,7 +1,7 @@
 """Files and batches, in OpenAI's formats: work that is handed in today and fetched tomorrow.
 
     DIR/files/<id>.json, <id>.data       what was uploaded, and what was answered
-    DIR/batches/<id>.json                one batch, as `GET /v1/batches/<id>` tells it
+    DIR/batches/<id>.json                one batch, as `GET /v1/batches/<id>` shows it
 
 Everything is on disk the moment it is known: a server that was killed goes on with the first line
 that has no answer. One server at a time works on a folder.

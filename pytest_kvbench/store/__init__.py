@@ -4,6 +4,6 @@ store         one SQLite file per group: manifests, analysis; contents reads all
 places        where groups are
 database      a connection, with its errors in words
 controls, control_file, registry    shared controls
-archive, origin    a group in one file, and whose it is
+archive, origin    a group in one file, and where it came from
 presence, outstanding, keys, upkeep  who is at work, what is left, what lies about
 """

@@ -5,7 +5,7 @@
     <root>/../control_registry.json                  entries, sizes and sha256, see registry
 
 One process at a time holds an entry; the others wait and then read. The lock is the operating
-system's, so a dead owner's claim frees itself, and whoever comes next takes it over. Nothing is
+system's, so a dead owner's claim frees itself, and the next process takes it over. Nothing is
 trusted unverified: what is missing or altered is warned of in one line, and asked again.
 """
 

@@ -1,4 +1,4 @@
-"""One SQLite file: made whole, opened only if it can be trusted, every trouble said in two lines.
+"""One SQLite file: made whole, opened only if it can be trusted, its troubles in two lines.
 
 What is there is never overwritten: a file that is empty, damaged, foreign, or of another version is
 refused.

@@ -64,7 +64,7 @@ class Registry:
     def entries(self) -> dict[str, Registered]:
         """The entries by `<control key>/<task-bin>`.
 
-        A damaged file is made again from the controls, which is said once, by whoever does it.
+        A damaged file is made again from the controls; the process that does it warns once.
 
         Raises:
             StoreError: it is damaged and cannot be written.
@@ -80,7 +80,7 @@ class Registry:
         """The entries as the file has them.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no registry.
             ValueError: it is damaged.
         """
         data = json.loads(self.path.read_bytes())

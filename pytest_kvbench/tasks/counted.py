@@ -28,7 +28,7 @@ class Counted:
 
     Args:
         folder: of the file; None: nothing is remembered beyond this object.
-        tokenizer: whose counts; two of different names share nothing.
+        tokenizer: the name of the tokenizer; counts of two names are kept apart.
     """
 
     def __init__(self, folder: Path | None, tokenizer: str) -> None:

@@ -53,7 +53,7 @@ def objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
     """The object of every line that is not blank.
 
     Raises:
-        UsageError: naming `where` and the line's number; or there is none.
+        UsageError: a line is no JSON object (the message has its number), or all are blank.
     """
     number, empty = 0, True
     for number, line in enumerate(lines, start=1):

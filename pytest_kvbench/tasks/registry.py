@@ -105,7 +105,7 @@ def get_task(
 
 
 def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
-    """A user's task; what its function raises is said in two lines."""
+    """A user's task; an error of its function becomes two lines."""
     try:
         made = factory(options)
     except KvbenchError:

@@ -22,7 +22,7 @@ def show_task(
     """Lines about one selected example: what it is, its token counts, its prompt as sent.
 
     Args:
-        task: whose example.
+        task: the task.
         spec: bins and counts, as an experiment would give them.
         tokenizer: counts.
         seed: of the selection.

@@ -89,7 +89,7 @@ def decoded(content: bytes | str) -> Any:
     """JSON, with or without a byte order mark. Numbers too long to read are infinite.
 
     Raises:
-        ValueError: it is none, or nested deeper than Python reads.
+        ValueError: it is no JSON, or nested deeper than Python reads.
     """
     try:
         return json.loads(content, parse_int=_integer)

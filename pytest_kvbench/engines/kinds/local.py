@@ -1,7 +1,7 @@
 """The embedded server: all policies of `policies.table`, proven by the bytes of its real tensors.
 
-One server has all arms. It is told in each request which are asked, and where the question begins,
-and answers them from one prefill; every choice says how many bytes of its cache were kept.
+One server has all arms. Each request names those that it asks, and says where the question begins;
+it answers them from one prefill; every choice says how many bytes of its cache were kept.
 """
 
 from __future__ import annotations

@@ -35,5 +35,5 @@ KIND = Kind(
     control="f16",
     bits={name: kv_types.GGML[name] for name in ("q8_0", "q4_0")},
     fingerprint=_fingerprint,
-    by_address=True,  # the KV type is the server's, and it does not tell it
+    by_address=True,  # the KV type is the server's, which does not say it
 )
