@@ -452,7 +452,7 @@ def test_files_for_anybody(prepared: Prepared) -> None:
         )
     told = kvbench("batch", "import", "g", *map(str, files)).output
     assert "g: 12 answers and 0 failures stored, 2 lines of no request here" in told
-    assert kvbench("batch", "export", "g", "--to", "again").output == ""
+    assert kvbench("batch", "export", "g", "--to", "again").stdout == ""
     late = [{"custom_id": line["custom_id"], "error": {"message": "late"}} for line in lines]
     Path("late.jsonl").write_text("".join(json.dumps(line) + "\n" for line in late))
     told = kvbench("batch", "import", "g", "late.jsonl").output  # an answer stays
