@@ -18,6 +18,7 @@ from pytest_kvbench.analyse.facts import PROVEN, cuts_of
 from pytest_kvbench.analyse.floor import REPEATED
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.rows import CellRow, Facts
+from pytest_kvbench.wire import finish
 
 SAME_ANSWERS = 0.98  # share of equal texts from which on an arm looks like its control
 FEWEST_TEXTS = 10
@@ -166,6 +167,19 @@ def truncation(seen: Seen) -> str:
     )
 
 
+def endings(seen: Seen) -> str:
+    """Answers of which nobody knows whether they are whole, by the server's word for their end."""
+    reasons = pd.concat([seen.pairs["finish_reason"], seen.pairs["finish_reason_control"]])
+    unknown = reasons[~reasons.isin(finish.KNOWN)].value_counts()
+    if unknown.empty:
+        return ""
+    named = ", ".join(f"{n} {reason or 'without any'}" for reason, n in unknown.items())
+    return (
+        f"{unknown.sum()} of {len(reasons)} answers, the control's too, have a finish_reason that "
+        f"is not known here ({named}): whether they are whole is not known either"
+    )
+
+
 def length(seen: Seen) -> str:
     """Answers systematically longer or shorter than the control's."""
     pairs = seen.pairs[["completion_tokens", "completion_tokens_control"]].dropna()
@@ -240,6 +254,7 @@ CHECKS: Mapping[str, Callable[[Seen], str]] = {
     "cut": cut,
     "labels": labels,
     "truncation": truncation,
+    "finish-reason": endings,
     "length-drift": length,
     "control-floor": control_floor,
     "control-ceiling": control_ceiling,

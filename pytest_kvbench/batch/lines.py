@@ -103,7 +103,7 @@ def key_in(line: bytes) -> str | None:
 def _failed(key: str, status: object, error: object) -> Result:
     inner = error.get("error", error) if isinstance(error, Mapping) else error
     fields = inner if isinstance(inner, Mapping) else {"message": inner}
-    code, message = fields.get("code"), sound.message(fields.get("message") or "no reply")
+    code, message = fields.get("code"), completion.error_of({"error": fields}) or "no reply"
     if isinstance(code, str) and code in _UNTRIED:
         return Result(key, Failure(key, "TIMEOUT", f"{code}: {message}"), tried=False)
     prefix = f"HTTP {sound.message(status, 20)}: " if status != 200 else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_kvbench.records import Answer, Failure, Telemetry
-from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire import bounded, finish, sound
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 529})
 """HTTP statuses, and codes of reported errors, of faults that may pass: the request is repeated.
@@ -21,9 +21,8 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 5
 overloaded.
 """
 
-_BROKEN_OFF = frozenset({"error", "abort", "aborted"})
-"""Finish reasons of a reply that its server did not finish: vLLM, SGLang and proxies name them."""
-
+_MESSAGES = ("message", "detail", "msg", "error_msg", "error_message")
+_CODES = ("code", "status_code", "status", "error_code")
 _STATUS = re.compile("[1-9][0-9]{2}")
 _CALLS = "tool_calls"
 _TEXT_FIELD = {"text": "text", "output_text": "text", "refusal": "refusal"}
@@ -110,37 +109,77 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
 
 
 def error_of(data: object) -> str:
-    """The message of an OpenAI-style error; empty where there is none.
+    """The message of an error that a reply reports; empty where there is none.
 
-    Where llama.cpp says that its context is too short, the setting that mends it is added.
+    It stands under `error`, as OpenAI has it, or a body without choices is the error itself: vLLM,
+    gateways, FastAPI's `detail`. Where llama.cpp says that its context is too short, the setting
+    that mends it is added.
     """
-    error = sound.fields(data).get("error")
-    details = sound.fields(error)
+    details, error = _details(data), sound.fields(data).get("error")
+    words = [details[name] for name in _MESSAGES if isinstance(details.get(name), str)]
+    found = words or [
+        inner["msg"] for inner in sound.objects(details.get("detail")) if "msg" in inner
+    ]
     # Not yet cut to what is kept: a key that it repeats is taken out first.
-    message = sound.message(details.get("message") or error or None, bounded.ERROR)
+    message = sound.message(
+        next(filter(None, found), error or details.get("detail")), bounded.ERROR
+    )
     if details.get("type") == "exceed_context_size_error":
         return f"{message}: raise engine.launch.context, or the server's --ctx-size"
     return message
 
 
-def fault_in(reply: object) -> Fault | None:
+def fault_in(reply: object, *, whole: bool = True) -> Fault | None:
     """The error that a reply reports, or its first choice, beside a text that ends there.
 
     Its code says whether it passes. Without one, a reply that was broken off is asked again.
+
+    Args:
+        reply: a reply, or an event of a stream.
+        whole: whether nothing more comes, so that a finish reason of null is that of no ending.
     """
     choices = sound.objects(sound.fields(reply).get("choices"))
-    return _fault_of(reply) or (_fault_of(choices[0]) if choices else None)
+    return _reported(reply) or (_fault_of(choices[0], whole=whole) if choices else None)
 
 
-def _fault_of(data: object) -> Fault | None:
-    message, reason = error_of(data), sound.fields(data).get("finish_reason")
-    broken_off = isinstance(reason, str) and reason.lower() in _BROKEN_OFF
-    if not message and not broken_off:
+def _fault_of(choice: Mapping[str, Any], *, whole: bool = True) -> Fault | None:
+    """The error that a choice reports, or that its finish reason is."""
+    reason = choice.get("finish_reason")
+    is_null = whole and "finish_reason" in choice and reason is None
+    reported = _reported({"error": choice.get("error")})
+    if not is_null and finish.ending(reason) != "error":
+        return reported
+    if reported is None:
+        said = "null" if is_null else finish.message_of(reason)
+        return Fault(f"the server broke the reply off: finish_reason {said}", passes=True)
+    return reported if reported.passes is not None else Fault(reported.message, passes=True)
+
+
+def _reported(data: object) -> Fault | None:
+    """The error that a reply reports in so many words."""
+    message = error_of(data)
+    if not message:
         return None
-    code = sound.fields(sound.fields(data).get("error")).get("code")
-    status = sound.count(int(code) if isinstance(code, str) and _STATUS.fullmatch(code) else code)
-    passes = (broken_off or None) if status is None else status in PASSING
-    return Fault(message or f"the server broke the reply off: finish_reason {reason}", passes)
+    details = _details(data)
+    statuses = (
+        _status(source.get(name)) for source in (details, sound.fields(data)) for name in _CODES
+    )
+    status = next((found for found in statuses if found is not None), None)
+    return Fault(message, None if status is None else status in PASSING)
+
+
+def _details(data: object) -> Mapping[str, Any]:
+    """What describes an error: the fields of `error`, else those of a body without choices."""
+    body = sound.fields(data)
+    if isinstance(error := body.get("error"), Mapping):
+        return error
+    return {} if "choices" in body else body
+
+
+def _status(code: object) -> int | None:
+    """The HTTP status that an error's code is, if it is one."""
+    found = int(code) if isinstance(code, str) and _STATUS.fullmatch(code) else sound.count(code)
+    return found if found is not None and 300 <= found < 600 else None
 
 
 def error_message(content: bytes) -> str:
@@ -173,14 +212,20 @@ def _answer(
     if (fault := _fault_of(choice)) is not None:
         raise NotACompletionError(fault.message)
     message, reason = sound.fields(choice.get("message")), choice.get("finish_reason")
-    called = bool(sound.objects(message.get(_CALLS)))
+    called = bool(sound.objects(message.get(_CALLS)) or sound.fields(message.get("function_call")))
     return Answer(
         key,
         _text(choice),
-        _CALLS if called else reason if isinstance(reason, str) else "",
+        _CALLS if called else _reason(reason),
         _telemetry(choice, reply, latency_s, ttft_s, arms),
         reasoning_of(message),
     )
+
+
+def _reason(reason: object) -> str:
+    """What is kept of a finish reason: what it means, where that is known; else its own word."""
+    meaning = finish.ending(reason)
+    return meaning if meaning in finish.KNOWN else finish.word_of(reason)
 
 
 def _text(choice: Mapping[str, Any]) -> str:

@@ -109,7 +109,7 @@ class Assembly:
     def _take(self, value: str) -> None:
         try:
             data = sound.decoded(value)
-            if (fault := fault_in(data)) is not None:
+            if (fault := fault_in(data, whole=False)) is not None:
                 raise BrokenStreamError(
                     f"in mid-stream: {fault.message}", passes=fault.passes is not False
                 )

@@ -64,7 +64,8 @@ def thinks(choice: Body, prompt: str) -> Body:
 
 
 def breaks_off(choice: Body, prompt: str) -> Body:
-    return {"finish_reason": "error"} if LOST.search(prompt) else {}
+    reasons = ["error", None, "network_error", {"type": "abort", "message": "oom"}]
+    return {"finish_reason": reasons[len(prompt) % 4]} if LOST.search(prompt) else {}
 
 
 def knows_nothing(choice: Body, prompt: str) -> Body:

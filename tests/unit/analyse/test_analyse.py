@@ -184,6 +184,17 @@ def test_answers_cut_short_in_one_arm_are_flagged_whichever_it_is(cut):
     assert "truncation" in codes(cell(run(rows)))
 
 
+@pytest.mark.parametrize(("word", "named"), [("whimsy", "2 whimsy"), ("", "2 without any")])
+def test_answers_whose_end_nobody_knows_are_flagged(word, named):
+    treated = arm(40, "snapkv", 0.5)
+    assert "finish-reason" not in codes(cell(run(arm(40, *CONTROL) + treated)))
+    for row in treated[:2]:
+        row["finish_reason"] = word
+    (flag,) = [f for f in cell(run(arm(40, *CONTROL) + treated))["flags"] if "finish_reason" in f]
+    assert flag.startswith("finish-reason: 2 of 80 answers")
+    assert named in flag
+
+
 def test_a_failed_control_drops_the_pair_too():
     control = [failed(0), *arm(40, *CONTROL)[1:]]
     row = cell(run(control + arm(40, "snapkv", 0.5)))

@@ -103,6 +103,14 @@ def test_a_result_line_is_the_answer(key: str, text: str, tokens: int | None, ch
             *("ENGINE_ERROR", True, "HTTP 400: too long"),
         ),
         ({"response": {"status_code": 200, "body": {}}}, "ENGINE_ERROR", True, "no completion"),
+        (
+            {"response": {"status_code": 200, "body": {"object": "error", "message": "too long"}}},
+            *("ENGINE_ERROR", True, "too long"),
+        ),
+        (
+            {"response": {"status_code": 422, "body": {"detail": [{"msg": "no such field"}]}}},
+            *("ENGINE_ERROR", True, "HTTP 422: no such field"),
+        ),
         ({"response": None, "error": None}, "ENGINE_ERROR", True, "no reply"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -69,13 +71,26 @@ def test_our_own_mistakes_are_not_retried(mock: MockServer, status: int) -> None
     assert (caught.value.kind, mock.posts) == ("ENGINE_ERROR", 1)
 
 
-def ended(reason: str, **more: Any) -> dict[str, Any]:
+def ended(reason: object, **more: Any) -> dict[str, Any]:
     choice = {"index": 0, "finish_reason": reason, "message": {"content": "half a"}, **more}
     return {"choices": [choice], "usage": {"prompt_tokens": 3}}
 
 
 BAD_GATEWAY = {"code": 502, "message": "the upstream is away"}
+BROKEN_OFF: list[object] = [
+    *("network_error", "failed", "cancelled", "internal_server_error", "Abort", "timeout"),
+    *("insufficient_system_resource", "FINISH_REASON_ERROR", "engineOverloaded", None),
+    {"type": "abort", "message": "oom"},
+]
 UPSTREAM = [
+    *((ended(reason), True) for reason in BROKEN_OFF),
+    ({"object": "error", "message": "input too long", "code": 400}, False),
+    ({"object": "error", "message": "away for a moment", "code": 503}, True),
+    ({"detail": "Not authenticated"}, False),
+    ({"detail": [{"loc": ["body"], "msg": "no such field"}]}, False),
+    ({"message": "slow down", "code": "429"}, True),
+    ({"error": {"message": "slow down"}, "status": 429}, True),
+    ({"error": True, "message": "bad key", "status_code": 401}, False),
     (ended("error"), True),
     (ended("abort"), True),
     (ended("error", error=BAD_GATEWAY), True),
@@ -104,9 +119,10 @@ def test_an_error_that_comes_as_a_success_is_one(
 def test_what_is_tried_in_vain_says_the_servers_words(
     mock: MockServer, reply: dict[str, Any], passes: bool
 ) -> None:
-    error = reply.get("error") or reply["choices"][0].get("error") or {"message": "finish_reason"}
+    error = json.dumps(reply)
+    said = re.findall(r'"(?:message|msg|detail)": "(.*?)"', error) or ["finish_reason"]
     mock.trouble = first(9, lambda: JSONResponse(reply, headers={"Retry-After": "0"}))
-    with pytest.raises(RequestFailedError, match=error["message"]) as caught:
+    with pytest.raises(RequestFailedError, match=said[-1]) as caught:
         post(mock.base_url, retries=int(passes))
     assert (caught.value.kind, mock.posts) == ("ENGINE_ERROR", 1 + passes)
 

@@ -262,6 +262,43 @@ def test_one_odd_choice_of_a_sweep_is_one_failure() -> None:
     assert (type(first), first.key, type(second), second.key) == (Failure, "k0", Answer, "k1")
 
 
+def ended(reason: object) -> Answer | Failure:
+    return read({**whole(), "choices": [{**whole()["choices"][0], "finish_reason": reason}]})
+
+
+@pytest.mark.parametrize(
+    ("reason", "meant"),
+    [
+        *((word, "stop") for word in ("stop", "eos_token", "end_turn", "STOP", "stop_sequence")),
+        *(
+            (word, "length")
+            for word in ("max_tokens", "MAX_TOKENS", {"type": "length"}, "maxTokens")
+        ),
+        *((word, "content_filter") for word in ("SAFETY", "RECITATION", "refusal", "sensitive")),
+        *((word, "content_filter") for word in ("FINISH_REASON_SAFETY", "ERROR_TOXIC")),
+        *(
+            (word, "tool_calls")
+            for word in ("tool_use", "function_call", "MALFORMED_FUNCTION_CALL")
+        ),
+    ],
+)
+def test_the_words_of_many_servers_for_an_end_are_those_of_one(reason: object, meant: str) -> None:
+    found = ended(reason)
+    assert isinstance(found, Answer)
+    assert found.finish_reason == meant
+
+
+@pytest.mark.parametrize("broken_off", ["internal_server_error", {"type": "abort"}, None])
+def test_a_reply_that_was_broken_off_is_no_answer(broken_off: object) -> None:
+    assert isinstance(ended(broken_off), Failure)
+
+
+def test_a_word_that_nobody_knows_is_kept_as_it_is() -> None:
+    found = ended("Whimsy")
+    assert isinstance(found, Answer)
+    assert found.finish_reason == "Whimsy"
+
+
 @pytest.mark.parametrize("indexes", [[0], [0, 0], [0, 2], [0, None], [0, 1, 2]])
 def test_choices_that_are_not_the_arms_are_refused(indexes: list[Any]) -> None:
     choices = [{"index": index, "message": {"content": "a"}} for index in indexes]
@@ -307,6 +344,12 @@ def test_a_stream_survives_how_it_is_cut_and_ended(size: int, end: str) -> None:
     assert isinstance(found, Answer)
     assert found.text == "\N{GRINNING FACE} naïve 湖."
     assert (found.telemetry.prompt_tokens, found.telemetry.completion_tokens) == (12, None)
+
+
+@pytest.mark.parametrize("reason", ["cancelled", {"type": "abort", "message": "oom"}])
+def test_a_stream_that_was_broken_off_is_no_answer(reason: object) -> None:
+    with pytest.raises(BrokenStreamError, match=r"oom|cancelled"):
+        streamed(delta("half"), delta("", finish_reason=reason))
 
 
 def test_an_event_of_three_megabytes_is_an_event() -> None:
