@@ -48,13 +48,18 @@ class ChainKey(NamedTuple):
     policy: str
 
 
-class Columns(TypedDict):
-    """What every row of a cell begins with."""
+class Chain(TypedDict):
+    """The columns of every row of a ladder of budgets."""
 
     task: str
     bin: BinKey
     variant: str
     policy: str
+
+
+class Columns(Chain):
+    """What every row of a cell begins with."""
+
     budget: float
 
 

@@ -1,10 +1,14 @@
-"""The rows that an analysis makes, as `summary.json` has them. None where there is no value."""
+"""What `summary.json` holds: the rows of an analysis, and what a report needs besides.
+
+Plain JSON data; None where there is no value.
+"""
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
 
-from pytest_kvbench.cellkey import BinKey, Columns
+from pytest_kvbench.cellkey import Chain, Columns
 from pytest_kvbench.records import Proof, VerdictWord
 
 
@@ -51,13 +55,9 @@ class CellRow(Columns, Facts, Difference):
     reason: str
 
 
-class TransitionRow(TypedDict):
+class TransitionRow(Chain):
     """Where along the budgets of one ladder quality is lost."""
 
-    task: str
-    bin: BinKey
-    variant: str
-    policy: str
     b_safe: float | None
     b_broken: float | None
     b_safe_adjusted: float | None
@@ -169,3 +169,123 @@ class Integrity(Outcomes):
     notes: list[str]
     aa: NoiseFloor | None
     messages: NotRequired[list[FailureMessage]]
+
+
+class TaskRow(TypedDict):
+    """What was asked: `prompts` says whose wording, `official` or `own`, None where none is.
+
+    `max_tokens` are the lengths that answers may have, in tokens.
+    """
+
+    task: str
+    metric: str
+    prompts: str | None
+    template: str
+    max_tokens: list[int]
+    tokenizer: str
+    n: int
+
+
+class BinRow(TypedDict):
+    """A bin's edges in tokens, None for an open end, and its examples."""
+
+    task: str
+    bin: int
+    low: int | None
+    high: int | None
+    n: int
+
+
+class MissingRow(Columns):
+    """A cell of the plan without all its answers, and why."""
+
+    reason: str
+
+
+class FlipRow(TypedDict):
+    """An example that the control got right and a treatment did not, with both replies."""
+
+    task: str
+    bin: int
+    policy: str
+    budget: float
+    example_id: str
+    question: str
+    answers: list[str]
+    control_text: str | None
+    treated_text: str | None
+    control: float | None
+    treated: float | None
+
+
+class ControlUse(TypedDict):
+    """The shared control of a cell group, and how many of its answers came from where."""
+
+    task: str
+    bin: int
+    variant: str
+    control: str
+    produced: int
+    reused: int
+
+
+class Provenance(TypedDict):
+    """Where results come from. `inputs` is a digest of all that the analysis depends on."""
+
+    kvbench: str
+    python: str
+    platform: str
+    cpu: str
+    git_commit: str | None
+    fingerprint: dict[str, str]
+    seed: int
+    replicate_offset: int
+    started: str
+    finished: str | None
+    versions: dict[str, str]
+    command: str
+    inputs: NotRequired[str]
+    controls: NotRequired[list[ControlUse]]
+
+
+class Drawn(TypedDict):
+    """Of sequential sampling: the requests that were wanted, and the most that could have been."""
+
+    wanted: int
+    most: int
+
+
+class JudgedPairs(TypedDict):
+    """What `kvbench judge` prints: the shape of a summary, of which scores alone fill a part."""
+
+    cells: list[CellRow]
+    transitions: list[TransitionRow]
+    integrity: Mapping[str, object]
+    efficiency: Mapping[str, object]
+    provenance: Mapping[str, object]
+    partial: bool
+
+
+class Summary(TypedDict, total=False):
+    """The whole of `summary.json` (DESIGN 7); a part that nobody made is absent.
+
+    `experiment` is the snapshot of what was declared, in the version that declared it.
+    """
+
+    schema: int
+    group: str
+    experiment: Mapping[str, Any]
+    cells: list[CellRow]
+    transitions: list[TransitionRow]
+    sensitivity: list[CellRow]
+    bin_stats: list[BinStats]
+    integrity: Integrity
+    efficiency: Efficiency
+    tasks: list[TaskRow]
+    bins: list[BinRow]
+    missing: list[MissingRow]
+    flips: list[FlipRow]
+    provenance: Provenance
+    partial: bool
+    sampling: Drawn
+    checksum: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -33,7 +32,7 @@ from pytest_kvbench.analyse.tables import (
 from pytest_kvbench.analyse.transitions import transitions
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.rows import CellRow, TransitionRow
+from pytest_kvbench.rows import CellRow, JudgedPairs, TransitionRow
 
 PAIRS = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
 WHAT = "pairs"
@@ -50,7 +49,7 @@ class Judged:
 
 def judge_pairs(
     table: pd.DataFrame, *, margin: float, alpha: float, correction: Correction = "holm"
-) -> dict[str, Any]:
+) -> JudgedPairs:
     """Judge a table of paired scores from any harness.
 
     Args:

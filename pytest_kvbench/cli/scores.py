@@ -15,6 +15,7 @@ from pytest_kvbench.records import ReasoningRule
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.rules import Correction
+    from pytest_kvbench.rows import Summary
 
 
 @click.command()
@@ -46,14 +47,19 @@ def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_j
 
     table = read_pairs(pairs)
     try:
-        summary = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+        judged = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
     except UsageError as error:
         raise UsageError(f"{pairs}: {error.what}", error.hint) from None
     if as_json:
-        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(judged, indent=1, ensure_ascii=False))
     else:
-        gate = {"margin": margin, "alpha": alpha}
-        for line in terminal_lines({**summary, "group": str(pairs), "experiment": {"gate": gate}}):
+        summary: Summary = {
+            "group": str(pairs),
+            "experiment": {"gate": {"margin": margin, "alpha": alpha}},
+            "cells": judged["cells"],
+            "transitions": judged["transitions"],
+        }
+        for line in terminal_lines(summary):
             click.echo(line)
 
 

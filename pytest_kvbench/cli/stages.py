@@ -50,6 +50,7 @@ from pytest_kvbench.experiment.load import Declared
 if TYPE_CHECKING:
     from pytest_kvbench.ops.dry_run import Failures
     from pytest_kvbench.pipeline.group import Prepared, Site
+    from pytest_kvbench.rows import Summary
 
 
 class _Main(click.Group):
@@ -291,7 +292,7 @@ def _judged_by(gate: Gate, prepared: Prepared) -> Prepared:
     return replace(prepared, experiment=prepared.experiment.model_copy(update={"gate": gate}))
 
 
-def _tell(prepared: Prepared, summary: dict[str, Any], waits: str) -> None:
+def _tell(prepared: Prepared, summary: Summary, waits: str) -> None:
     """Show the verdicts, and note what they end the command with."""
     from pytest_kvbench.pipeline.conclude import SUMMARY
     from pytest_kvbench.pipeline.ending import of_summary

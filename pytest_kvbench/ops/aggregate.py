@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
+from pytest_kvbench.experiment.snapshot import ALONE
 from pytest_kvbench.files import locked, replace_bytes, replace_json, scratch, sweep, writing
 from pytest_kvbench.ops.archive import SUFFIX
-from pytest_kvbench.ops.columns import ALONE, COLUMNS, Table
+from pytest_kvbench.ops.columns import COLUMNS, Table
 from pytest_kvbench.ops.rows import read_group
 from pytest_kvbench.store.archive import GROUP, Archive
 from pytest_kvbench.store.places import group_folders

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.records import FULL_CACHE
-from pytest_kvbench.report.results import doubt
+from pytest_kvbench.report.results import doubt_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,11 @@ def _smallest(own: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
     same = control[(control["group"] == first["group"]) & (control["task"] == first["task"])]
     return {
         **{name: first[name] for name in CHOSEN},
-        "doubt": doubt({**first, "flags": json.loads(first["flags"] or "[]")}),
+        "doubt": doubt_of(
+            json.loads(first["flags"] or "[]"),
+            first["proof"],
+            (first["verdict_holm"], first["verdict"]),
+        ),
         "control_latency_p50": same["latency_p50"].mean(),
         "groups": own["group"].nunique(),
     }

@@ -76,9 +76,6 @@ Where samples vote (`self_consistency` above 1) a reply that speaks for its vote
 other reply speaks for itself.
 """
 
-ALONE = 1
-"""`self_consistency` where nobody votes, as in all that is older than the key."""
-
 
 @dataclass(frozen=True)
 class Table:

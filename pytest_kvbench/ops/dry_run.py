@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Outcome
@@ -13,12 +13,13 @@ from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.pipeline.observe import missing_cells
 from pytest_kvbench.report.summary import build_summary
+from pytest_kvbench.rows import Summary
 
 Failures = Literal["drop", "zero"]
 """What becomes of a request without a reply: its pair is dropped, or it scores 0."""
 
 
-def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> dict[str, Any]:
+def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> Summary:
     """The summary of a group under another `gate`.
 
     Args:
@@ -35,7 +36,7 @@ def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> dict
     return build_summary(
         experiment.snapshot(),
         prepared.manifests,
-        asdict(judge(experiment, judged)),
+        judge(experiment, judged),
         [one for one in judged if not prepared.is_beside(one.cell)],
         missing_cells(prepared, seen.planned, seen.rows),
         seen.run,

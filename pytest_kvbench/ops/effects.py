@@ -13,7 +13,7 @@ import numpy as np
 from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.ops.snapshot import Snapshot
+from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.pipeline import assay, plan
 from pytest_kvbench.records import FULL_CACHE
 

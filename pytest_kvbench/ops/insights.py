@@ -10,6 +10,7 @@ from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.ops.aggregate import records
 from pytest_kvbench.ops.catalog import best
 from pytest_kvbench.ops.effects import effects, is_measured, losses, with_dials
+from pytest_kvbench.ops.listing import Row
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Block, Bullets, Document, Paragraph, Section, Table, Value
@@ -127,7 +128,7 @@ def _best_row(row: dict[str, Any]) -> tuple[Value, ...]:
         task,
         Value(name(row["policy"]) + unproven + doubt),
         Value(text.budget(row["budget"])),
-        Value(text.difference(row)),
+        Value(f"{text.signed(row['delta'])} {_interval(row)}"),
         Value(text.whole(row["n"])),
         Value(f"{text.size(_known(row['kept_bytes_mean']))}"),
         Value(
@@ -159,8 +160,12 @@ def _steepest(lost: pd.DataFrame) -> str:
     )
 
 
-def _difference(row: Any) -> str:
-    return f"{text.signed(row['effect'])} {text.interval(row['ci_low'], row['ci_high'])}"
+def _difference(row: Row) -> str:
+    return f"{text.signed(row['effect'])} {_interval(row)}"
+
+
+def _interval(row: Row) -> str:
+    return text.interval(row["ci_low"], row["ci_high"])
 
 
 def _loss_table(lost: pd.DataFrame) -> Table:

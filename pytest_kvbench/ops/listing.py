@@ -63,7 +63,7 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
         _Column("task", 22, _task),
         _Column("policy", 16, lambda r: _or(r["policy"], "none shown")),
         _Column("budget", 6, lambda r: text.budget(_value(r["budget"])), right=True),
-        _Column("delta", 21, lambda r: text.difference(_values(r)) if _value(r["n"]) else ""),
+        _Column("delta", 21, lambda r: _difference(r, "delta") if _value(r["n"]) else ""),
         _Column("kept", 9, lambda r: text.size(_value(r["kept_bytes_mean"])), right=True),
         _Column("", 10, lambda r: _or(r["doubt"], "")),
     )
@@ -84,7 +84,7 @@ def effect_lines(rows: pd.DataFrame) -> list[str]:
         _Column("from", 20, lambda r: str(r["from"])),
         _Column("to", 20, lambda r: str(r["to"])),
         _Column("pairs", 8, lambda r: text.whole(r["n"]), right=True),
-        _Column("effect", 22, lambda r: text.difference({**r, "delta": r["effect"]})),
+        _Column("effect", 22, lambda r: _difference(r, "effect")),
     )
     if not len(rows):
         return ["no dial took two values on the same example with all others equal"]
@@ -109,8 +109,9 @@ def _value(value: Any) -> Any:
     return None if _missing(value) else value
 
 
-def _values(row: Row) -> dict[str, Any]:
-    return {key: _value(value) for key, value in row.items()}
+def _difference(row: Row, delta: str) -> str:
+    low, high = _value(row["ci_low"]), _value(row["ci_high"])
+    return text.difference({"delta": _value(row[delta]), "ci_low": low, "ci_high": high})
 
 
 def _or(value: Any, instead: str) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.errors import StoreError
+from pytest_kvbench.experiment.snapshot import ALONE, Snapshot
 from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
-from pytest_kvbench.ops.columns import ALONE, BRACKET, Table
-from pytest_kvbench.ops.snapshot import Snapshot
+from pytest_kvbench.ops.columns import BRACKET, Table
 from pytest_kvbench.pipeline.votes import spokesman
 from pytest_kvbench.score.vote import ballot
 from pytest_kvbench.store.contents import Contents

@@ -63,6 +63,11 @@ class Change:
     change: Literal["worse", "better", ""] = ""
 
     @property
+    def key(self) -> CellKey:
+        """What names its row, by the base's name of the policy."""
+        return CellKey(self.task, self.bin, self.variant, self.policy, self.budget)
+
+    @property
     def new_break(self) -> bool:
         """Whether it breaks now and did not before."""
         return self.verdict_now == "breaks" != self.verdict_base

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_kvbench.cellkey import ALL_BINS, CellGroup
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
@@ -23,11 +21,12 @@ from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells, observations
+from pytest_kvbench.pipeline.provenance import controls_used, inputs_of
 from pytest_kvbench.pipeline.rounds import drawn_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Request, canonical, digest
-from pytest_kvbench.store.controls import control_key
+from pytest_kvbench.records import VerdictWord, digest
+from pytest_kvbench.rows import Summary
 from pytest_kvbench.store.store import Store
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Wishes:
 class Analysed:
     """A summary, the observations that were judged, and whether it is another one than before."""
 
-    summary: dict[str, Any]
+    summary: Summary
     judged: Sequence[Observation]
     changed: bool
 
@@ -70,7 +69,7 @@ class Conclusion:
     """
 
     scored: int
-    summary: dict[str, Any]
+    summary: Summary
     changed: bool
     comparison: Comparison | None = None
     uncompared: KvbenchError | None = None
@@ -175,7 +174,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
                 f"group {group}: {unscored} answers have no score",
                 f"score them: {command('score', prepared.folder)}",
             )
-        inputs = _inputs(prepared, planned, rows)
+        inputs = inputs_of(prepared, planned, rows)
         judged = votes(rows, prepared.experiment, prepared.manifests)
         listed = [one for one in judged if not prepared.is_beside(one.cell)]
         stored = summary_of(prepared)
@@ -193,7 +192,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     summary = build_summary(
         prepared.experiment.snapshot(),
         prepared.manifests,
-        asdict(analysis),
+        analysis,
         listed,
         missing_cells(prepared, planned, rows),
         run,
@@ -202,7 +201,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         summary["efficiency"]["throughput"] = reached
     summary["integrity"]["messages"] = failure_messages(failures_of(rows))
     summary["provenance"]["inputs"] = inputs
-    summary["provenance"]["controls"] = _controls_used(planned, rows)
+    summary["provenance"]["controls"] = controls_used(planned, rows)
     if prepared.experiment.sequential:
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
@@ -211,37 +210,16 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     return Analysed(sealed, listed, changed=True)
 
 
-def sealed_summary(summary: dict[str, Any]) -> dict[str, Any]:
+def sealed_summary(summary: Summary) -> Summary:
     """A summary as readers of the file have it, with a checksum of all else in it."""
-    read: dict[str, Any] = json.loads(json.dumps(summary, sort_keys=True))
+    read: Summary = json.loads(json.dumps(summary, sort_keys=True))
     return {**read, "checksum": digest(read)}
 
 
-def _is_sealed(summary: dict[str, Any]) -> bool:
+def _is_sealed(summary: Mapping[str, object]) -> bool:
     """Whether nothing was altered, so that it has the shape that its readers count on."""
     rest = dict(summary)
     return bool(rest.pop("checksum") == digest(rest))
-
-
-def _controls_used(
-    planned: Sequence[tuple[Cell, Request]], rows: Sequence[Observation]
-) -> list[dict[str, Any]]:
-    """The shared control of every cell group, and the answers that it is made of."""
-    origins = {row.outcome.key: row.outcome.origin for row in rows}
-    used: dict[CellGroup, dict[str, Any]] = {}
-    for cell, request in planned:
-        if not cell.is_control or request.aa:
-            continue
-        group = CellGroup.of(cell)
-        name = f"{control_key(request.arm)}/{group.control_id}"
-        counts = used.setdefault(group, {**asdict(group), "control": name} | _NONE_YET)
-        origin = origins.get(request.key)
-        counts["produced"] += origin == "engine"
-        counts["reused"] += origin == "shared-control"
-    return list(used.values())
-
-
-_NONE_YET = {"produced": 0, "reused": 0}
 
 
 def _spared(wanted: int, most: int) -> str:
@@ -251,24 +229,7 @@ def _spared(wanted: int, most: int) -> str:
     )
 
 
-def _inputs(
-    prepared: Prepared,
-    planned: Sequence[tuple[Cell, Request]],
-    rows: Sequence[Observation],
-) -> str:
-    """Digest of all that an analysis depends on; texts and telemetry come with an answer's key."""
-    version = importlib.metadata.version("pytest-kvbench")
-    whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot()]))
-    for _, request in planned:
-        whole.update(request.key.encode())
-    for row in rows:
-        came = row.outcome
-        scored = (came.key, came.score, came.em, came.label, came.failure, came.message)
-        whole.update(canonical([*scored, row.proof, row.cluster, came.parts]))
-    return whole.hexdigest()[:16]
-
-
-def summary_of(prepared: Prepared) -> dict[str, Any] | None:
+def summary_of(prepared: Prepared) -> Summary | None:
     """What `summary.json` holds; None where it is not there as `analyse` wrote it."""
     try:
         summary = json.loads((prepared.folder / SUMMARY).read_text(encoding="utf-8"))
@@ -300,7 +261,7 @@ def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str
     score_plan(prepared)
     cells = [c for c in analyse(prepared, judge_with).summary["cells"] if c["verdict"]]
     pooled = [cell for cell in cells if cell["bin"] == ALL_BINS] or cells
-    verdicts: dict[tuple[str, str], set[str]] = {}
+    verdicts: dict[tuple[str, str], set[VerdictWord | None]] = {}
     for cell in pooled:
         arm = (cell["task"], plan.arm_name(cell["policy"], cell["budget"]))
         verdicts.setdefault(arm, set()).add(cell["verdict_holm"])
@@ -312,9 +273,7 @@ def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str
     }
 
 
-def report(
-    prepared: Prepared, summary: dict[str, Any] | None = None, folder: Path | None = None
-) -> Path:
+def report(prepared: Prepared, summary: Summary | None = None, folder: Path | None = None) -> Path:
     """Write report and plots; the report's path. Elsewhere, a copy of the summary beside it.
 
     Args:
@@ -341,7 +300,7 @@ def report(
     return write_report(folder, summary)
 
 
-def _reports(path: Path, summary: Mapping[str, Any]) -> bool:
+def _reports(path: Path, summary: Summary) -> bool:
     """Whether the report that is there is that of a summary."""
     inputs = str(summary["provenance"].get("inputs", ""))
     return bool(inputs) and path.is_file() and inputs in path.read_text(encoding="utf-8")

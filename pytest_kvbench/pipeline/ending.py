@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.errors import EXIT_FOUND, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.records import FULL_CACHE, Cell
 from pytest_kvbench.report import text
-from pytest_kvbench.report.caveats import item
-from pytest_kvbench.report.results import Results, Row, final
+from pytest_kvbench.report.caveats import item, item_of
+from pytest_kvbench.report.results import Results, final
+from pytest_kvbench.rows import CellRow, FailureMessage, MissingRow, Summary
 
 if TYPE_CHECKING:
     from pytest_kvbench.pipeline.compare import Comparison
@@ -81,14 +82,16 @@ def of_comparison(found: Comparison, wanted: Collection[str] | None = None) -> l
     """
     sides, reasons = f"{found.now}: {{}} against {found.base}: {{}}", list[Reason]()
     if worse := found.regressions:
-        names = text.listing(dict.fromkeys(item(vars(change)) for change in worse), limit=_NAMED)
+        names = text.listing(dict.fromkeys(item_of(change.key) for change in worse), limit=_NAMED)
         line = sides.format(text.count(len(worse), "regression"), names)
         reasons.append(Reason(EXIT_FOUND, line))
-    left = [{**key.columns(), "reason": reason} for key, reason in found.uncompared.items()]
-    if left := [row for row in left if wanted is None or item(row) in wanted]:
-        names = text.listing(map(item, left), limit=_NAMED)
-        line = sides.format(f"{text.count(len(left), 'cell')} not compared", names)
-        reasons.append(Reason(InfrastructureError.exit_status, f"{line}: {left[0]['reason']}"))
+    left = {item_of(key): reason for key, reason in found.uncompared.items()}
+    if left := {name: why for name, why in left.items() if wanted is None or name in wanted}:
+        cells = text.count(len(left), "cell")
+        line = sides.format(f"{cells} not compared", text.listing(left, limit=_NAMED))
+        reasons.append(
+            Reason(InfrastructureError.exit_status, f"{line}: {next(iter(left.values()))}")
+        )
     return reasons
 
 
@@ -97,7 +100,9 @@ def of_lines(group: str, lines: Iterable[str]) -> list[Reason]:
     return [Reason(InfrastructureError.exit_status, f"{group}: {line}") for line in lines]
 
 
-def of_lost(group: str, lost: Mapping[Cell, str], messages: Sequence[Row]) -> list[Reason]:
+def of_lost(
+    group: str, lost: Mapping[Cell, str], messages: Sequence[FailureMessage]
+) -> list[Reason]:
     """Why a run that nobody has judged yet does not end with 0: see `observe.lost_cells`.
 
     Args:
@@ -107,13 +112,15 @@ def of_lost(group: str, lost: Mapping[Cell, str], messages: Sequence[Row]) -> li
     """
     if not lost:
         return []
-    rows = [{**vars(cell), "reason": reason} for cell, reason in lost.items()]
+    rows: list[MissingRow] = [
+        {**CellKey.of(cell).columns(), "reason": reason} for cell, reason in lost.items()
+    ]
     cause = f": {messages[0]['message']}" if messages else ""
     return of_lines(group, [f"{_lacking(rows)}{cause}"])
 
 
 def of_summary(
-    summary: Mapping[str, Any], wanted: Collection[str] | None = None, waits: str = ""
+    summary: Summary, wanted: Collection[str] | None = None, waits: str = ""
 ) -> list[Reason]:
     """Why a group with this summary does not end with 0.
 
@@ -128,7 +135,7 @@ def of_summary(
     found = [Reason(EXIT_FOUND, line) for line in [*lines, *_gated(results)]]
     lacking = [
         row
-        for row in [*results.rows("missing"), *results.unmeasured]
+        for row in (*results.missing, *results.unmeasured)
         if CellKey.of_row(row).group not in sick and (wanted is None or item(row) in wanted)
     ]
     if lacking and not waits:
@@ -136,37 +143,37 @@ def of_summary(
     return [Reason(reason.status, f"{summary['group']}: {reason.line}") for reason in found]
 
 
-def _sick_controls(results: Results, wanted: Collection[str] | None) -> dict[object, Row]:
+def _sick_controls(results: Results, wanted: Collection[str] | None) -> dict[object, CellRow]:
     """The controls that are not sane, of which something was wanted."""
-    rows = [*results.rows("cells"), *results.rows("missing")]
+    rows = (*results.cells, *results.missing)
     places = {CellKey.of_row(row).group for row in rows if wanted is None or item(row) in wanted}
     return {
         CellKey.of_row(row).group: row
-        for row in results.rows("cells")
-        if row["policy"] == FULL_CACHE and row.get("reason") and CellKey.of_row(row).group in places
+        for row in results.cells
+        if row["policy"] == FULL_CACHE and row["reason"] and CellKey.of_row(row).group in places
     }
 
 
 def _gated(results: Results) -> list[str]:
     """What fails a group in `gate.mode: gate`: rows over all bins too, which no item stands for."""
-    if results.gate.get("mode") != "gate":
+    if results.declared.get("gate.mode") != "gate":
         return []
     treated = list(results.treated())
     breaks = [row for row in treated if final(row) == "breaks"]
     alone = ", in no bin alone" if all(row["bin"] == ALL_BINS for row in breaks) else ""
     lines = [f"gate: {_deltas(breaks)}{alone}: breaks"] if breaks else []
-    if results.gate.get("undetermined") != "fail":
+    if results.declared.get("gate.undetermined") != "fail":
         return lines
-    open_ = [r for r in treated if r["bin"] != ALL_BINS and r.get("verdict_item") == "undetermined"]
+    open_ = [r for r in treated if r["bin"] != ALL_BINS and r["verdict_item"] == "undetermined"]
     return [*lines, *([f"gate: {_deltas(open_)}: undetermined"] if open_ else [])]
 
 
-def _deltas(rows: Sequence[Row]) -> str:
-    names = (f"{item(row)} ({text.short(row['delta'])})" for row in rows)
-    return text.listing(names, limit=_NAMED)
+def _deltas(rows: Sequence[CellRow]) -> str:
+    deltas = (f"{item(row)} ({text.short(row['delta'])})" for row in rows)
+    return text.listing(deltas, limit=_NAMED)
 
 
-def _lacking(rows: Sequence[Row]) -> str:
+def _lacking(rows: Sequence[MissingRow | CellRow]) -> str:
     """How many cells, which, and the first one's reason."""
     named = text.listing(map(item, rows), limit=_NAMED)
     return f"{text.count(len(rows), 'cell')} not measured: {named}: {rows[0]['reason']}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.cellkey import CellKey
@@ -13,6 +12,7 @@ from pytest_kvbench.observation import Cut, Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import WITHHELD, Cell, Proof, Request, Telemetry
+from pytest_kvbench.rows import MissingRow
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.tokenizers import is_serving
@@ -130,7 +130,7 @@ def missing_cells(
     prepared: Prepared,
     planned: Sequence[tuple[Cell, Request]],
     observed: Iterable[Observation],
-) -> list[dict[str, Any]]:
+) -> list[MissingRow]:
     """The cells of the plan that lack an outcome for some request, and how many."""
     have = {key for one in observed for key in one.keys}
     lacking: dict[Cell, int] = {}

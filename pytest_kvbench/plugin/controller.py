@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.pipeline.conclude import Conclusion, Wishes
     from pytest_kvbench.pipeline.ending import Reason
     from pytest_kvbench.pipeline.judge_process import Analyst
+    from pytest_kvbench.rows import Summary
 
 PROGRESS = "kvbench-progress"
 REGISTRY_KEY = "kvbench/control_registry"
@@ -50,7 +51,7 @@ class _Result:
     """
 
     group: str
-    summary: dict[str, Any] | None
+    summary: Summary | None
     files: tuple[Path, ...] = ()
     problem: str = ""
     idle: str = ""
@@ -320,7 +321,7 @@ def _wishes(options: Options, group: str) -> Wishes:
     return Wishes(options.report, folder, compare=options.compare, save=options.save)
 
 
-def _step_summary(summary: dict[str, Any]) -> None:
+def _step_summary(summary: Summary) -> None:
     """Append the answer to the page of a CI job, where there is one."""
     from pytest_kvbench.report import append_step_summary
 

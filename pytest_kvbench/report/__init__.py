@@ -1,4 +1,4 @@
-"""From a summary to what people read. Pure: a dict in, files and lines out.
+"""From a summary to what people read. Pure: a summary in, files and lines out.
 
 results     the summary, indexed
 answers, costs, caveats, tables -> context    what is said, as one frozen document
@@ -12,24 +12,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.files import replace_text
 from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.terminal import terminal_lines
+from pytest_kvbench.rows import Summary
 
 __all__ = ["append_step_summary", "step_summary", "terminal_lines", "write_report"]
 
 # Imports inside: a session that writes no report loads neither jinja2 nor matplotlib.
 
 
-def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -> Path:
+def write_report(folder: Path, summary: Summary, *, plots: bool = True) -> Path:
     """Write plots/*.png, report.md and report.html, replacing older ones.
 
     Args:
         folder: made where it is missing.
-        summary: plain JSON data as in DESIGN 7; absent parts are left out of the report.
+        summary: absent parts are left out of the report.
         plots: False skips the pictures (and the seconds they take).
 
     Returns:
@@ -45,7 +45,7 @@ def write_report(folder: Path, summary: dict[str, Any], *, plots: bool = True) -
     return folder / "report.md"
 
 
-def step_summary(summary: dict[str, Any]) -> str:
+def step_summary(summary: Summary) -> str:
     """The answer alone as Markdown, for a CI job's summary page (`GITHUB_STEP_SUMMARY`)."""
     from pytest_kvbench.report.context import brief
     from pytest_kvbench.report.markup import to_markdown
@@ -53,7 +53,7 @@ def step_summary(summary: dict[str, Any]) -> str:
     return to_markdown(brief(Results(summary)))
 
 
-def append_step_summary(summary: dict[str, Any], environment: Mapping[str, str]) -> None:
+def append_step_summary(summary: Summary, environment: Mapping[str, str]) -> None:
     """Append `step_summary` to the file that a CI job names; nothing where none is named.
 
     A file that cannot be written is the job's trouble, not the measurement's.

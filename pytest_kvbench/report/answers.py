@@ -10,7 +10,6 @@ from pytest_kvbench.report import text
 from pytest_kvbench.report.results import (
     DECIDED,
     Results,
-    Row,
     Series,
     doubt,
     ends,
@@ -18,6 +17,7 @@ from pytest_kvbench.report.results import (
     final,
 )
 from pytest_kvbench.report.text import name
+from pytest_kvbench.rows import CellRow, TransitionRow
 
 MANY = 24
 """More curves than this and the answer names the best policy of each series only."""
@@ -34,12 +34,11 @@ SHAPES = {
 
 def question(results: Results) -> str:
     """What was compared with what."""
-    experiment = results.part("experiment")
-    model = (experiment.get("engine") or {}).get("model")
+    model = results.declared.get("engine.model")
     subject = f"{name(model)} with a smaller KV cache" if model else "A smaller KV cache"
-    examples = sum(row["n"] for row in results.rows("bins"))
+    examples = sum(row["n"] for row in results.bins)
     size = f" on {text.count(examples, 'example')}{_span(results)}" if examples else ""
-    margin = text.score(results.gate["margin"])
+    margin = text.score(results.margin)
     return (
         f"{subject} is compared with the same model and its full cache (the control){size}: "
         f"{text.count(len(results.series), 'task')}, "
@@ -51,11 +50,10 @@ def question(results: Results) -> str:
 
 def _span(results: Results) -> str:
     """How long the prompts are, where the bins say it."""
-    lows, highs = ([row.get(end) for row in results.rows("bins")] for end in ("low", "high"))
-    known = [high for high in highs if high is not None]
-    if None in highs:
-        return f" of up to {max(known):,} tokens and longer" if known else ""
-    return f" of {min(low or 0 for low in lows):,} to {max(known):,} tokens"
+    ends = [row["high"] for row in results.bins if row["high"] is not None]
+    if len(ends) < len(results.bins):
+        return f" of up to {max(ends):,} tokens and longer" if ends else ""
+    return f" of {min(row['low'] or 0 for row in results.bins):,} to {max(ends):,} tokens"
 
 
 def lead(results: Results, series: Series) -> str:
@@ -95,24 +93,24 @@ def _best_alone(results: Results, series: Series) -> str:
 
 def _correction(results: Results) -> str:
     """The correction for many cells, in words."""
-    known = {"holm": "Holm's correction", "bh": "the Benjamini-Hochberg correction"}
-    return known.get(results.gate.get("correction", "holm"), "a correction")
+    names = {"holm": "Holm's correction", "bh": "the Benjamini-Hochberg correction"}
+    return names.get(results.declared.get("gate.correction") or "holm", "a correction")
 
 
-def _doubted(cells: Iterable[Row], budget: float | None = None) -> str:
+def _doubted(cells: Iterable[CellRow], budget: float | None = None) -> str:
     """What makes decided cells doubtful, of one budget if asked, in brackets; empty if nothing."""
     of = [c for c in cells if budget is None or c["budget"] == budget]
     whys = dict.fromkeys(doubt(c) for c in of if final(c) in DECIDED)
-    said = [text for why, text in DOUBTS.items() if why in whys]
-    return f" ({'; '.join(said)})" if said else ""
+    sentences = [text for why, text in DOUBTS.items() if why in whys]
+    return f" ({'; '.join(sentences)})" if sentences else ""
 
 
-def safest(results: Results, series: Series) -> Row | None:
+def safest(results: Results, series: Series) -> TransitionRow | None:
     """The headline transition with the smallest safe budget, the first of several."""
     return min(_safe(results, series), key=lambda t: ends(t)[0] or 0.0, default=None)
 
 
-def _safe(results: Results, series: Series) -> list[Row]:
+def _safe(results: Results, series: Series) -> list[TransitionRow]:
     """The headline transitions with a safe budget, policies in order."""
     key = results.headline(series)
     found = [results.transition(series, key, p) for p in results.policies]
@@ -122,26 +120,26 @@ def _safe(results: Results, series: Series) -> list[Row]:
 def policy(results: Results, series: Series, which: str) -> str:
     """Where one policy loses quality, with the numbers at both ends of the bracket."""
     key = results.headline(series)
-    chain = results.of_policy(series, key, which)
-    measured = [c for c in chain if c["verdict"] != "not-measured"]
+    ladder = results.of_policy(series, key, which)
+    measured = [c for c in ladder if c["verdict"] != "not-measured"]
     if not measured:
-        return f"{name(which)} was not measured: {_reasons(chain)}"
-    row = results.transition(series, key, which) or {}
-    said = f"{_bracket(*ends(row), measured)}{_doubted(measured)}"
-    parts = [f"{name(which)} {said}.", _deltas(row, measured)]
+        return f"{name(which)} was not measured: {_reasons(ladder)}"
+    row = results.transition(series, key, which)
+    where = f"{_bracket(*ends(row), measured)}{_doubted(measured)}"
+    parts = [f"{name(which)} {where}.", _deltas(row, measured)]
     parts += [_unadjusted(results, row, measured)]
-    parts += [_open(row, measured), SHAPES.get(row.get("shape") or "", "")]
+    parts += [_open(row, measured), SHAPES.get(row["shape"], "") if row else ""]
     parts += [_lengths(results, series, which)]
     return " ".join(part for part in parts if part)
 
 
-def _reasons(cells: Iterable[Row]) -> str:
-    reasons = dict.fromkeys(c.get("reason") or "" for c in cells)
+def _reasons(cells: Iterable[CellRow]) -> str:
+    reasons = dict.fromkeys(c["reason"] for c in cells)
     return " ".join(f"{r.rstrip('.')}." for r in reasons if r)
 
 
-def _bracket(safe: float | None, broken: float | None, chain: Sequence[Row]) -> str:
-    largest, smallest = chain[0]["budget"], chain[-1]["budget"]
+def _bracket(safe: float | None, broken: float | None, ladder: Sequence[CellRow]) -> str:
+    largest, smallest = ladder[0]["budget"], ladder[-1]["budget"]
     if safe is not None and broken is not None:
         return (
             f"holds down to {text.budget(safe)} and breaks from {text.budget(broken)} down: "
@@ -161,42 +159,39 @@ def _bracket(safe: float | None, broken: float | None, chain: Sequence[Row]) -> 
     return f"breaks from {text.budget(broken)} down; above, no budget is shown to hold or to break"
 
 
-def _unadjusted(results: Results, row: Row, chain: Sequence[Row]) -> str:
+def _unadjusted(results: Results, row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
     """What the ladder would say on its own, where the correction takes some of it back."""
     if ends_alone(row) == ends(row):
         return ""
-    return f"On its own, before {_correction(results)}, it {_bracket(*ends_alone(row), chain)}."
+    return f"On its own, before {_correction(results)}, it {_bracket(*ends_alone(row), ladder)}."
 
 
-def _open(row: Row, chain: Sequence[Row]) -> str:
-    """What is known, and what it would take, where the bracket has an open end."""
+def _open(row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
+    """Where the bracket has an open end: what the drop rule says, and what would close it."""
     safe, broken = ends(row)
     if safe is not None and broken is not None:
         return ""
-    said = []
-    if row.get("rule_budget") not in (None, broken):
-        said.append(f"By the drop rule alone it falls at {text.budget(row['rule_budget'])}.")
-    wanted = [c for c in chain if c.get("needed")]
+    sentences = []
+    if row and row["rule_budget"] not in (None, broken):
+        sentences.append(f"By the drop rule alone it falls at {text.budget(row['rule_budget'])}.")
+    wanted = [(c["needed"], c["budget"]) for c in ladder if c["needed"]]
     if wanted:
-        cell = min(wanted, key=lambda c: int(c["needed"]))
-        said.append(
-            f"About {text.count(cell['needed'], 'more example')} would decide "
-            f"{text.budget(cell['budget'])}."
-        )
-    return " ".join(said)
+        needed, budget = min(wanted, key=lambda pair: pair[0])
+        more = text.count(needed, "more example")
+        sentences.append(f"About {more} would decide {text.budget(budget)}.")
+    return " ".join(sentences)
 
 
-def _deltas(row: Row, chain: Sequence[Row]) -> str:
-    shown = [c for c in chain if c["budget"] in ends(row)] or [chain[-1]]
-    said = (f"{text.difference(c)} at {text.budget(c['budget'])}" for c in shown)
-    return f"Delta is {text.listing(said)}."
+def _deltas(row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
+    shown = [c for c in ladder if c["budget"] in ends(row)] or [ladder[-1]]
+    deltas = (f"{text.difference(c)} at {text.budget(c['budget'])}" for c in shown)
+    return f"Delta is {text.listing(deltas)}."
 
 
 def _lengths(results: Results, series: Series, which: str) -> str:
     """How the safe budget moves with prompt length, where it does."""
-    rows = [(b, results.transition(series, b, which)) for b in results.bins(series)]
-    known = [(b, ends(t)[0]) for b, t in rows]
-    safe = [(b, budget) for b, budget in known if budget is not None]
+    rows = [(b, ends(results.transition(series, b, which))[0]) for b in results.bins_of(series)]
+    safe = [(b, budget) for b, budget in rows if budget is not None]
     if len(rows) < 2 or len(safe) < 2 or len({s for _, s in safe}) == 1:
         return ""
     (first, low), (last, high) = safe[0], safe[-1]
@@ -208,21 +203,19 @@ def _lengths(results: Results, series: Series, which: str) -> str:
 
 def driver(results: Results) -> str:
     """Whether accuracy, failures or labelled answers make the losses."""
-    worst = min(
-        (c for s in results.series for c in results.headline_cells(s) if c["delta"] is not None),
-        key=lambda c: float(c["delta"]),
-        default=None,
-    )
-    if worst is None:
+    headline = [cell for series in results.series for cell in results.headline_cells(series)]
+    deltas = [(cell["delta"], cell) for cell in headline if cell["delta"] is not None]
+    if not deltas:
         return "No cell was measured, so nothing can be said about what drives a loss."
-    if worst["delta"] > -results.gate["margin"]:
+    delta, worst = min(deltas, key=lambda pair: pair[0])
+    if delta > -results.margin:
         return f"No measured difference is as large as the margin. {_failures(results)}"
     where = f"{name(worst['policy'])} at {text.budget(worst['budget'])}"
-    return f"{_cause(worst, where)} {_failures(results)}"
+    return f"{_cause(delta, worst['delta_unlabelled'], where)} {_failures(results)}"
 
 
-def _cause(worst: Row, where: str) -> str:
-    with_all, without = worst["delta"], worst.get("delta_unlabelled")
+def _cause(with_all: float, without: float | None, where: str) -> str:
+    """What makes a loss, by the delta with all answers and that without labelled ones."""
     if without is None:
         return f"The largest loss ({where}, {text.signed(with_all)}) is one of scored answers."
     compared = f"{text.signed(with_all)} with all answers, {text.signed(without)} without them"
@@ -238,12 +231,12 @@ def _cause(worst: Row, where: str) -> str:
 
 
 def _failures(results: Results) -> str:
-    integrity = results.part("integrity")
-    failed = sum((integrity.get("failures") or {}).values())
+    kinds_of_failure = results.integrity["failures"]
+    failed = sum(kinds_of_failure.values())
     if not failed:
         return "No request failed."
-    share = text.percent(failed / max(1, integrity.get("requests") or failed))
-    kinds = text.listing(f"{n:,} {kind}" for kind, n in integrity["failures"].items() if n)
+    share = text.percent(failed / max(1, results.integrity["requests"]))
+    kinds = text.listing(f"{n:,} {kind}" for kind, n in kinds_of_failure.items() if n)
     return (
         f"{text.count(failed, 'request')} ({share}) failed: {kinds}. Failed requests have no "
         "score; their pairs are left out and counted."
@@ -252,37 +245,36 @@ def _failures(results: Results) -> str:
 
 def sensitivity(results: Results) -> Iterator[str]:
     """Whether an arm that is known to be bad breaks; nothing where none was asked."""
-    for row in results.rows("sensitivity"):
-        where = name(Series(row["task"], row["variant"]).label)
+    for row in results.sensitivity:
+        where = name(Series.of(row).label)
         arm = f"{name(row['policy'])} at {text.budget(row['budget'])}"
         if row["policy"] == WITHHELD:
             arm = "The full cache without the context"
-        said = f"{arm}, known to be bad, was asked beside the others on {where}: "
+        asked = f"{arm}, known to be bad, was asked beside the others on {where}: "
         if row["verdict"] == "breaks":
-            yield f"{said}it breaks ({text.difference(row)}), so that a loss can be seen there."
+            yield f"{asked}it breaks ({text.difference(row)}), so that a loss can be seen there."
         elif row["verdict"] == "not-measured":
-            yield f"{said}it was not measured ({row['reason']}), so that nothing shows it."
+            yield f"{asked}it was not measured ({row['reason']}), so that nothing shows it."
         else:
             yield (
-                f"{said}it does not break ({text.difference(row)}), so that a `holds` there means "
+                f"{asked}it does not break ({text.difference(row)}), so that a `holds` there means "
                 "little."
             )
 
 
 def certainty(results: Results) -> str:
     """Sample sizes, error rates, families and what stays open."""
-    gate = results.gate
     rows = [c for s in results.series for c in results.headline_cells(s)]
     pairs, contexts = _range(c["n"] for c in rows), _range(c["clusters"] for c in rows)
-    corrected = gate.get("correction", "holm") != "none"
+    corrected = results.declared.get("gate.correction") != "none"
     after = "without any correction"
     if corrected:
         after = f"after {_correction(results)} over its family"
     return (
         f"A headline row rests on {pairs} pairs of answers to the same example, from {contexts} "
         f"contexts (examples that share one are not independent). Intervals are at "
-        f"{text.percent(1 - gate['alpha'])}; each direction is tested at "
-        f"{gate['alpha'] / 2:g}. The verdict that counts is the one {after}: the cells "
+        f"{text.percent(1 - results.alpha)}; each direction is tested at "
+        f"{results.alpha / 2:g}. The verdict that counts is the one {after}: the cells "
         f"of single bins are one family ({results.planned} planned), the rows pooled over bins "
         f"another. Brackets are those of the verdicts that count; what a chain says on its own, "
         f"tested along it and not adjusted across chains, is said to be that. "
@@ -290,16 +282,16 @@ def certainty(results: Results) -> str:
     )
 
 
-def tally(cells: Iterable[Row]) -> str:
+def tally(cells: Iterable[CellRow]) -> str:
     """`12 hold (2 unverified), 5 break, 3 undetermined and 1 not-measured`."""
-    by_word: dict[str, list[Row]] = {verdict: [] for verdict in text.SYMBOLS}
+    by_word: dict[str, list[CellRow]] = {verdict: [] for verdict in text.SYMBOLS}
     for cell in cells:
         by_word[final(cell)].append(cell)
-    said = [_counted(verdict, own) for verdict, own in by_word.items() if own]
-    return text.listing(said) if said else "none is judged"
+    counts = [_counted(verdict, members) for verdict, members in by_word.items() if members]
+    return text.listing(counts) if counts else "none is judged"
 
 
-def _counted(verdict: str, cells: Sequence[Row]) -> str:
+def _counted(verdict: str, cells: Sequence[CellRow]) -> str:
     """`2 hold (1 unverified)`."""
     words = {"holds": "hold", "breaks": "break"}
     counted = f"{len(cells)} {words.get(verdict, verdict) if len(cells) != 1 else verdict}"

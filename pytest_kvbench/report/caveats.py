@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.cellkey import CellKey, Columns
+from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.report import text
-from pytest_kvbench.report.results import Results, Row, Series
+from pytest_kvbench.report.results import Results, Series
 from pytest_kvbench.report.text import name
 
 
@@ -15,19 +14,16 @@ def warnings(results: Results) -> list[str]:
 
     Notes sum up the flags of cells; only where nobody made them, the flags stand for themselves.
     """
-    integrity = results.part("integrity")
-    said = [*(integrity.get("placebos") or ()), *(integrity.get("notes") or ())]
-    flags = [
-        f"{name(item(c))}: {flag}" for c in results.rows("cells") for flag in c.get("flags") or ()
-    ]
-    return list(dict.fromkeys(said or flags))
+    notes = [*results.integrity["placebos"], *results.integrity["notes"]]
+    flags = [f"{name(item(cell))}: {flag}" for cell in results.cells for flag in cell["flags"]]
+    return list(dict.fromkeys(notes or flags))
 
 
 def notice(results: Results) -> tuple[str, ...]:
     """What stands before everything when the run is partial."""
-    if not results.summary.get("partial"):
+    if not results.is_partial:
         return ()
-    rows = results.rows("missing")
+    rows = results.missing
     named = text.listing((name(item(r)) for r in rows), limit=10) if rows else "not named"
     return (
         f"Partial run: {text.count(len(rows), 'cell')} missing ({named}).",
@@ -36,9 +32,13 @@ def notice(results: Results) -> tuple[str, ...]:
     )
 
 
-def item(row: Row) -> str:
+def item(row: Columns) -> str:
     """The pytest id of a row's cell; a row pooled over bins has none and is described."""
-    key = CellKey.of_row(row)
+    return item_of(CellKey.of_row(row))
+
+
+def item_of(key: CellKey) -> str:
+    """As `item`, by the cell's key."""
     if key.cell is not None:
         return key.cell.item_id
     return f"{Series(key.task, key.variant).label} all bins {key.policy} {text.budget(key.budget)}"
@@ -46,9 +46,8 @@ def item(row: Row) -> str:
 
 def limitations(results: Results) -> list[str]:
     """What the numbers do not say."""
-    experiment = results.part("experiment")
-    kv, sampling = experiment.get("kv") or {}, experiment.get("sampling") or {}
-    said = [
+    aware = results.declared.get("kv.question_aware")
+    sentences = [
         "The verdicts are about this model, these tasks and these prompt lengths. Retrieval of a "
         "planted fact is not quality at large.",
         "A bracket can be no finer than the ladder of budgets, and `undetermined` is not `holds`: "
@@ -57,42 +56,41 @@ def limitations(results: Results) -> list[str]:
         "several budgets from a single prefill it is nobody's and is not shown: "
         "`engine.sweep: false` with `--kvbench-fresh` asks each arm alone.",
     ]
-    if kv.get("question_aware") is True:
-        said.append(
+    if aware is True:
+        sentences.append(
             "The policies saw the question (`question_aware: true`). A cache compressed before the "
             "question is known, as for reuse, loses more."
         )
-    if kv.get("question_aware") is False:
-        said.append("The policies did not see the question (`question_aware: false`).")
-    if sampling.get("temperature") == 0 and not any(map(_temperature, _ways(experiment))):
-        said.append(f"Answers are greedy (temperature 0), one reply an example. {_noise(results)}")
-    if (samples := sampling.get("self_consistency") or 1) > 1:
-        said.append(
+    if aware is False:
+        sentences.append("The policies did not see the question (`question_aware: false`).")
+    if _is_greedy(results.declared):
+        greedy = "Answers are greedy (temperature 0), one reply an example."
+        sentences.append(f"{greedy} {_noise(results)}")
+    if (samples := results.declared.get("sampling.self_consistency") or 1) > 1:
+        sentences.append(
             f"Each answer is a vote of {samples} samples (self-consistency): tokens and latency "
             "are those of all of them together."
         )
-    return said + _wordings(results) + _proofs(results)
+    return sentences + _wordings(results) + _proofs(results)
 
 
-def _ways(experiment: Row) -> Iterable[Row]:
-    return (experiment.get("variants") or {}).values()
-
-
-def _temperature(way: Row) -> float:
-    return way.get("temperature") or 0.0
+def _is_greedy(declared: Snapshot) -> bool:
+    """Whether no arm of any variant draws its replies."""
+    variants = (declared.get("variants") or {}).values()
+    temperatures = (declared.get("sampling.temperature"), *(v.get("temperature") for v in variants))
+    return temperatures[0] is not None and not any(temperatures)
 
 
 def _noise(results: Results) -> str:
     """Whether the same request is answered alike, as far as the control's second run tells."""
-    floor = results.part("integrity").get("aa") or {}
-    replies, same = floor.get("replies"), floor.get("same")
-    if not replies:
+    floor = results.integrity["aa"]
+    if floor is None:
         return (
             "Whether one request is answered alike every time was not tried (`aa: true` does): a "
             "server that decodes several together may not."
         )
-    engine = results.part("experiment").get("engine") or {}
-    at_once = engine.get("mode") != "batch" and engine.get("concurrency")
+    replies, same, declared = floor["replies"], floor["same"], results.declared
+    at_once = declared.get("engine.mode") != "batch" and declared.get("engine.concurrency")
     used = f" at {text.count(at_once, 'request')} in flight" if at_once else ""
     if same == replies:
         return f"The control's second run{used} gave all {replies:,} again: no sampling noise."
@@ -104,17 +102,17 @@ def _noise(results: Results) -> str:
 
 
 def _wordings(results: Results) -> list[str]:
-    own = [name(t["task"]) for t in results.rows("tasks") if t["prompts"] == "own"]
-    if not own:
+    ours = [name(t["task"]) for t in results.tasks if t["prompts"] == "own"]
+    if not ours:
         return []
     return [
-        f"{text.listing(own)}: the prompts are in our own wording, not the benchmark's, so that "
+        f"{text.listing(ours)}: the prompts are in our own wording, not the benchmark's, so that "
         "scores do not compare with published ones. Verdicts do: both arms had the same prompts."
     ]
 
 
 def _proofs(results: Results) -> list[str]:
-    doubtful = [c for c in results.treated() if c.get("proof") == "unverified"]
+    doubtful = [c for c in results.treated() if c["proof"] == "unverified"]
     if not doubtful:
         return []
     policies = text.listing(dict.fromkeys(name(c["policy"]) for c in doubtful))

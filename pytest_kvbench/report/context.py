@@ -6,10 +6,11 @@ What is said comes from `answers` and `tables`; how it looks is the templates' b
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 import yaml
 
-from pytest_kvbench.cellkey import ALL_BINS
+from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.report import answers, caveats, costs, tables, text
 from pytest_kvbench.report.blocks import (
     Block,
@@ -21,8 +22,9 @@ from pytest_kvbench.report.blocks import (
     Paragraph,
     Section,
 )
-from pytest_kvbench.report.results import Results, Row
+from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.text import name
+from pytest_kvbench.rows import FlipRow, NoiseFloor
 
 MOST_FLIPS = 8
 MOST_WARNINGS = 12
@@ -88,19 +90,19 @@ def brief(results: Results) -> Document:
 
 
 def _title(results: Results) -> str:
-    return f"KV budget report: {results.summary.get('group') or 'unnamed'}"
+    return f"KV budget report: {results.group or 'unnamed'}"
 
 
 def _answer(results: Results, most_rows: int | None = None) -> Section:
-    description = results.part("experiment").get("description")
+    description = results.declared.get("description")
     blocks: list[Block] = [Paragraph(description)] if description else []
     blocks.append(Paragraph(answers.question(results)))
     brief = len(results.series) * len(results.policies) > answers.MANY
     for series in results.series:
         blocks.append(Paragraph(answers.lead(results, series)))
         if not brief:
-            said = (answers.policy(results, series, p) for p in results.policies)
-            blocks.append(Bullets(tuple(said)))
+            policies = (answers.policy(results, series, p) for p in results.policies)
+            blocks.append(Bullets(tuple(policies)))
     blocks += [Paragraph(answers.driver(results))]
     blocks += [Paragraph(cost) for s in results.series if (cost := costs.cost(results, s))]
     blocks += [Paragraph(answers.certainty(results)), *_warnings(results)]
@@ -112,11 +114,11 @@ def _answer(results: Results, most_rows: int | None = None) -> Section:
 
 
 def _warnings(results: Results) -> list[Block]:
-    said = caveats.warnings(results)
-    if not said:
+    warnings = caveats.warnings(results)
+    if not warnings:
         return [Paragraph("No placebo was suspected and no cell is flagged.")]
-    more = len(said) - MOST_WARNINGS
-    shown = [*said[:MOST_WARNINGS], *([f"{more:,} more in `summary.json`"] if more > 0 else [])]
+    more = len(warnings) - MOST_WARNINGS
+    shown = [*warnings[:MOST_WARNINGS], *([f"{more:,} more in `summary.json`"] if more > 0 else [])]
     return [Paragraph("Before believing a number:"), Bullets(tuple(shown))]
 
 
@@ -142,13 +144,13 @@ def _cells(results: Results) -> Section:
             results.ordered(c for c in results.treated(series) if c["bin"] != ALL_BINS),
         )
         for series in results.series
-        if results.headline(series) == ALL_BINS and results.bins(series)
+        if results.headline(series) == ALL_BINS and results.bins_of(series)
     ]
     return Section("Verdicts by bin", blocks)
 
 
 def _by_length(results: Results, images: Sequence[Image]) -> Section:
-    if not results.rows("bin_stats"):
+    if not results.bin_stats:
         return Section("By prompt length", [])
     plots = _of(images, "accuracy", "failures", "latency")
     return Section("By prompt length", [*plots, tables.statistics(results)])
@@ -165,12 +167,12 @@ def _parts(results: Results) -> Section:
 
 
 def _tasks(results: Results) -> Section:
-    return Section("Tasks", [tables.tasks(results)] if results.rows("tasks") else [])
+    return Section("Tasks", [tables.tasks(results)] if results.tasks else [])
 
 
 def _flips(results: Results) -> Section:
     """A few answers that changed: the policies take turns, so that each is seen."""
-    rows = list(results.rows("flips"))
+    rows = results.flips
     if not rows:
         return Section("Answers that changed", [])
     words = Paragraph(
@@ -180,17 +182,18 @@ def _flips(results: Results) -> Section:
     return Section("Answers that changed", [words, *map(_exhibit, _in_turn(rows)[:MOST_FLIPS])])
 
 
-def _in_turn(rows: Iterable[Row]) -> list[Row]:
-    by_policy: dict[str, list[Row]] = {}
+def _in_turn(rows: Iterable[FlipRow]) -> list[FlipRow]:
+    """One of each policy, then the second of each, and so on."""
+    by_policy: dict[str, list[FlipRow]] = {}
     for row in rows:
         by_policy.setdefault(row["policy"], []).append(row)
-    turns = [(i, n, r) for n, own in enumerate(by_policy.values()) for i, r in enumerate(own)]
-    return [row for _, _, row in sorted(turns, key=lambda t: t[:2])]
+    return [row for turn in zip_longest(*by_policy.values()) for row in turn if row is not None]
 
 
-def _exhibit(row: Row) -> Exhibit:
+def _exhibit(row: FlipRow) -> Exhibit:
+    item = caveats.item_of(CellKey.of_row(row))
     title = (
-        f"{name(caveats.item(row))}, example {name(row['example_id'])}: the score went from "
+        f"{name(item)}, example {name(row['example_id'])}: the score went from "
         f"{text.score(row['control'])} to {text.score(row['treated'])}."
     )
     parts = (
@@ -203,7 +206,7 @@ def _exhibit(row: Row) -> Exhibit:
 
 
 def _sanity(results: Results) -> Section:
-    floor = results.part("integrity").get("aa")
+    floor = results.integrity["aa"]
     words = (
         f"The control run a second time differs from the first by {text.difference(floor)} "
         f"(the A/A floor: what a difference of nothing looks like).{_repeated(floor)}"
@@ -211,14 +214,12 @@ def _sanity(results: Results) -> Section:
         else "The control was not run a second time (`aa: false`), so the noise floor is not known."
     )
     table = tables.control(results)
-    said: list[Block] = [Paragraph(words), *map(Paragraph, answers.sensitivity(results)), table]
-    return Section("Sanity of the control", said if table.rows else [])
+    blocks: list[Block] = [Paragraph(words), *map(Paragraph, answers.sensitivity(results)), table]
+    return Section("Sanity of the control", blocks if table.rows else [])
 
 
-def _repeated(floor: Row) -> str:
+def _repeated(floor: NoiseFloor) -> str:
     """How often the control's second run gave the same text, and the same score."""
-    if not floor.get("replies"):
-        return ""
     return (
         f" {floor['same']:,} of {text.count(floor['replies'], 'reply')} are the same text; "
         f"{text.percent(floor['discordance'])} of the scores differ."
@@ -226,10 +227,10 @@ def _repeated(floor: Row) -> str:
 
 
 def _integrity(results: Results) -> Section:
-    if not results.part("integrity"):
+    if not results.integrity["requests"]:
         return Section("Integrity", [])
-    said = tables.failures(results)
-    return Section("Integrity", [tables.integrity(results), *([said] if said.rows else [])])
+    failures = tables.failures(results)
+    return Section("Integrity", [tables.integrity(results), *([failures] if failures.rows else [])])
 
 
 def _efficiency(results: Results) -> Section:
@@ -239,23 +240,20 @@ def _efficiency(results: Results) -> Section:
 
 
 def _missing(results: Results) -> Section:
-    rows = [*results.rows("missing"), *results.unmeasured]
+    rows = [*results.missing, *results.unmeasured]
     return Section("What is missing", [tables.missing(rows)] if rows else [])
 
 
 def _provenance(results: Results) -> Section:
-    data = dict(results.part("provenance"))
-    if controls := data.get("controls"):
-        produced, reused = (sum(c[key] for c in controls) for key in ("produced", "reused"))
-        data["controls"] = f"{produced:,} answers asked for, {reused:,} taken from shared controls"
-    return Section("Provenance", [tables.facts(data)] if data else [])
+    origin = results.provenance
+    return Section("Provenance", [tables.provenance(origin)] if origin else [])
 
 
 def _repeat(results: Results) -> Section:
-    experiment, command = results.part("experiment"), results.part("provenance").get("command")
+    experiment, origin = results.declared.keys, results.provenance
     blocks: list[Block] = []
-    if command:
-        blocks += [Paragraph("The command:"), Code(command, "sh")]
+    if origin and origin["command"]:
+        blocks += [Paragraph("The command:"), Code(origin["command"], "sh")]
     if experiment:
         snapshot = yaml.safe_dump(dict(experiment), sort_keys=False, allow_unicode=True)
         blocks += [

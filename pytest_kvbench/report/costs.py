@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.answers import safest
-from pytest_kvbench.report.results import Results, Row, Series, ends
+from pytest_kvbench.report.results import Results, Series, ends
 from pytest_kvbench.report.text import name
+from pytest_kvbench.rows import Provenance, Throughput, Tokens
 
 
 def cost(results: Results, series: Series) -> str:
@@ -18,12 +19,13 @@ def cost(results: Results, series: Series) -> str:
     cells = results.headline_cells(series)
     if not cells:
         return ""
-    smallest = min(cells, key=lambda c: float(c["budget"]))
+    smallest = min(cells, key=lambda cell: cell["budget"])
     which, budget = (
         (safe["policy"], ends(safe)[0]) if safe else (smallest["policy"], smallest["budget"])
     )
     rows = [r for r in results.stats(series, which) if r["budget"] == budget]
-    kept, full = average(rows, "kept_bytes_mean"), average(rows, "full_bytes_mean")
+    kept = average(row["kept_bytes_mean"] for row in rows)
+    full = average(row["full_bytes_mean"] for row in rows)
     if kept is None or full is None or not full:
         memory = "the kept bytes were not measured"
     else:
@@ -31,45 +33,59 @@ def cost(results: Results, series: Series) -> str:
             f"an answer's prompt keeps {text.size(kept)} of {text.size(full)} of KV cache "
             f"({text.percent(kept / full)} measured)"
         )
-    own, control = (average(r, "latency_p50") for r in (rows, results.stats(series, FULL_CACHE)))
+    treated = average(row["latency_p50"] for row in rows)
+    control = average(row["latency_p50"] for row in results.stats(series, FULL_CACHE))
     took = "what an answer takes was not measured alone"
-    if own is not None:
-        took = f"the median answer takes {text.seconds(own)}, the control's {text.seconds(control)}"
+    if treated is not None:
+        took = (
+            f"the median answer takes {text.seconds(treated)}, the control's "
+            f"{text.seconds(control)}"
+        )
     return f"{name(series.label)}, {name(which)} at {text.budget(budget)}: {memory}; {took}."
 
 
 def spent(results: Results) -> str:
     """Answers, tokens and time of the whole experiment."""
-    data, run = results.part("efficiency"), results.part("provenance")
-    said = (
-        f"{text.whole(data.get('answers'))} answers took {_tokens(data)}. "
-        "Bytes are those of an answer's prompt right after compression."
-    )
-    said += _reached(data.get("throughput") or {})
+    whole = results.efficiency
+    if whole is None:
+        return ""
+    parts = [
+        f"{text.whole(whole['answers'])} answers took {_tokens(whole)}.",
+        "Bytes are those of an answer's prompt right after compression.",
+        *_reached(whole.get("throughput")),
+    ]
     price = total_price(results)
     if price is not None:
-        said += f" At the experiment's prices they cost {money(price, results)}."
-    if not run.get("started") or not run.get("finished"):
-        return said
-    began, ended = (datetime.fromisoformat(run[end]) for end in ("started", "finished"))
-    took = text.duration((ended - began).total_seconds())
-    return f"{said} The last run took {took}; what was stored before it was not asked again."
+        parts.append(f"At the experiment's prices they cost {money(price, results)}.")
+    return " ".join([*parts, *_took(results.provenance)])
 
 
-def _reached(run: Row) -> str:
-    """Requests a minute, and what limits cost; empty where the last run asked next to nothing."""
-    rate, waited = run.get("requests_per_minute"), run.get("waited_s")
-    said = ""
+def _took(run: Provenance | None) -> list[str]:
+    """How long the last run took; nothing where it did not end."""
+    if run is None or not run["finished"]:
+        return []
+    took = datetime.fromisoformat(run["finished"]) - datetime.fromisoformat(run["started"])
+    return [
+        f"The last run took {text.duration(took.total_seconds())}; "
+        "what was stored before it was not asked again."
+    ]
+
+
+def _reached(run: Throughput | None) -> list[str]:
+    """Requests a minute, and what limits cost; nothing where the last run asked next to nothing."""
+    if run is None:
+        return []
+    rate, waited, sentences = run["requests_per_minute"], run["waited_s"], []
     if rate is not None:
-        asked = text.count(run["requests"], "request")
-        said = f" The last run ended {asked}, {rate:,.4g} a minute."
+        ended = text.count(run["requests"], "request")
+        sentences.append(f"The last run ended {ended}, {rate:,.4g} a minute.")
     if waited:
-        said += f" Its requests waited {text.seconds(waited)} in all for rate limits."
-    return said
+        sentences.append(f"Its requests waited {text.seconds(waited)} in all for rate limits.")
+    return sentences
 
 
-def _tokens(data: Row) -> str:
-    asked, made = data.get("prompt_tokens"), data.get("completion_tokens")
+def _tokens(data: Tokens) -> str:
+    asked, made = data["prompt_tokens"], data["completion_tokens"]
     if asked is None or made is None:
         return "tokens that the server did not count for each of them"
     return f"{text.whole(asked)} prompt tokens and {text.whole(made)} new tokens"
@@ -77,13 +93,13 @@ def _tokens(data: Row) -> str:
 
 def total_price(results: Results) -> float | None:
     """What all answers cost at `prices` of the experiment; None without them."""
-    return price_of(results.part("efficiency"), results)
+    return price_of(results.efficiency, results) if results.efficiency else None
 
 
-def price_of(tokens: Row, results: Results) -> float | None:
+def price_of(tokens: Tokens, results: Results) -> float | None:
     """The price of some prompt and new tokens; `prices` are per million tokens of each kind."""
-    prices = results.part("experiment").get("prices") or {}
-    made, asked = tokens.get("completion_tokens"), tokens.get("prompt_tokens")
+    prices = results.declared.get("prices")
+    made, asked = tokens["completion_tokens"], tokens["prompt_tokens"]
     if not prices or made is None or asked is None:
         return None
     price = asked * (prices.get("prompt") or 0) + made * (prices.get("completion") or 0)
@@ -92,12 +108,12 @@ def price_of(tokens: Row, results: Results) -> float | None:
 
 def money(amount: float, results: Results) -> str:
     """`0.0123 USD`: four significant digits, for a cell may cost next to nothing."""
-    currency = (results.part("experiment").get("prices") or {}).get("currency") or ""
+    currency = results.declared.get("prices.currency") or ""
     return f"{amount:.4g} {currency}".rstrip()
 
 
-def average(rows: Sequence[Row], key: str) -> float | None:
+def average(of_bins: Iterable[float | None]) -> float | None:
     """The mean over bins, each weighing the same; None where a bin has none."""
-    values = [r.get(key) for r in rows]
-    known = [float(v) for v in values if v is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    values = list(of_bins)
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(values) else None

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
-from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey, Chain, Columns
+from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.records import FULL_CACHE, Proof
 from pytest_kvbench.report import text
+from pytest_kvbench.rows import (
+    ArmRow,
+    BinRow,
+    BinStats,
+    CellRow,
+    Efficiency,
+    FlipRow,
+    Integrity,
+    MissingRow,
+    Provenance,
+    Summary,
+    TaskRow,
+    TransitionRow,
+)
 
-Row = Mapping[str, Any]
 DECIDED = ("holds", "breaks")
+MARGIN = 0.10
+ALPHA = 0.05
+NOTHING_COUNTED: Integrity = {
+    "requests": 0,
+    "answers": 0,
+    "failures": {},
+    "labels": {},
+    "placebos": [],
+    "notes": [],
+    "aa": None,
+}
+
+ColumnsT = TypeVar("ColumnsT", bound=Columns)
 
 
 @dataclass(frozen=True)
@@ -21,6 +48,11 @@ class Series:
 
     task: str
     variant: str = ""
+
+    @classmethod
+    def of(cls, row: Chain) -> Series:
+        """The series that a row belongs to."""
+        return cls(row["task"], row["variant"])
 
     @property
     def label(self) -> str:
@@ -32,165 +64,236 @@ class Series:
         """The label as part of a file name."""
         return "".join(c if c.isalnum() else "-" for c in self.label).strip("-")
 
-    def owns(self, row: Row) -> bool:
-        """Whether a row of the summary belongs here."""
-        return (row["task"], row.get("variant") or "") == (self.task, self.variant)
-
 
 @dataclass(frozen=True)
 class Results:
     """A summary (DESIGN 7) to ask questions of. Absent parts read as empty."""
 
-    summary: Row
+    summary: Summary
 
-    def part(self, key: str) -> Row:
-        """A mapping of the summary, empty where it is absent."""
-        return self.summary.get(key) or {}
+    @property
+    def group(self) -> str:
+        """The experiment's name; empty where scores alone were judged."""
+        return self.summary.get("group", "")
 
-    def rows(self, key: str) -> Sequence[Row]:
-        """A list of the summary, empty where it is absent."""
-        return self.summary.get(key) or ()
+    @property
+    def is_partial(self) -> bool:
+        """Whether cells of the plan are missing."""
+        return self.summary.get("partial", False)
+
+    @property
+    def declared(self) -> Snapshot:
+        """The experiment."""
+        return Snapshot(self.summary.get("experiment", {}))
+
+    @property
+    def cells(self) -> Sequence[CellRow]:
+        """Every cell, controls and rows over bins too."""
+        return self.summary.get("cells", ())
+
+    @property
+    def transitions(self) -> Sequence[TransitionRow]:
+        """A row per ladder of budgets."""
+        return self.summary.get("transitions", ())
+
+    @property
+    def sensitivity(self) -> Sequence[CellRow]:
+        """The rows over all bins of arms that are known to be bad."""
+        return self.summary.get("sensitivity", ())
+
+    @property
+    def bin_stats(self) -> Sequence[BinStats]:
+        """What every arm did on every bin."""
+        return self.summary.get("bin_stats", ())
+
+    @property
+    def tasks(self) -> Sequence[TaskRow]:
+        """What was asked."""
+        return self.summary.get("tasks", ())
+
+    @property
+    def bins(self) -> Sequence[BinRow]:
+        """The bins of every task, shortest prompts first."""
+        return self.summary.get("bins", ())
+
+    @property
+    def missing(self) -> Sequence[MissingRow]:
+        """The plan's cells without all their answers."""
+        return self.summary.get("missing", ())
+
+    @property
+    def flips(self) -> Sequence[FlipRow]:
+        """A few answers that changed."""
+        return self.summary.get("flips", ())
+
+    @property
+    def integrity(self) -> Integrity:
+        """Whether results can be believed."""
+        return self.summary.get("integrity", NOTHING_COUNTED)
+
+    @property
+    def efficiency(self) -> Efficiency | None:
+        """What the experiment cost; None where scores alone were judged."""
+        return self.summary.get("efficiency")
+
+    @property
+    def arms(self) -> list[ArmRow]:
+        """What each arm cost: the control, policies as listed, budget down."""
+        arms = self.efficiency["arms"] if self.efficiency else []
+        return sorted(arms, key=lambda arm: (self._rank(arm["policy"]), -arm["budget"]))
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """Where results come from; None where scores alone were judged."""
+        return self.summary.get("provenance")
 
     @cached_property
-    def gate(self) -> Row:
-        """Margin, alpha, max_lost and drop_threshold: the experiment's, DESIGN's defaults else."""
-        defaults = {"margin": 0.10, "alpha": 0.05, "max_lost": 0.05, "drop_threshold": 0.15}
-        return {**defaults, **(self.part("experiment").get("gate") or {})}
+    def margin(self) -> float:
+        """The loss that is acceptable, in score units."""
+        return float(self.declared.get("gate.margin") or MARGIN)
+
+    @cached_property
+    def alpha(self) -> float:
+        """Two-sided error rate."""
+        return float(self.declared.get("gate.alpha") or ALPHA)
 
     @cached_property
     def series(self) -> tuple[Series, ...]:
         """In the order of first appearance."""
-        seen = (Series(c["task"], c.get("variant") or "") for c in self.rows("cells"))
-        return tuple(dict.fromkeys(seen))
+        return tuple(dict.fromkeys(map(Series.of, self.cells)))
 
     @cached_property
     def policies(self) -> tuple[str, ...]:
-        """The treatments: those of the experiment in its order, then whatever else was seen."""
-        seen = dict.fromkeys(c["policy"] for c in self.treated())
-        planned = (self.part("experiment").get("kv") or {}).get("policies") or ()
-        return tuple([p for p in planned if p in seen] + [p for p in seen if p not in planned])
+        """The treatments: those of the experiment in its order, then whatever else is there."""
+        present = dict.fromkeys(c["policy"] for c in self.treated())
+        planned = self.declared.get("kv.policies") or ()
+        return tuple(
+            [p for p in planned if p in present] + [p for p in present if p not in planned]
+        )
 
-    def treated(self, series: Series | None = None, key: BinKey | None = None) -> Iterator[Row]:
+    def treated(self, series: Series | None = None, key: BinKey | None = None) -> Iterator[CellRow]:
         """Cells that are not controls, of one series and of one bin if asked."""
-        for cell in self.rows("cells"):
+        for cell in self.cells:
             if cell["policy"] != FULL_CACHE and _fits(cell, series, key):
                 yield cell
 
-    def of_policy(self, series: Series, key: BinKey, policy: str) -> list[Row]:
-        """The cells of one chain, largest budget first."""
-        chain = [c for c in self.treated(series, key) if c["policy"] == policy]
-        return sorted(chain, key=lambda c: -c["budget"])
+    def of_policy(self, series: Series, key: BinKey, policy: str) -> list[CellRow]:
+        """The cells of one ladder, largest budget first."""
+        ladder = [c for c in self.treated(series, key) if c["policy"] == policy]
+        return sorted(ladder, key=lambda c: -c["budget"])
 
     @cached_property
-    def _index(self) -> dict[CellKey, Row]:
-        return {CellKey.of_row(c): c for c in self.rows("cells")}
+    def _index(self) -> dict[CellKey, CellRow]:
+        return {CellKey.of_row(c): c for c in self.cells}
 
-    def cell(self, series: Series, key: BinKey, policy: str, budget: float) -> Row | None:
+    def cell(self, series: Series, key: BinKey, policy: str, budget: float) -> CellRow | None:
         """One cell, if it is there."""
         return self._index.get(CellKey(series.task, key, series.variant, policy, budget))
 
-    def bins(self, series: Series) -> tuple[int, ...]:
+    def bins_of(self, series: Series) -> tuple[int, ...]:
         """Indices of the bins of a series, shortest prompts first."""
-        own = {c["bin"] for c in self.rows("cells") if series.owns(c) and c["bin"] != ALL_BINS}
-        return tuple(sorted(own))
+        keys = {c["bin"] for c in self.cells if Series.of(c) == series}
+        return tuple(sorted(key for key in keys if key != ALL_BINS))
 
     def headline(self, series: Series) -> BinKey:
         """The rows that answer for the whole series: the pooled ones, or those of its only bin."""
         pooled = any(True for _ in self.treated(series, ALL_BINS))
-        bins = self.bins(series)
+        bins = self.bins_of(series)
         return ALL_BINS if pooled or len(bins) != 1 else bins[0]
 
-    def headline_cells(self, series: Series) -> list[Row]:
+    def headline_cells(self, series: Series) -> list[CellRow]:
         """Treated cells of the headline rows, by policy, largest budget first."""
         key = self.headline(series)
         return [c for p in self.policies for c in self.of_policy(series, key, p)]
 
-    def budgets(self, cells: Iterable[Row]) -> tuple[float, ...]:
+    def budgets(self, cells: Iterable[CellRow]) -> tuple[float, ...]:
         """The distinct budgets, largest first."""
         return tuple(sorted({c["budget"] for c in cells}, reverse=True))
 
-    def transition(self, series: Series, key: BinKey, policy: str) -> Row | None:
-        """The bracket of one chain."""
-        for row in self.rows("transitions"):
-            if series.owns(row) and (row["bin"], row["policy"]) == (key, policy):
+    def transition(self, series: Series, key: BinKey, policy: str) -> TransitionRow | None:
+        """The bracket of one ladder."""
+        for row in self.transitions:
+            if Series.of(row) == series and (row["bin"], row["policy"]) == (key, policy):
                 return row
         return None
 
-    def stats(self, series: Series, policy: str) -> list[Row]:
-        """bin_stats of one policy over bins, by bin, then budget down."""
-        rows = (r for r in self.rows("bin_stats") if series.owns(r) and r["policy"] == policy)
+    def stats(self, series: Series, policy: str) -> list[BinStats]:
+        """What one policy did, by bin, then budget down."""
+        rows = (r for r in self.bin_stats if Series.of(r) == series and r["policy"] == policy)
         return self.ordered(r for r in rows if r["bin"] != ALL_BINS)
 
-    def ordered(self, rows: Iterable[Row]) -> list[Row]:
-        """Rows as people look for them: by bin, control first, policies as listed, budget down."""
-        order = {policy: i for i, policy in enumerate((FULL_CACHE, *self.policies))}
-        return sorted(
-            rows,
-            key=lambda r: (
-                r.get("bin", ALL_BINS) == ALL_BINS,
-                r.get("bin", 0) if r.get("bin") != ALL_BINS else 0,
-                order.get(r["policy"], len(order)),
-                -r.get("budget", 0),
-            ),
-        )
+    def ordered(self, rows: Iterable[ColumnsT]) -> list[ColumnsT]:
+        """Rows as people look for them: by `place`, then budget down."""
+        return sorted(rows, key=lambda row: (*self.place(row), -row["budget"]))
 
-    def bin_row(self, series: Series, index: int) -> Row:
-        """Edges and n of a bin, empty where the summary has none."""
-        for row in self.rows("bins"):
+    def place(self, row: Chain) -> tuple[bool, int, int]:
+        """What rows are ordered by: bin, those over bins last; control first, then as listed."""
+        bin_ = 0 if row["bin"] == ALL_BINS else row["bin"]
+        return row["bin"] == ALL_BINS, bin_, self._rank(row["policy"])
+
+    def _rank(self, policy: str) -> int:
+        order = (FULL_CACHE, *self.policies)
+        return order.index(policy) if policy in order else len(order)
+
+    def bin_row(self, series: Series, index: int) -> BinRow | None:
+        """Edges and n of a bin, None where the summary has none."""
+        for row in self.bins:
             if (row["task"], row["bin"]) == (series.task, index):
                 return row
-        return {}
+        return None
 
     def bin_ticks(self, series: Series) -> list[str]:
         """One axis label a bin: edges in tokens, and n."""
-        return [_tick(i, self.bin_row(series, i)) for i in self.bins(series)]
+        return [_tick(i, self.bin_row(series, i)) for i in self.bins_of(series)]
 
     @cached_property
-    def unmeasured(self) -> list[Row]:
+    def unmeasured(self) -> list[CellRow]:
         """Cells of single bins whose verdict is `not-measured`."""
         return [cell for cell in self._single if cell["verdict"] == "not-measured"]
 
     @property
-    def _single(self) -> Iterator[Row]:
+    def _single(self) -> Iterator[CellRow]:
         return (cell for cell in self.treated() if cell["bin"] != ALL_BINS)
 
     @cached_property
     def planned(self) -> int:
         """m: the treated cells of the plan, measured or missing."""
-        rows = [*self._single]
-        rows += [r for r in self.rows("missing") if r["policy"] != FULL_CACHE]
-        return len({CellKey.of_row(row) for row in rows})
+        missing = (row for row in self.missing if row["policy"] != FULL_CACHE)
+        return len({CellKey.of_row(row) for row in (*self._single, *missing)})
 
 
-def final(cell: Row) -> str:
+def final(cell: CellRow) -> str:
     """The verdict that counts: after the correction where there is one."""
-    return str(cell.get("verdict_holm") or cell["verdict"])
+    return str(cell["verdict_holm"] or cell["verdict"])
 
 
-def doubt(cell: Row) -> str:
+def doubt(cell: CellRow) -> str:
     """Why a verdict may be one on a cache that was not touched; empty where that is proven."""
-    if any(flag.startswith("placebo:") for flag in cell.get("flags") or ()):
+    return doubt_of(cell["flags"], cell["proof"], (final(cell), cell["verdict"]))
+
+
+def doubt_of(flags: Sequence[str], proof: Proof, verdicts: Iterable[str | None]) -> str:
+    """As `doubt`: `placebo?`, `unverified` where one of the verdicts is decided, or nothing."""
+    if any(flag.startswith("placebo:") for flag in flags):
         return "placebo?"
-    decided = final(cell) in DECIDED or cell["verdict"] in DECIDED
-    return "unverified" if decided and cell.get("proof") == "unverified" else ""
+    decided = any(verdict in DECIDED for verdict in verdicts)
+    return "unverified" if decided and proof == "unverified" else ""
 
 
-def qualified(cell: Row, word: str) -> str:
+def qualified(cell: CellRow, word: str) -> str:
     """A verdict on a cell with what makes it doubtful: `holds`, `holds (unverified)`."""
     why = doubt(cell)
     return f"{word} ({why})" if why and word in DECIDED else word
 
 
-def ends(row: Row | None) -> tuple[float | None, float | None]:
+def ends(row: TransitionRow | None) -> tuple[float | None, float | None]:
     """(b_safe, b_broken) of a ladder by the verdicts that count, the corrected ones."""
-    row = row or {}
-    return row.get("b_safe_adjusted"), row.get("b_broken_adjusted")
+    return (row["b_safe_adjusted"], row["b_broken_adjusted"]) if row else (None, None)
 
 
-def ends_alone(row: Row | None) -> tuple[float | None, float | None]:
+def ends_alone(row: TransitionRow | None) -> tuple[float | None, float | None]:
     """(b_safe, b_broken) of a ladder tested on its own, before the correction."""
-    row = row or {}
-    return row.get("b_safe"), row.get("b_broken")
+    return (row["b_safe"], row["b_broken"]) if row else (None, None)
 
 
 def bracket(safe: float | None, broken: float | None) -> str:
@@ -202,9 +305,9 @@ def bracket(safe: float | None, broken: float | None) -> str:
     return "not found" if broken is None else f"above {text.budget(broken)}"
 
 
-def _fits(cell: Row, series: Series | None, key: BinKey | None) -> bool:
-    return (series is None or series.owns(cell)) and key in (None, cell["bin"])
+def _fits(cell: CellRow, series: Series | None, key: BinKey | None) -> bool:
+    return series in (None, Series.of(cell)) and key in (None, cell["bin"])
 
 
-def _tick(index: int, row: Row) -> str:
+def _tick(index: int, row: BinRow | None) -> str:
     return f"{text.edges(row)}\nn={row['n']}" if row else f"bin {index}"

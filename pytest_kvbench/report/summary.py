@@ -1,4 +1,4 @@
-"""The one dict behind `summary.json`, the report and the terminal: plain data in and out."""
+"""The summary behind `summary.json`, the report and the terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.records import Cell, Example, Failure
+from pytest_kvbench.rows import FailureMessage, FlipRow, MissingRow, Provenance, Summary
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import RunRow
 from pytest_kvbench.wire import sound
@@ -26,17 +28,17 @@ _PACKAGES = ("pytest", "pytest-xdist", "numpy", "torch", "transformers", "kvpres
 def build_summary(
     experiment: Mapping[str, Any],
     manifests: Mapping[str, TaskManifest],
-    analysis: Mapping[str, Any],
+    analysis: Analysis,
     judged: Sequence[Observation],
-    missing: Sequence[Mapping[str, Any]],
+    missing: Sequence[MissingRow],
     run: RunRow,
-) -> dict[str, Any]:
+) -> Summary:
     """Everything a report says, as JSON data (DESIGN 7 and what the report needs besides).
 
     Args:
         experiment: the experiment's snapshot.
         manifests: the selection by task.
-        analysis: `Analysis` as a dict.
+        analysis: what was made of the scores.
         judged: the observations that were analysed.
         missing: the plan's cells without all their answers, with a reason.
         run: the run these results belong to.
@@ -45,7 +47,12 @@ def build_summary(
         "schema": SCHEMA,
         "group": experiment["group"],
         "experiment": dict(experiment),
-        **analysis,
+        "cells": analysis.cells,
+        "transitions": analysis.transitions,
+        "bin_stats": analysis.bin_stats,
+        "integrity": analysis.integrity,
+        "efficiency": analysis.efficiency,
+        "sensitivity": analysis.sensitivity,
         "tasks": [
             {
                 "task": m.task,
@@ -76,7 +83,7 @@ def build_summary(
     }
 
 
-def failure_messages(failures: Iterable[Failure]) -> list[dict[str, Any]]:
+def failure_messages(failures: Iterable[Failure]) -> list[FailureMessage]:
     """Why requests failed: the first few messages, and how often each came, numbers aside.
 
     Requests that were not even sent come last: others tell why.
@@ -104,7 +111,7 @@ def _wording(template_version: str) -> str | None:
 
 def _flips(
     manifests: Mapping[str, TaskManifest], judged: Sequence[Observation]
-) -> Iterable[dict[str, Any]]:
+) -> Iterator[FlipRow]:
     """Examples that the control got right and a treatment did not, a few per cell."""
     examples = {
         entry.example.example_id: entry.example
@@ -127,7 +134,7 @@ def _is_worse(treated: Observation, control: Observation) -> bool:
     return (treated.outcome.score or 0.0) < (control.outcome.score or 0.0)
 
 
-def _flip(example: Example, control: Observation, treated: Observation) -> dict[str, Any]:
+def _flip(example: Example, control: Observation, treated: Observation) -> FlipRow:
     return {
         "task": treated.cell.task,
         "bin": treated.cell.bin,
@@ -143,7 +150,7 @@ def _flip(example: Example, control: Observation, treated: Observation) -> dict[
     }
 
 
-def provenance_of(run: RunRow) -> dict[str, Any]:
+def provenance_of(run: RunRow) -> Provenance:
     """Where results come from: versions, hardware, commit, seeds, the run and its command."""
     return {
         "kvbench": importlib.metadata.version("pytest-kvbench"),

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from pytest_kvbench.cellkey import ALL_BINS
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.cellkey import ALL_BINS, Chain
+from pytest_kvbench.records import FULL_CACHE, VerdictWord
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
-from pytest_kvbench.report.results import Results, Row, Series, bracket, ends, ends_alone, qualified
+from pytest_kvbench.report.results import Results, Series, bracket, ends, ends_alone, qualified
 from pytest_kvbench.report.text import name
+from pytest_kvbench.rows import (
+    ArmRow,
+    BinStats,
+    CellRow,
+    MissingRow,
+    Provenance,
+    TaskRow,
+    TransitionRow,
+)
 from pytest_kvbench.score.metric import backend_of
 
 Rows = Iterable[tuple[Value, ...]]
 
 
-def verdicts(results: Results, title: str, cells: Iterable[Row]) -> Table:
+def verdicts(results: Results, title: str, cells: Iterable[CellRow]) -> Table:
     """One row a treated cell: the verdict first, as far as a phone shows, then what it rests on."""
-    level = text.percent(1 - results.gate["alpha"])
+    level = text.percent(1 - results.alpha)
     columns = (
         f"Task|Bin|Policy|Budget|Adjusted|On its own|Delta [{level}]|n|Control|Treated|"
         "Lost, gained|To decide|Achieved|Flags"
@@ -28,37 +36,37 @@ def verdicts(results: Results, title: str, cells: Iterable[Row]) -> Table:
     return _table(title, columns, (_verdict_row(c) for c in cells), "3 6 7 8 9 10 11 12")
 
 
-def _verdict_row(cell: Row) -> tuple[Value, ...]:
+def _verdict_row(cell: CellRow) -> tuple[Value, ...]:
     return (
         _task(cell),
         _bin(cell),
         Value(name(cell["policy"])),
         Value(text.budget(cell["budget"]), cell["budget"]),
-        _verdict(cell, "verdict_holm"),
-        _verdict(cell, "verdict"),
+        _verdict(cell, cell["verdict_holm"]),
+        _verdict(cell, cell["verdict"]),
         Value(text.difference(cell), cell["delta"]),
         _number(cell["n"]),
         _score(cell["control_mean"]),
         _score(cell["treated_mean"]),
         Value(f"{text.whole(cell['losses'])}, {text.whole(cell['gains'])}", cell["losses"]),
-        Value(f"+{cell['needed']:,}" if cell.get("needed") else "", cell.get("needed")),
+        Value(f"+{cell['needed']:,}" if cell["needed"] else "", cell["needed"]),
         Value(text.achieved(cell["achieved"]), cell["achieved"]),
-        Value(", ".join(flag.partition(":")[0] for flag in cell.get("flags") or ())),
+        Value(", ".join(flag.partition(":")[0] for flag in cell["flags"])),
     )
 
 
 def transitions(results: Results) -> Table:
-    """One row a chain: bracket by the corrected verdicts, alone, monotone fit, drop rule, shape."""
+    """One row a ladder: bracket by corrected verdicts, alone, monotone fit, drop rule, shape."""
     columns = (
         "Task|Bin|Policy|Quality is lost|Holds down to|Breaks from|Alone, not adjusted|"
         "Monotone fit, interpolated|Drop rule|Shape"
     )
-    rows = results.ordered(results.rows("transitions"))
-    rows.sort(key=lambda t: t["bin"] != ALL_BINS)
+    rows = sorted(results.transitions, key=results.place)
+    rows.sort(key=lambda row: row["bin"] != ALL_BINS)
     return _table("", columns, map(_transition_row, rows), "4 5 7 8")
 
 
-def _transition_row(row: Row) -> tuple[Value, ...]:
+def _transition_row(row: TransitionRow) -> tuple[Value, ...]:
     safe, broken = ends(row)
     return (
         _task(row),
@@ -74,7 +82,7 @@ def _transition_row(row: Row) -> tuple[Value, ...]:
     )
 
 
-def _estimate(row: Row) -> str:
+def _estimate(row: TransitionRow) -> str:
     if row["estimate"] is None:
         return text.NOTHING
     estimate = text.score(row["estimate"]) + _between(row)
@@ -84,9 +92,9 @@ def _estimate(row: Row) -> str:
     return f"{estimate} [{text.score(low)}, {text.score(high)}]"
 
 
-def _between(row: Row) -> str:
+def _between(row: TransitionRow) -> str:
     """The measured budgets around an estimate: it is finer than the ladder."""
-    rungs = row.get("estimate_between")
+    rungs = row["estimate_between"]
     return f" between {text.budget(rungs[0])} and {text.budget(rungs[1])}" if rungs else ""
 
 
@@ -102,13 +110,8 @@ def statistics(results: Results) -> Table:
     return _table("", columns, rows, "3 4 5 6 7 8 9 10 11 12 13")
 
 
-def _statistics_row(row: Row) -> tuple[Value, ...]:
-    def pair(key: str) -> Value:
-        p50, p95 = row.get(f"{key}_p50"), row.get(f"{key}_p95")
-        return Value(f"{text.whole(p50)}, {text.whole(p95)}", p50)
-
-    deviation = f" ± {text.score(row['acc_std'])}" if row.get("acc_std") is not None else ""
-    low, high = row.get("ci_low"), row.get("ci_high")
+def _statistics_row(row: BinStats) -> tuple[Value, ...]:
+    deviation = f" ± {text.score(row['acc_std'])}" if row["acc_std"] is not None else ""
     return (
         _task(row),
         _bin(row),
@@ -116,24 +119,24 @@ def _statistics_row(row: Row) -> tuple[Value, ...]:
         Value(text.budget(row["budget"]), row["budget"]),
         _number(row["n"]),
         Value(text.score(row["acc_mean"]) + deviation, row["acc_mean"]),
-        Value(f"[{text.score(low)}, {text.score(high)}]", low),
-        _score(row.get("em_mean")),
-        Value(text.percent(row.get("fail_rate")), row.get("fail_rate")),
-        Value(text.percent(row.get("label_rate")), row.get("label_rate")),
-        Value(text.seconds(row.get("latency_p50")), row.get("latency_p50")),
-        Value(text.seconds(row.get("latency_p95")), row.get("latency_p95")),
-        pair("prompt_tokens"),
-        pair("completion_tokens"),
+        Value(_interval(row), row["ci_low"]),
+        _score(row["em_mean"]),
+        _percent(row["fail_rate"]),
+        _percent(row["label_rate"]),
+        _seconds(row["latency_p50"]),
+        _seconds(row["latency_p95"]),
+        _quantiles(row["prompt_tokens_p50"], row["prompt_tokens_p95"]),
+        _quantiles(row["completion_tokens_p50"], row["completion_tokens_p95"]),
     )
 
 
 def tasks(results: Results) -> Table:
     """What was asked: metric, whose wording, how long an answer may be, tokenizer."""
     columns = "Task|Metric|Prompts|Template|New tokens at most|Tokenizer|Examples"
-    return _table("", columns, map(_task_row, results.rows("tasks")), "4 6")
+    return _table("", columns, map(_task_row, results.tasks), "4 6")
 
 
-def _task_row(row: Row) -> tuple[Value, ...]:
+def _task_row(row: TaskRow) -> tuple[Value, ...]:
     return (
         Value(name(row["task"])),
         Value(_metric(row["metric"])),
@@ -160,22 +163,22 @@ def _lengths(counts: Sequence[int]) -> Value:
 
 def parts(results: Results, series: Series) -> Table:
     """What a score is made of: one row an arm, means over bins that weigh the same."""
-    arms: dict[tuple[str, float], list[Row]] = {}
+    arms: dict[tuple[str, float], list[BinStats]] = {}
     for policy in (FULL_CACHE, *results.policies):
         for row in results.stats(series, policy):
-            if row.get("parts_mean"):
+            if row["parts_mean"]:
                 arms.setdefault((policy, row["budget"]), []).append(row)
-    known = dict.fromkeys(p for rows in arms.values() for r in rows for p in r["parts_mean"])
-    columns = "|".join(["Policy", "Budget", "Score", *(p.replace("_", " ") for p in known)])
-    numeric = " ".join(str(place) for place in range(1, 3 + len(known)))
+    names = dict.fromkeys(p for rows in arms.values() for r in rows for p in r["parts_mean"])
+    columns = "|".join(["Policy", "Budget", "Score", *(p.replace("_", " ") for p in names)])
+    numeric = " ".join(str(place) for place in range(1, 3 + len(names)))
     rows = (
         (
             Value(name(policy)),
             Value(text.budget(budget), budget),
-            _score(average(own, "acc_mean")),
-            *(_score(average([r["parts_mean"] for r in own], part)) for part in known),
+            _score(average(r["acc_mean"] for r in of_arm)),
+            *(_score(average(r["parts_mean"].get(part) for r in of_arm)) for part in names),
         )
-        for (policy, budget), own in arms.items()
+        for (policy, budget), of_arm in arms.items()
     )
     return _table(series.label, columns, rows, numeric)
 
@@ -187,21 +190,26 @@ def control(results: Results) -> Table:
     return _table("", columns, (_control_row(results, r) for r in rows), "3 4 5 6 7")
 
 
-def _control_row(results: Results, row: Row) -> tuple[Value, ...]:
-    series = Series(row["task"], row.get("variant") or "")
-    edges = results.bin_row(series, row["bin"])
-    low, high = edges.get("low"), edges.get("high")
-    span = f"{low or 0:,}+" if high is None else f"{low or 0:,} to {high:,}"
+def _control_row(results: Results, row: BinStats) -> tuple[Value, ...]:
     return (
         _task(row),
         _bin(row),
-        Value(span if edges else text.NOTHING, low),
+        _span(results, row),
         _number(row["n"]),
         _score(row["acc_mean"]),
-        Value(f"[{text.score(row.get('ci_low'))}, {text.score(row.get('ci_high'))}]"),
-        Value(text.percent(row.get("fail_rate")), row.get("fail_rate")),
-        Value(text.percent(row.get("label_rate")), row.get("label_rate")),
+        Value(_interval(row)),
+        _percent(row["fail_rate"]),
+        _percent(row["label_rate"]),
     )
+
+
+def _span(results: Results, row: BinStats) -> Value:
+    """How long the prompts of a bin are."""
+    bin_ = results.bin_row(Series.of(row), int(row["bin"]))
+    if bin_ is None:
+        return Value(text.NOTHING)
+    low, high = bin_["low"], bin_["high"]
+    return Value(f"{low or 0:,}+" if high is None else f"{low or 0:,} to {high:,}", low)
 
 
 def efficiency(results: Results) -> Table:
@@ -210,86 +218,82 @@ def efficiency(results: Results) -> Table:
         "Policy|Budget|Achieved|KV kept|KV full|Latency p50|Latency p95|First token p50|Answers|"
         "Prompt tokens|New tokens|New tokens/s"
     )
-    arms = results.ordered(results.part("efficiency").get("arms") or ())
     priced = total_price(results) is not None
-    rows = (_efficiency_row(arm) + (_price(arm, results) if priced else ()) for arm in arms)
+    rows = (_efficiency_row(arm) + (_price(arm, results) if priced else ()) for arm in results.arms)
     return _table("", columns + "|Price" * priced, rows, "1 2 3 4 5 6 7 8 9 10 11 12")
 
 
-def _price(arm: Row, results: Results) -> tuple[Value]:
+def _price(arm: ArmRow, results: Results) -> tuple[Value]:
     price = price_of(arm, results)
     return (Value(text.NOTHING if price is None else money(price, results), price),)
 
 
-def _throughput(arm: Row) -> Value:
+def _throughput(arm: ArmRow) -> Value:
     """New tokens per second of the median request, the reading of the prompt included."""
-    made, took = arm.get("completion_tokens"), arm.get("latency_p50")
-    if not made or not took or not arm.get("answers"):
+    made, took = arm["completion_tokens"], arm["latency_p50"]
+    if not made or not took or not arm["answers"]:
         return Value(text.NOTHING)
     rate = made / arm["answers"] / took
     return Value(f"{rate:.1f}", rate)
 
 
-def _efficiency_row(arm: Row) -> tuple[Value, ...]:
-    shown = {
-        "achieved_mean": text.achieved,
-        "kept_bytes_mean": text.size,
-        "full_bytes_mean": text.size,
-        "latency_p50": text.seconds,
-        "latency_p95": text.seconds,
-        "ttft_p50": text.seconds,
-        "answers": text.whole,
-        "prompt_tokens": text.whole,
-        "completion_tokens": text.whole,
-    }
+def _efficiency_row(arm: ArmRow) -> tuple[Value, ...]:
     return (
-        Value(name(Series(arm["policy"], arm.get("variant") or "").label)),
+        Value(name(Series(arm["policy"], arm["variant"]).label)),
         Value(text.budget(arm["budget"]), arm["budget"]),
-        *(Value(show(arm.get(key)), arm.get(key)) for key, show in shown.items()),
+        Value(text.achieved(arm["achieved_mean"]), arm["achieved_mean"]),
+        Value(text.size(arm["kept_bytes_mean"]), arm["kept_bytes_mean"]),
+        Value(text.size(arm["full_bytes_mean"]), arm["full_bytes_mean"]),
+        _seconds(arm["latency_p50"]),
+        _seconds(arm["latency_p95"]),
+        _seconds(arm["ttft_p50"]),
+        _number(arm["answers"]),
+        _number(arm["prompt_tokens"]),
+        _number(arm["completion_tokens"]),
         _throughput(arm),
     )
 
 
 def integrity(results: Results) -> Table:
     """How many requests ended how."""
-    data = results.part("integrity")
-    requests, answers = data.get("requests"), data.get("answers")
+    counts = results.integrity
+    requests, answers = counts["requests"], counts["answers"]
     rows = [
         _share("requests", requests, requests),
         _share("answers", answers, requests),
-        *(_share(kind, n, requests) for kind, n in (data.get("failures") or {}).items()),
-        *(
-            _share(f"{label} (scored)", n, answers)
-            for label, n in (data.get("labels") or {}).items()
-        ),
+        *(_share(kind, n, requests) for kind, n in counts["failures"].items()),
+        *(_share(f"{label} (scored)", n, answers) for label, n in counts["labels"].items()),
     ]
     return _table("", "What|Number|Share", rows, "1 2")
 
 
 def failures(results: Results) -> Table:
     """Why requests failed, in the words of who failed them."""
-    rows = results.part("integrity").get("messages") or ()
+    rows = results.integrity.get("messages", ())
     shown = ((Value(r["kind"]), Value(r["message"]), _number(r["n"])) for r in rows)
     return _table("", "Failure|Message|Requests", shown, "2")
 
 
-def _share(what: str, number: int | None, whole: int | None) -> tuple[Value, ...]:
-    share = number / whole if number is not None and whole else None
-    return Value(what), _number(number), Value(text.percent(share), share)
+def _share(what: str, number: int, whole: int) -> tuple[Value, ...]:
+    return Value(what), _number(number), _percent(number / whole if whole else None)
 
 
-def missing(rows: Iterable[Row]) -> Table:
+def missing(rows: Iterable[MissingRow | CellRow]) -> Table:
     """Cells without an answer, and why."""
     return _table("", "Cell|Reason", ((Value(name(item(r))), Value(r["reason"])) for r in rows))
 
 
-def facts(data: Mapping[str, Any]) -> Table:
-    """Names and values; mappings inside are written out as `key: value`."""
-    rows = ((Value(key), Value(_fact(value))) for key, value in data.items())
-    return _table("", "What|Value", rows)
+def provenance(origin: Provenance) -> Table:
+    """Names and values; mappings inside are written out as `key: value`, controls are counted."""
+    shown: dict[str, object] = dict(origin)
+    if controls := origin.get("controls"):
+        produced = sum(use["produced"] for use in controls)
+        reused = sum(use["reused"] for use in controls)
+        shown["controls"] = f"{produced:,} answers asked for, {reused:,} taken from shared controls"
+    return _table("", "What|Value", ((Value(k), Value(_fact(v))) for k, v in shown.items()))
 
 
-def _fact(value: Any) -> str:
+def _fact(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {_fact(v)}" for k, v in value.items()) or text.NOTHING
     return text.NOTHING if value in (None, "") else name(value)
@@ -301,12 +305,28 @@ def _table(title: str, columns: str, rows: Rows, numeric: str = "") -> Table:
     return Table(title, tuple(columns.split("|")), tuple(rows), places)
 
 
-def _task(row: Row) -> Value:
-    return Value(name(Series(row["task"], row.get("variant") or "").label))
+def _task(row: Chain) -> Value:
+    return Value(name(Series.of(row).label))
 
 
-def _bin(row: Row) -> Value:
+def _bin(row: Chain) -> Value:
     return Value(ALL_BINS, -1) if row["bin"] == ALL_BINS else Value(str(row["bin"]), row["bin"])
+
+
+def _interval(row: BinStats) -> str:
+    return f"[{text.score(row['ci_low'])}, {text.score(row['ci_high'])}]"
+
+
+def _quantiles(p50: float | None, p95: float | None) -> Value:
+    return Value(f"{text.whole(p50)}, {text.whole(p95)}", p50)
+
+
+def _percent(value: float | None) -> Value:
+    return Value(text.percent(value), value)
+
+
+def _seconds(value: float | None) -> Value:
+    return Value(text.seconds(value), value)
 
 
 def _number(value: float | None) -> Value:
@@ -317,6 +337,6 @@ def _score(value: float | None) -> Value:
     return Value(text.score(value), value)
 
 
-def _verdict(cell: Row, which: str) -> Value:
-    word = cell.get(which) or ""
+def _verdict(cell: CellRow, verdict: VerdictWord | None) -> Value:
+    word = verdict or ""
     return Value(qualified(cell, word) or text.NOTHING, tone=word)

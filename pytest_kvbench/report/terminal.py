@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pytest_kvbench.report import answers, caveats, text
-from pytest_kvbench.report.results import Results, Row, Series, bracket, doubt, ends, final
+from pytest_kvbench.report.results import Results, Series, bracket, doubt, ends, final
+from pytest_kvbench.rows import CellRow, FailureMessage, Summary
 
 SCREEN = 24
 """Lines, paths included."""
@@ -23,9 +23,7 @@ _WITH_DELTA = 7
 _BRACKET = 14
 
 
-def terminal_lines(
-    summary: dict[str, Any], width: int = 80, paths: Sequence[str] = ()
-) -> list[str]:
+def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ()) -> list[str]:
     """At most 24 lines of at most `width` characters, the caller's `paths` last.
 
     Where there is more than a screen, rows of the table give way. Paths are kept whole, whatever
@@ -40,11 +38,11 @@ def terminal_lines(
 
 
 def _headline(results: Results) -> str:
-    model = (results.part("experiment").get("engine") or {}).get("model")
+    model = results.declared.get("engine.model")
     cells = [c for s in results.series for c in results.headline_cells(s)]
     return (
-        f"{results.summary.get('group') or 'kvbench'}{f', {model}' if model else ''}: "
-        f"{answers.tally(cells)} (margin {results.gate['margin']:g})"
+        f"{results.group or 'kvbench'}{f', {model}' if model else ''}: "
+        f"{answers.tally(cells)} (margin {results.margin:g})"
     )
 
 
@@ -81,15 +79,15 @@ def _rows(results: Results, series: Series, shown: Sequence[float], cell: int) -
     lines = [series.label] if several and not alone else []
     indent = "  " * len(lines)
     for policy in results.policies:
-        chain = {c["budget"]: c for c in results.of_policy(series, key, policy)}
+        ladder = {c["budget"]: c for c in results.of_policy(series, key, policy)}
         label = series.label if several and alone else indent + policy
-        columns = "".join(_column(chain.get(b), cell) for b in shown)
+        columns = "".join(_column(ladder.get(b), cell) for b in shown)
         lost = bracket(*ends(results.transition(series, key, policy)))
         lines.append(f"{text.fit(label, _NAME - 1).ljust(_NAME)}{columns}  {lost}")
     return lines
 
 
-def _column(cell: Row | None, width: int) -> str:
+def _column(cell: CellRow | None, width: int) -> str:
     if cell is None:
         return " " * width
     letter = LETTERS[final(cell)]
@@ -106,24 +104,23 @@ def _clipped(rows: list[str], room: int) -> list[str]:
 
 
 def _missing(results: Results) -> list[str]:
-    rows = [*results.rows("missing"), *results.unmeasured]
+    rows = [*results.missing, *results.unmeasured]
     if not rows:
         return []
-    partial = "partial run, " if results.summary.get("partial") else ""
+    partial = "partial run, " if results.is_partial else ""
     named = text.listing((caveats.item(r) for r in rows), limit=3)
-    whys = dict.fromkeys(r["reason"] for r in results.unmeasured if r.get("reason"))
+    whys = dict.fromkeys(r["reason"] for r in results.unmeasured if r["reason"])
     why = [f"not measured: {text.listing(whys, limit=1)}"] if whys else []
     return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}", *why]
 
 
 def _failures(results: Results, width: int) -> list[str]:
     """How many requests failed, and the first one's message in the server's own words."""
-    integrity = results.part("integrity")
-    said = integrity.get("messages") or []
-    return failure_lines(said, sum(integrity["failures"].values()), width) if said else []
+    messages, failed = results.integrity.get("messages"), results.integrity["failures"]
+    return failure_lines(messages, sum(failed.values()), width) if messages else []
 
 
-def failure_lines(messages: Sequence[Mapping[str, Any]], failed: int, width: int = 80) -> list[str]:
+def failure_lines(messages: Sequence[FailureMessage], failed: int, width: int = 80) -> list[str]:
     """How many requests failed, and the first of their messages (see `failure_messages`)."""
     first = f"{messages[0]['n']:,} x {text.plain(messages[0]['message'])}"
     whole = f"{text.count(failed, 'request')} failed: {first}"
@@ -131,7 +128,7 @@ def failure_lines(messages: Sequence[Mapping[str, Any]], failed: int, width: int
 
 
 def _flags(results: Results) -> list[str]:
-    said = [text.plain(flag) for flag in caveats.warnings(results)]
-    more = len(said) - MOST_FLAGS
-    lines = [f"! {flag}" for flag in said[:MOST_FLAGS]]
+    flags = [text.plain(flag) for flag in caveats.warnings(results)]
+    more = len(flags) - MOST_FLAGS
+    lines = [f"! {flag}" for flag in flags[:MOST_FLAGS]]
     return [*lines, f"! {more:,} more flags in report.md"] if more > 0 else lines

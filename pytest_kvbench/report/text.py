@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from pytest_kvbench.records import format_budget
+from pytest_kvbench.rows import BinRow, Difference
 
 NOTHING = "–"
 SYMBOLS: Mapping[str, str] = {
@@ -49,9 +49,9 @@ def interval(low: float | None, high: float | None) -> str:
     return NOTHING if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
 
 
-def difference(cell: Mapping[str, Any]) -> str:
-    """A cell's delta with its interval."""
-    return f"{signed(cell['delta'])} {interval(cell['ci_low'], cell['ci_high'])}"
+def difference(row: Difference) -> str:
+    """A delta with its interval."""
+    return f"{signed(row['delta'])} {interval(row['ci_low'], row['ci_high'])}"
 
 
 def budget(value: float | None) -> str:
@@ -124,15 +124,15 @@ def tokens(value: int) -> str:
     return f"{value / 1000:.1f}k" if value < 10_000 else f"{value / 1000:.0f}k"
 
 
-def edges(row: Mapping[str, Any]) -> str:
+def edges(row: BinRow | None) -> str:
     """The edges of a bin for a crowded axis: `614–972`, `8.0k+`; nothing for an unknown bin."""
-    if not row:
+    if row is None:
         return ""
-    low, high = tokens(row.get("low") or 0), row.get("high")
+    low, high = tokens(row["low"] or 0), row["high"]
     return f"{low}+" if high is None else f"{low}–{tokens(high)}"
 
 
-def name(value: Any) -> str:
+def name(value: object) -> str:
     """A name inside prose: set as code. A backtick in it would end the span, so it becomes `'`."""
     return f"`{printable(str(value)).replace('`', chr(39)).replace(chr(10), ' ')}`"
 

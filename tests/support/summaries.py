@@ -173,6 +173,8 @@ class _Maker:
             "acc_mean": mean,
             "acc_std": float(scores.std()),
             "em_mean": mean,
+            "parts_mean": {},
+            "clusters": scores.size,
             "fail_rate": self.shape.failure_rate * (b + 1) / self.shape.bins * (1.2 - budget),
             "latency_p50": latency,
             "latency_p95": latency * 1.4,
@@ -214,7 +216,19 @@ class _Maker:
             "labels": {"TRUNCATED": 120, "EMPTY_OUTPUT": 14} if self.shape.label_rate else {},
             "placebos": [],
             "notes": [],
-            "aa": {"delta": 0.0, "ci_low": -0.02, "ci_high": 0.02, "n": self.shape.per_bin},
+            "aa": {
+                "delta": 0.0,
+                "ci_low": -0.02,
+                "ci_high": 0.02,
+                "n": self.shape.per_bin,
+                "losses": 0,
+                "gains": 0,
+                "method": "exact",
+                "tasks": {},
+                "replies": self.shape.per_bin,
+                "same": self.shape.per_bin,
+                "discordance": 0.0,
+            },
         }
 
     def _efficiency(self) -> dict[str, Any]:
@@ -262,7 +276,10 @@ def _survival(policy: str, budget: float, index: int) -> float:
 
 def _control_cell(task: str, b: int, variant: str, scores: np.ndarray) -> dict[str, Any]:
     blank = dict.fromkeys(
-        ("treated_mean", "delta", "ci_low", "ci_high", "losses", "gains", "verdict", "verdict_holm")
+        (
+            *("treated_mean", "delta", "ci_low", "ci_high", "delta_unlabelled", "retention"),
+            *("losses", "gains", "verdict", "verdict_holm", "verdict_item", "needed"),
+        )
     )
     return blank | {
         "task": task,
@@ -277,6 +294,9 @@ def _control_cell(task: str, b: int, variant: str, scores: np.ndarray) -> dict[s
         "method": "",
         "proof": "proven",
         "flags": [],
+        "lost": 0,
+        "lost_share": 0.0,
+        "reason": "",
     }
 
 
@@ -389,6 +409,7 @@ def _provenance(shape: Shape) -> dict[str, Any]:
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
         "fingerprint": {"weights": "9f" * 32, "dtype": "float32", "kvpress": "0.5.5"},
         "seed": shape.seed,
+        "replicate_offset": 0,
         "started": "2026-11-22T08:00:00+00:00",
         "finished": "2026-11-22T08:04:10+00:00",
         "versions": {"torch": "2.13.0", "transformers": "5.2.0", "numpy": "2.4.0"},

@@ -62,7 +62,7 @@ def _of_series(results: Results, series: Series, slug: str) -> Iterator[tuple[Fi
         ("latency", bybin.LATENCY),
     ):
         rows = [row for policy in results.policies for row in results.stats(series, policy)]
-        if any(row[quantity.point] is not None for row in rows):
+        if any(quantity.point(row) is not None for row in rows):
             alt = f"{where}: {quantity.title}, one panel per policy."
             yield bybin.by_bin(results, series, quantity), _image(kind, slug, alt)
 

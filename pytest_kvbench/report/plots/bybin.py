@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,32 +15,34 @@ from matplotlib.ticker import PercentFormatter
 
 from pytest_kvbench.records import FULL_CACHE, format_budget
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Row, Series
+from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.rows import BinStats
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is drawn: the point of a bin_stats row, and the ends of its bar."""
+    """What is drawn: `bar` gives the point of a row, and the low and high end of its bar."""
 
     title: str
     axis: str
-    point: str
-    low: str
-    high: str
-    share: bool
+    bar: Callable[[BinStats], tuple[float | None, float | None, float | None]]
+    share: bool = False
+
+    def point(self, row: BinStats) -> float | None:
+        """The point alone."""
+        return self.bar(row)[0]
 
 
-ACCURACY = Quantity("accuracy by bin", "mean score", "acc_mean", "ci_low", "ci_high", False)
+ACCURACY = Quantity(
+    "accuracy by bin", "mean score", lambda row: (row["acc_mean"], row["ci_low"], row["ci_high"])
+)
 FAILURES = Quantity(
-    "failure rate by bin", "failed requests", "fail_rate", "fail_rate", "fail_rate", True
+    "failure rate by bin", "failed requests", lambda row: (row["fail_rate"],) * 3, share=True
 )
 LATENCY = Quantity(
     "latency by bin (point: p50, bar: to p95)",
     "seconds per answer",
-    "latency_p50",
-    "latency_p50",
-    "latency_p95",
-    False,
+    lambda row: (row["latency_p50"], row["latency_p50"], row["latency_p95"]),
 )
 CONTROL = style.Mark(style.CONTROL_COLOUR, "o", ":")
 
@@ -62,7 +65,7 @@ def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
     )
     figure, axes = sheet.draw()
     for (title, rows), (panel, left) in zip(groups.items(), sheet.leftmost(axes), strict=True):
-        _panel(results.bins(series), rows, quantity, ladder, panel)
+        _panel(results.bins_of(series), rows, quantity, ladder, panel)
         panel.set_xticks(range(len(ticks)), ticks, rotation=0 if len(ticks) <= 6 else 90)
         panel.set_title(title)
         panel.set_ylabel(quantity.axis if left else "")
@@ -70,7 +73,7 @@ def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
     return figure
 
 
-def _groups(results: Results, series: Series, quantity: Quantity) -> dict[str, list[Row]]:
+def _groups(results: Results, series: Series, quantity: Quantity) -> dict[str, list[BinStats]]:
     """The rows of each panel by its title: the control's and a policy's.
 
     A rate that is zero everywhere gets one panel: the same flat line ten times says no more.
@@ -90,7 +93,7 @@ def _look(position: int, number: int) -> style.Mark:
 
 def _panel(
     bins: Sequence[int],
-    rows: Sequence[Row],
+    rows: Sequence[BinStats],
     quantity: Quantity,
     ladder: dict[float, style.Mark],
     panel: Axes,
@@ -100,10 +103,10 @@ def _panel(
         arms.append(
             ([r for r in rows if (r["policy"] != FULL_CACHE, r["budget"]) == (True, budget)], look)
         )
-    arms = [(own, look) for own, look in arms if own]
-    for i, (own, look) in enumerate(arms):
+    arms = [(of_arm, look) for of_arm, look in arms if of_arm]
+    for i, (of_arm, look) in enumerate(arms):
         shift = style.dodge(i, len(arms), min(0.6, 0.12 * len(arms)))
-        _draw(panel, bins, own, quantity, look, shift)
+        _draw(panel, bins, of_arm, quantity, look, shift)
     panel.set_xlim(-0.5, len(bins) - 0.5)
     panel.grid(axis="y", color="0.92", linewidth=0.6)
     panel.set_axisbelow(True)
@@ -112,17 +115,17 @@ def _panel(
 def _draw(
     panel: Axes,
     bins: Sequence[int],
-    rows: Sequence[Row],
+    rows: Sequence[BinStats],
     quantity: Quantity,
     look: style.Mark,
     shift: float,
 ) -> None:
-    ends = (quantity.point, quantity.low, quantity.high)
-    rows = [r for r in rows if all(r[end] is not None for end in ends)]
-    x = [bins.index(r["bin"]) + shift for r in rows]
+    bars = [(bins.index(int(row["bin"])) + shift, *quantity.bar(row)) for row in rows]
+    drawn = [bar for bar in bars if None not in bar]
+    x, points, low, high = np.array(drawn, dtype=float).reshape(-1, 4).T
     panel.plot(
         x,
-        [r[quantity.point] for r in rows],
+        points,
         color=look.color,
         marker=look.marker,
         linestyle=look.linestyle,
@@ -131,7 +134,6 @@ def _draw(
         zorder=3,
         clip_on=False,  # a rate of zero lies on the axis
     )
-    low, high = ([r[end] for r in rows] for end in (quantity.low, quantity.high))
     panel.vlines(x, low, high, color=look.color, linewidth=0.9)
 
 
@@ -149,9 +151,9 @@ def _limits(axes: Sequence[Axes], quantity: Quantity) -> None:
             )
 
 
-def _legend(ladder: dict[float, style.Mark], groups: dict[str, list[Row]]) -> list[Any]:
-    seen = {r["budget"] for rows in groups.values() for r in rows if r["policy"] != FULL_CACHE}
-    budgets = [(format_budget(b), look) for b, look in ladder.items() if b in seen]
+def _legend(ladder: dict[float, style.Mark], groups: dict[str, list[BinStats]]) -> list[Any]:
+    present = {r["budget"] for rows in groups.values() for r in rows if r["policy"] != FULL_CACHE}
+    budgets = [(format_budget(b), look) for b, look in ladder.items() if b in present]
     return [
         Line2D([], [], color=m.color, marker=m.marker, linestyle=m.linestyle, label=label)
         for label, m in [("control", CONTROL), *budgets]

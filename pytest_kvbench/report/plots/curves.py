@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Row, Series
+from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.rows import CellRow
 
 MOST_OVERLAID = 5
 """More policies than this get a panel each, the others grey behind."""
@@ -45,7 +46,7 @@ def budget_curves(results: Results, series: Series) -> Figure:
 
 
 def _keys(results: Results, series: Series) -> list[BinKey]:
-    bins = list(results.bins(series))
+    bins = list(results.bins_of(series))
     pooled = results.headline(series) == ALL_BINS and any(results.treated(series, ALL_BINS))
     return [ALL_BINS, *bins] if pooled and len(bins) > 1 else [*bins] or [ALL_BINS]
 
@@ -54,9 +55,9 @@ def _by_bin(results: Results, series: Series, keys: Sequence[BinKey], axes: Sequ
     for key, panel in zip(keys, axes, strict=True):
         _control(results, series, key, panel)
         for i, policy in enumerate(results.policies):
-            chain = results.of_policy(series, key, policy)
+            ladder = results.of_policy(series, key, policy)
             shift = style.dodge(i, len(results.policies), 0.08)
-            _curve(panel, chain, style.mark(i), shift)
+            _curve(panel, ladder, style.mark(i), shift)
         panel.set_title(_title(results, series, key))
 
 
@@ -65,28 +66,28 @@ def _by_policy(results: Results, series: Series, axes: Sequence[Axes]) -> None:
     for i, (policy, panel) in enumerate(zip(results.policies, axes, strict=True)):
         _control(results, series, key, panel)
         for other in results.policies:
-            chain = _measured(results.of_policy(series, key, other))
-            panel.plot(*_points(chain), color=style.GREY, linewidth=0.7, zorder=1)
+            ladder = _measured(results.of_policy(series, key, other))
+            panel.plot(*_points(ladder), color=style.GREY, linewidth=0.7, zorder=1)
         _curve(panel, results.of_policy(series, key, policy), style.mark(i), 0.0)
         panel.set_title(f"{policy}, {_n(results.of_policy(series, key, policy))}")
 
 
-def _measured(chain: Sequence[Row]) -> list[Row]:
-    return [c for c in chain if c["treated_mean"] is not None and c["ci_low"] is not None]
+def _measured(ladder: Sequence[CellRow]) -> list[CellRow]:
+    return [c for c in ladder if c["treated_mean"] is not None and c["ci_low"] is not None]
 
 
-def _points(chain: Sequence[Row], shift: float = 0.0) -> tuple[Any, Any]:
-    budgets = np.array([c["budget"] for c in chain])
-    return budgets * np.exp(shift), np.array([c["treated_mean"] for c in chain])
+def _points(ladder: Sequence[CellRow], shift: float = 0.0) -> tuple[Any, Any]:
+    budgets = np.array([c["budget"] for c in ladder])
+    return budgets * np.exp(shift), np.array([c["treated_mean"] for c in ladder])
 
 
-def _curve(panel: Axes, chain: Sequence[Row], look: style.Mark, shift: float) -> None:
-    chain = _measured(chain)
-    x, y = _points(chain, shift)
+def _curve(panel: Axes, ladder: Sequence[CellRow], look: style.Mark, shift: float) -> None:
+    ladder = _measured(ladder)
+    x, y = _points(ladder, shift)
     panel.plot(x, y, color=look.color, marker=look.marker, linestyle=look.linestyle, zorder=3)
-    low, high = (
-        np.clip([c["control_mean"] + c[end] for c in chain], 0, 1) for end in ("ci_low", "ci_high")
-    )
+    bars = [(c["control_mean"], c["ci_low"], c["ci_high"]) for c in ladder]
+    control, low, high = np.array(bars, dtype=float).reshape(-1, 3).T
+    low, high = np.clip(control + low, 0, 1), np.clip(control + high, 0, 1)
     panel.vlines(x, low, high, color=look.color, linewidth=0.9, zorder=2)
 
 
@@ -98,7 +99,7 @@ def _control(results: Results, series: Series, key: BinKey, panel: Axes) -> None
     if low is not None and high is not None:
         panel.axhspan(low, high, color="0.9", zorder=0)
     panel.axhline(mean, color=style.CONTROL_COLOUR, linewidth=1, zorder=1)
-    margin = mean - results.gate["margin"]
+    margin = mean - results.margin
     panel.axhline(
         margin, color=style.CONTROL_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1
     )
@@ -140,7 +141,7 @@ def _title(results: Results, series: Series, key: BinKey) -> str:
     return f"bin {key}: {edges}, {n}" if edges else f"bin {key}, {n}"
 
 
-def _n(cells: Sequence[Row]) -> str:
+def _n(cells: Sequence[CellRow]) -> str:
     numbers = sorted({c["n"] for c in cells if c["n"]}) or [0]
     return f"n={numbers[0]}" if len(numbers) == 1 else f"n={numbers[0]}–{numbers[-1]}"
 
@@ -152,7 +153,7 @@ def _legend(results: Results, many: bool) -> list[Any]:
     ]
     if many:
         handles = [Line2D([], [], color=style.GREY, linewidth=0.7, label="other policies")]
-    margin = results.gate["margin"]
+    margin = results.margin
     return [
         *handles,
         Line2D([], [], color=style.CONTROL_COLOUR, linewidth=1, label="control"),

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Row, Series, doubt, final
+from pytest_kvbench.report.results import Results, Series, doubt, final
+from pytest_kvbench.rows import CellRow
 
 TALLEST = 10.5
 """Inches: a page. Tasks that would make a figure taller go on to a further one."""
@@ -130,14 +131,14 @@ def _heatmap(
 
 
 def _keys(results: Results, series: Series) -> list[BinKey]:
-    bins: list[BinKey] = list(results.bins(series))
+    bins: list[BinKey] = list(results.bins_of(series))
     return [*bins, ALL_BINS] if len(bins) != 1 and any(results.treated(series, ALL_BINS)) else bins
 
 
 def _norm(results: Results) -> Normalize:
     """Symmetric about zero, from the largest change seen; at least twice the margin."""
-    seen = [abs(c["delta"]) for c in results.treated() if c["delta"] is not None]
-    limit = max([2 * results.gate["margin"], *seen])
+    changes = [abs(c["delta"]) for c in results.treated() if c["delta"] is not None]
+    limit = max([2 * results.margin, *changes])
     return Normalize(-limit, limit)
 
 
@@ -159,7 +160,7 @@ def _panel(
     _rule(panel, lines, len(block.columns))
 
 
-def _write(panel: Axes, column: int, row: int, cell: Row, norm: Normalize) -> None:
+def _write(panel: Axes, column: int, row: int, cell: CellRow, norm: Normalize) -> None:
     delta = cell["delta"]
     words = f"{text.short(delta)}\n{text.SYMBOLS[final(cell)]}{DOUBTED * bool(doubt(cell))}"
     panel.text(
@@ -207,7 +208,7 @@ def _longest_label(results: Results) -> int:
 
 
 def _bin(results: Results, series: Series, key: BinKey) -> str:
-    place = results.bins(series).index(int(key)) if key != ALL_BINS else -1
+    place = results.bins_of(series).index(int(key)) if key != ALL_BINS else -1
     return _bins(results, series)[place]
 
 

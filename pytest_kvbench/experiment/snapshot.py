@@ -1,4 +1,4 @@
-"""What a run declared, as it is stored."""
+"""What a run declared, as it is stored: read key by key, whatever version wrote it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_kvbench.ops.columns import ALONE
+ALONE = 1
+"""`self_consistency` where nobody votes, as in all that is older than the key."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot of any version: what it does not know is None."""
+    """A snapshot of any version. What a version did not have yet is None."""
 
     keys: Mapping[str, Any]
 
@@ -28,8 +29,8 @@ class Snapshot:
 
     def params(self, policy: str) -> Mapping[str, Any]:
         """A policy's own parameters."""
-        known: Mapping[str, Any] = (self.get("kv.params") or {}).get(policy, {})
-        return known
+        params: Mapping[str, Any] = (self.get("kv.params") or {}).get(policy, {})
+        return params
 
     @property
     def dials(self) -> dict[str, Any]:
