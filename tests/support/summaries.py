@@ -82,6 +82,7 @@ class _Maker:
                     "metric": "any_of",
                     "prompts": None,
                     "template": "a1b2c3d4",
+                    "max_tokens": [32],
                     "tokenizer": "auto:0123456789ab",
                     "n": self.shape.bins * self.shape.per_bin,
                 }
