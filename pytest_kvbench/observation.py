@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pytest_kvbench.records import Cell, Failure, FailureKind, Label, Proof
 
@@ -94,7 +94,7 @@ class Observation:
         """By which its control is found, or a control's treatments."""
         return Shared(self.cell.control, self.example_id, self.replicate)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain flat data, as exports have it."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NESTED}
         return {**asdict(self.cell), **plain, **asdict(self.outcome)}

@@ -46,6 +46,10 @@ def to_json(record: Any) -> dict[str, Any]:
     return data
 
 
+Meta = Mapping[str, Any]
+"""What a task notes on an example besides question and answers: JSON, by keys of the task's own."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One question.

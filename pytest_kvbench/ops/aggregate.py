@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
 from pytest_kvbench.experiment.snapshot import ALONE
@@ -70,6 +70,14 @@ class Source:
         return f"{self.path.name.removesuffix(SUFFIX)}-{place}"
 
 
+class _State(TypedDict):
+    """A source as it was read: size and time of its files, what is wrong with it, its answers."""
+
+    stamp: list[list[int]]
+    problem: str
+    rows: int
+
+
 @dataclass(frozen=True)
 class Aggregated:
     """What an aggregation did; `skipped` says why by source, `rows` counts all answers."""
@@ -96,21 +104,25 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
         target.mkdir(parents=True, exist_ok=True)
     sweep(target, below=True)
     with locked(target / ".lock"):
-        known = _read_state(target / STATE)
+        states = _read_states(target / STATE)
         sources = {str(s.path.resolve()): s for folder in reports for s in _sources(folder)}
         stamps = {place: source.stamp for place, source in sources.items()}
-        fresh = {p: s for p, s in sources.items() if known.get(p, {}).get("stamp") != stamps[p]}
-        for place, outcome in _gather(fresh, target):
-            known[place] = {"stamp": stamps[place], **outcome}
+        fresh = {
+            place: source
+            for place, source in sources.items()
+            if place not in states or states[place]["stamp"] != stamps[place]
+        }
+        for place, problem, rows in _gather(fresh, target):
+            states[place] = {"stamp": stamps[place], "problem": problem, "rows": rows}
         if fresh:
-            replace_json(target / STATE, {"schema": SCHEMA, "sources": known})
+            replace_json(target / STATE, {"schema": SCHEMA, "sources": states})
     return Aggregated(
         target,
-        tuple(str(s.path) for p, s in fresh.items() if not known[p]["problem"]),
+        tuple(str(s.path) for p, s in fresh.items() if not states[p]["problem"]),
         len(sources) - len(fresh),
-        {str(s.path): known[p]["problem"] for p, s in sources.items() if known[p]["problem"]},
-        tuple(sorted(known.keys() - sources.keys())),
-        sum(entry["rows"] for entry in known.values()),
+        {str(s.path): states[p]["problem"] for p, s in sources.items() if states[p]["problem"]},
+        tuple(sorted(states.keys() - sources.keys())),
+        sum(entry["rows"] for entry in states.values()),
     )
 
 
@@ -152,7 +164,7 @@ def _archived(path: Path) -> str:
     return re.sub(r"-\d{8}T\d{6}Z$", "", path.name.removesuffix(SUFFIX))
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_states(path: Path) -> dict[str, _State]:
     """What was read before; a state of another schema, or none, makes everything new."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -164,8 +176,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 # -- one source ----------------------------------------------------------------------------------
 
 
-def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Read and write every source; by place, how many answers or what is wrong with it."""
+def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, str, int]]:
+    """Read and write every source: its place, what is wrong with it, and how many answers."""
     tasks = [(place, source.path, source.name, target) for place, source in sources.items()]
     if len(tasks) < WORTH_A_PROCESS:
         return [_take(task) for task in tasks]
@@ -173,16 +185,16 @@ def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, 
         return list(pool.map(_take, tasks, chunksize=4))
 
 
-def _take(task: tuple[str, Path, str, Path]) -> tuple[str, dict[str, Any]]:
+def _take(task: tuple[str, Path, str, Path]) -> tuple[str, str, int]:
     place, path, name, target = task
     try:
         with _unpacked(path) as folder:
             group = read_group(folder)
     except StoreError as error:
-        return place, {"problem": error.what, "rows": 0}
+        return place, error.what, 0
     for table in COLUMNS:
         replace_bytes(target / table / f"{name}.parquet", _parquet(table, getattr(group, table)))
-    return place, {"problem": "", "rows": len(group.answers.rows)}
+    return place, "", len(group.answers.rows)
 
 
 @contextlib.contextmanager

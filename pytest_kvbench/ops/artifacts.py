@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.files import (
     locked,
@@ -60,7 +59,7 @@ class _Artifact:
     observed: Sequence[Observation]
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """All that decides the answers: the arm, and what it was asked."""
         asked = sorted(request.key for _, request in self.requests)
         return {
@@ -137,17 +136,21 @@ def _arm_key(arm: Arm) -> tuple[str, float]:
     return arm.policy, arm.budget
 
 
-def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[CellRow]) -> dict[str, Any]:
-    known = stored_provenance(artifact.prepared.folder, run) or provenance_of(run)
+def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[CellRow]) -> dict[str, object]:
+    origin = stored_provenance(artifact.prepared.folder, run) or provenance_of(run)
     came = [one.outcome.score for one in artifact.observed]
     scores = [score for score in came if score is not None]
     arm = artifact.arm
     return {
         "config": artifact.config,
         "group": artifact.prepared.experiment.group,
-        "code": {name: known[name] for name in ("kvbench", "git_commit", "versions")},
-        "fingerprint": known["fingerprint"],
-        "seed": known["seed"],
+        "code": {
+            "kvbench": origin["kvbench"],
+            "git_commit": origin["git_commit"],
+            "versions": origin["versions"],
+        },
+        "fingerprint": origin["fingerprint"],
+        "seed": origin["seed"],
         "dimensions": {
             "engine": arm.engine,
             "model": arm.model,
@@ -162,13 +165,14 @@ def _meta(artifact: _Artifact, run: RunRow, cells: Sequence[CellRow]) -> dict[st
             "answers": len(scores),
             "failures": len(artifact.observed) - len(scores),
             "score_mean": sum(scores) / len(scores) if scores else None,
-            "cells": {
-                f"{c['task']} bin {c['bin']}": {k: c[k] for k in ("delta", "verdict_holm")}
-                for c in cells
-            },
+            "cells": {f"{c['task']} bin {c['bin']}": _figures(c) for c in cells},
         },
         "exported_at": now(),
     }
+
+
+def _figures(cell: CellRow) -> dict[str, object]:
+    return {"delta": cell["delta"], "verdict_holm": cell["verdict_holm"]}
 
 
 def _lines(artifact: _Artifact) -> Iterator[str]:

@@ -77,6 +77,10 @@ other reply speaks for itself.
 """
 
 
+Record = Mapping[str, object]
+"""A row by the names of its columns."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of one kind, values in the order of `columns`."""
@@ -85,7 +89,7 @@ class Table:
     rows: list[tuple[Any, ...]]
 
     @classmethod
-    def of(cls, name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    def of(cls, name: str, rows: Sequence[Record]) -> Table:
         """Rows as one of `COLUMNS`; what a row lacks is None."""
         columns = tuple(COLUMNS[name])
         return cls(columns, [tuple(row.get(column) for column in columns) for row in rows])

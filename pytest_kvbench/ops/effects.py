@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.ops.columns import Record
 from pytest_kvbench.pipeline import assay, plan
 from pytest_kvbench.records import FULL_CACHE
 
@@ -33,12 +34,23 @@ DIALS = (
     "self_consistency",
     "template",
 )
-_DIFFERENCE = ("n", "clusters", "mean_from", "mean_to", "effect", "ci_low", "ci_high")
 ASKED = ("task", "example_id")
 """With all dials, what names an answer; trials, and the same thing asked twice, are averaged.
 
 What a task makes of an example (`prompt`) is equal too, unless the template is the dial.
 """
+
+
+class Effect(NamedTuple):
+    """A mean difference of two scores of the same examples, with its interval, in score units."""
+
+    n: int
+    clusters: int
+    mean_from: float
+    mean_to: float
+    effect: float
+    ci_low: float
+    ci_high: float
 
 
 def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -107,10 +119,10 @@ def effects(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     import pandas as pd
 
     rows = [row for dial in DIALS for row in _of_dial(scored, dial, alpha)]
-    return pd.DataFrame(rows, columns=["dial", "from", "to", *_DIFFERENCE])
+    return pd.DataFrame(rows, columns=["dial", "from", "to", *Effect._fields])
 
 
-def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[dict[str, Any]]:
+def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[Record]:
     if scored[dial].nunique() < 2:
         return
     same = [*ASKED, "cluster", *(other for other in DIALS if other != dial)]
@@ -130,7 +142,7 @@ def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[dict[str
                     both.iloc[:, 1].to_numpy(),
                     both.index.get_level_values("cluster").to_numpy(),
                     alpha,
-                ),
+                )._asdict(),
             }
 
 
@@ -140,24 +152,22 @@ def _steps(dial: str, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     return itertools.combinations(sorted(values, key=str), 2)
 
 
-def difference(
-    former: np.ndarray, later: np.ndarray, clusters: np.ndarray, alpha: float
-) -> dict[str, Any]:
+def difference(former: np.ndarray, later: np.ndarray, clusters: np.ndarray, alpha: float) -> Effect:
     """The mean of later - former with its interval, clusters kept together; shape (n,) each."""
     pairs = checked(
         np.clip(former.round(12), 0, 1), np.clip(later.round(12), 0, 1), clusters.astype(str)
     )
     evidence = evidence_of(*pairs)
     low, high = interval(evidence, alpha)
-    return {
-        "n": len(former),
-        "clusters": int(pairs[2].max()) + 1,
-        "mean_from": float(former.mean()),
-        "mean_to": float(later.mean()),
-        "effect": evidence.estimate,
-        "ci_low": low,
-        "ci_high": high,
-    }
+    return Effect(
+        n=len(former),
+        clusters=int(pairs[2].max()) + 1,
+        mean_from=float(former.mean()),
+        mean_to=float(later.mean()),
+        effect=evidence.estimate,
+        ci_low=low,
+        ci_high=high,
+    )
 
 
 def losses(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
@@ -182,9 +192,9 @@ def losses(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
             "tasks": own["task"].nunique(),
             **difference(
                 own["control"].to_numpy(), own["score"].to_numpy(), own["cluster"].to_numpy(), alpha
-            ),
+            )._asdict(),
         }
         for (model, policy, budget), own in both.groupby(["model", "policy", "budget"])
     ]
-    found = pd.DataFrame(rows, columns=["model", "policy", "budget", "tasks", *_DIFFERENCE])
+    found = pd.DataFrame(rows, columns=["model", "policy", "budget", "tasks", *Effect._fields])
     return found.sort_values(["model", "policy", "budget"], ascending=[True, True, False])

@@ -11,7 +11,7 @@ from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Outcome
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.records import Arm, Cell, Request, format_budget
+from pytest_kvbench.records import Arm, Cell, Example, Request, format_budget
 from pytest_kvbench.store.store import RunRow
 
 VERSION = 2
@@ -91,12 +91,12 @@ def _log(
 
 
 def _samples(
-    answered: Answered, examples: Mapping[str, Any], metric: str, model: str
-) -> Iterator[dict[str, Any]]:
+    answered: Answered, examples: Mapping[str, Example], metric: str, model: str
+) -> Iterator[dict[str, object]]:
     first = min((request.replicate for request, _ in answered), default=0)
     for request, outcome in answered:
         example = examples[request.example_id]
-        sample: dict[str, Any] = {
+        sample: dict[str, object] = {
             "id": request.example_id,
             "epoch": 1 + request.replicate - first,
             "input": "\n\n".join(filter(None, (example.context, example.question))),
@@ -115,7 +115,7 @@ def _samples(
         yield sample
 
 
-def _output(outcome: Outcome, model: str) -> dict[str, Any]:
+def _output(outcome: Outcome, model: str) -> dict[str, object]:
     message = {"role": "assistant", "content": outcome.text, "source": "generate"}
     stop = _STOPS.get(outcome.finish_reason or "", "unknown")
     return {
@@ -125,7 +125,7 @@ def _output(outcome: Outcome, model: str) -> dict[str, Any]:
     }
 
 
-def _usage(asked: int | None, made: int | None) -> dict[str, Any]:
+def _usage(asked: int | None, made: int | None) -> dict[str, object]:
     """Nothing where the server did not count both: Inspect has no place for one alone."""
     if asked is None or made is None:
         return {}

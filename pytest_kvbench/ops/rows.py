@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytest_kvbench.cellkey import ALL_BINS, CellKey
+from pytest_kvbench.cellkey import ALL_BINS, CellKey, Chain, ChainKey
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.experiment.snapshot import ALONE, Snapshot
 from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
-from pytest_kvbench.ops.columns import BRACKET, Table
+from pytest_kvbench.ops.columns import Record, Table
 from pytest_kvbench.pipeline.votes import spokesman
+from pytest_kvbench.rows import BinStats, Provenance, TransitionRow
 from pytest_kvbench.score.vote import ballot
-from pytest_kvbench.store.contents import Contents
+from pytest_kvbench.store.contents import Contents, Dataset, Edges
 from pytest_kvbench.store.database import copy_database
 from pytest_kvbench.store.store import DATABASE, SCHEMA_VERSION, RunRow, Store
 
@@ -30,15 +31,7 @@ _ONE_VOTE = (
 )
 """What the samples of one vote have in common, their trial aside."""
 
-_STATISTICS = (
-    "fail_rate",
-    "label_rate",
-    "latency_p50",
-    "kept_bytes_mean",
-    "full_bytes_mean",
-    "prompt_tokens_p50",
-    "completion_tokens_p50",
-)
+_NO_EDGES = Edges(None, None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,7 @@ class GroupRows:
     answers: Table
     runs: Table
     cells: Table
-    transitions: list[dict[str, Any]]
+    transitions: list[TransitionRow]
 
 
 def read_group(folder: Path) -> GroupRows:
@@ -76,14 +69,14 @@ def read_group(folder: Path) -> GroupRows:
             ) from error
 
 
-def stored_provenance(folder: Path, run: RunRow) -> Mapping[str, Any]:
-    """What a group's summary.json says of a run's origin; empty where it is about another."""
+def stored_provenance(folder: Path, run: RunRow) -> Provenance | None:
+    """What a group's summary.json says of a run's origin; None where it is about another."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        known: Mapping[str, Any] = summary["provenance"]
-        return known if known["started"] == run.started_at else {}
+        provenance: Provenance = summary["provenance"]
+        return provenance if provenance["started"] == run.started_at else None
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return None
 
 
 @contextlib.contextmanager
@@ -95,6 +88,37 @@ def _copied(database: Path) -> Iterator[Path]:
         path = room / DATABASE
         copy_database(database, path)
         yield path
+
+
+class _Reply(NamedTuple):
+    """What an election needs of a reply; `together` samples vote, those of one `vote` and trial."""
+
+    key: str
+    example_id: str
+    replicate: int
+    metric: str | None
+    text: str
+    failure: str
+    together: int
+    vote: tuple[object, ...]
+
+    @classmethod
+    def of(cls, columns: Sequence[str], row: Sequence[Any], voting: int) -> _Reply:
+        """A row of the answers. Greedy decoding draws no samples: its replies stand alone."""
+        named = dict(zip(columns, row, strict=True))
+        is_drawn = json.loads(named["sampling"])["temperature"] > 0
+        together = voting if is_drawn else ALONE
+        vote = tuple(named[name] for name in _ONE_VOTE)
+        return cls(
+            key=named["key"],
+            example_id=named["example_id"],
+            replicate=named["replicate"],
+            metric=named["metric"],
+            text=named["text"],
+            failure=named["failure"],
+            together=together,
+            vote=vote,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +133,7 @@ class _Reader:
             answers,
             Table.of("runs", self._runs(answers)),
             Table.of("cells", self._cells()),
-            self.contents.analysis("transitions"),
+            self.contents.transitions(),
         )
 
     @property
@@ -131,39 +155,35 @@ class _Reader:
         self, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, bool]]:
         """Of every reply: how many vote together, and whether it speaks for them."""
-        voting = Snapshot(self.runs[-1].snapshot).dials["self_consistency"]
+        voting = int(Snapshot(self.runs[-1].snapshot).get("sampling.self_consistency") or ALONE)
         if voting == ALONE:
             return iter([(ALONE, True)] * len(rows))
-        replies = [dict(zip(columns, row, strict=True)) for row in rows]
-        together = [voting if _is_drawn(reply) else ALONE for reply in replies]
-        elected = self._elected(replies, together)
-        return (
-            (count, count == ALONE or reply["key"] in elected)
-            for reply, count in zip(replies, together, strict=True)
-        )
+        replies = [_Reply.of(columns, row, voting) for row in rows]
+        elected = self._elected(replies)
+        return ((r.together, r.together == ALONE or r.key in elected) for r in replies)
 
-    def _elected(self, replies: Sequence[Mapping[str, Any]], together: Sequence[int]) -> set[str]:
+    def _elected(self, replies: Iterable[_Reply]) -> set[str]:
         """The keys of the replies that speak for votes with all their samples."""
         metas = self.contents.metas()
         rule = self.runs[-1].snapshot["sampling"]["reasoning"]
-        votes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-        for reply, count in zip(replies, together, strict=True):
-            vote = (*(reply[name] for name in _ONE_VOTE), reply["replicate"] // count, count)
-            votes.setdefault(vote, []).append(reply)
+        votes: dict[tuple[object, ...], list[_Reply]] = {}
+        for reply in replies:
+            trial = reply.replicate // reply.together
+            votes.setdefault((*reply.vote, trial, reply.together), []).append(reply)
         whole = [
             samples
-            for (*_, count), samples in votes.items()
-            if len(samples) == count
-            and not any(r["metric"] is None or r["failure"] for r in samples)
+            for samples in votes.values()
+            if len(samples) == samples[0].together
+            and not any(r.metric is None or r.failure for r in samples)
         ]
-        spoken = (
+        spokesmen = (
             spokesman(
-                {r["replicate"]: r for r in samples},
-                lambda r: ballot(r["metric"], r["text"], metas.get(r["example_id"], {}), rule),
+                {r.replicate: r for r in samples},
+                lambda r: ballot(r.metric or "", r.text, metas.get(r.example_id, {}), rule),
             )
             for samples in whole
         )
-        return {reply["key"] for reply in spoken}
+        return {reply.key for reply in spokesmen}
 
     def _run_id(self, number: int) -> str:
         """Of the run during which an answer came, by its place in their order; 0: before any."""
@@ -171,16 +191,15 @@ class _Reader:
 
     # -- runs ----------------------------------------------------------------------------------
 
-    def _runs(self, answers: Table) -> list[dict[str, Any]]:
+    def _runs(self, answers: Table) -> list[Record]:
         run, failure = (answers.columns.index(name) for name in ("run_id", "failure"))
         came: dict[str, list[int]] = {r.run_id: [0, 0] for r in self.runs}
         for row in answers.rows:
             came[row[run]][bool(row[failure])] += 1
         rows = [self._run(r, *came[r.run_id]) for r in self.runs]
-        rows[-1] |= self._verdicts()
-        return rows
+        return [*rows[:-1], {**rows[-1], **self._verdicts()}]
 
-    def _run(self, run: RunRow, answered: int, failed: int) -> dict[str, Any]:
+    def _run(self, run: RunRow, answered: int, failed: int) -> Record:
         declared = Snapshot(run.snapshot)
         provenance = stored_provenance(self.folder, run)
         return {
@@ -199,8 +218,8 @@ class _Reader:
             "mode": declared.get("gate.mode"),
             "answers": answered,
             "failures": failed,
-            "git_commit": provenance.get("git_commit"),
-            "kvbench": provenance.get("kvbench"),
+            "git_commit": provenance["git_commit"] if provenance else None,
+            "kvbench": provenance["kvbench"] if provenance else None,
             "fingerprint": json.dumps(run.fingerprint, sort_keys=True),
             "snapshot": json.dumps(run.snapshot, sort_keys=True),
             "schema": SCHEMA_VERSION,
@@ -208,9 +227,7 @@ class _Reader:
 
     def _verdicts(self) -> dict[str, int]:
         """How the cells of single bins were judged."""
-        words = [
-            c["verdict_holm"] for c in self.contents.analysis("verdicts") if c["bin"] != ALL_BINS
-        ]
+        words = [str(c["verdict_holm"]) for c in self.contents.cells() if c["bin"] != ALL_BINS]
         names = {"not_measured": "not-measured"}
         return {
             column: words.count(names.get(column, column))
@@ -219,64 +236,74 @@ class _Reader:
 
     # -- cells ---------------------------------------------------------------------------------
 
-    def _cells(self) -> list[dict[str, Any]]:
+    def _cells(self) -> list[Record]:
         """The analysis of the last run, with the dials that may explain it."""
         run, declared = self.runs[-1], Snapshot(self.runs[-1].snapshot)
         sets, bins = self.contents.datasets(), self.contents.bins()
         statistics = self._statistics()
-        chains = {_chain(t): t for t in self.contents.analysis("transitions")}
+        brackets = {ladder_of(t): bracket_of(t) for t in self.contents.transitions()}
         common = {"group": self.group, "run_id": run.run_id, "started_at": run.started_at}
         return [
             {
                 **common,
                 **declared.dials,
                 **cell,
-                **_edges(bins.get((cell["task"], str(cell["bin"])))),
-                **_asked(sets.get(cell["task"], {}), declared.get("sampling.max_tokens")),
+                **bins.get((cell["task"], str(cell["bin"])), _NO_EDGES)._asdict(),
+                **_asked(sets.get(cell["task"]), declared.get("sampling.max_tokens")),
                 **statistics.get(CellKey.of_row(cell), {}),
-                **{k: chains.get(_chain(cell), {}).get(k) for k in BRACKET},
+                **brackets.get(ladder_of(cell), {}),
                 "bin": str(cell["bin"]),
                 "params": json.dumps(declared.params(cell["policy"]), sort_keys=True),
-                "flags": json.dumps(cell.get("flags") or []),
+                "flags": json.dumps(cell["flags"]),
             }
-            for cell in self.contents.analysis("verdicts")
+            for cell in self.contents.cells()
         ]
 
-    def _statistics(self) -> dict[CellKey, dict[str, Any]]:
+    def _statistics(self) -> dict[CellKey, dict[str, float | None]]:
         """What each arm did by bin; over all bins, the mean of the bins."""
-        found: dict[CellKey, list[dict[str, Any]]] = {}
-        for row in self.contents.analysis("bin_stats"):
-            own = CellKey.of_row(row)
-            for key in (own, own.pooled):
-                found.setdefault(key, []).append(row)
-        return {
-            key: {name: _mean([r.get(name) for r in rows]) for name in _STATISTICS}
-            for key, rows in found.items()
-        }
+        rows_of: dict[CellKey, list[BinStats]] = {}
+        for row in self.contents.bin_stats():
+            of_bin = CellKey.of_row(row)
+            for key in (of_bin, of_bin.pooled):
+                rows_of.setdefault(key, []).append(row)
+        return {key: _means(rows) for key, rows in rows_of.items()}
 
 
-def _is_drawn(reply: Mapping[str, Any]) -> bool:
-    """Whether it is a sample: greedy decoding draws none."""
-    return bool(json.loads(reply["sampling"])["temperature"] > 0)
+def ladder_of(row: Chain) -> ChainKey:
+    """The ladder of budgets that a row is about."""
+    return ChainKey(row["task"], row["bin"], row["variant"], row["policy"])
 
 
-def _chain(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (str(row["bin"]), *(row.get(k) or "" for k in ("task", "variant", "policy")))
-
-
-def _edges(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"low": row["low"], "high": row["high"]} if row else {}
-
-
-def _asked(row: Mapping[str, Any], max_tokens: int | None) -> dict[str, Any]:
+def bracket_of(row: TransitionRow) -> Record:
+    """The columns `BRACKET` of a ladder."""
     return {
-        "max_tokens": max_tokens or row.get("max_tokens"),
-        "template": row.get("template_version"),
-        "tokenizer": row.get("tokenizer"),
-        "metric": row.get("metric"),
+        "b_safe": row["b_safe"],
+        "b_broken": row["b_broken"],
+        "b_safe_adjusted": row["b_safe_adjusted"],
+        "b_broken_adjusted": row["b_broken_adjusted"],
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _asked(dataset: Dataset | None, max_tokens: int | None) -> Record:
+    """The columns that say what was asked: the experiment's length of an answer, or the task's."""
+    if dataset is None:
+        return {"max_tokens": max_tokens}
+    return {**dataset._asdict(), "max_tokens": max_tokens or dataset.max_tokens}
+
+
+def _means(rows: Sequence[BinStats]) -> dict[str, float | None]:
+    """The mean of each statistic over bins that weigh the same."""
+    return {
+        "fail_rate": _mean(row["fail_rate"] for row in rows),
+        "label_rate": _mean(row["label_rate"] for row in rows),
+        "latency_p50": _mean(row["latency_p50"] for row in rows),
+        "kept_bytes_mean": _mean(row["kept_bytes_mean"] for row in rows),
+        "full_bytes_mean": _mean(row["full_bytes_mean"] for row in rows),
+        "prompt_tokens_p50": _mean(row["prompt_tokens_p50"] for row in rows),
+        "completion_tokens_p50": _mean(row["completion_tokens_p50"] for row in rows),
+    }
+
+
+def _mean(of_bins: Iterable[float | None]) -> float | None:
+    values = [value for value in of_bins if value is not None]
+    return sum(values) / len(values) if values else None

@@ -39,7 +39,7 @@ class Measured:
     clusters: Mapping[str, str]
     reason: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data; an example's score and cluster stand together."""
         scores = {e: [score, self.clusters[e]] for e, score in self.scores.items()}
         more = {"verdict": self.verdict, "scores": scores, "clusters": None, "reason": self.reason}
@@ -68,7 +68,7 @@ class Side:
     pooled: Mapping[str, str]
     asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of a baseline's file, as JSON data."""
         cells = [cell.to_json() for cell in self.cells]
         return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": now()}

@@ -86,7 +86,7 @@ class Change:
         lost_hold = self.verdict_base == "holds" and self.verdict_now == "breaks"
         return self.change == "worse" or lost_hold
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, the estimate's fields beside the others."""
         row = asdict(self)
         flags = {name: getattr(self, name) for name in ("new_break", "fixed_break", "regression")}
@@ -113,7 +113,7 @@ class Comparison:
         """The rows that make the exit code 1."""
         return [change for change in self.changes if change.regression]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data for programs."""
         places = {k: [p.columns() for p in getattr(self, k)] for k in ("only_base", "only_now")}
         changes = [change.to_json() for change in self.changes]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.records import Meta
+from pytest_kvbench.rows import BinStats, CellRow, TransitionRow
 from pytest_kvbench.store.database import Database
 
 _ANSWERS = """
@@ -29,6 +32,25 @@ _ANSWERS = """
 """
 
 
+class Dataset(NamedTuple):
+    """How the examples of a task were chosen, and what scores their answers.
+
+    `max_tokens` is the longest of the task's own lengths of an answer, in tokens.
+    """
+
+    template: str
+    tokenizer: str
+    metric: str
+    max_tokens: int | None
+
+
+class Edges(NamedTuple):
+    """The edges of a bin in tokens, None for an open end."""
+
+    low: int | None
+    high: int | None
+
+
 @dataclass(frozen=True)
 class Contents:
     """Reads what is stored.
@@ -48,30 +70,40 @@ class Contents:
         names = tuple(found[0].keys()) if found else ("key", "created_at", "failure", "run")
         return names, map(tuple, found)
 
-    def metas(self) -> dict[str, Any]:
+    def metas(self) -> dict[str, Meta]:
         """The `meta` of every example, by the example's id."""
         found = self.db.read("SELECT example_id, meta FROM examples")
         return {example: json.loads(meta) for example, meta in found}
 
-    def datasets(self) -> dict[str, Mapping[str, Any]]:
-        """With which metric, template and tokenizer the examples were chosen, by task.
-
-        `max_tokens` is the longest of the task's own.
-        """
-        query = (
-            "SELECT d.*, (SELECT max(max_tokens) FROM manifest_entries m WHERE m.task = d.task)"
-            " AS max_tokens FROM datasets d"
+    def datasets(self) -> dict[str, Dataset]:
+        """What was asked of the examples, by task."""
+        rows = self.db.read(
+            "SELECT task, template_version, tokenizer, metric, (SELECT max(max_tokens)"
+            " FROM manifest_entries m WHERE m.task = d.task) FROM datasets d"
         )
-        return {row["task"]: dict(row) for row in self.db.read(query)}
+        return {task: Dataset(*rest) for task, *rest in rows}
 
-    def bins(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+    def bins(self) -> dict[tuple[str, str], Edges]:
         """The edges of bins in tokens, by task and bin."""
-        found = self.db.read("SELECT * FROM bins")
-        return {(row["task"], str(row["bin"])): dict(row) for row in found}
+        rows = self.db.read("SELECT task, bin, low, high FROM bins")
+        return {(task, str(bin_)): Edges(low, high) for task, bin_, low, high in rows}
 
-    def analysis(
-        self, table: Literal["bin_stats", "verdicts", "transitions"]
-    ) -> list[dict[str, Any]]:
-        """The records of an analysis as they were saved."""
+    def cells(self) -> list[CellRow]:
+        """The cells of the last analysis, controls and rows over bins too."""
+        rows: list[CellRow] = self._payloads("verdicts")
+        return [{**row, **CellKey.of_row(row).columns()} for row in rows]  # bins are stored as text
+
+    def transitions(self) -> list[TransitionRow]:
+        """The ladders of the last analysis."""
+        rows: list[TransitionRow] = self._payloads("transitions")
+        return rows
+
+    def bin_stats(self) -> list[BinStats]:
+        """What every arm did on every bin, by the last analysis."""
+        rows: list[BinStats] = self._payloads("bin_stats")
+        return rows
+
+    def _payloads(self, table: Literal["bin_stats", "verdicts", "transitions"]) -> Any:
+        """The records of a table as `analysis.save` stored them."""
         found = self.db.read(f"SELECT payload FROM {table}")  # noqa: S608 -- literals
         return [json.loads(row[0]) for row in found]
