@@ -63,7 +63,7 @@ class Example:
     question: str
     context: str
     answers: tuple[str, ...]
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Meta = field(default_factory=dict)
 
     @cached_property
     def cluster(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from pytest_kvbench.records import Meta
 
 _STATED = (
     re.compile(r"The correct answer is \(([A-D])\)"),
@@ -12,7 +13,7 @@ _STATED = (
 )
 
 
-def choice(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+def choice(prediction: str, answers: Sequence[str], meta: Meta) -> float:
     """1 for the right letter. A reply without a letter is worth 0, or 0.25 where compensated.
 
     Args:
@@ -26,12 +27,12 @@ def choice(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> 
     return float(letter in answers)
 
 
-def right_choice(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def right_choice(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """1 for the right letter, else 0: never compensated."""
     return float(stated_choice(prediction) in answers)
 
 
-def states_choice(prediction: str, meta: Mapping[str, Any]) -> bool:  # noqa: ARG001  # a reader's signature
+def states_choice(prediction: str, meta: Meta) -> bool:  # noqa: ARG001  # a reader's signature
     """Whether the reply names a letter in the way asked for."""
     return stated_choice(prediction) is not None
 
@@ -43,7 +44,7 @@ def stated_choice(prediction: str) -> str | None:
     return next((match[1] for match in matches if match), None)
 
 
-def among_options(meta: Mapping[str, Any]) -> float:
+def among_options(meta: Meta) -> float:
     """The score of guessing among an example's `options`; 0 where it lists none."""
     options = meta.get("options")
     return 1 / len(options) if isinstance(options, list | Mapping) and options else 0.0

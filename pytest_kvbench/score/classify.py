@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Meta
 
 
-def classification(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+def classification(prediction: str, answers: Sequence[str], meta: Meta) -> float:
     """One over the number of classes named, where the right one is among them.
 
     Args:
@@ -23,7 +23,7 @@ def classification(prediction: str, answers: Sequence[str], meta: Mapping[str, A
     return max((_one(found, answer) for answer in answers), default=0.0)
 
 
-def named_classes(prediction: str, meta: Mapping[str, Any]) -> list[str]:
+def named_classes(prediction: str, meta: Meta) -> list[str]:
     """The classes of `meta["all_classes"]` whose names are in the reply.
 
     Raises:
@@ -32,7 +32,7 @@ def named_classes(prediction: str, meta: Mapping[str, Any]) -> list[str]:
     return [name for name in classes_of(meta) if name in prediction]
 
 
-def classes_of(meta: Mapping[str, Any]) -> Sequence[str]:
+def classes_of(meta: Meta) -> Sequence[str]:
     """The names of all classes.
 
     Raises:

@@ -6,12 +6,13 @@ installed: it says so only in a warning, so that both are in the wild. Here each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
-from typing import Any
+
+from pytest_kvbench.records import Meta
 
 
-def code_similarity(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def code_similarity(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """Edit similarity of the reply's first line of code, in hundredths: `code_sim_score`.
 
     It is fuzzywuzzy's `ratio` without python-Levenshtein, which LongBench does not ask for: the
@@ -23,7 +24,7 @@ def code_similarity(prediction: str, answers: Sequence[str], meta: Mapping[str, 
 def code_similarity_levenshtein(
     prediction: str,
     answers: Sequence[str],
-    meta: Mapping[str, Any],  # noqa: ARG001  # a metric's signature
+    meta: Meta,  # noqa: ARG001  # a metric's signature
 ) -> float:
     """The same as fuzzywuzzy gives it where python-Levenshtein is installed."""
     return _best(insertions_and_deletions, prediction, answers)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Meta
 
 LETTERS = ("A", "B", "C", "D")
 ABSTAIN = "IDK"
@@ -64,9 +65,7 @@ class EvidenceScores:
     credited: bool = False
 
 
-def evidence_scores(
-    prediction: str, answers: Sequence[str], meta: Mapping[str, Any]
-) -> EvidenceScores:
+def evidence_scores(prediction: str, answers: Sequence[str], meta: Meta) -> EvidenceScores:
     """Judge one reply.
 
     Args:
@@ -103,7 +102,7 @@ def evidence_scores(
     )
 
 
-def check_options(meta: Mapping[str, Any]) -> None:
+def check_options(meta: Meta) -> None:
     """Refuse options, support or cards that are not one text for each letter.
 
     Raises:
@@ -117,26 +116,24 @@ def check_options(meta: Mapping[str, Any]) -> None:
             raise UsageError(f"metric credited needs {key} as a list of four texts", "check them")
 
 
-def credited(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+def credited(prediction: str, answers: Sequence[str], meta: Meta) -> float:
     """1 for a right answer with evidence, else 0."""
     return float(evidence_scores(prediction, answers, meta).credited)
 
 
-def right_and_readable(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+def right_and_readable(prediction: str, answers: Sequence[str], meta: Meta) -> float:
     """1 for a right answer, evidence or not, else 0."""
     return float(evidence_scores(prediction, answers, meta).correct)
 
 
-def evidence_parts(
-    prediction: str, answers: Sequence[str], meta: Mapping[str, Any]
-) -> dict[str, float]:
+def evidence_parts(prediction: str, answers: Sequence[str], meta: Meta) -> dict[str, float]:
     """What `evidence_scores` measures as numbers in [0, 1]; what does not apply is left out."""
     scores = evidence_scores(prediction, answers, meta)
     measured = {**asdict(scores), "witness": None}  # a letter: `witness_pass` says what it shows
     return {name: float(value) for name, value in measured.items() if value is not None}
 
 
-def is_readable(prediction: str, meta: Mapping[str, Any]) -> bool:  # noqa: ARG001  # a reader's signature
+def is_readable(prediction: str, meta: Meta) -> bool:  # noqa: ARG001  # a reader's signature
     """Whether the reply holds the object asked for."""
     return read_reply(prediction) is not None
 
@@ -163,7 +160,7 @@ def _reply(data: Mapping[str, Any]) -> Reply | None:
     return Reply(letter, tuple(quotes)) if letter in {*LETTERS, ABSTAIN} and texts else None
 
 
-def _without_card(reply: Reply, meta: Mapping[str, Any]) -> tuple[Sequence[str], bool | None]:
+def _without_card(reply: Reply, meta: Meta) -> tuple[Sequence[str], bool | None]:
     """The quotes that may count as evidence, and whether the card came first."""
     if not meta.get("cards"):
         return reply.quotes, None
@@ -188,14 +185,14 @@ def _found(quotes: Sequence[str], context: str) -> list[str]:
     return [quote for quote in quotes if _words(quote) and _flat(quote) in text]
 
 
-def _coverages(quotes: Sequence[str], meta: Mapping[str, Any]) -> dict[str, float]:
+def _coverages(quotes: Sequence[str], meta: Meta) -> dict[str, float]:
     quoted = set().union(*map(_words, quotes)) if quotes else set()
     supports = map(_words, _supports(meta))
     shares = (len(quoted & words) / len(words) if words else 0.0 for words in supports)
     return dict(zip(LETTERS, shares, strict=True))
 
 
-def _supports(meta: Mapping[str, Any]) -> Sequence[str]:
+def _supports(meta: Meta) -> Sequence[str]:
     supports: Sequence[str] = meta.get("support") or _needed(meta, "options")
     return supports
 
@@ -214,7 +211,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _needed(meta: Mapping[str, Any], key: str) -> Any:
+def _needed(meta: Meta, key: str) -> Any:
     if meta.get(key) is None:
         raise UsageError(f"metric credited needs {key}", "give each row its context and options")
     return meta[key]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.records import ReasoningRule, Score
+from pytest_kvbench.records import Meta, ReasoningRule, Score
 from pytest_kvbench.score import ballots
 from pytest_kvbench.score.ballots import BallotReader
 from pytest_kvbench.score.choice import among_options, choice, right_choice, states_choice
@@ -29,26 +28,26 @@ from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
 from pytest_kvbench.score.segment import f1_zh
 from pytest_kvbench.score.text import exact_match, f1, first_line
 
-Measure = Callable[[str, Sequence[str], Mapping[str, Any]], float]
+Measure = Callable[[str, Sequence[str], Meta], float]
 """A score in [0, 1] of a reply, given the accepted answers and the example's `meta`."""
-Reader = Callable[[str, Mapping[str, Any]], bool]
-Parts = Callable[[str, Sequence[str], Mapping[str, Any]], Mapping[str, float]]
-Needs = Callable[[Mapping[str, Any]], object]
+Reader = Callable[[str, Meta], bool]
+Parts = Callable[[str, Sequence[str], Meta], Mapping[str, float]]
+Needs = Callable[[Meta], object]
 
 
-def _anything(_text: str, _meta: Mapping[str, Any]) -> bool:
+def _anything(_text: str, _meta: Meta) -> bool:
     return True
 
 
-def _no_parts(_text: str, _answers: Sequence[str], _meta: Mapping[str, Any]) -> dict[str, float]:
+def _no_parts(_text: str, _answers: Sequence[str], _meta: Meta) -> dict[str, float]:
     return {}
 
 
-def _nothing(_meta: Mapping[str, Any]) -> None:
+def _nothing(_meta: Meta) -> None:
     return None
 
 
-def _no_chance(_meta: Mapping[str, Any]) -> float:
+def _no_chance(_meta: Meta) -> float:
     return 0.0
 
 
@@ -74,7 +73,7 @@ class Metric:
     is_readable: Reader = _anything
     parts: Parts = _no_parts
     ballot: BallotReader = ballots.words
-    chance: Callable[[Mapping[str, Any]], float] = _no_chance
+    chance: Callable[[Meta], float] = _no_chance
     needs: Needs = _nothing
     backend: str = ""
 
@@ -82,9 +81,7 @@ class Metric:
 def on_first_line(measure: Measure) -> Measure:
     """`measure` of the reply's first line alone."""
 
-    def measure_first_line(
-        prediction: str, answers: Sequence[str], meta: Mapping[str, Any]
-    ) -> float:
+    def measure_first_line(prediction: str, answers: Sequence[str], meta: Meta) -> float:
         return measure(first_line(prediction), answers, meta)
 
     return measure_first_line
@@ -171,7 +168,7 @@ def backend_of(name: str) -> str:
     return METRICS[name].backend if name in METRICS else ""
 
 
-def check_meta(metric: str, meta: Mapping[str, Any]) -> None:
+def check_meta(metric: str, meta: Meta) -> None:
     """Refuse an example that a metric could not score, before anything is asked.
 
     Raises:
@@ -190,7 +187,7 @@ def score_answer(
     text: str,
     finish_reason: str,
     answers: Sequence[str],
-    meta: Mapping[str, Any],
+    meta: Meta,
     context: str | None = None,
     *,
     rule: ReasoningRule = "strip",

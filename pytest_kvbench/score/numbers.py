@@ -6,28 +6,28 @@ Saying more numbers costs score, on purpose: that is how LongBench counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Meta
 
 
-def count(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def count(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """Share of all numbers in the prediction that are the answer: `count_score`."""
     return _best_share(prediction, answers)
 
 
-def retrieval(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def retrieval(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """The same with the number of "Paragraph 7": `retrieval_score`."""
     return _best_share(prediction, [_numbered(answer, "Paragraph ") for answer in answers])
 
 
-def retrieval_zh(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def retrieval_zh(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """The same with the number of "段落7": `retrieval_zh_score`."""
     return _best_share(prediction, [_numbered(answer, "段落") for answer in answers])
 
 
-def has_number(prediction: str, meta: Mapping[str, Any]) -> bool:  # noqa: ARG001  # a reader's signature
+def has_number(prediction: str, meta: Meta) -> bool:  # noqa: ARG001  # a reader's signature
     """Whether there is anything these metrics can read."""
     return bool(numbers(prediction))
 

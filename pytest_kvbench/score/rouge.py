@@ -9,19 +9,20 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from pytest_kvbench.records import Meta
 from pytest_kvbench.score.segment import words
 
 
-def rouge_l(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def rouge_l(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """Best ROUGE-L F over the answers: `rouge_score`."""
     return max((_pair(prediction, answer) for answer in answers), default=0.0)
 
 
-def rouge_l_zh(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:
+def rouge_l_zh(prediction: str, answers: Sequence[str], meta: Meta) -> float:
     """The same on Chinese words: `rouge_zh_score`."""
     return rouge_l(_spaced(prediction), [_spaced(answer) for answer in answers], meta)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from pytest_kvbench.records import Meta
 from pytest_kvbench.score.text import bag_f1
 
 # LongBench's set (metrics.py, normalize_zh_answer), as ranges. U+300A is not in it, U+300B is.
@@ -18,7 +19,7 @@ _PUNCTUATION = re.compile(
 )
 
 
-def f1_zh(prediction: str, answers: Sequence[str], meta: Mapping[str, Any]) -> float:  # noqa: ARG001  # a metric's signature
+def f1_zh(prediction: str, answers: Sequence[str], meta: Meta) -> float:  # noqa: ARG001  # a metric's signature
     """Best F1 over the answers, of the bags of normalised Chinese words: `qa_f1_zh_score`."""
     given = normalised_words(prediction)
     return max((bag_f1(given, normalised_words(answer)) for answer in answers), default=0.0)

@@ -9,10 +9,9 @@ is a special case (Bertsch et al. 2023, arXiv:2310.01387). The right answer is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from pytest_kvbench.records import ReasoningRule
+from pytest_kvbench.records import Meta, ReasoningRule
 from pytest_kvbench.score.ballots import Ballot, words
 from pytest_kvbench.score.labels import is_refusal
 from pytest_kvbench.score.metric import METRICS
@@ -22,9 +21,7 @@ from pytest_kvbench.score.text import bag_f1
 __all__ = ["Ballot", "ballot", "elect"]
 
 
-def ballot(
-    metric: str, text: str, meta: Mapping[str, Any], rule: ReasoningRule = "strip"
-) -> Ballot:
+def ballot(metric: str, text: str, meta: Meta, rule: ReasoningRule = "strip") -> Ballot:
     """What a reply votes for.
 
     It abstains where it is empty, declines, says that it does not know, or has nothing that the

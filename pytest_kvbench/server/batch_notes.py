@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ _UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 
 log = logging.getLogger(__name__)
 
+Note = dict[str, Any]
+"""A file or a batch as the API has it: JSON, to which a batch adds a time a state."""
+
 UNTOLD = (
     *("errors", "output_file_id", "error_file_id", "in_progress_at", "finalizing_at"),
     *("completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
@@ -25,12 +27,12 @@ UNTOLD = (
 """Fields of a batch that are null until they are known."""
 
 
-def read_note(path: Path) -> dict[str, Any] | None:
+def read_note(path: Path) -> Note | None:
     """The note in a file; None where there is none of ours."""
     if not path.is_file():
         return None
     try:
-        note: dict[str, Any] = json.loads(path.read_bytes())
+        note: Note = json.loads(path.read_bytes())
         if note["id"] == path.stem:
             return note
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
@@ -39,27 +41,27 @@ def read_note(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def shown(batch: Mapping[str, Any]) -> dict[str, Any]:
+def shown(batch: Note) -> Note:
     """A note as the API shows it."""
     return {key: value for key, value in batch.items() if key != "fingerprint"}
 
 
-def is_open(batch: Mapping[str, Any]) -> bool:
+def is_open(batch: Note) -> bool:
     """Whether it is still worked on, or will be."""
     return batch.get("status") in _UNDER_WAY
 
 
-def output_of(batch: Mapping[str, Any]) -> str:
+def output_of(batch: Note) -> str:
     """The id of the file with its answers."""
     return f"file-{batch['id']}-output"
 
 
-def errors_of(batch: Mapping[str, Any]) -> str:
+def errors_of(batch: Note) -> str:
     """The id of the file with the lines that failed."""
     return f"file-{batch['id']}-errors"
 
 
-def page(request: Request, notes: list[dict[str, Any]]) -> Response:
+def page(request: Request, notes: list[Note]) -> Response:
     """As much of a list as was asked for, behind `after`.
 
     Raises:

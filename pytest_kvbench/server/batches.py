@@ -14,7 +14,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pytest_kvbench.server.batch_files import (
 )
 from pytest_kvbench.server.batch_notes import (
     UNTOLD,
+    Note,
     errors_of,
     is_open,
     output_of,
@@ -139,7 +140,7 @@ class Shelf:
             name = (sent.filename or "")[:_LONGEST_NAME]
             return JSONResponse(self._note_file(identity, name, "batch"))
 
-    def _note_file(self, identity: str, name: str, purpose: str) -> dict[str, Any]:
+    def _note_file(self, identity: str, name: str, purpose: str) -> Note:
         note = {
             "id": identity,
             "object": "file",
@@ -219,10 +220,10 @@ class Shelf:
             else:
                 await self._wake.wait()
 
-    def _is_waiting(self, batch: Mapping[str, Any]) -> bool:
+    def _is_waiting(self, batch: Note) -> bool:
         return is_open(batch) and batch["id"] not in self._given_up
 
-    async def _try(self, batch: dict[str, Any]) -> None:
+    async def _try(self, batch: Note) -> None:
         """Work a batch off; an error ends it alone, and the next one is begun."""
         try:
             await self._work_off(batch)
@@ -231,7 +232,7 @@ class Shelf:
             with contextlib.suppress(Exception):  # a full disk does not take the failure either
                 self._fail(batch, _cause(error))
 
-    async def _work_off(self, batch: dict[str, Any]) -> None:
+    async def _work_off(self, batch: Note) -> None:
         if batch["fingerprint"] != self.fingerprint:
             raise BadFile("begun by a server with another model or other settings")
         total = sum(1 for _ in self._requests(batch))
@@ -244,7 +245,7 @@ class Shelf:
             ended = await self._answer_all(batch, results)
         self._close(batch, results, ended)
 
-    async def _answer_all(self, batch: dict[str, Any], results: Results) -> str:
+    async def _answer_all(self, batch: Note, results: Results) -> str:
         """Answer what has no line yet; how the batch ends."""
         todo = (asked for asked in self._requests(batch) if asked.name not in results.done)
         ended = ""
@@ -277,18 +278,18 @@ class Shelf:
             log.exception("%s", asked.name)
             return 500, ApiError(500, f"{type(error).__name__}: {error}", code="internal").body
 
-    def _end_of(self, batch: Mapping[str, Any]) -> str:
+    def _end_of(self, batch: Note) -> str:
         """How a batch ends before its last line; empty: it goes on."""
         if self._note_of("batches", batch["id"])["status"] == "cancelling":
             return "cancelled"
         return "expired" if self.clock() >= batch["expires_at"] else ""
 
-    def _count(self, batch: dict[str, Any], results: Results) -> None:
+    def _count(self, batch: Note, results: Results) -> None:
         batch |= self._note_of("batches", batch["id"])  # somebody may be cancelling it
         batch["request_counts"] |= results.counts
         self._save(batch)
 
-    def _close(self, batch: dict[str, Any], results: Results, status: str) -> None:
+    def _close(self, batch: Note, results: Results, status: str) -> None:
         for key, identity in (
             ("output_file_id", output_of(batch)),
             ("error_file_id", errors_of(batch)),
@@ -299,7 +300,7 @@ class Shelf:
         batch["request_counts"] |= results.counts
         self._move(batch, status)
 
-    def _fail(self, batch: dict[str, Any], error: BaseException) -> None:
+    def _fail(self, batch: Note, error: BaseException) -> None:
         log.warning("%s fails", batch["id"], exc_info=error)
         line = error.line if isinstance(error, BadFile) else None
         message = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
@@ -307,17 +308,17 @@ class Shelf:
         batch["errors"] = {"object": "list", "data": [problem]}
         self._move(batch, "failed")
 
-    def _requests(self, batch: Mapping[str, Any]) -> Iterator[Asked]:
+    def _requests(self, batch: Note) -> Iterator[Asked]:
         return read_requests(self._data(batch["input_file_id"]), batch["endpoint"])
 
     # -- the disk --------------------------------------------------------------------------
 
-    def _move(self, batch: dict[str, Any], status: str) -> None:
+    def _move(self, batch: Note, status: str) -> None:
         batch["status"] = status
         batch[f"{status}_at"] = int(self.clock())
         self._save(batch)
 
-    def _save(self, batch: Mapping[str, Any]) -> None:
+    def _save(self, batch: Note) -> None:
         replace_json(self._path("batches", batch["id"]), batch)
 
     def _path(self, kind: str, identity: str) -> Path:
@@ -326,12 +327,12 @@ class Shelf:
     def _data(self, identity: str) -> Path:
         return self.folder / "files" / f"{identity}.data"
 
-    def _all(self, kind: str) -> list[dict[str, Any]]:
+    def _all(self, kind: str) -> list[Note]:
         """All notes of a kind, oldest first: an id begins with the time it was made at."""
         found = map(read_note, sorted((self.folder / kind).glob("*.json")))
         return [note for note in found if note is not None]
 
-    def _note_of(self, kind: str, identity: str) -> dict[str, Any]:
+    def _note_of(self, kind: str, identity: str) -> Note:
         note = read_note(self._path(kind, identity)) if _ID.fullmatch(identity) else None
         if note is None:
             raise ApiError(404, f"{identity!r}: there is none such.", code="not_found")

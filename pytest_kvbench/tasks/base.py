@@ -61,6 +61,10 @@ class Task(Protocol):
         """
 
 
+Options = Mapping[str, Any]
+"""A task's options as the experiment has them: JSON, checked by the task's `TaskOptions`."""
+
+
 class TaskOptions(BaseModel):
     """Base of a task's options: frozen, unknown keys refused."""
 
@@ -75,7 +79,7 @@ class TaskOptions(BaseModel):
 OptionsT = TypeVar("OptionsT", bound=TaskOptions)
 
 
-def read_options(kind: type[OptionsT], task: str, given: Mapping[str, Any]) -> OptionsT:
+def read_options(kind: type[OptionsT], task: str, given: Options) -> OptionsT:
     """The options of a task as a frozen object.
 
     Raises:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example
-from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options
+from pytest_kvbench.tasks.base import Options, TaskOptions, example_id, read_options
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import load_haystack
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -89,7 +89,7 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted({match[1] for match in found if match}))
 
 
-def words(options: Mapping[str, Any]) -> Counting:
+def words(options: Options) -> Counting:
     """The task `counting/words`.
 
     Raises:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.credited import LETTERS, TAU
-from pytest_kvbench.tasks.base import files_digest, read_options, template_version
+from pytest_kvbench.tasks.base import Options, files_digest, read_options, template_version
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.multiple_choice import choice_examples
@@ -131,7 +131,7 @@ def _longest(counted: Sequence[tuple[str, int]]) -> str:
     return max(fitting, key=len, default=counted[0][0] if counted else "")
 
 
-def mcq(options: Mapping[str, Any]) -> EvidenceChoice:
+def mcq(options: Options) -> EvidenceChoice:
     """The task `evidence/mcq`.
 
     Raises:

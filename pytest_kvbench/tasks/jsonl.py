@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import parse_json, text_lines
-from pytest_kvbench.tasks.base import TaskOptions, read_options
+from pytest_kvbench.tasks.base import Options, TaskOptions, read_options
 from pytest_kvbench.tasks.rows import RowTask
 
 PREFIX = "jsonl:"
@@ -25,7 +25,7 @@ class JsonlOptions(TaskOptions):
     max_length: int | None = Field(default=None, ge=1)
 
 
-def jsonl(path: str, options: Mapping[str, Any]) -> RowTask:
+def jsonl(path: str, options: Options) -> RowTask:
     """The task in the file `path`, relative to the working directory.
 
     Raises:

@@ -26,6 +26,7 @@ from pytest_kvbench.tasks.archive import (
     read_config,
 )
 from pytest_kvbench.tasks.base import (
+    Options,
     example_id,
     read_options,
     template_version,
@@ -271,7 +272,7 @@ def _pinned(file: str) -> Any:
     return json.loads(fetch_pinned(url, CONFIG_SHA256[file], target))
 
 
-def names(options: Mapping[str, Any]) -> list[str]:
+def names(options: Options) -> list[str]:
     """The tasks in the local data; where there are none, those of the hub's archive."""
     archive = local_archive(options.get("path"), VARIABLE)
     return _named(PUBLISHED if archive is None else archive.files)
@@ -281,7 +282,7 @@ def _named(files: Iterable[str]) -> list[str]:
     return [f"{FAMILY}/{file}" for file in files]
 
 
-def longbench(dataset: str, options: Mapping[str, Any]) -> LongBench:
+def longbench(dataset: str, options: Options) -> LongBench:
     """`longbench/<dataset>`.
 
     Raises:

@@ -19,6 +19,7 @@ from pytest_kvbench.reading import first_character, parse_json, read_text
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.credited import LETTERS
 from pytest_kvbench.tasks.base import (
+    Options,
     files_digest,
     read_options,
     template_version,
@@ -150,12 +151,12 @@ def choice_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         yield row
 
 
-def names(options: Mapping[str, Any]) -> list[str]:  # noqa: ARG001  # a family's signature
+def names(options: Options) -> list[str]:  # noqa: ARG001  # a family's signature
     """The names of all tasks of the family, a subset each."""
     return [f"{FAMILY}/{subset}" for subset in SUBSETS]
 
 
-def longbench2(subset: str, options: Mapping[str, Any]) -> LongBench2:
+def longbench2(subset: str, options: Options) -> LongBench2:
     """`longbench2/<subset>`.
 
     Raises:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example
-from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options
+from pytest_kvbench.tasks.base import Options, TaskOptions, example_id, read_options
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import HaystackName, hide, load_haystack, word_costs
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -109,7 +109,7 @@ def _listed(keys: list[str]) -> str:
     return keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])} and {keys[-1]}"
 
 
-def single(options: Mapping[str, Any]) -> Niah:
+def single(options: Options) -> Niah:
     """The task `niah/single`.
 
     Raises:
@@ -118,7 +118,7 @@ def single(options: Mapping[str, Any]) -> Niah:
     return Niah("single", read_options(NiahOptions, "niah/single", options))
 
 
-def multikey(options: Mapping[str, Any]) -> Niah:
+def multikey(options: Options) -> Niah:
     """The task `niah/multikey`.
 
     Raises:
@@ -127,7 +127,7 @@ def multikey(options: Mapping[str, Any]) -> Niah:
     return Niah("multikey", read_options(NiahOptions, "niah/multikey", options))
 
 
-def multivalue(options: Mapping[str, Any]) -> Niah:
+def multivalue(options: Options) -> Niah:
     """The task `niah/multivalue`.
 
     Raises:
@@ -136,7 +136,7 @@ def multivalue(options: Mapping[str, Any]) -> Niah:
     return Niah("multivalue", read_options(NiahOptions, "niah/multivalue", options))
 
 
-def multiquery(options: Mapping[str, Any]) -> Niah:
+def multiquery(options: Options) -> Niah:
     """The task `niah/multiquery`.
 
     Raises:

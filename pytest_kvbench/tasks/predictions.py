@@ -13,6 +13,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import TextStream, brief
 from pytest_kvbench.records import ReasoningRule
 from pytest_kvbench.score.metric import score_answer
+from pytest_kvbench.tasks.base import Options
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
@@ -26,7 +27,7 @@ def score_file(
     task: str,
     path: Path,
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     extra: Mapping[str, TaskFactory] | None = None,
     rule: ReasoningRule = "strip",
 ) -> Iterator[dict[str, Any]]:

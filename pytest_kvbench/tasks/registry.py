@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from inspect import getattr_static
-from typing import Any
 
 from pytest_kvbench.errors import KvbenchError, UsageError
 from pytest_kvbench.reading import brief
-from pytest_kvbench.tasks.base import Task, unknown_task
+from pytest_kvbench.tasks.base import Options, Task, unknown_task
 
-TaskFactory = Callable[[Mapping[str, Any]], Task]
+TaskFactory = Callable[[Options], Task]
 """What makes a task from its options."""
 
 GROUP = "pytest_kvbench.tasks"
@@ -52,7 +51,7 @@ _HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, or {JSONL}PATH
 def check_task_name(
     name: str,
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     extra: Mapping[str, TaskFactory] | None = None,
 ) -> None:
     """Refuse a name that no task has. Lists files where a family's data are local; opens none.
@@ -76,7 +75,7 @@ def check_task_name(
 def get_task(
     name: str,
     *,
-    options: Mapping[str, Any] | None = None,
+    options: Options | None = None,
     extra: Mapping[str, TaskFactory] | None = None,
 ) -> Task:
     """The task of that name.
@@ -104,7 +103,7 @@ def get_task(
     raise _unknown(name, extra)
 
 
-def _users(name: str, factory: TaskFactory, options: Mapping[str, Any]) -> Task:
+def _users(name: str, factory: TaskFactory, options: Options) -> Task:
     """A user's task; an error of its function becomes two lines."""
     try:
         made = factory(options)
@@ -130,7 +129,7 @@ def _made(target: str, *arguments: object) -> Task:
     return task
 
 
-def _family_names(family: str, options: Mapping[str, Any]) -> list[str]:
+def _family_names(family: str, options: Options) -> list[str]:
     module = FAMILIES[family].partition(":")[0]
     names: list[str] = import_module(f"{__package__}.{module}").names(options)
     return names

@@ -20,6 +20,7 @@ from pydantic import Field
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.tasks.base import (
+    Options,
     example_id,
     files_digest,
     read_options,
@@ -156,12 +157,12 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, str]:
     return text[:at], text[at:] + prefix
 
 
-def names(options: Mapping[str, Any]) -> list[str]:  # noqa: ARG001  # a family's signature
+def names(options: Options) -> list[str]:  # noqa: ARG001  # a family's signature
     """The names of all 13 tasks of the family."""
     return [f"{FAMILY}/{task}" for task in TOKENS]
 
 
-def ruler(task: str, options: Mapping[str, Any]) -> Ruler:
+def ruler(task: str, options: Options) -> Ruler:
     """`ruler/<task>`.
 
     Raises:

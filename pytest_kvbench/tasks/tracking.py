@@ -7,12 +7,12 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example
-from pytest_kvbench.tasks.base import TaskOptions, example_id, read_options
+from pytest_kvbench.tasks.base import Options, TaskOptions, example_id, read_options
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import HaystackName, hide, load_haystack, word_costs
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -88,7 +88,7 @@ def _names(rng: Random, count: int) -> list[str]:
     return list(names)
 
 
-def variables(options: Mapping[str, Any]) -> Tracking:
+def variables(options: Options) -> Tracking:
     """The task `tracking/variables`.
 
     Raises:
