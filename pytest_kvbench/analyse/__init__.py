@@ -1,9 +1,9 @@
-"""Pairs, intervals, verdicts, transitions, integrity, power: tables in, plain data out.
+"""Statistics: pairs, intervals, verdicts, transitions, integrity, power. Tables in, typed rows out.
 
-    observations -> pairs -> cells (evidence -> interval, verdict) -> families (Holm)
+    observations -> pairs -> cells (evidence -> interval, verdict) -> multiplicity (Holm)
                           -> pooled bins -> transitions (bracket, fit, shape)
-                          -> facts, artefacts, twins -> integrity
-                 -> bin_stats, efficiency
+                          -> facts, artefacts, same_answers -> integrity
+                 -> binstats, efficiency
 
 A worker judges a cell by `cell.judge_cell`, which needs numpy and scipy.special only; pandas is
 imported when a table is analysed. Importing this package imports neither.

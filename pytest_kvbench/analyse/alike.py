@@ -43,11 +43,11 @@ class Agreement:
             repeated: 1.0 where the control repeated itself, 0.0 where not, NaN where not asked.
             counted: which of the answers `equal` and `total` count; else all.
         """
-        known = ~np.isnan(repeated)
+        answered = ~np.isnan(repeated)
         counted = np.ones_like(equal) if counted is None else counted
-        if not known.any():
+        if not answered.any():
             return cls(int((equal & counted).sum()), int(counted.sum()))
-        equal, steady, counted = equal[known], repeated[known] > 0, counted[known]
+        equal, steady, counted = equal[answered], repeated[answered] > 0, counted[answered]
         return cls(
             equal=int((equal & counted).sum()),
             total=int(counted.sum()),

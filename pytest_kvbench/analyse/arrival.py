@@ -84,15 +84,15 @@ def _flat(sent: Sequence[Sent]) -> Iterator[tuple[Hashable, Cut]]:
             yield arm, Cut(most[arm], high, flat=True)
 
 
-def told(found: Sequence[Cut], of: int) -> str:
+def sentence(found: Sequence[Cut], of: int) -> str:
     """What is wrong where some of so many pairs' prompts did not arrive whole."""
     arrived, whole = (f"{median(counts):,.0f}" for counts in zip(*map(_counts, found), strict=True))
-    seen = (
+    figures = (
         f"the server's count stops at {arrived} tokens, ours goes on to {whole}"
         if all(cut.flat for cut in found)
         else f"the server counts {arrived} tokens of {whole} (medians)"
     )
-    return f"{len(found)} of {of} pairs have a prompt that the server cut: {seen}"
+    return f"{len(found)} of {of} pairs have a prompt that the server cut: {figures}"
 
 
 def _counts(cut: Cut) -> tuple[int, int]:
@@ -103,4 +103,4 @@ def why_unmeasured(found: Sequence[Cut], of: int, most: float) -> str:
     """Why a cell of so many pairs must not be judged, where more than a share of `most` is cut."""
     if not found or len(found) <= most * of:
         return ""
-    return f"{told(found, of)}; at most {most:.0%} may be (gate.max_cut)"
+    return f"{sentence(found, of)}; at most {most:.0%} may be (gate.max_cut)"

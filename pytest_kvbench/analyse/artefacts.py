@@ -34,7 +34,7 @@ LABELS_EXPLAIN = 0.5  # of the drop gone without labelled answers
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class CellView:
     """What a check may look at: a cell's joined requests, its result, its facts, the rules."""
 
     rows: pd.DataFrame
@@ -48,24 +48,24 @@ class Seen:
         return self.rows[~self.rows["lost"]]
 
 
-def flags_of(seen: Seen) -> list[str]:
+def flags_of(view: CellView) -> list[str]:
     """The flags of one cell, in a fixed order."""
-    return [f"{code}: {said}" for code, check in CHECKS.items() if (said := check(seen))]
+    return [f"{code}: {sentence}" for code, check in CHECKS.items() if (sentence := check(view))]
 
 
-def placebo(seen: Seen) -> str:
+def placebo(view: CellView) -> str:
     """Answers as alike as the control's own are, and no proof that it was treated.
 
     Without a second run of the control nobody knows how alike these are: then also a few may
     differ, unless what differs is lost.
     """
-    found = agreement_of(seen.pairs)
+    found = agreement_of(view.pairs)
     differs = (
-        is_lopsided(seen.result.losses, seen.result.gains)
+        is_lopsided(view.result.losses, view.result.gains)
         if found.noise is None
         else found.exceeds_noise
     )
-    if seen.facts["proof"] == PROVEN or differs or not found.rules_out_a_change:
+    if view.facts["proof"] == PROVEN or differs or not found.rules_out_a_change:
         return ""
     unknown = found.noise is None and found.equal < found.total
     return (
@@ -74,12 +74,12 @@ def placebo(seen: Seen) -> str:
     )
 
 
-def identical(seen: Seen) -> str:
+def identical(view: CellView) -> str:
     """Nearly equal answers with proof: lossless here, or a task that cannot show a loss."""
-    found = agreement_of(seen.pairs)
+    found = agreement_of(view.pairs)
     nearly_all = SAME_ANSWERS * (found.total - (found.noise or 0))
     few = found.total < FEWEST_TEXTS or found.equal < nearly_all
-    if seen.facts["proof"] != PROVEN or few or found.exceeds_noise:
+    if view.facts["proof"] != PROVEN or few or found.exceeds_noise:
         return ""
     return (
         f"{_said_of(found)} although the cache is proven smaller: lossless on this task, or a task "
@@ -100,24 +100,24 @@ def agreement_of(pairs: pd.DataFrame) -> Agreement:
     return Agreement.of(equal, pairs[REPEATED].to_numpy(dtype=float))
 
 
-def gain(seen: Seen) -> str:
+def gain(view: CellView) -> str:
     """Better than the control, significantly."""
-    low = seen.result.ci_low
+    low = view.result.ci_low
     if low is None or low <= 0:
         return ""
     return (
-        f"treated is better than the control by {seen.result.delta:.3f} (at least {low:.3f}): "
+        f"treated is better than the control by {view.result.delta:.3f} (at least {low:.3f}): "
         "suspect prompt leakage, a metric that rewards short answers, or a truncated control"
     )
 
 
-def failures(seen: Seen) -> str:
+def failures(view: CellView) -> str:
     """More failures under treatment than under the control."""
-    treated = float((seen.rows["failure"] != "").mean())
-    control = float((seen.rows["failure_control"].fillna("") != "").mean())
+    treated = float((view.rows["failure"] != "").mean())
+    control = float((view.rows["failure_control"].fillna("") != "").mean())
     if treated - control <= MORE_FAILURES:
         return ""
-    kinds = seen.rows.loc[seen.rows["failure"] != "", "failure"].value_counts()
+    kinds = view.rows.loc[view.rows["failure"] != "", "failure"].value_counts()
     named = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     return (
         f"{treated:.0%} of treated requests failed ({named}), {control:.0%} of the control's: "
@@ -125,18 +125,18 @@ def failures(seen: Seen) -> str:
     )
 
 
-def cut(seen: Seen) -> str:
+def cut(view: CellView) -> str:
     """Prompts that did not arrive whole."""
-    found = cuts_of(seen.rows)
-    return arrival.told(found, len(seen.rows)) if found else ""
+    found = cuts_of(view.rows)
+    return arrival.sentence(found, len(view.rows)) if found else ""
 
 
-def labels(seen: Seen) -> str:
+def labels(view: CellView) -> str:
     """A drop that is gone without labelled answers."""
-    delta, without = seen.result.delta, seen.facts["delta_unlabelled"]
-    if delta is None or delta > -seen.rules.margin / 2 or delta >= 0:
+    delta, without = view.result.delta, view.facts["delta_unlabelled"]
+    if delta is None or delta > -view.rules.margin / 2 or delta >= 0:
         return ""
-    labelled = seen.pairs[seen.pairs["label"] != ""]
+    labelled = view.pairs[view.pairs["label"] != ""]
     named = ", ".join(f"{n} {label}" for label, n in labelled["label"].value_counts().items())
     if without is None:
         return f"every pair has a labelled answer ({named}): the drop may be one of format"
@@ -144,13 +144,13 @@ def labels(seen: Seen) -> str:
         return ""
     return (
         f"delta is {delta:+.3f}, but {without:+.3f} without labelled answers ({named} of "
-        f"{len(seen.pairs)}): labels drive the drop"
+        f"{len(view.pairs)}): labels drive the drop"
     )
 
 
-def truncation(seen: Seen) -> str:
+def truncation(view: CellView) -> str:
     """Many more answers cut at max_tokens in one arm than in the other."""
-    pairs = seen.pairs
+    pairs = view.pairs
     treated = float((pairs["finish_reason"] == "length").mean()) if len(pairs) else 0.0
     control = float((pairs["finish_reason_control"] == "length").mean()) if len(pairs) else 0.0
     if control - treated >= MORE_TRUNCATED:
@@ -167,9 +167,9 @@ def truncation(seen: Seen) -> str:
     )
 
 
-def endings(seen: Seen) -> str:
+def endings(view: CellView) -> str:
     """Answers of which nobody knows whether they are whole, by the server's word for their end."""
-    reasons = pd.concat([seen.pairs["finish_reason"], seen.pairs["finish_reason_control"]])
+    reasons = pd.concat([view.pairs["finish_reason"], view.pairs["finish_reason_control"]])
     unknown = reasons[~reasons.isin(finish.KNOWN)].value_counts()
     if unknown.empty:
         return ""
@@ -180,9 +180,9 @@ def endings(seen: Seen) -> str:
     )
 
 
-def length(seen: Seen) -> str:
+def length(view: CellView) -> str:
     """Answers systematically longer or shorter than the control's."""
-    pairs = seen.pairs[["completion_tokens", "completion_tokens_control"]].dropna()
+    pairs = view.pairs[["completion_tokens", "completion_tokens_control"]].dropna()
     treated, control = pairs["completion_tokens"], pairs["completion_tokens_control"]
     longer, shorter = int((treated > control).sum()), int((treated < control).sum())
     if 2 * bdtr(min(longer, shorter), longer + shorter, 0.5) >= LENGTH_LEVEL:
@@ -197,10 +197,10 @@ def length(seen: Seen) -> str:
     )
 
 
-def control_floor(seen: Seen) -> str:
+def control_floor(view: CellView) -> str:
     """A control so low that a loss of the margin can hardly be seen."""
-    control = seen.result.control_mean
-    if control is None or control > max(FLOOR, seen.rules.margin):
+    control = view.result.control_mean
+    if control is None or control > max(FLOOR, view.rules.margin):
         return ""
     return (
         f"the control scores {control:.3f}, and no loss can be larger: `holds` means little; "
@@ -208,23 +208,23 @@ def control_floor(seen: Seen) -> str:
     )
 
 
-def control_ceiling(seen: Seen) -> str:
+def control_ceiling(view: CellView) -> str:
     """A control so high, with nothing lost, that the task may be too easy."""
-    control, delta = seen.result.control_mean, seen.result.delta
+    control, delta = view.result.control_mean, view.result.delta
     if control is None or delta is None or control < CEILING or delta < 0:
         return ""
     return f"the control scores {control:.3f} and nothing was lost: a harder task may show a loss"
 
 
-def few_clusters(seen: Seen) -> str:
+def few_clusters(view: CellView) -> str:
     """Many examples that share few contexts."""
-    n, clusters = seen.result.n, seen.result.clusters
+    n, clusters = view.result.n, view.result.clusters
     if not n or clusters >= FEW_CLUSTERS or clusters == n:
         return ""
     return f"{n} examples share {clusters} contexts: only more contexts narrow the interval"
 
 
-OF_SCORES: Mapping[str, Callable[[Seen], str]] = {
+OF_SCORES: Mapping[str, Callable[[CellView], str]] = {
     "gain": gain,
     "control-floor": control_floor,
     "control-ceiling": control_ceiling,
@@ -242,11 +242,11 @@ def flags_of_result(result: CellResult, rules: Rules) -> list[str]:
         "lost_share": 0.0,
         "delta_unlabelled": None,
     }
-    seen = Seen(pd.DataFrame(), result, nothing, rules)
-    return [f"{code}: {said}" for code, check in OF_SCORES.items() if (said := check(seen))]
+    view = CellView(pd.DataFrame(), result, nothing, rules)
+    return [f"{code}: {sentence}" for code, check in OF_SCORES.items() if (sentence := check(view))]
 
 
-CHECKS: Mapping[str, Callable[[Seen], str]] = {
+CHECKS: Mapping[str, Callable[[CellView], str]] = {
     "placebo": placebo,
     "identical": identical,
     "gain": gain,

@@ -30,7 +30,7 @@ def analyse_with_bad_arms(observations: pd.DataFrame, rules: Rules, sick: Sick) 
     done = analyse_observations(observations[~is_beside], rules, sick)
     rows = sensitivity(observations, rules, sick)
     whole = outcomes(observations)
-    known: Integrity = {
+    counts: Integrity = {
         **done.integrity,
         "requests": whole["requests"],
         "answers": whole["answers"],
@@ -39,7 +39,7 @@ def analyse_with_bad_arms(observations: pd.DataFrame, rules: Rules, sick: Sick) 
         "notes": [*done.integrity["notes"], *insensitive(rows)],
     }
     costs = efficiency(observations)
-    return replace(done, sensitivity=rows, integrity=known, efficiency=costs)
+    return replace(done, sensitivity=rows, integrity=counts, efficiency=costs)
 
 
 def of_arms(table: pd.DataFrame, arms: Sequence[BadArm]) -> np.ndarray:

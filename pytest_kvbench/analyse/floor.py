@@ -67,8 +67,8 @@ def floor_of(again: pd.DataFrame) -> Floor:
 def with_repeats(joined: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
     """Treated requests beside their controls, with the column `REPEATED`."""
     same = (again["text"] == again["text_control"]).astype(float)
-    known = again[ANSWER].assign(**{REPEATED: same})
-    return joined.merge(known, on=ANSWER, how="left", validate="many_to_one")
+    repeated = again[ANSWER].assign(**{REPEATED: same})
+    return joined.merge(repeated, on=ANSWER, how="left", validate="many_to_one")
 
 
 def noise_floor(again: pd.DataFrame, rules: Rules) -> NoiseFloor | None:

@@ -68,14 +68,14 @@ def where(row: CellRow) -> str:
 def placebos(rows: Iterable[CellRow]) -> list[str]:
     """A sentence for every cell flagged as a placebo; on a row over bins where no bin of it is."""
     found = {
-        (row["task"], row["variant"], row["policy"], row["budget"], row["bin"]): (row, said)
+        (row["task"], row["variant"], row["policy"], row["budget"], row["bin"]): (row, sentence)
         for row in rows
-        for code, _, said in (flag.partition(": ") for flag in row["flags"])
+        for code, _, sentence in (flag.partition(": ") for flag in row["flags"])
         if code == "placebo"
     }
     of_bins = {key[:-1] for key in found if key[-1] != ALL_BINS}
     named = [found[key] for key in found if key[-1] != ALL_BINS or key[:-1] not in of_bins]
-    return [f"{where(row)}: {said}" for row, said in named]
+    return [f"{where(row)}: {sentence}" for row, sentence in named]
 
 
 def one_treatment(alike: Sequence[Twins]) -> list[str]:
@@ -90,18 +90,18 @@ def flag_notes(rows: Iterable[CellRow]) -> list[str]:
     raised: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
         for flag in row["flags"]:
-            code, _, said = flag.partition(": ")
+            code, _, sentence = flag.partition(": ")
             if code not in IN_PLACEBOS:
-                raised.setdefault(code, []).append((where(row), said))
+                raised.setdefault(code, []).append((where(row), sentence))
     return [f"{code}: {flag_note(cells)}" for code, cells in raised.items()]
 
 
 def flag_note(cells: Sequence[tuple[str, str]]) -> str:
     """What is said of the first cell, and the names of the others, a few of them in full."""
-    (first, said), *others = cells
+    (first, sentence), *others = cells
     named = ", ".join(name for name, _ in others[:NAMED])
     more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
-    return f"{first}: {said}{f' (also {named}{more})' if others else ''}."
+    return f"{first}: {sentence}{f' (also {named}{more})' if others else ''}."
 
 
 def shape_notes(transitions: Iterable[TransitionRow]) -> list[str]:

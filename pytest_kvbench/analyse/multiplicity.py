@@ -56,21 +56,21 @@ def fallback(p_values: Sequence[float], alpha: float) -> list[float]:
         p_values: one-sided, in the order of testing.
         alpha: the two-sided error that each brings.
     """
-    own = np.full(len(p_values), alpha / 2)
-    own[:1] += alpha / 2 * len(own)
-    levels, rejected = own.copy(), np.zeros(len(own), dtype=bool)
+    alone = np.full(len(p_values), alpha / 2)
+    alone[:1] += alpha / 2 * len(alone)
+    levels, rejected = alone.copy(), np.zeros(len(alone), dtype=bool)
     while (new := ~rejected & (np.asarray(p_values) < levels / 2)).any():
         rejected |= new
-        levels = np.where(rejected, levels, _handed_on(own, rejected))
+        levels = np.where(rejected, levels, _handed_on(alone, rejected))
     return [float(level) for level in levels]
 
 
-def _handed_on(own: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+def _handed_on(alone: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     """What each has with what the rejected ones in front of it, all round, have handed to it."""
-    levels = own.copy()
+    levels = alone.copy()
     for place in np.flatnonzero(~rejected):
         before = place - 1
         while rejected[before]:
-            levels[place] += own[before]
+            levels[place] += alone[before]
             before -= 1
     return levels

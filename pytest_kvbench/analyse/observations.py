@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pytest_kvbench.analyse import arrival
-from pytest_kvbench.analyse.artefacts import Seen, flags_of, placebo
+from pytest_kvbench.analyse.artefacts import CellView, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
 from pytest_kvbench.analyse.efficiency import efficiency
 from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_unmeasured
@@ -43,8 +43,8 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
     judged = judged_cells(joined, requests, facts, rules, sick)
     alike = twins(joined)
     for key, rows in requests.items():
-        seen = Seen(rows, judged.results[key], facts[key], rules)
-        judged.rows[key]["flags"] += flags_of(seen)
+        view = CellView(rows, judged.results[key], facts[key], rules)
+        judged.rows[key]["flags"] += flags_of(view)
     flag_twins(judged, alike)
     flag_pools(judged, facts)
     flag_pooled_placebos(judged, requests, rules)
@@ -128,8 +128,8 @@ def flag_pooled_placebos(judged: Judged, requests: Requests, rules: Rules) -> No
     for key, row in judged.rows.items():
         parts = [requests[k] for k in requests if k.pooled == key]
         if key.is_pooled and parts:
-            said = placebo(Seen(pd.concat(parts), judged.results[key], row, rules))
-            row["flags"] += [f"placebo: {said}"] if said else []
+            sentence = placebo(CellView(pd.concat(parts), judged.results[key], row, rules))
+            row["flags"] += [f"placebo: {sentence}"] if sentence else []
 
 
 def control_rows(stats: Sequence[BinStats], sick: Sick) -> list[CellRow]:
@@ -149,7 +149,7 @@ def flagged(controls: list[CellRow], table: pd.DataFrame) -> list[CellRow]:
         places = [asked[name] == value for name, value in row.items() if name in GROUP]
         sent = asked.loc[np.logical_and.reduce(places), "cut"]
         found = [cut for cut in sent if cut is not None]
-        row["flags"] += [f"cut: {arrival.told(found, len(sent))}"] if found else []
+        row["flags"] += [f"cut: {arrival.sentence(found, len(sent))}"] if found else []
     return controls
 
 

@@ -64,8 +64,8 @@ class Rules:
         require("max_cut", self.max_cut, 0 <= self.max_cut <= 1, "a share in [0, 1]")
         drop = self.drop_threshold
         require("drop_threshold", drop, 0 < drop <= 1, "a number in (0, 1], e.g. 0.15")
-        known = self.correction in CORRECTIONS
-        require("correction", self.correction, known, f"one of {', '.join(CORRECTIONS)}")
+        valid_name = self.correction in CORRECTIONS
+        require("correction", self.correction, valid_name, f"one of {', '.join(CORRECTIONS)}")
         planned = self.planned_cells
         require("planned_cells", planned, planned is None or planned > 0, "a count above 0")
 

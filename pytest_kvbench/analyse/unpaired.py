@@ -176,5 +176,5 @@ def _moments(sample: Sample, added: bool) -> tuple[float, float, float]:
 
 def _codes(clusters: np.ndarray | Sequence[Any]) -> np.ndarray:
     """Clusters as integers, the added examples each in one of its own."""
-    known, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.append(codes, [len(known), len(known) + 1])
+    names, codes = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.append(codes, [len(names), len(names) + 1])

@@ -121,7 +121,7 @@ def import_(group: str, files: tuple[Path, ...], reports: Path) -> None:
 
 
 def pick_up_and_hand_over(prepared: Prepared) -> Lost:
-    """What a run does with `engine.mode: batch`; what failed, where nothing more will come.
+    """Fetch finished batches and submit what is missing; the failures, once no batch is open.
 
     Raises:
         ControlError: a control is not sane, by the answers that are there.
@@ -143,7 +143,7 @@ def pick_up_and_hand_over(prepared: Prepared) -> Lost:
 
 
 def _noted(prepared: Prepared, batches: Sequence[Batch]) -> Lost:
-    """What failed, where nothing more will come; of what comes, whether anybody can tell when."""
+    """The failures, once no batch is open; notes batches whose state nobody can tell."""
     _note_strange(prepared, batches)
     return Lost() if batches else lost_of(prepared)
 
@@ -156,7 +156,7 @@ def _note_strange(prepared: Prepared, batches: Sequence[Batch]) -> None:
 
 
 def _tell_lost(prepared: Prepared, batches: Sequence[Batch]) -> None:
-    """The same of a command that ends here."""
+    """Print and note the failures, for a command that ends here."""
     lacking = _noted(prepared, batches)
     for line in lacking.lines:
         click.echo(line)
@@ -164,7 +164,7 @@ def _tell_lost(prepared: Prepared, batches: Sequence[Batch]) -> None:
 
 
 def _begun(name: str, reports: Path) -> Iterator[Prepared]:
-    """The groups as their last runs left them; of stages those that have begun."""
+    """The groups as their last runs left them; of a sweep, the stages that have begun."""
     from pytest_kvbench.store.places import is_group
 
     every = given.declared(name, reports, ())
@@ -174,7 +174,7 @@ def _begun(name: str, reports: Path) -> Iterator[Prepared]:
 
 
 def _stage_waits(declared: Declared, reports: Path) -> bool:
-    """Whether a stage has to wait for the one before, which says so."""
+    """Whether a stage has to wait for open batches of the stage before; prints the reason."""
     from pytest_kvbench.batch.ledger import waiting
 
     before = declared.experiment.after

@@ -1,4 +1,4 @@
-"""What a command was given, as the stages take it."""
+"""From the arguments of a command to what the stages take."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def declared(
 
 
 def stored(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
-    """What the last runs of a file or a group declared; its data and code need not be there."""
+    """The experiments of the last runs of a file or a group; data and code need not be there."""
     from pytest_kvbench.pipeline.find import find_declared
 
     return find_declared(name, reports, _overrides(sets), ran=True)
@@ -79,7 +79,7 @@ def _load(root: Path, conftests: tuple[Path, ...]) -> Mapping[str, TaskFactory]:
 def site(
     reports: Path, of: Sequence[Declared] = (), *, fresh: bool = False, force: bool = False
 ) -> Site:
-    """A run of this process."""
+    """The place and settings of a run by this process."""
     from pytest_kvbench.pipeline.group import Site
     from pytest_kvbench.report.progress import StatusLine
 

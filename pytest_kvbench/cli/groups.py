@@ -43,7 +43,7 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         _echo_lines(comparison_lines(result))
-    reasons.note(of_comparison(result), told=as_json)
+    reasons.note(of_comparison(result), printed=as_json)
 
 
 @click.command()

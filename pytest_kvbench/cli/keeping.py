@@ -83,7 +83,7 @@ def verify_controls(reports: Path, root: Path | None, as_json: bool) -> None:
     if not as_json:
         click.echo(f"{len(found) - len(wrong)} of {len(found)} in order")
     if damaged := sum(finding.condition in DAMAGED for _, finding in wrong):
-        reasons.note_found(f"{damaged:,} of {len(found):,} were lost or altered", told=as_json)
+        reasons.note_found(f"{damaged:,} of {len(found):,} were lost or altered", printed=as_json)
 
 
 @controls.command("prune")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _gathering(function: Callable[..., None]) -> Callable[..., None]:
-    """What every command over all groups takes: folders of groups, and where the data set is."""
+    """Add the options of every command over all groups: folders of groups, and the data set's."""
     for decorate in (
         click.option(
             "--data",

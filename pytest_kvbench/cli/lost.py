@@ -1,4 +1,4 @@
-"""What requests without a reply mean for who only asks, and judges nothing."""
+"""Failed requests in a command that only asks and judges nothing: its lines and exit status."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lost:
-    """Why requests failed, in lines, and what a command that stops here ends with for it."""
+    """Why requests failed, in lines, and the reasons of the exit status that follows."""
 
     lines: Sequence[str] = ()
     reasons: Sequence[Reason] = ()
 
 
 def lost_of(prepared: Prepared, *, answered: bool = True) -> Lost:
-    """What of a group's plan has failed. `answered`: whether anything was not.
+    """The failed requests of a group's plan. `answered`: whether any request has an answer.
 
     Raises:
         EngineError: not one of its requests has an answer.

@@ -1,4 +1,4 @@
-"""Why a command will not end with 0: noted while its stages go on, said last."""
+"""Why a command does not end with 0: noted while its stages go on, printed last."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from pytest_kvbench.pipeline.ending import Reason
 
 
-def note(reasons: Iterable[Reason], *, told: bool = False) -> None:
-    """The command goes on, and ends with these; `told` are those that need no line any more."""
-    _noted(click.get_current_context()).extend((reason, told) for reason in reasons)
+def note(reasons: Iterable[Reason], *, printed: bool = False) -> None:
+    """Note reasons of the exit status; the command goes on. `printed`: they need no line."""
+    _noted(click.get_current_context()).extend((reason, printed) for reason in reasons)
 
 
-def note_found(line: str, *, told: bool = False) -> None:
-    """What was asked for was done, and what it found is bad."""
+def note_found(line: str, *, printed: bool = False) -> None:
+    """Note a bad finding of a command that did what it was asked for."""
     from pytest_kvbench.pipeline.ending import Reason
 
-    note([Reason(EXIT_FOUND, line)], told=told)
+    note([Reason(EXIT_FOUND, line)], printed=printed)
 
 
 def end(ctx: click.Context, error: KvbenchError | None = None) -> None:
-    """End with what was noted and with the error that stopped the command, the reasons last."""
+    """Exit with the gravest status of the noted reasons and of the error, reasons printed last."""
     if error is not None:
         click.echo(f"kvbench: {error}", err=True)
     if not _noted(ctx):
@@ -38,9 +38,10 @@ def end(ctx: click.Context, error: KvbenchError | None = None) -> None:
 
     stopped = [Reason.of(error)] if error is not None else []
     status = status_of([*stopped, *(reason for reason, _ in _noted(ctx))])
-    untold = [reason for reason, told in _noted(ctx) if reason.status == status and not told]
+    gravest = [entry for entry in _noted(ctx) if entry[0].status == status]
+    unprinted = [reason for reason, printed in gravest if not printed]
     if status != status_of(stopped):  # else its two lines are the last
-        for line in last_lines(untold):
+        for line in last_lines(unprinted):
             click.echo(line, err=True)
     sys.exit(status)
 

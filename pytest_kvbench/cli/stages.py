@@ -204,7 +204,7 @@ for subcommand in (power.power, batch.batch, waiting.wait, serve.serve):
 
 @contextlib.contextmanager
 def _serving(site: Site) -> Iterator[contextlib.ExitStack]:
-    """The servers that are started inside end with the block, as does what is put on its stack."""
+    """A block at whose end the servers started in it stop, and its stack unwinds."""
     from pytest_kvbench.engines import stop_all
     from pytest_kvbench.files import run_folder
 
@@ -228,7 +228,7 @@ def _prepared(declared: Declared, site: Site, present: contextlib.ExitStack) -> 
 
 
 def _ask(prepared: Prepared, site: Site) -> Lost:
-    """Answers what is missing; what failed.
+    """Ask for the missing answers; returns the failures.
 
     Raises:
         EngineError: none has an answer, though some were asked.
@@ -293,7 +293,7 @@ def _judged_by(gate: Gate, prepared: Prepared) -> Prepared:
 
 
 def _tell(prepared: Prepared, summary: Summary, waits: str) -> None:
-    """Show the verdicts, and note what they end the command with."""
+    """Print the verdicts, and note the reasons of the exit status."""
     from pytest_kvbench.pipeline.conclude import SUMMARY
     from pytest_kvbench.pipeline.ending import of_summary
     from pytest_kvbench.report import append_step_summary, terminal_lines

@@ -102,13 +102,13 @@ def wait(
 
 
 def _tell(target: Target, look: Look) -> bool:
-    """Say how the wait for a target ended; whether all of it is there."""
+    """Print how the wait for a target ended; returns whether all of it is there."""
     if look.problem:
         click.echo(f"kvbench: {target.name}: {look.problem}", err=True)
         click.echo(look.hint, err=True, nl=bool(look.hint))
         from pytest_kvbench.pipeline.ending import of_lines
 
-        reasons.note(of_lines(target.name, [look.problem]), told=True)  # it comes not by itself
+        reasons.note(of_lines(target.name, [look.problem]), printed=True)  # it comes not by itself
         return False
     failed = f", {look.count.failed:,} failed" if look.count and look.count.failed else ""
     answers = f", {look.count.answered:,} answers{failed}" if look.count else ""
@@ -117,7 +117,7 @@ def _tell(target: Target, look: Look) -> bool:
 
 
 def _note_sick(target: Target, tasks: Mapping[str, TaskFactory]) -> None:
-    """The controls of a group that have nothing to lose: its treatments do not count."""
+    """Note the controls of a group that are not sane: its treatments do not count."""
     if target.folder is None:
         return
     from pytest_kvbench.pipeline.driver import sick_controls
@@ -135,7 +135,7 @@ def _note_sick(target: Target, tasks: Mapping[str, TaskFactory]) -> None:
 
 
 def _do(ctx: click.Context, then: Sequence[str], there: Sequence[Target], reports: Path) -> None:
-    """The stages and what they need before them, each once, as the commands of their names do."""
+    """Run the stages and those they need, each once, by the commands of their names."""
     commands = ctx.find_root().command
     assert isinstance(commands, click.Group)  # noqa: S101 -- `kvbench` itself
     groups = dict.fromkeys(target.folder.name for target in there if target.folder)

@@ -57,7 +57,7 @@ class Source:
 
     @property
     def stamp(self) -> list[list[int]]:
-        """Size and time of its files: as long as they stay, so does the content."""
+        """Sizes and modification times of its files: as long as they stay, so does the content."""
         wal = Path(f"{self.path / DATABASE}-wal")
         files = [self.path] if self.path.is_file() else [self.path / DATABASE, wal]
         found = [file.stat() for file in files if file.exists()]
@@ -65,7 +65,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Readable and unique: the group's name and a hash of where it is."""
+        """A readable and unique name: the group's, and a hash of its path."""
         place = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
         return f"{self.path.name.removesuffix(SUFFIX)}-{place}"
 
@@ -165,7 +165,7 @@ def _archived(path: Path) -> str:
 
 
 def _read_states(path: Path) -> dict[str, _State]:
-    """What was read before; a state of another schema, or none, makes everything new."""
+    """The sources read before; none where the state is missing or of another schema."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return dict(data["sources"]) if data["schema"] == SCHEMA else {}
@@ -229,7 +229,7 @@ def _parquet(name: str, table: Table) -> bytes:
 
 
 def _typed(values: Sequence[Any], kind: Any) -> Sequence[Any]:
-    """SQLite has no truth values."""
+    """Values of a column, truth values made of the integers that SQLite has for them."""
     if str(kind) != "bool":
         return values
     return [None if value is None else bool(value) for value in values]

@@ -1,4 +1,4 @@
-"""Groups into archives and back; nothing is removed that an archive does not hold."""
+"""Archive and restore groups; a group is removed only where an archive holds all of it."""
 
 from __future__ import annotations
 
@@ -303,19 +303,19 @@ def clean_group(folder: Path, archives: Path, min_age_s: float, *, dry_run: bool
 
 
 def _remove(folder: Path) -> None:
-    """By one rename: killed on the way, no half of it is taken for a group."""
+    """Remove a folder: first one rename, so that a killed removal leaves no half of a group."""
     with unfinished_folder(folder.parent) as room:
         folder.rename(room / GROUP)
 
 
 def _lived_in(folder: Path) -> list[Path]:
-    """The files whose change tells that a group is in use; our own locks are none of them."""
+    """The files whose modification time shows that a group is in use; locks are left out."""
     wal = folder / f"{DATABASE}-wal"
     return [*_files(folder).values(), *([wal] if wal.exists() else [])]
 
 
 def _holder(folder: Path, archives: Path) -> tuple[Path | None, str]:
-    """An archive whose index and content hold all of the group; else why none does."""
+    """An archive that holds all of the group, or the reason why none does."""
     why = f"no archive of it in {archives}; make one: {command('archive', folder)}"
     for path in sorted(archives.glob(f"{folder.name}-*{SUFFIX}"), reverse=True):
         try:

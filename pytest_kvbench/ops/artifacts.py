@@ -88,16 +88,16 @@ def export_artifacts(prepared: Prepared, target: Path) -> Exported:
     Raises:
         StoreError: it cannot be written.
     """
-    seen = observed(prepared)
-    cells = judge(prepared.experiment, seen.judged).cells
-    artifacts = list(_artifacts(prepared, seen))
+    stored = observed(prepared)
+    cells = judge(prepared.experiment, stored.judged).cells
+    artifacts = list(_artifacts(prepared, stored))
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     sweep(target)
     with locked(target / ".lock"):
         new = [a for a in artifacts if a.complete and not (target / a.name).exists()]
         for artifact in new:
-            _write(artifact, seen.run, cells, target)
+            _write(artifact, stored.run, cells, target)
     return Exported(
         tuple(a.name for a in new),
         tuple(a.name for a in artifacts if a.complete and a not in new),
@@ -105,11 +105,11 @@ def export_artifacts(prepared: Prepared, target: Path) -> Exported:
     )
 
 
-def _artifacts(prepared: Prepared, seen: Observed) -> Iterator[_Artifact]:
+def _artifacts(prepared: Prepared, stored: Observed) -> Iterator[_Artifact]:
     by_arm: dict[str, list[tuple[Cell, Request]]] = {}
-    for cell, request in seen.planned:
+    for cell, request in stored.planned:
         by_arm.setdefault(request.arm.arm_id, []).append((cell, request))
-    by_key = {one.outcome.key: one for one in seen.rows}
+    by_key = {one.outcome.key: one for one in stored.rows}
     for asked in by_arm.values():
         came = [by_key[r.key] for _, r in asked if r.key in by_key]
         yield _Artifact(asked[0][1].arm, prepared, asked, came)
@@ -117,12 +117,12 @@ def _artifacts(prepared: Prepared, seen: Observed) -> Iterator[_Artifact]:
 
 def _write(artifact: _Artifact, run: RunRow, cells: Sequence[CellRow], target: Path) -> None:
     """Make the folder whole before it gets its name; then its line in the catalog."""
-    own = [c for c in cells if (c["policy"], c["budget"]) == _arm_key(artifact.arm)]
-    meta = _meta(artifact, run, own)
+    of_arm = [c for c in cells if (c["policy"], c["budget"]) == _arm_key(artifact.arm)]
+    meta = _meta(artifact, run, of_arm)
     with writing(target):
         with unfinished_folder(target) as room:
             replace_json(room / "meta.json", meta)
-            replace_json(room / "analysis.json", {"cells": own})
+            replace_json(room / "analysis.json", {"cells": of_arm})
             replace_text(room / "answers.jsonl", "".join(_lines(artifact)))
             room.chmod(0o755)
             room.rename(target / artifact.name)

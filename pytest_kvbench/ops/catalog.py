@@ -79,7 +79,7 @@ def catalog(runs: pd.DataFrame) -> pd.DataFrame:
 def headline(cells: pd.DataFrame) -> pd.DataFrame:
     """The rows that answer for a whole task: those over all bins, or those of an only bin."""
     bins = cells.groupby(["group", "task", "variant"])["bin"].transform(
-        lambda own: (own != ALL_BINS).sum() if own.nunique() > 1 else own.nunique()
+        lambda bins: (bins != ALL_BINS).sum() if bins.nunique() > 1 else bins.nunique()
     )
     only = cells.groupby(["group", "task", "variant"])["bin"].transform("nunique") == 1
     return cells[(cells["bin"] == ALL_BINS) | (only & (bins == 1))]
@@ -102,18 +102,18 @@ def best(cells: pd.DataFrame) -> pd.DataFrame:
     treated = rows[rows["policy"] != FULL_CACHE]
     control = cells[cells["policy"] == FULL_CACHE]
     found = [
-        {**dict(zip(SETTING, key, strict=True)), **_smallest(own, control)}
-        for key, own in treated.groupby(SETTING, dropna=False)
+        {**dict(zip(SETTING, key, strict=True)), **_smallest(arms, control)}
+        for key, arms in treated.groupby(SETTING, dropna=False)
     ]
     columns = [*SETTING, *CHOSEN, "doubt", "control_latency_p50", "groups"]
     return pd.DataFrame(found, columns=columns)
 
 
-def _smallest(own: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
-    safe = own[own["budget"] == own["b_safe_adjusted"]].copy()
+def _smallest(arms: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
+    safe = arms[arms["budget"] == arms["b_safe_adjusted"]].copy()
     if safe.empty:
-        return {"policy": None, "budget": None, "groups": own["group"].nunique()}
-    broken = own[own["verdict_holm"] == "breaks"]
+        return {"policy": None, "budget": None, "groups": arms["group"].nunique()}
+    broken = arms[arms["verdict_holm"] == "breaks"]
     safe["contradicted"] = [
         broken.loc[
             (broken["policy"] == row.policy)
@@ -134,5 +134,5 @@ def _smallest(own: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
             (first["verdict_holm"], first["verdict"]),
         ),
         "control_latency_p50": same["latency_p50"].mean(),
-        "groups": own["group"].nunique(),
+        "groups": arms["group"].nunique(),
     }

@@ -31,15 +31,15 @@ def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> Summ
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
     experiment = prepared.experiment.model_copy(update={"gate": gate})
-    seen = observed(replace(prepared, experiment=experiment))
-    judged = _as_zero(seen.judged) if failures == "zero" else seen.judged
+    stored = observed(replace(prepared, experiment=experiment))
+    judged = _as_zero(stored.judged) if failures == "zero" else stored.judged
     return build_summary(
         experiment.snapshot(),
         prepared.manifests,
         judge(experiment, judged),
         [one for one in judged if not prepared.is_beside(one.cell)],
-        missing_cells(prepared, seen.planned, seen.rows),
-        seen.run,
+        missing_cells(prepared, stored.planned, stored.rows),
+        stored.run,
     )
 
 

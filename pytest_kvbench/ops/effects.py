@@ -90,7 +90,7 @@ def _arms(rows: pd.DataFrame) -> pd.MultiIndex:
 
 
 def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
-    """The arms that were asked because they are known to be bad, and are none of a plan."""
+    """The arms that were asked only because they are known to be bad, by group and task."""
     for group, snapshot in set(zip(runs["group"], runs["snapshot"], strict=True)):
         with contextlib.suppress(ValueError):  # a snapshot of another version
             experiment = Experiment(**{"sensitivity": None, **json.loads(snapshot)})
@@ -100,7 +100,7 @@ def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
 
 
 def _dtype(snapshot: str) -> str | None:
-    """How the engine was told to store weights and cache; None where it was told nothing."""
+    """The declared dtype of weights and cache; None where none was declared."""
     dtype: str | None = Snapshot(json.loads(snapshot)).get("engine.dtype")
     return dtype
 

@@ -56,7 +56,7 @@ def insights(
 
 def _basis(answers: pd.DataFrame, runs: pd.DataFrame, alpha: float) -> Section:
     failed = int((answers["failure"] != "").sum())
-    said = (
+    sentences = (
         f"{text.count(runs['group'].nunique(), 'group')}, {text.count(len(runs), 'run')}, "
         f"{len(answers) - failed:,} answers and {text.count(failed, 'failure')}, from "
         f"{_day(runs['started_at'].min())} to {_day(runs['started_at'].max())}. "
@@ -65,7 +65,7 @@ def _basis(answers: pd.DataFrame, runs: pd.DataFrame, alpha: float) -> Section:
         "Groups chose their tasks and policies, so that an average over them is about what was "
         "measured."
     )
-    return Section("Basis", [Paragraph(said)])
+    return Section("Basis", [Paragraph(sentences)])
 
 
 def _day(stamp: str) -> str:
@@ -147,14 +147,14 @@ def _steepest(lost: pd.DataFrame) -> str:
     rows = records(lost)
     worst = min(rows, key=lambda row: float(row["effect"]))
     kept = [row for row in rows if row["ci_low"] > -0.1]
-    said = (
+    sentences = (
         f"The largest loss is {name(worst['policy'])} at {text.budget(worst['budget'])}: "
         f"{_difference(worst)}. "
     )
     if not kept:
-        return said + "No policy is shown to lose less than 0.10 at any budget."
+        return sentences + "No policy is shown to lose less than 0.10 at any budget."
     least = min(kept, key=lambda row: float(row["budget"]))
-    return said + (
+    return sentences + (
         f"The smallest budget with a loss shown to be below 0.10 is {text.budget(least['budget'])} "
         f"({name(least['policy'])}: {_difference(least)})."
     )
@@ -172,8 +172,8 @@ def _loss_table(lost: pd.DataFrame) -> Table:
     """A row a policy, a column a budget."""
     budgets = sorted(lost["budget"].unique(), reverse=True)
     rows = []
-    for policy, own in lost.groupby("policy", sort=False):
-        by = {row["budget"]: row for row in records(own)}
+    for policy, of_policy in lost.groupby("policy", sort=False):
+        by = {row["budget"]: row for row in records(of_policy)}
         shown = (
             Value(f"{_difference(by[b])} n={by[b]['n']:,}" if b in by else text.NOTHING)
             for b in budgets
@@ -212,13 +212,13 @@ def _effect_table(title: str, rows: pd.DataFrame) -> Table:
 def _correlations(cells: pd.DataFrame, alpha: float) -> list[Block]:
     single = (cells["policy"] != FULL_CACHE) & (cells["bin"] != ALL_BINS)
     rows = cells[single & is_measured(cells)].dropna(subset=["delta"])
-    said = [
+    sentences = [
         line for key, label in FEATURES.items() if (line := _correlation(rows, key, label, alpha))
     ]
-    if not said:
+    if not sentences:
         return []
     intro = "Rank correlation of a cell's delta with what is known of it (bins kept whole):"
-    return [Paragraph(intro), Bullets(tuple(said))]
+    return [Paragraph(intro), Bullets(tuple(sentences))]
 
 
 def _correlation(rows: pd.DataFrame, key: str, label: str, alpha: float) -> str:

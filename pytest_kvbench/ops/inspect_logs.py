@@ -30,13 +30,13 @@ def export_inspect(prepared: Prepared, target: Path) -> list[Path]:
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
-    seen = observed(prepared)
-    outcomes = {one.outcome.key: one.outcome for one in seen.rows}
+    stored = observed(prepared)
+    outcomes = {one.outcome.key: one.outcome for one in stored.rows}
     written = []
-    for (task, arm_id), asked in _by_arm(seen.planned).items():
+    for (task, arm_id), asked in _by_arm(stored.planned).items():
         answered = [(r, outcomes[r.key]) for r in asked if r.key in outcomes]
-        log = _log(prepared, seen.run, asked[0].arm, task, answered)
-        stamp = re.sub(r"[:.]", "-", seen.run.started_at)
+        log = _log(prepared, stored.run, asked[0].arm, task, answered)
+        stamp = re.sub(r"[:.]", "-", stored.run.started_at)
         slug = re.sub(r"[^A-Za-z0-9]+", "-", log["eval"]["task"]).strip("-")
         written.append(target / f"{stamp}_{slug}_{arm_id[:16]}.json")
         replace_json(written[-1], log)
@@ -126,7 +126,7 @@ def _output(outcome: Outcome, model: str) -> dict[str, object]:
 
 
 def _usage(asked: int | None, made: int | None) -> dict[str, object]:
-    """Nothing where the server did not count both: Inspect has no place for one alone."""
+    """Token counts; empty where the server did not count both, as Inspect needs them."""
     if asked is None or made is None:
         return {}
     counts = {"input_tokens": asked, "output_tokens": made, "total_tokens": asked + made}

@@ -31,9 +31,9 @@ class _Column:
     show: Callable[[Row], str]
     right: bool = False
 
-    def fit(self, said: str) -> str:
-        said = text.fit(text.plain(said), self.width)
-        return said.rjust(self.width) if self.right else said.ljust(self.width)
+    def fit(self, shown: str) -> str:
+        shown = text.fit(text.plain(shown), self.width)
+        return shown.rjust(self.width) if self.right else shown.ljust(self.width)
 
 
 def catalog_lines(rows: pd.DataFrame) -> list[str]:
@@ -196,6 +196,6 @@ def _outcome(result: Comparison) -> str:
     breaks = sum(change.new_break for change in result.changes)
     fixed = sum(change.fixed_break for change in result.changes)
     better = sum(change.change == "better" for change in result.changes)
-    said = f"{breaks} new breaks, {fixed} fixed breaks, {better} better"
+    shown = f"{breaks} new breaks, {fixed} fixed breaks, {better} better"
     found = len(result.regressions)
-    return f"{said}: {'no regression' if not found else f'{found} REGRESSIONS'}"
+    return f"{shown}: {'no regression' if not found else f'{found} REGRESSIONS'}"

@@ -154,7 +154,7 @@ class _Reader:
     def _spoken(
         self, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, bool]]:
-        """Of every reply: how many vote together, and whether it speaks for them."""
+        """For every reply: how many samples vote together, and whether it is the elected one."""
         voting = int(Snapshot(self.runs[-1].snapshot).get("sampling.self_consistency") or ALONE)
         if voting == ALONE:
             return iter([(ALONE, True)] * len(rows))
@@ -186,7 +186,7 @@ class _Reader:
         return {reply.key for reply in spokesmen}
 
     def _run_id(self, number: int) -> str:
-        """Of the run during which an answer came, by its place in their order; 0: before any."""
+        """The id of the run during which an answer came, by its place from 1 on; 0: before any."""
         return self.runs[max(0, number - 1)].run_id
 
     # -- runs ----------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class _Reader:
         }
 
     def _verdicts(self) -> dict[str, int]:
-        """How the cells of single bins were judged."""
+        """The number of cells of single bins by corrected verdict."""
         words = [str(c["verdict_holm"]) for c in self.contents.cells() if c["bin"] != ALL_BINS]
         names = {"not_measured": "not-measured"}
         return {

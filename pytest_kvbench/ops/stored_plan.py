@@ -35,7 +35,7 @@ class Observed:
 
 
 def observed(prepared: Prepared) -> Observed:
-    """What a group holds. Changes nothing, needs no data.
+    """The stored plan of a group with its observations. Changes nothing, needs no data.
 
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.

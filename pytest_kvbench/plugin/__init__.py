@@ -61,7 +61,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Settle what must be known before workers start."""
+    """Apply the options that must take effect before workers start."""
     if hasattr(config, "workerinput"):
         # Every worker, a replacement in mid-run too, would empty the cache again.
         config.option.cacheclear = False
@@ -118,7 +118,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """What came out of an archive is no test, and no conftest, of this project."""
+    """Ignore tests and conftests in folders restored from an archive and not confirmed."""
     return True if is_unconfirmed(collection_path) else None
 
 

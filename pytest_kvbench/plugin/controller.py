@@ -1,4 +1,4 @@
-"""The controlling process: knows what ran from its reports, ends with verdicts and exit status.
+"""The controlling process: collects reports of items, and ends with verdicts and exit status.
 
 Under xdist it holds no items; all it learns is plain data on the reports. Everything it says it
 reads from the groups' databases.
@@ -45,7 +45,7 @@ _DECIDED_HERE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 @dataclass(frozen=True)
 class _Result:
-    """One group's results, or why there are none; `reasons` of an exit status that is not 0.
+    """One group's results, or the problem that left none; `reasons` of an exit status other than 0.
 
     `against` is what --kvbench-save and --kvbench-compare made of it.
     """
@@ -60,7 +60,7 @@ class _Result:
 
 
 class Controller:
-    """Light until a report says that a kvbench item ran."""
+    """The controlling side of a session; loads nothing heavy before a kvbench item ran."""
 
     NAME = CONTROLLER
 
@@ -79,7 +79,7 @@ class Controller:
 
     @cached_property
     def analyst(self) -> Analyst:
-        """Who judges at the end."""
+        """The process that judges at the end, made when first needed."""
         from pytest_kvbench.pipeline.judge_process import Analyst
 
         return Analyst()
@@ -88,7 +88,7 @@ class Controller:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Without workers: which kvbench items were selected."""
+        """Note the selected kvbench items, where this process runs them itself."""
         if not self._config.pluginmanager.has_plugin(RUNTIME):
             return
         from pytest_kvbench.plugin.declaration import declaration_of
@@ -103,7 +103,7 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """With workers: the same, from the ids that each of them reports."""
+        """Note the selected kvbench items by the ids that an xdist worker reports."""
         selected: dict[str, list[str]] = {}
         for nodeid in ids:
             group = group_of(nodeid)
@@ -113,7 +113,7 @@ class Controller:
         self._expect(selected)
 
     def _find_tasks(self, nodeids: Iterable[str]) -> None:
-        """Conftests below the folder that was named are loaded by workers alone."""
+        """Find the tasks of conftest files that only workers have loaded."""
         from pytest_kvbench.plugin.project import conftest_tasks
         from pytest_kvbench.tasks.project import ProjectTasks
 
@@ -122,7 +122,7 @@ class Controller:
         self._config.stash[NOT_LOADED] = ProjectTasks(folders, conftest_tasks)
 
     def _expect(self, selected: Mapping[str, Sequence[str]]) -> None:
-        """Kvbench items will run: show how far they are."""
+        """Prepare for items that will run: warm the judge up, and show a progress line."""
         if not selected:  # options may be what is wrong, and were refused already
             return
         self._expected.update(*selected.values())
@@ -140,24 +140,24 @@ class Controller:
     # -- what ran --------------------------------------------------------------------------
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Notice an error of the user's in a declaration."""
+        """Record an error that a user made in a declaration."""
         self._noticed.collected(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Notice which groups ran and what kind of failure each is."""
+        """Record which groups ran, and the kind of each failure."""
         report.nodeid = without_scope(report.nodeid)
         self._ran.add(report.nodeid)
         self._noticed.ran(report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """A crashed worker says nothing about quality."""
+        """Record a crashed worker: it says nothing about quality."""
         self._noticed.crashed(crashitem, report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, error: object | None) -> None:
-        """A worker ended; by itself, where there is an error."""
+        """Record a worker that ended with an error."""
         self._lost_worker |= error is not None
 
     # -- the plan --------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class Controller:
             self._end(session, self._noticed.reasons(concluded))
 
     def _end(self, session: pytest.Session, reasons: Iterable[Reason]) -> None:
-        """Set the exit status; why is said once pytest has said its last."""
+        """Set the exit status, and keep the lines that explain it for the end of the output."""
         from pytest_kvbench.pipeline.ending import last_lines, status_of
 
         every = list(reasons)
@@ -211,7 +211,7 @@ class Controller:
         self._last_lines = last_lines(every)
 
     def pytest_unconfigure(self) -> None:
-        """However the session ended."""
+        """End the judging process and print the last lines, also after an interrupted session."""
         if "analyst" in self.__dict__:
             self.analyst.close()
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -256,7 +256,7 @@ class Controller:
         return _Result(group, done.summary, files, "", idle, against, reasons)
 
     def _nothing(self, group: str, options: Options, why: str) -> list[Reason]:
-        """Why a group that is not there, or not whole, is no 0: something was wanted of it."""
+        """The reasons of an exit status other than 0 for a group without a summary."""
         from pytest_kvbench.pipeline.ending import Reason
 
         lacking = f"not compared with baseline {options.compare}: " if options.compare else ""
@@ -265,7 +265,7 @@ class Controller:
         return [Reason(InfrastructureError.exit_status, f"{group}: {lacking}{why}")]
 
     def _against(self, done: Conclusion) -> Iterator[str]:
-        """What --kvbench-compare and --kvbench-save came to, in words."""
+        """The lines that --kvbench-compare and --kvbench-save add to the output."""
         if done.comparison is not None:
             from pytest_kvbench.ops.listing import comparison_lines
 

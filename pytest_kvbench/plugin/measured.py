@@ -1,4 +1,4 @@
-"""An experiment of this session while it is measured: how it is asked, its store, what it drew."""
+"""An experiment of this session while it is measured: its driver, its store, and what it drew."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MeasuredExperiment:
     sick: dict[CellGroup, str] = field(default_factory=dict)
 
     def settle(self, group: CellGroup, ahead: Iterable[GroupDriver] = ()) -> str:
-        """Have a group asked, scored and looked at; why it is not settled yet, "" where it is.
+        """Have a group asked and scored; returns why it is not settled yet, "" where it is.
 
         Raises:
             KvbenchError: see `Asking.unsettled`.
@@ -59,7 +59,7 @@ class MeasuredExperiment:
 
     @cached_property
     def clusters(self) -> dict[str, str]:
-        """Cluster by example."""
+        """The cluster of each example, by its id."""
         return {
             entry.example.example_id: entry.example.cluster
             for manifest in self.prepared.manifests.values()

@@ -1,4 +1,4 @@
-"""What a process is about before there are answers to count: a note in the run's folder.
+"""What a process does before there are answers to count: a note in the run's folder.
 
 The process that prepares a group leaves it, the one that owns the terminal shows it.
 """
@@ -29,7 +29,7 @@ def leave(run_id: str, group: str, line: str) -> None:
 
 
 def left(run_id: str) -> str:
-    """The note that was left, the first by group; "" where there is none."""
+    """The note of a run, the first by group; "" where there is none."""
     for file in sorted(run_folder(run_id).glob(f"*{_SUFFIX}")):
         with contextlib.suppress(OSError):  # it was taken away meanwhile
             return file.read_text(encoding="utf-8")

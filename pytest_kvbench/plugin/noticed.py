@@ -1,4 +1,4 @@
-"""What the controller hears while items run: which cells were wanted, and what failed, and why.
+"""The reports of items as the controller collects them: selected cells, and failures by cause.
 
 Plain data and light: all it knows are reports, which may come from workers.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Noticed:
-    """Kept from reports.
+    """What the reports of items have brought so far.
 
     `wanted`: by group, the ids of the cells that were to be measured. `mistaken`: the user's
     mistakes in declarations. `failed`: by exit status, a line for each report.
@@ -34,7 +34,7 @@ class Noticed:
     failed: dict[int, list[str]] = field(default_factory=dict)
 
     def collected(self, report: pytest.CollectReport) -> None:
-        """A module: its errors are the user's where we have explained them."""
+        """Record the collection of a module: an error that we explained is one of the user's."""
         if not report.failed:
             return
         message = str(report.longrepr)
@@ -44,7 +44,7 @@ class Noticed:
             self._fail(EXIT_FOUND, f"{report.nodeid}: cannot be collected")
 
     def ran(self, report: pytest.TestReport) -> None:
-        """A phase of an item; one that is skipped was not wanted."""
+        """Record a phase of an item; the cell of a skipped one was not to be measured."""
         ours: dict[str, Any] | None = getattr(report, "kvbench", None)
         if ours is not None:
             wanted = self.wanted.setdefault(ours["group"], set())
@@ -55,33 +55,33 @@ class Noticed:
         self._fail(status or EXIT_FOUND, f"{report.nodeid}: {why or 'failed'}")
 
     def crashed(self, crashitem: str, report: pytest.TestReport) -> None:
-        """A worker died under an item: of one of ours it says nothing about quality."""
+        """Mark a crash under a kvbench item: it says nothing about quality."""
         if without_scope(crashitem) != crashitem:
             crash = (InfrastructureError.exit_status, "its worker crashed")
             report.kvbench_crash = crash  # type: ignore[attr-defined]
 
     def worker_lost(self) -> None:
-        """Workers died, and nobody ran what was left."""
+        """Record that workers died and left items that nobody ran."""
         self._fail(InfrastructureError.exit_status, "workers crashed, and not all tests were run")
 
     def none_collected(self, config: pytest.Config) -> None:
-        """All workers died before one said what it had collected, perhaps items of ours."""
+        """Record that all workers died while they collected what may be kvbench items."""
         if any(b"kvbench" in file.read_bytes() for file in _test_files(config)):
             self._fail(InfrastructureError.exit_status, "all workers crashed while they collected")
 
     @property
     def is_ours(self) -> bool:
-        """Whether the exit status is ours to say."""
+        """Whether kvbench items decide the exit status."""
         return bool(self.wanted) or InfrastructureError.exit_status in self.failed
 
     def mistakes(self) -> Iterator[Reason]:
-        """Why nothing was run."""
+        """The errors in declarations, for which nothing was run."""
         from pytest_kvbench.pipeline.ending import Reason
 
         yield from (Reason(UsageError.exit_status, line) for line in self.mistaken)
 
     def reasons(self, concluded: list[Reason]) -> Iterator[Reason]:
-        """What was found at the end, then what else failed: an item may fail for what was found."""
+        """The reasons of the conclusion, then a line per other status that items failed with."""
         from pytest_kvbench.pipeline.ending import Reason
 
         yield from concluded

@@ -1,4 +1,4 @@
-"""A group as this process has it."""
+"""A group opened by this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def opened(config: pytest.Config, group: str) -> Prepared:
-    """As it was measured here, its plan made already; else as its last run left it.
+    """The group as this process measured it, with its plan; else as its last run left it.
 
     Raises:
         MissingPrerequisiteError: nothing was prepared there.

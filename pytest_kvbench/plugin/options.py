@@ -150,7 +150,7 @@ class Options:
 
 
 def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
-    """What the conftests that are loaded by now, and other plugins, bring: the nearest wins.
+    """The tasks of the conftests loaded by now and of other plugins; the nearest conftest wins.
 
     Raises:
         ExperimentError: one brings something else than tasks by name.
@@ -182,7 +182,7 @@ def refuse_swallowed_path(config: pytest.Config) -> None:
 
 
 def refuse_unknown_baseline(config: pytest.Config) -> None:
-    """A run against a baseline that is not there would measure for nothing.
+    """Refuse a baseline that does not exist, before anything is measured.
 
     Raises:
         pytest.UsageError: nothing was saved under that name.

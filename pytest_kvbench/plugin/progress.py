@@ -56,7 +56,7 @@ class Watched:
         self._requests: Outstanding | None = None
 
     def look(self) -> Count | None:
-        """What is there by now; None before the run is prepared.
+        """The counts by now; None before the run is prepared.
 
         Raises:
             KvbenchError: the database cannot be read just now.
@@ -124,7 +124,7 @@ class Screen:
 
     @contextlib.contextmanager
     def pytest_writes(self) -> Iterator[None]:
-        """Inside, the line is gone and stays away."""
+        """A context in which the line is hidden, so that pytest can write."""
         with self._lock:
             if self._drawn:
                 self._stream.write("\x1b[J")
@@ -139,7 +139,7 @@ class Screen:
 
 
 class ProgressLine:
-    """Registered once kvbench items are known to be run, and the line is wanted."""
+    """The plugin that shows the line; registered once kvbench items will run."""
 
     NAME = "kvbench-progress"
 
@@ -185,13 +185,13 @@ class ProgressLine:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logfinish(self) -> Iterator[None]:
-        """Pytest writes the share of items done."""
+        """Hide the line while pytest writes the share of finished items."""
         with self._screen.pytest_writes():
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """The line has served."""
+        """Remove the line at the end."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -22,7 +22,7 @@ _OURS = "kvbench"  # the entry point: found where plugins are not loaded by them
 
 
 class _Asked:
-    """Asks the conftests that pytest has loaded, and goes no further."""
+    """A plugin that asks the loaded conftests for their tasks, and ends the session."""
 
     def __init__(self) -> None:
         self.tasks: Mapping[str, TaskFactory] = {}
@@ -51,7 +51,7 @@ class _Asked:
 
 
 def conftest_tasks(root: Path, conftests: Sequence[Path]) -> Mapping[str, TaskFactory]:
-    """What conftest files bring by `pytest_kvbench_tasks`, loaded as pytest loads them.
+    """The tasks that conftest files give by `pytest_kvbench_tasks`, loaded as pytest loads them.
 
     Args:
         root: the project's; no conftest above it is loaded.

@@ -128,7 +128,7 @@ class Runtime:
         return report
 
     def pytest_sessionfinish(self) -> None:
-        """Stop at once; what was answered is stored."""
+        """Stop asking; stored answers stay."""
         for experiment in self._experiments.values():
             experiment.close()
         if self._worker is not None and "_analyst" in self.__dict__:
@@ -155,7 +155,7 @@ class Runtime:
         pytest.fail(f"kvbench: {self._once(problem)}", pytrace=False)
 
     def _once(self, problem: KvbenchError) -> str:
-        """An error in full, but that of an engine, which stops every item, only the first time."""
+        """The message of an error; an engine error, which all items share, in full only once."""
         message = str(problem)
         if message in self._reported:
             return f"not asked: {sound.message(problem.what, _AGAIN)} (see the first error)"
@@ -200,7 +200,7 @@ class Runtime:
         return self._read(experiment, cell)
 
     def _await_stage(self, declared: Declared) -> None:
-        """Batches of the stage before come first: what breaks there is not asked here."""
+        """Skip the item while batches of the stage before are open: they decide what is asked."""
         before = declared.experiment.after
         if before is None or declared.experiment.engine.mode != "batch":
             return
@@ -254,7 +254,7 @@ class Runtime:
     def _asking(
         self, prepared: Prepared, site: Site, selected: Sequence[Cell], store: Store
     ) -> Asking:
-        """How an experiment is asked: in batches whatever was selected, live group by group."""
+        """The way an experiment is asked: all selected cells as batches, or live group by group."""
         if prepared.experiment.engine.mode == "batch":
             from pytest_kvbench.batch.session import Batched  # late: HTTP that live runs need not
 
@@ -266,13 +266,13 @@ class Runtime:
         return Live(make_pool(prepared, site, on_start=self._warm))
 
     def _warm(self) -> None:
-        """There will be something to judge. Workers leave that to their controller."""
+        """Start the judging process early; a worker leaves judging to its controller."""
         if self._worker is None:
             self._analyst.warm()
 
     @cached_property
     def _analyst(self) -> Analyst:
-        """The controller's where there is one here; a worker has its own, to judge a stage."""
+        """The controller's judging process; a worker makes one of its own, to judge a stage."""
         controller = self._config.pluginmanager.get_plugin(CONTROLLER)
         return Analyst() if controller is None else controller.analyst
 

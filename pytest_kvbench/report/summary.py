@@ -88,13 +88,13 @@ def failure_messages(failures: Iterable[Failure]) -> list[FailureMessage]:
 
     Requests that were not even sent come last: others tell why.
     """
-    said: dict[tuple[str, str], list[str]] = {}
+    messages_of: dict[tuple[str, str], list[str]] = {}
     for failure in failures:
         alike = (failure.kind, sound.words(failure.message))
-        said.setdefault(alike, []).append(failure.message)
+        messages_of.setdefault(alike, []).append(failure.message)
     return [
         {"kind": kind, "message": messages[0], "n": len(messages)}
-        for (kind, _), messages in sorted(said.items(), key=_is_unsent)[:_MESSAGES]
+        for (kind, _), messages in sorted(messages_of.items(), key=_is_unsent)[:_MESSAGES]
     ]
 
 
