@@ -145,6 +145,25 @@ def test_no_module_is_longer_than_a_few_screens(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
+FREE_FORM = {"report/summary.py:build_summary", "report/markup.py:_environment"}
+"""What an experiment declared, in the version that declared it; filters of a template."""
+
+
+@pytest.mark.parametrize("where", ["analyse", "report", "plugin", "cli"])
+def test_an_analysis_and_its_readers_name_the_keys_of_their_rows(where: str) -> None:
+    found = {
+        f"{path.relative_to(ROOT).as_posix()}:{function.name}"
+        for path in (ROOT / where).rglob("*.py")
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        if "[str, Any]" in f"{ast.unparse(function.args)} {ast.unparse(function.returns or _NONE)}"
+    }
+    assert found <= FREE_FORM
+
+
+_NONE = ast.Constant(None)
+
+
 def test_every_room_has_a_layer() -> None:
     assert {room_of(p) for p in modules()} - {"__init__"} <= set(LAYERS)
 
