@@ -76,6 +76,7 @@ class Observation:
     `cluster` is that of the example's context, `chance` the score of guessing, in [0, 1]. `keys`
     are the requests it was made of; `outcome.key` is that of the one whose reply it is. Of a
     vote `replicate` is the trial. `cut` says how the prompt was cut, None that nothing shows it.
+    `largest` counts the examples of the largest context of its bin, whether asked or not.
     """
 
     cell: Cell
@@ -88,6 +89,7 @@ class Observation:
     outcome: Outcome
     keys: tuple[str, ...]
     cut: Cut | None = None
+    largest: int = 1
 
     @property
     def shared(self) -> Shared:
@@ -107,7 +109,7 @@ def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
             yield Failure(outcome.key, outcome.failure, outcome.message)
 
 
-_NESTED = ("cell", "outcome", "keys", "cut")
+_NESTED = ("cell", "outcome", "keys", "cut", "largest")
 
 
 def weakest(proofs: Sequence[Proof]) -> Proof:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,11 @@ class TaskManifest:
     def of_bin(self, index: int) -> tuple[ManifestEntry, ...]:
         """The entries of one bin, in selection order."""
         return tuple(entry for entry in self.entries if entry.bin == index)
+
+    def largest_context(self, index: int) -> int:
+        """The number of examples of a bin's largest context; 0 where the bin is empty."""
+        sizes = Counter(entry.example.cluster for entry in self.of_bin(index))
+        return max(sizes.values(), default=0)
 
     def lengths(self, declared: int | None) -> list[int]:
         """The new tokens that prompts may have at most: as declared, or the task's own."""

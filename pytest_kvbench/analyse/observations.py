@@ -87,11 +87,13 @@ def judged_cells(
 
 
 def largest_contexts(joined: pd.DataFrame) -> dict[Any, int]:
-    """By task and bin: examples of the largest context that any cell has drawn."""
+    """By task and bin: examples of the largest context there is, drawn or not."""
     if joined.empty:
         return {}
-    sizes = joined.groupby(["task", "bin", "cluster"])["example_id"].nunique()
-    largest = sizes.groupby(level=["task", "bin"]).max().items()
+    sizes = joined.groupby(["task", "bin", "cluster"]).agg(
+        drawn=("example_id", "nunique"), known=("largest", "max")
+    )
+    largest = sizes.max(axis=1).groupby(level=["task", "bin"]).max().items()
     return {place: int(size) for place, size in largest}
 
 

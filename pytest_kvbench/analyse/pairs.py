@@ -37,7 +37,7 @@ NUMBERS = [
 ]
 OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
 """The columns that must be there; `parts`, a mapping of numbers by name, and `cut`, an
-`observation.Cut`, may be."""
+`observation.Cut`, may be, and `largest`, the size of the largest context that could be drawn."""
 WHAT = "observations"
 ANSWER = [*GROUP, "example_id", "replicate"]
 """By which a treated request finds its control's."""
@@ -57,6 +57,7 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     table["parts"] = pd.Series(list(parts), index=table.index, dtype=object)
     cuts = observations["cut"] if "cut" in observations else [None for _ in table.index]
     found = [cut if isinstance(cut, Cut) else None for cut in cuts]
+    table["largest"] = observations.get("largest", 1)
     table["cut"] = pd.Series(found, index=table.index, dtype=object)
     refuse_empty(table, IDENTITY, WHAT)
     for column in TEXTS:

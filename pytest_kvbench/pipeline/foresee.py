@@ -52,23 +52,25 @@ def shortcomings(
     experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
 ) -> Iterator[str]:
     """A line for each task that can never hold, with the number of examples that could."""
-    if not experiment.gate.margin:
+    margin = experiment.gate.margin
+    if not margin:
         return  # it takes gains to hold that
+    found = layouts(experiment, manifests)
     for task, prospect in foreseen(experiment, manifests).items():
         if not prospect.holds:
-            yield f"{task}: {_shortcoming(experiment, prospect)}"
+            yield f"{task}: {_shortcoming(found[task], prospect, margin)}"
 
 
-def _shortcoming(experiment: Experiment, prospect: Prospect) -> str:
-    bins, words = experiment.bins, "hold" if prospect.breaks else "hold or break"
+def _shortcoming(layout: Layout, prospect: Prospect, margin: float) -> str:
+    bins, words = len(layout.bins), "hold" if prospect.breaks else "hold or break"
     enough = (
         f"per_bin: {prospect.needed} is the least that could"
         if prospect.needed
         else f"nor would {MOST:,} in each bin do"
     )
     return (
-        f"{bins.n} bins of {min(bins.per_bins)} examples can never {words} a margin of "
-        f"{experiment.gate.margin:g}, not even without a single loss: {enough}"
+        f"{layout.n} examples in {bins} bin{'s' * (bins > 1)} can never {words} a margin of "
+        f"{margin:g}, not even without a single loss: {enough}"
     )
 
 

@@ -44,6 +44,11 @@ def observations(
         if cell.is_control and not request.aa
     }
     cuts = _cuts(prepared, stored)
+    largest = {
+        (task, bin_.index): manifest.largest_context(bin_.index)
+        for task, manifest in prepared.manifests.items()
+        for bin_ in manifest.bins
+    }
     return [
         Observation(
             cell=cell,
@@ -56,6 +61,7 @@ def observations(
             outcome=outcome,
             keys=(request.key,),
             cut=cut,
+            largest=largest[cell.task, cell.bin],
         )
         for (cell, request, outcome), cut in zip(stored, cuts, strict=True)
     ]

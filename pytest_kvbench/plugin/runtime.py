@@ -229,6 +229,7 @@ class Runtime:
             cuts={(one.example_id, one.replicate): one.cut for one in observed if one.cut},
             proof=weakest([one.proof for one in observed if not one.outcome.failure]),
             level=experiment.levels.get(group, {}).get(cell),
+            largest=experiment.prepared.manifests[cell.task].largest_context(cell.bin),
             sickness=experiment.sick[group],
         )
 

@@ -48,6 +48,8 @@ class MeasuredCell:
     """How prompts were cut that did not arrive whole."""
     level: float | None = None
     """Two-sided, where sampling stopped as soon as the cell was decided; None: alpha / m."""
+    largest: int = 1
+    """Examples of the largest context of its bin, whether drawn or not."""
     sickness: str = ""
     """What is wrong with the control; empty for a sane one."""
 
@@ -145,6 +147,7 @@ class MeasuredCell:
             margin=self.gate.margin,
             alpha=self._alpha,
             anytime=self.level is not None,
+            largest=self.largest,
         )
 
 

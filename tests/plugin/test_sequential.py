@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from pytest_kvbench.analyse.cell import judge_cell
 from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.batch_server import BatchServer
@@ -117,3 +120,25 @@ def test_limits_and_strategy_need_each_other(project: Project) -> None:
     assert wrong.ret == 4
     wrong.stdout.fnmatch_lines(["*per_bin: min 9 is above max 8*"])
     assert not Path(project.path / "reports/g/kvbench.sqlite").exists()
+
+
+def test_a_context_that_was_never_drawn_weighs_on_bets_and_on_items(
+    project: Project, mock: MockServer
+) -> None:
+    """Three examples share one that comes last: items and report know that it could come."""
+    file = project.path / "words.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()][:40]
+    for place, row in enumerate(rows):
+        row["cluster"] = "big" if place < 3 else f"c{place}"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = ("bins.edges=null", "bins.n=1", "gate.margin=0.8", "sampling.seed=2")
+    one_bin = [part for key in keys for part in ("--kvbench-set", key)]
+    result = project.run("-n", "0", *SEQUENTIAL, *one_bin)
+    assert result.ret == 0
+    (cell,) = (c for c in project.summary()["cells"] if (c["bin"], c["budget"]) == (0, 0.5))
+    n = cell["n"]
+    assert (n, cell["treated_mean"]) == (cell["clusters"], 1.0)  # all of them singles
+    expected = judge_cell(
+        *(np.ones(n), np.ones(n), np.arange(n)), margin=0.8, alpha=0.05, anytime=True, largest=3
+    )
+    assert cell["ci_low"] == pytest.approx(expected.ci_low)

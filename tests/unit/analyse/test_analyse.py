@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pytest_kvbench.analyse import Rules, analyse
+from pytest_kvbench.analyse.cell import judge_cell
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.observation import Cut
 
@@ -392,3 +393,14 @@ def test_nothing_is_lost_on_the_way():
     out = run(rows)
     single = [c for c in out.cells if c["verdict"] and c["bin"] != "all"]
     assert sum(c["n"] + c["lost"] for c in single) == 120
+
+
+def test_bets_are_scaled_to_the_largest_context_that_could_be_drawn():
+    rows = [request(i, *of, largest=8) for i in range(30) for of in (CONTROL, ("snapkv", 0.5))]
+    rules = dataclasses.replace(RULES, anytime=True)
+    expected = judge_cell(
+        np.ones(30), np.ones(30), np.arange(30), margin=0.10, alpha=0.05, anytime=True, largest=8
+    )
+    assert cell(run(rows, rules))["ci_low"] == expected.ci_low
+    unknown = [{name: row[name] for name in row if name != "largest"} for row in rows]
+    assert cell(run(unknown, rules))["ci_low"] > expected.ci_low + 0.1

@@ -86,7 +86,7 @@ def test_a_plan_that_can_never_hold_is_named(tmp_path: Path) -> None:
     file.write_text(EXPERIMENT.replace("per_bin: 20", "per_bin: 5"))
     args = ["power", str(file), "--dir", str(tmp_path)]
     told = CliRunner().invoke(main, args, catch_exceptions=False).output
-    assert "niah/single: 3 bins of 5 examples can never hold a margin of 0.15" in told
+    assert "niah/single: 15 examples in 3 bins can never hold a margin of 0.15" in told
     assert "per_bin: 11 is the least that could" in told
     loose = CliRunner().invoke(main, [*args, "--margin", "0.4"], catch_exceptions=False).output
     assert "can never" not in loose
