@@ -35,9 +35,21 @@ class Difference(ScoreInterval):
     delta: float | None
 
 
-class CellRow(Columns, Facts, Difference):
-    """One cell, a control or a row over all bins; of a control there is no verdict."""
+class Together(TypedDict):
+    """An interval that holds for so many rows together, in score units."""
 
+    rows: int
+    ci_low: float
+    ci_high: float
+
+
+class CellRow(Columns, Facts, Difference):
+    """One cell, a control or a row over all bins; of a control there is no verdict.
+
+    Of a row over bins, `together` are intervals for whichever is chosen of so many.
+    """
+
+    together: list[Together]
     n: int
     clusters: int
     control_mean: float | None
@@ -50,6 +62,8 @@ class CellRow(Columns, Facts, Difference):
     verdict_item: VerdictWord | None
     flags: list[str]
     retention: float | None
+    p_holds: float | None
+    p_breaks: float | None
     p_mcnemar: float | None
     needed: int | None
     reason: str

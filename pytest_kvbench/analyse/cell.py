@@ -20,8 +20,10 @@ from pytest_kvbench.analyse.contexts import ContextPairs
 from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
 from pytest_kvbench.analyse.power import fewest, more_needed
 from pytest_kvbench.records import VerdictWord
+from pytest_kvbench.rows import Together
 
 TIPPED = "the answers hold the margin, but not if the pairs lost to failures count as losses"
+FAMILIES = (1, 8, 64)  # how many groups of one family a choice may be made from
 CORRECT = 0.5  # a control score from here on counts as an answer that could be retained
 
 
@@ -29,8 +31,10 @@ CORRECT = 0.5  # a control score from here on counts as an answer that could be 
 class CellResult:
     """What one cell says.
 
-    `delta` = treated - control; the interval is at 1 - alpha; `p_holds` and `p_breaks` are the
-    one-sided p-values behind the verdict, each to be held against alpha / 2 (or its correction).
+    `delta` = treated - control; the interval is at 1 - alpha, and of a row that may be chosen among
+    others there are wider ones, each for so many rows `together`.
+    `p_holds` and `p_breaks` are the one-sided p-values behind the verdict, each to be held against
+    alpha / 2 (or its correction).
     `losses` and `gains` count examples that got worse or better; `p_mcnemar` is the exact sign test
     on them, descriptive only. `retention` is the mean treated score where the control scored 0.5 or
     more. `needed` is how many more examples would decide (None: decided, no number
@@ -51,6 +55,7 @@ class CellResult:
     verdict: VerdictWord
     p_holds: float | None = None
     p_breaks: float | None = None
+    together: tuple[Together, ...] = ()
     p_mcnemar: float | None = None
     retention: float | None = None
     needed: int | None = None
@@ -184,8 +189,13 @@ def summarise(
     *,
     margin: float,
     alpha: float,
+    family: int | None = None,
 ) -> CellResult:
-    """The result of a cell whose evidence is already chosen. Arrays of shape (n,), n > 0."""
+    """The result of a cell whose evidence is already chosen. Arrays of shape (n,), n > 0.
+
+    Of one of a `family` of so many, with intervals that cover whichever of them is chosen, and
+    whichever of so many times as many.
+    """
     ci_low, ci_high = interval(evidence, alpha)
     holds, breaks = p_holds(evidence, margin), p_breaks(evidence, margin)
     verdict = verdict_of(holds, breaks, alpha)
@@ -205,12 +215,20 @@ def summarise(
         verdict=verdict,
         p_holds=holds,
         p_breaks=breaks,
+        together=for_many(evidence, alpha, family) if family else (),
         p_mcnemar=min(1.0, 2 * float(bdtr(min(losses, gains), losses + gains, 0.5))),
         retention=float(treated[could].mean()) if could.any() else None,
         needed=more_needed(evidence, margin, alpha)
         if verdict == "undetermined" and examples_help(evidence, codes, margin, alpha)
         else None,
     )
+
+
+def for_many(evidence: Evidence, alpha: float, family: int) -> tuple[Together, ...]:
+    """Bonferroni's intervals for a family, and for several alike from which one is chosen."""
+    sizes = [family * times for times in FAMILIES]
+    found = ((rows, interval(evidence, alpha / rows)) for rows in sizes)
+    return tuple({"rows": rows, "ci_low": low, "ci_high": high} for rows, (low, high) in found)
 
 
 def examples_help(evidence: Evidence, codes: np.ndarray, margin: float, alpha: float) -> bool:

@@ -75,6 +75,7 @@ def unmeasured(result: CellResult, reason: str) -> CellResult:
         result,
         ci_low=None,
         ci_high=None,
+        together=(),
         p_holds=None,
         p_breaks=None,
         needed=None,
@@ -93,8 +94,11 @@ def judge_over_bins(
     groups: dict[CellKey, list[CellKey]] = {}
     for key in sorted(cells, key=lambda key: key.bin):
         groups.setdefault(key.pooled, []).append(key)
+    adjusted = rules.correction != "none"
+    family = max(rules.planned_rows or 0, len(groups)) if adjusted else 1
     return {
-        pooled: _over(members, cells, worst, results, rules) for pooled, members in groups.items()
+        pooled: _over(members, cells, worst, results, rules, family)
+        for pooled, members in groups.items()
     }
 
 
@@ -104,9 +108,10 @@ def _over(
     worst: Mapping[CellKey, CellPairs],
     results: Mapping[CellKey, CellResult],
     rules: Rules,
+    family: int,
 ) -> CellResult:
     measured = [key for key in members if results[key].verdict != "not-measured"]
-    pooled = _pooled([cells[key] for key in measured], rules)
+    pooled = _pooled([cells[key] for key in measured], rules, family)
     if any(key in worst for key in measured):
         tipping = _pooled([worst.get(key, cells[key]) for key in measured], rules)
         pooled = tipped(pooled, tipping, rules.alpha)
@@ -115,8 +120,10 @@ def _over(
     return pooled if measured or not whys else replace(pooled, reason=whys)
 
 
-def _pooled(bins: Sequence[CellPairs], rules: Rules) -> CellResult:
-    return judge_pooled(bins, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime)
+def _pooled(bins: Sequence[CellPairs], rules: Rules, family: int | None = None) -> CellResult:
+    return judge_pooled(
+        bins, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime, family=family
+    )
 
 
 def corrected_verdicts(
@@ -201,6 +208,7 @@ def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> CellRow:
         "delta": result.delta,
         "ci_low": result.ci_low,
         "ci_high": result.ci_high,
+        "together": list(result.together),
         "losses": result.losses,
         "gains": result.gains,
         "method": result.method,
@@ -213,6 +221,8 @@ def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> CellRow:
         "lost_share": 0.0,
         "delta_unlabelled": None,
         "retention": result.retention,
+        "p_holds": result.p_holds,
+        "p_breaks": result.p_breaks,
         "p_mcnemar": result.p_mcnemar,
         "needed": result.needed,
         "reason": result.reason,

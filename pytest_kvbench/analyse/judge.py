@@ -119,7 +119,7 @@ def judge_cells(
     pooled = judge_over_bins(cells, worst, results, rules)
     verdicts = {
         **family_verdicts(results, rules.planned_cells or 0, rules),
-        **family_verdicts(pooled, 0, rules),
+        **family_verdicts(pooled, rules.planned_rows or 0, rules),
     }
     everything = {**results, **pooled}
     return Judged(

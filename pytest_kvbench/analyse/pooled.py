@@ -45,11 +45,17 @@ class Pairs:
 
 
 def judge_pooled(
-    bins: Sequence[Pairs], *, margin: float, alpha: float, anytime: bool = False
+    bins: Sequence[Pairs],
+    *,
+    margin: float,
+    alpha: float,
+    anytime: bool = False,
+    family: int | None = None,
 ) -> CellResult:
     """Judge the equal-weight mean of the bins; empty bins are left out.
 
-    One bin is judged exactly as its own cell is. A cluster is one within its bin.
+    One bin is judged exactly as its own cell is. A cluster is one within its bin. Where a `family`
+    is named, with an interval that holds for so many such rows together.
 
     Raises:
         ValueError: as `judge_cell`.
@@ -62,7 +68,7 @@ def judge_pooled(
     starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
     codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
     evidence = over_bins(strata, anytime=anytime, largest=[b.largest for b in bins])
-    result = summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
+    result = summarise(evidence, control, treated, codes, margin=margin, alpha=alpha, family=family)
     return replace(
         result,
         control_mean=float(np.mean([s[0].mean() for s in strata])),

@@ -37,6 +37,7 @@ class Rules:
         drop_threshold: the simple rule's drop in mean score between neighbouring budgets.
         correction: how the verdicts of many cells are adjusted.
         planned_cells: treated cells of the whole plan (None: those in the data).
+        planned_rows: its rows over all bins, likewise.
         seed: of the resampling behind the interval of a transition's point estimate.
         anytime: sampling stopped when it pleased (`sampling.strategy: sequential`), so that only
             evidence that allows this is used.
@@ -53,6 +54,7 @@ class Rules:
     drop_threshold: float = 0.15
     correction: Correction = "holm"
     planned_cells: int | None = None
+    planned_rows: int | None = None
     seed: int = 0
     anytime: bool = False
     bad_arms: tuple[BadArm, ...] = ()
@@ -66,8 +68,9 @@ class Rules:
         require("drop_threshold", drop, 0 < drop <= 1, "a number in (0, 1], e.g. 0.15")
         valid_name = self.correction in CORRECTIONS
         require("correction", self.correction, valid_name, f"one of {', '.join(CORRECTIONS)}")
-        planned = self.planned_cells
-        require("planned_cells", planned, planned is None or planned > 0, "a count above 0")
+        for name in ("planned_cells", "planned_rows"):
+            planned = getattr(self, name)
+            require(name, planned, planned is None or planned > 0, "a count above 0")
 
 
 def require(name: str, value: Any, valid: bool, expected: str) -> None:

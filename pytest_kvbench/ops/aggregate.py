@@ -38,7 +38,7 @@ FOLDER = "_aggregate"
 """Below the reports; no group can have a name that begins with an underscore."""
 
 STATE = "state.json"
-SCHEMA = 3
+SCHEMA = 4
 _OLDER: Mapping[str, tuple[Any, int | bool]] = {
     "self_consistency": ("Int64", ALONE),
     "elected": ("boolean", True),

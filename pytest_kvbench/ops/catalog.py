@@ -12,6 +12,8 @@ from pytest_kvbench.report.results import doubt_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pytest_kvbench.rows import Together
+
 CATALOG = [
     "started_at",
     "group",
@@ -88,13 +90,17 @@ def headline(cells: pd.DataFrame) -> pd.DataFrame:
 def best(cells: pd.DataFrame) -> pd.DataFrame:
     """Per setting, the smallest budget down to which a policy holds in every step, and its cost.
 
+    It is chosen among all rows of the setting, whatever their group and policy, so that they are
+    one family: by Holm, the chance that what is named loses the margin after all is `error` at most
+    (one-sided), and its interval holds for all `chosen_from` rows together.
+
     A policy that another group shows to break at that budget, in the same setting, is not
     believed: `contradicted` counts those groups, and what stands uncontradicted comes first.
 
     Returns:
-        One row per setting: policy, budget, delta and its interval, n, kept and full bytes of an
+        One row per setting: policy, budget, delta and that interval, n, kept and full bytes of an
         answer's prompt, median latencies in seconds, what makes it doubtful. Policy and budget are
-        None where nothing was shown to hold by the verdicts that count.
+        None where nothing was shown to hold.
     """
     import pandas as pd
 
@@ -105,14 +111,19 @@ def best(cells: pd.DataFrame) -> pd.DataFrame:
         {**dict(zip(SETTING, key, strict=True)), **_smallest(arms, control)}
         for key, arms in treated.groupby(SETTING, dropna=False)
     ]
-    columns = [*SETTING, *CHOSEN, "doubt", "control_latency_p50", "groups"]
+    columns = [*SETTING, *CHOSEN, "doubt", "control_latency_p50", "groups", "chosen_from", "error"]
     return pd.DataFrame(found, columns=columns)
 
 
 def _smallest(arms: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
-    safe = arms[arms["budget"] == arms["b_safe_adjusted"]].copy()
+    about = {
+        "groups": arms["group"].nunique(),
+        "chosen_from": len(arms),
+        "error": float(arms["alpha"].min()) / 2,
+    }
+    safe = _safe(arms, about["error"])
     if safe.empty:
-        return {"policy": None, "budget": None, "groups": arms["group"].nunique()}
+        return {"policy": None, "budget": None, **about}
     broken = arms[arms["verdict_holm"] == "breaks"]
     safe["contradicted"] = [
         broken.loc[
@@ -126,13 +137,38 @@ def _smallest(arms: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
     order = ["contradicted", "budget", "kept_bytes_mean", "started_at"]
     first = safe.sort_values(order, ascending=[True, True, True, False]).iloc[0]
     same = control[(control["group"] == first["group"]) & (control["task"] == first["task"])]
+    low, high = _covering(first, len(arms))
     return {
         **{name: first[name] for name in CHOSEN},
+        "ci_low": low,
+        "ci_high": high,
         "doubt": doubt_of(
             json.loads(first["flags"] or "[]"),
             first["proof"],
             (first["verdict_holm"], first["verdict"]),
         ),
         "control_latency_p50": same["latency_p50"].mean(),
-        "groups": arms["group"].nunique(),
+        **about,
     }
+
+
+def _safe(arms: pd.DataFrame, error: float) -> pd.DataFrame:
+    """The smallest budget darms to which each ladder holds, all rows one family."""
+    from pytest_kvbench.analyse.multiplicity import adjusted
+
+    p = adjusted(arms["p_holds"].fillna(1.0).to_list(), len(arms), "holm")
+    falling = arms.assign(holds=p < error).sort_values("budget", ascending=False)
+    ladders = falling.groupby(["group", "policy", "params"], dropna=False)
+    still = falling[ladders["holds"].cummin().astype(bool)]
+    return still.groupby(["group", "policy", "params"], dropna=False).tail(1).copy()
+
+
+def _covering(row: pd.Series[Any], rows: int) -> tuple[float | None, float | None]:
+    """The narrowest of a row's intervals that hold for so many together; none where none does."""
+    of_rows = ((one["ci_low"], one["ci_high"]) for one in _together(row) if one["rows"] >= rows)
+    return next(of_rows, (None, None))
+
+
+def _together(row: pd.Series[Any]) -> list[Together]:
+    found: list[Together] = json.loads(row["together"] or "[]")
+    return found

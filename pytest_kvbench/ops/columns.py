@@ -61,6 +61,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("margin", "alpha"), "double"),
         **dict.fromkeys(("n", "clusters"), "int64"),
         **dict.fromkeys(("control_mean", "treated_mean", "delta", "ci_low", "ci_high"), "double"),
+        "together": "string",
+        **dict.fromkeys(("p_holds", "p_breaks"), "double"),
         **dict.fromkeys(("verdict", "verdict_holm", "proof", "flags", "reason"), "string"),
         **dict.fromkeys(BRACKET, "double"),
         **dict.fromkeys(

@@ -65,9 +65,20 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
         _Column("budget", 6, lambda r: text.budget(_value(r["budget"])), right=True),
         _Column("delta", 21, lambda r: _difference(r, "delta") if _value(r["n"]) else ""),
         _Column("kept", 9, lambda r: text.size(_value(r["kept_bytes_mean"])), right=True),
+        _Column("of", 5, lambda r: text.whole(r["chosen_from"]), right=True),
         _Column("", 10, lambda r: _or(r["doubt"], "")),
     )
-    return _lines(columns, rows)
+    return [*_lines(columns, rows), *_error(rows)]
+
+
+def _error(rows: pd.DataFrame) -> Iterator[str]:
+    """What a choice among many costs in certainty."""
+    if len(rows):
+        yield (
+            f"each line: chosen from so many rows (of); what it names loses the margin in at most "
+            f"{text.percent(rows['error'].max())}"
+        )
+        yield "of cases (Holm over them), and delta's interval holds for all of them together"
 
 
 def _task(row: Row) -> str:

@@ -255,6 +255,7 @@ class _Reader:
                 "bin": str(cell["bin"]),
                 "params": json.dumps(declared.params(cell["policy"]), sort_keys=True),
                 "flags": json.dumps(cell["flags"]),
+                "together": json.dumps(cell.get("together") or []),
             }
             for cell in self.contents.cells()
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import assay, plan
 
@@ -10,6 +11,7 @@ from pytest_kvbench.pipeline import assay, plan
 def rules_of(experiment: Experiment) -> Rules:
     """The rules that an experiment's cells are judged by."""
     gate, planned = experiment.gate, plan.cells(experiment)
+    treated = [CellKey.of(cell) for cell in planned if not cell.is_control]
     return Rules(
         margin=gate.margin,
         alpha=gate.alpha,
@@ -18,7 +20,8 @@ def rules_of(experiment: Experiment) -> Rules:
         drop_threshold=gate.drop_threshold,
         correction=gate.correction,
         # controls alone: nothing to share
-        planned_cells=max(1, sum(not cell.is_control for cell in planned)),
+        planned_cells=max(1, len(treated)),
+        planned_rows=max(1, len({key.pooled for key in treated})),
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
         bad_arms=assay.bad_arms(experiment, planned),

@@ -13,8 +13,8 @@ from pytest_kvbench.report.results import (
     Series,
     doubt,
     ends,
-    ends_alone,
     final,
+    together,
 )
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import CellRow, TransitionRow
@@ -26,8 +26,8 @@ DOUBTS = {
     "unverified": "unverified: nothing proves that the budget was applied",
 }
 SHAPES = {
-    "cliff": "The loss is a cliff.",
-    "slope": "The loss is gradual.",
+    "cliff": "Its means fall as on a cliff (described, not tested).",
+    "slope": "Its means fall gradually (described, not tested).",
     "non-monotone": "The curve is not monotone: look at it before trusting the bracket.",
 }
 
@@ -70,25 +70,33 @@ def best(results: Results, series: Series) -> str:
     """Which policy holds at the smallest budget."""
     safe = _safe(results, series)
     if not safe:
-        return f"No policy was shown to hold at any budget measured{_best_alone(results, series)}."
+        return "No policy was shown to hold at any budget measured."
     least = min(ends(t)[0] or 0.0 for t in safe)
     lowest = [t["policy"] for t in safe if ends(t)[0] == least]
     cells = [c for p in lowest for c in results.of_policy(series, results.headline(series), p)]
     down = f"down to {text.budget(least)} of the full cache's bytes{_doubted(cells, least)}"
     named = text.listing(map(name, lowest))
-    if len(lowest) > 1:
-        return f"{named} go lowest: they hold {down}."
-    return f"{named} goes lowest: it holds {down}."
+    shown = text.listing(text.difference(together(c)) for c in cells if c["budget"] == least)
+    verb = "go lowest: they hold" if len(lowest) > 1 else "goes lowest: it holds"
+    return f"{named} {verb} {down}, with a delta of {shown}.{_chosen(results)}"
 
 
-def _best_alone(results: Results, series: Series) -> str:
-    """The policies that hold somewhere before the correction, where none does after it."""
-    key = results.headline(series)
-    rows = (results.transition(series, key, p) for p in results.policies)
-    alone = [name(t["policy"]) for t in rows if t is not None and ends_alone(t)[0] is not None]
-    if not alone:
+def _chosen(results: Results) -> str:
+    """What is known of a row that was chosen among many."""
+    rows, correction = results.rows_over_bins, results.declared.get("gate.correction") or "holm"
+    error = text.percent(results.alpha / 2)
+    if rows < 2:
         return ""
-    return f"; before {_correction(results)}, {text.listing(alone)} would"
+    if correction == "none":
+        return f" It is chosen among {rows} rows without a correction: nothing bounds its error."
+    bounds = {
+        "holm": f"the chance that any of them is said to hold wrongly is at most {error}",
+        "bh": f"of those said to hold, at most {error} are expected to be wrong",
+    }
+    return (
+        f" That it is chosen among {rows} headline rows is allowed for: {bounds[correction]}, and "
+        "the interval holds for all of them together."
+    )
 
 
 def _correction(results: Results) -> str:
@@ -127,7 +135,6 @@ def policy(results: Results, series: Series, which: str) -> str:
     row = results.transition(series, key, which)
     where = f"{_bracket(*ends(row), measured)}{_doubted(measured)}"
     parts = [f"{name(which)} {where}.", _deltas(row, measured)]
-    parts += [_unadjusted(results, row, measured)]
     parts += [_open(row, measured), SHAPES.get(row["shape"], "") if row else ""]
     parts += [_lengths(results, series, which)]
     return " ".join(part for part in parts if part)
@@ -159,32 +166,19 @@ def _bracket(safe: float | None, broken: float | None, ladder: Sequence[CellRow]
     return f"breaks from {text.budget(broken)} down; above, no budget is shown to hold or to break"
 
 
-def _unadjusted(results: Results, row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
-    """What the ladder would say on its own, where the correction takes some of it back."""
-    if ends_alone(row) == ends(row):
-        return ""
-    return f"On its own, before {_correction(results)}, it {_bracket(*ends_alone(row), ladder)}."
-
-
 def _open(row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
-    """Where the bracket has an open end: what the drop rule says, and what would close it."""
+    """What would close the bracket, where it has an open end."""
     safe, broken = ends(row)
-    if safe is not None and broken is not None:
-        return ""
-    sentences = []
-    if row and row["rule_budget"] not in (None, broken):
-        sentences.append(f"By the drop rule alone it falls at {text.budget(row['rule_budget'])}.")
     wanted = [(c["needed"], c["budget"]) for c in ladder if c["needed"]]
-    if wanted:
-        needed, budget = min(wanted, key=lambda pair: pair[0])
-        more = text.count(needed, "more example")
-        sentences.append(f"About {more} would decide {text.budget(budget)}.")
-    return " ".join(sentences)
+    if not wanted or (safe is not None and broken is not None):
+        return ""
+    needed, budget = min(wanted, key=lambda pair: pair[0])
+    return f"About {text.count(needed, 'more example')} would decide {text.budget(budget)}."
 
 
 def _deltas(row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
     shown = [c for c in ladder if c["budget"] in ends(row)] or [ladder[-1]]
-    deltas = (f"{text.difference(c)} at {text.budget(c['budget'])}" for c in shown)
+    deltas = (f"{text.difference(together(c))} at {text.budget(c['budget'])}" for c in shown)
     return f"Delta is {text.listing(deltas)}."
 
 
@@ -267,17 +261,20 @@ def certainty(results: Results) -> str:
     rows = [c for s in results.series for c in results.headline_cells(s)]
     pairs, contexts = _range(c["n"] for c in rows), _range(c["clusters"] for c in rows)
     corrected = results.declared.get("gate.correction") != "none"
-    after = "without any correction"
+    after, spans = "without any correction", ""
     if corrected:
         after = f"after {_correction(results)} over its family"
+        spans = (
+            "Intervals in these sentences hold for all headline rows together, those of tables "
+            "each for its row. "
+        )
     return (
         f"A headline row rests on {pairs} pairs of answers to the same example, from {contexts} "
         f"contexts (examples that share one are not independent). Intervals are at "
         f"{text.percent(1 - results.alpha)}; each direction is tested at "
         f"{results.alpha / 2:g}. The verdict that counts is the one {after}: the cells "
         f"of single bins are one family ({results.planned} planned), the rows pooled over bins "
-        f"another. Brackets are those of the verdicts that count; what a chain says on its own, "
-        f"tested along it and not adjusted across chains, is said to be that. "
+        f"another. Brackets are those of the verdicts that count. {spans}"
         f"Of {text.count(len(rows), 'headline row')}, {tally(rows)}."
     )
 

@@ -54,9 +54,9 @@ TERMS = (
     "Headline rows, pooled over bins with equal weights, are a family of their own.",
     "Transition detector: from the largest budget down while cells hold, from the smallest up "
     "while they break, by adjusted verdicts; quality is lost in what is left, written (breaks, "
-    "holds]. What a ladder says on its own stands beside it.",
+    "holds]. What a ladder says on its own is a column beside it.",
     "Drop rule: the first budget whose mean lies at least the drop threshold below that of the "
-    "next larger one. Simple, without an error rate; it stands beside the bracket.",
+    "next larger one. A column and no claim: of few examples it finds a drop where there is none.",
 )
 
 

@@ -261,6 +261,18 @@ class Results:
         missing = (row for row in self.missing if row["policy"] != FULL_CACHE)
         return len({CellKey.of_row(row) for row in (*self._single, *missing)})
 
+    @cached_property
+    def rows_over_bins(self) -> int:
+        """How many headline rows there are to choose from, measured or missing."""
+        missing = (row for row in self.missing if row["policy"] != FULL_CACHE)
+        return len({CellKey.of_row(row).pooled for row in (*self.treated(), *missing)})
+
+
+def together(cell: CellRow) -> CellRow:
+    """The row with the interval that holds for all headline rows together, where it has one."""
+    wide = next(iter(cell.get("together") or ()), None)
+    return {**cell, "ci_low": wide["ci_low"], "ci_high": wide["ci_high"]} if wide else cell
+
 
 def final(cell: CellRow) -> str:
     """The verdict that counts: after the correction where there is one."""

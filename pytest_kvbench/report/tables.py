@@ -142,7 +142,7 @@ def _task_row(row: TaskRow) -> tuple[Value, ...]:
         Value(_metric(row["metric"])),
         Value(row["prompts"] or text.NOTHING),
         Value(name(row["template"])),
-        _lengths(row["max_tokens"]),
+        _lengths(row.get("max_tokens") or ()),
         Value(name(row["tokenizer"])),
         _number(row["n"]),
     )

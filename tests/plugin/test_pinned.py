@@ -28,7 +28,7 @@ from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-LONGEST = 50_000
+LONGEST = 80_000
 EXPERIMENT = """\
 group: g
 tasks: ["jsonl:words.jsonl"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,12 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.analyse.cell import judge_cell
 from pytest_kvbench.analyse.cells import corrected_verdicts
+from pytest_kvbench.analyse.judge import judge_cells
+from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.multiplicity import adjusted
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.cellkey import CellKey
 
 P = [0.01, 0.04, 0.03, 0.005]
 RULES = {"margin": 0.10, "alpha": 0.05}
@@ -115,3 +120,30 @@ def test_pooled_interval_covers_uneven_rare_losses():
         result = judge_pooled(bins, **RULES)
         covered += result.ci_low <= -np.mean(losses) <= result.ci_high
     assert covered >= 45
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_intervals_for_many_rows_are_those_of_their_share_of_the_error(size):
+    """Whatever the rule: contexts have one of their own."""
+    rng = np.random.default_rng(9)
+    control = (rng.random(40) < 0.9) * 1.0
+    treated = np.where(rng.random(40) < 0.2, 0.0, control)
+    pairs = Pairs(control, treated, np.arange(40) // size)
+    row = judge_pooled([pairs], margin=0.1, alpha=0.05, family=9)
+    assert [one["rows"] for one in row.together] == [9, 72, 576]
+    for one in row.together:
+        alone = judge_pooled([pairs], margin=0.1, alpha=0.05 / one["rows"])
+        assert (one["ci_low"], one["ci_high"]) == (alone.ci_low, alone.ci_high)
+
+
+def test_the_family_of_rows_over_bins_is_the_planned_one():
+    """As that of cells: what was left out with `-k` is not forgotten."""
+    rules = Rules(0.10, 0.05, planned_rows=50)
+    pairs = CellPairs(np.ones(60), np.ones(60), np.arange(60), np.arange(60))
+    key = CellKey("t", 0, "", "p", 0.5)
+    few, many = (judge_cells({key: pairs}, {}, r) for r in (replace(rules, planned_rows=1), rules))
+    assert few.rows[key.pooled]["verdict_holm"] == "holds"
+    assert many.rows[key.pooled]["verdict_holm"] == "undetermined"
+    wide, narrow = (of.rows[key.pooled]["together"][0] for of in (many, few))
+    assert (wide["rows"], narrow["rows"]) == (50, 1)
+    assert wide["ci_low"] < narrow["ci_low"]

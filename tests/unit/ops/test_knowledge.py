@@ -77,6 +77,52 @@ def test_best_speaks_of_the_verdict_that_counts(tmp_path):
     assert row["policy"] is None
 
 
+def test_best_is_chosen_among_all_groups_as_one_family(tmp_path):
+    """40 pairs without a loss hold in a group of one row; of six such groups they hold no more."""
+    ladder = {"policies": ["snapkv"], "budgets": [1.0, 0.5]}
+    for number in range(6):
+        examples = f"other{number}"
+        make_group(
+            tmp_path,
+            f"g{number}",
+            draw=lossless_to(0.5),
+            bins=1,
+            per_bin=40,
+            kv=ladder,
+            examples=examples,
+        )
+    cells = tables(tmp_path)[2]
+    pooled = cells[cells["bin"] == "all"]
+    assert set(pooled.loc[pooled["policy"] == "snapkv", "verdict_holm"]) == {"holds"}
+    (alone,) = best(cells[cells["group"] == "g0"]).to_dict("records")
+    assert (alone["policy"], alone["chosen_from"], alone["error"]) == ("snapkv", 1, 0.025)
+    (row,) = best(cells).to_dict("records")
+    assert (row["policy"], row["chosen_from"]) == (None, 6)
+    said = kvbench("best", "--dir", tmp_path)
+    assert "loses the margin in at most 2.5%" in said
+    assert max(map(len, said.splitlines())) <= 130
+
+
+def test_what_best_names_has_an_interval_for_all_it_was_chosen_from(tmp_path):
+    kv = {"policies": ["snapkv", "tova", "knorm"], "budgets": [1.0, 0.5]}
+    for number in range(2):
+        name, examples = f"g{number}", f"other{number}"
+        make_group(
+            tmp_path, name, draw=lossless_to(0.5), bins=1, per_bin=90, kv=kv, examples=examples
+        )
+    cells = tables(tmp_path)[2]
+    (row,) = best(cells).to_dict("records")
+    (own,) = (
+        cells[(cells["bin"] == "all") & (cells["group"] == row["group"])]
+        .pipe(lambda c: c[(c["policy"] == row["policy"]) & (c["budget"] == row["budget"])])
+        .to_dict("records")
+    )
+    assert row["chosen_from"] == 6
+    of_group, of_eight, *_ = json.loads(own["together"])
+    assert (of_group["rows"], of_eight["rows"]) == (3, 24)
+    assert row["ci_low"] == of_eight["ci_low"] < of_group["ci_low"] < own["ci_low"] < row["delta"]
+
+
 def test_best_says_what_nothing_proves(tmp_path):
     make_group(tmp_path, "a", draw=lossless_to(0.5), per_bin=60)
     cells = tables(tmp_path)[2].assign(proof="unverified")
@@ -293,6 +339,7 @@ def test_the_engines_own_dtype_is_a_dial_and_no_other_word(tmp_path):
     runs = pd.DataFrame(
         {
             "run_id": ["a", "b", "c"],
+            "group": ["x", "x", "x"],
             "snapshot": [
                 json.dumps({"engine": engine, "kv": {"params": {"x": {"dtype": "int8"}}}}),
                 json.dumps({"engine": {"declared": {"dtype": "float16"}, "dtype": None}}),

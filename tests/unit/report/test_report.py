@@ -137,13 +137,40 @@ def test_undecided_says_how_many_more_examples():
     assert "About 123 more examples would decide 0.50." in markdown(summary)
 
 
-def test_open_bracket_still_says_where_the_mean_falls():
+def test_the_drop_rule_is_a_column_and_no_claim():
+    """On a flat truth with few examples it finds a drop more often than not."""
     summary = make_summary(policies=("random",))
-    said = "By the drop rule alone it falls at 0.80."
-    assert said not in markdown(summary)
     for row in summary["transitions"]:
-        row |= {"b_broken_adjusted": 0.2}
-    assert said in markdown(summary)
+        row |= {"b_broken_adjusted": 0.2, "rule_budget": 0.8}
+    said = markdown(summary)
+    answer = said.partition("## Answer")[2].partition("\n## ")[0]
+    assert "drop rule" not in answer.lower()
+    assert "drop" not in "\n".join(terminal_lines(summary)).lower()
+    (table,) = (t for t in tables(said) if "Quality is lost" in t[0])
+    assert {row[table[0].index("Drop rule")] for row in table[1:]} == {"0.80"}
+
+
+@pytest.mark.parametrize(
+    ("correction", "says"),
+    [
+        ("holm", "the chance that any of them is said to hold wrongly is at most 2.5%"),
+        ("bh", "of those said to hold, at most 2.5% are expected to be wrong"),
+        ("none", "chosen among 2 rows without a correction: nothing bounds its error"),
+    ],
+)
+def test_what_is_chosen_among_many_carries_a_stated_error(correction, says):
+    summary = make_summary(policies=("snapkv", "random"), budgets=(0.5,))
+    summary["experiment"]["gate"]["correction"] = correction
+    for cell in summary["cells"]:
+        if cell["policy"] == "snapkv" and cell["bin"] == "all":
+            cell |= {"delta": -0.01, "ci_low": -0.05, "ci_high": 0.02}
+            wide = [{"rows": 2, "ci_low": -0.07, "ci_high": 0.04}]
+            cell |= {"verdict_holm": "holds", "together": wide}
+    for row in summary["transitions"]:
+        row |= {"b_safe_adjusted": 0.5 if row["policy"] == "snapkv" else None}
+    (lead,) = (line for line in markdown(summary).splitlines() if "goes lowest" in line)
+    assert says in lead
+    assert "with a delta of -0.01 [-0.07, +0.04]" in lead
 
 
 def test_rows_stand_in_the_order_people_look_for_them():
@@ -454,16 +481,13 @@ def _ladder(verdicts, corrected):
 OPEN = ("undetermined",) * 3
 
 
-def test_what_the_correction_takes_back_is_said_to_hold_on_its_own_alone():
+def test_what_the_correction_takes_back_is_no_part_of_the_answer():
     summary = _ladder(("holds", "undetermined", "breaks"), OPEN)
     said = markdown(summary)
     assert "`keydiff` is undecided: no budget is shown to hold or to break." in said
-    alone = "On its own, before Holm's correction, it holds down to 0.90 and breaks from 0.20 down"
-    assert alone in said
-    assert (
-        "No policy was shown to hold at any budget measured; before Holm's correction, "
-        "`keydiff` would." in said
-    )
+    answer = said.partition("## Answer")[2].partition("\n## ")[0]
+    assert "On its own," not in answer
+    assert "No policy was shown to hold at any budget measured." in said
     assert "goes lowest" not in said
     (line,) = (line for line in terminal_lines(summary) if line.startswith("keydiff"))
     assert line.endswith("not found")
