@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpcore  # noqa: F401 -- an inner pytest would forget it, and httpx keep the errors of that one
 import hypothesis
 import pandas.core.arrays.arrow.extension_types  # noqa: F401 -- pyarrow takes them only once
 import pytest
