@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.kv_types import bits
 from pytest_kvbench.records import Answer, Arm, Prompt, Request, Sampling
+from pytest_kvbench.server import __main__ as server
 
 PACKAGE = Path(pytest_kvbench.__file__).parent
 OF_AN_EXECUTOR = "executor"
@@ -98,3 +100,14 @@ def test_what_a_kind_writes_its_reader_reads(name: str, api: str) -> None:
     outcomes = kind.read([one.key for one in some], {"choices": choices}, None)
     assert [one.key for one in outcomes] == [one.key for one in some]
     assert [one.text for one in outcomes if isinstance(one, Answer)] == list("01"[: len(some)])
+
+
+def test_the_embedded_servers_command_is_one_that_it_takes() -> None:
+    start = KINDS["local"].start
+    assert start is not None
+    engine = engine_of("local", dtype="bfloat16")
+    python, _, program, *options = start.command(engine, ("", ""), 7, Path("a.json"), 2)
+    assert (python, program) == (sys.executable, "pytest_kvbench.server")
+    taken = vars(server._parser("server").parse_args(options))
+    expected = {"model": "m", "dtype": "bfloat16", "port": 0, "watch_pid": 7, "threads": 2}
+    assert taken.items() >= {**expected, "address_file": Path("a.json")}.items()
