@@ -260,6 +260,7 @@ class Provenance(TypedDict):
     command: str
     inputs: NotRequired[str]
     controls: NotRequired[list[ControlUse]]
+    answers_since: NotRequired[str]
 
 
 class Drawn(TypedDict):

@@ -17,7 +17,7 @@ from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
 from pytest_kvbench.observation import Observation, failures_of
-from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline import asked_again, plan
 from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells, observations
@@ -174,7 +174,10 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
                 f"group {group}: {unscored} answers have no score",
                 f"score them: {command('score', prepared.folder)}",
             )
-        inputs = inputs_of(prepared, planned, rows)
+        missing = missing_cells(prepared, planned, rows)
+        runs = asked_again.settle(store, is_complete=not missing)
+        since = asked_again.answers_since(runs)
+        inputs = inputs_of(prepared, planned, rows, since)
         judged = votes(rows, prepared.experiment, prepared.manifests)
         listed = [one for one in judged if not prepared.is_beside(one.cell)]
         stored = summary_of(prepared)
@@ -187,21 +190,23 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
             )
         analysis = (judge_with or judge)(prepared.experiment, judged)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
-        run = store.runs()[-1]
-        reached = store.throughput(run.run_id)
+        reached = store.throughput(runs[-1].run_id)
     summary = build_summary(
         prepared.experiment.snapshot(),
         prepared.manifests,
         analysis,
         listed,
-        missing_cells(prepared, planned, rows),
-        run,
+        missing,
+        runs[-1],
     )
     if prepared.experiment.engine.mode == "live":  # replies of a batch all come at once
         summary["efficiency"]["throughput"] = reached
     summary["integrity"]["messages"] = failure_messages(failures_of(rows))
-    summary["provenance"]["inputs"] = inputs
-    summary["provenance"]["controls"] = controls_used(planned, rows)
+    provenance = summary["provenance"]
+    provenance["inputs"] = inputs
+    provenance["controls"] = controls_used(planned, rows)
+    if since is not None:
+        provenance["answers_since"] = since
     if prepared.experiment.sequential:
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))

@@ -72,7 +72,7 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         fingerprint = source_of(experiment, site).fingerprint()
         foresee.warn_of_shortcomings(experiment, _manifests(experiment, site, store))
         again = asked_again.is_due(experiment, site, fingerprint)
-        anew = site.fresh or (again and not asked_again.goes_on(store, experiment, site))
+        anew = site.fresh or (again and not asked_again.goes_on(store, experiment))
         previous = store.runs()
         offset = previous[-1].replicate_offset if previous else 0
         if anew:

@@ -18,10 +18,16 @@ def inputs_of(
     prepared: Prepared,
     planned: Sequence[tuple[Cell, Request]],
     rows: Sequence[Observation],
+    since: str | None,
 ) -> str:
-    """Digest of all that an analysis depends on; texts and telemetry come with an answer's key."""
+    """Digest of all that an analysis depends on; texts and telemetry come with an answer's key.
+
+    Args:
+        since: when the first run began whose answers are taken, None for this run's alone.
+    """
     version = importlib.metadata.version("pytest-kvbench")
-    whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot()]))
+    more = [] if since is None else [since]
+    whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot(), *more]))
     for _, request in planned:
         whole.update(request.key.encode())
     for row in rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from datetime import datetime
 
 from pytest_kvbench.report import answers, caveats, text
 from pytest_kvbench.report.results import Results, Series, bracket, doubt, ends, final
@@ -42,8 +43,18 @@ def _headline(results: Results) -> str:
     cells = [c for s in results.series for c in results.headline_cells(s)]
     return (
         f"{results.group or 'kvbench'}{f', {model}' if model else ''}: "
-        f"{answers.tally(cells)} (margin {results.margin:g})"
+        f"{answers.tally(cells)} (margin {results.margin:g}){_older(results)}"
     )
+
+
+def _older(results: Results) -> str:
+    """Since when a run took answers that is not to take those of runs before."""
+    origin = results.provenance
+    since = origin.get("answers_since") if origin else None
+    if origin is None or since is None:
+        return ""
+    age = datetime.fromisoformat(origin["started"]) - datetime.fromisoformat(since)
+    return f", with answers of a run begun {text.duration(max(0, age.total_seconds()))} before"
 
 
 def _table(results: Results, width: int, room: int) -> list[str]:

@@ -326,6 +326,10 @@ class Store:
         """Answers and failures that came since a run began, from the engine or a shared control."""
         return throughput.landed(self._db, run_id)
 
+    def last_outcome_at(self) -> str | None:
+        """The time of the last answer or failure that came, as stored; None where none did."""
+        return throughput.last_outcome_at(self._db)
+
     def throughput(self, run_id: str) -> Throughput:
         """A run's requests and tokens a second: see `throughput.of_run`."""
         return throughput.of_run(self._db, run_id)

@@ -20,11 +20,22 @@ _OF_RUN = f"""
     ) LEFT JOIN telemetry t USING (key)
     WHERE {_SINCE}
 """  # noqa: S608 -- our own condition
+_LAST = """
+    SELECT max(created_at) FROM (
+        SELECT created_at FROM answers UNION ALL SELECT created_at FROM failures
+    )
+"""
 
 
 def landed(db: Database, run_id: str) -> int:
     """Answers and failures that came since a run began, from the engine or a shared control."""
     return int(db.read(_LANDED, (run_id,))[0][0])
+
+
+def last_outcome_at(db: Database) -> str | None:
+    """The time of the last answer or failure that came, as stored; None where none did."""
+    found: str | None = db.read(_LAST)[0][0]
+    return found
 
 
 def of_run(db: Database, run_id: str) -> Throughput:

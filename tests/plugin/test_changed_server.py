@@ -29,6 +29,19 @@ def database(project: Project) -> Iterator[sqlite3.Connection]:
         yield db
 
 
+@pytest.mark.slow
+def test_a_replaced_server_is_gated_through_parsl(project: Project, mock: MockServer) -> None:
+    project.run("-n", "0", "--kvbench-save", "main")
+    mock.accuracy = worse
+    mock.asked.clear()
+    more = ("-n", "0", "--kvbench-compare", "main", GATE)
+    file = project.path / "exp.yaml"
+    file.write_text(file.read_text() + "executor: {name: parsl, workers: 1}\n")
+    assert project.run(*more).ret == 1
+    assert set(mock.asked.values()) == {1}
+    assert len(mock.asked) == 60
+
+
 @pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_replaced_server_is_compared_by_its_own_answers(
     project: Project, mock: MockServer, n: str
@@ -54,12 +67,9 @@ def test_a_replaced_server_of_batches_is_gated_too(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.path)
-    text = (project.path / "exp.yaml").read_text()
     with BatchServer() as server, MockServer() as mock:
         server.reply = mock.completion
-        url = text.split('base_url: "')[1].split('"')[0]
-        batched = text.replace(url, server.base_url).replace("retries: 1", "mode: batch")
-        (project.path / "exp.yaml").write_text(batched + "gate: {mode: gate, margin: 0.5}\n")
+        batched(project, server)
         for accuracy, status in ((lambda policy, budget: 1.0, 0), (worse, 1)):
             mock.accuracy = accuracy
             for _ in range(2):  # hand over; pick up
@@ -96,7 +106,49 @@ def test_an_interrupted_run_goes_on(project: Project, mock: MockServer) -> None:
     mock.asked.clear()
     result = project.run("-n", "0", GATE)
     result.stdout.fnmatch_lines(["*g: goes on with the run that began at*"])
+    result.stdout.fnmatch_lines(["g, mock: *, with answers of a run begun * before"])
     assert sum(mock.asked.values()) == 5
+
+
+def test_a_run_that_was_interrupted_long_ago_does_not(project: Project, mock: MockServer) -> None:
+    project.run("-n", "0", GATE)
+    with database(project) as db:
+        db.execute(
+            "UPDATE experiments SET finished_at=NULL, started_at='2026-11-01T00:00:00+00:00'"
+        )
+        db.execute("UPDATE answers SET created_at='2026-11-01T01:00:00.000Z'")
+    mock.asked.clear()
+    result = project.run("-n", "0", GATE)
+    result.stdout.fnmatch_lines(["*came to no end, and no answer for * hours, more than 24*"])
+    assert sum(mock.asked.values()) == 60
+
+
+def batched(project: Project, server: BatchServer) -> None:
+    """A gate that asks in batches."""
+    text = (project.path / "exp.yaml").read_text()
+    url = text.split('base_url: "')[1].split('"')[0]
+    text = text.replace(url, server.base_url).replace("retries: 1", "mode: batch")
+    (project.path / "exp.yaml").write_text(text + "gate: {mode: gate, margin: 0.5}\n")
+
+
+@pytest.mark.parametrize(
+    ("between", "handed_over"),
+    [
+        (["wait", "g"], 1),
+        (["batch", "fetch", "g"], 1),
+        (["wait", "g", "--then", "analyse"], 2),  # it has its verdict: the next is another one
+    ],
+)
+def test_a_run_of_batches_goes_on_until_its_verdict(
+    project: Project, monkeypatch: pytest.MonkeyPatch, between: list[str], handed_over: int
+) -> None:
+    monkeypatch.chdir(project.path)
+    with BatchServer() as server, MockServer() as mock:
+        server.reply = mock.completion
+        batched(project, server)
+        for arguments in (["run", "exp.yaml"], between, ["run", "exp.yaml"]):
+            CliRunner().invoke(main, arguments)
+        assert len(server.batches) == handed_over
 
 
 def test_controls_of_another_group_are_not_taken_over(project: Project, mock: MockServer) -> None:
