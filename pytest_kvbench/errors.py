@@ -7,6 +7,7 @@
     ├── GuardError            4  stored data does not fit the experiment
     └── InfrastructureError  10  what cannot be measured
         ├── ControlError      1  a full cache that has nothing to lose: that is a finding
+        │   └── CutError     10  the server cut its prompts: nothing is found
         ├── EngineError          a server that does not start, answer or keep its word
         │   └── RefusedError     it was asked, and refused as it would refuse all else
         └── StoreError           a database that cannot be read or written
@@ -74,6 +75,12 @@ class ControlError(InfrastructureError):
     """A control is not worth comparing with: its treatments were not asked."""
 
     exit_status = EXIT_FOUND  # as its item fails, so that it is the same whatever is selected
+
+
+class CutError(ControlError):
+    """A control whose prompts did not arrive whole: its treatments were not asked."""
+
+    exit_status = InfrastructureError.exit_status
 
 
 class EngineError(InfrastructureError):

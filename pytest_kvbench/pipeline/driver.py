@@ -13,10 +13,10 @@ from itertools import chain
 
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines.kinds import arms_per_request
-from pytest_kvbench.errors import ControlError
+from pytest_kvbench.errors import ControlError, CutError
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.observe import voted
+from pytest_kvbench.pipeline.observe import cut_controls, observations, voted
 from pytest_kvbench.pipeline.rounds import GroupDraw, Outcomes, group_draws, stored_outcomes
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.records import Cell, Request
@@ -80,10 +80,26 @@ class GroupDriver:
         every = self._ahead(store) if self._draws else self.prepared.each_request(self.cells)
         yield from (request for _, request in self._of_the_sane(store, every))
 
-    def control_error(self, store: Store) -> ControlError | None:
-        """The error of a control that is not sane, by the replies so far; None where it is."""
-        wrong = sickness(self.prepared, store, self.controls)
-        return sick_error(self.group, self._control, wrong) if wrong else None
+    def control_error(self, store: Store, whole: bool = False) -> ControlError | None:
+        """The error of a control that nothing can be compared with, by the replies so far.
+
+        Args:
+            store: the group's.
+            whole: as `sickness` takes it.
+        """
+        if wrong := sickness(self.prepared, store, self.controls, whole):
+            return ControlError(f"{self._control.item_id}: {wrong}", self._not_asked)
+        observed = observations(self.prepared, store, self.controls)
+        for wrong in cut_controls(self.prepared, self.controls, observed).values():
+            return CutError(f"{self._control.item_id}: {wrong}", self._not_asked)
+        return None
+
+    @property
+    def _not_asked(self) -> str:
+        return (
+            "its treatments do not count, and are asked no more; see its prompts: "
+            f"kvbench inspect {self.group.task}"
+        )
 
     def _drawn(self, store: Store) -> Planned:
         """What sampling came to, settled or not: everything, or the rounds so far."""
@@ -153,12 +169,3 @@ def sick_controls(prepared: Prepared, store: Store) -> Iterator[ControlError]:
     for driver in drivers(prepared):
         if error := driver.control_error(store):
             yield error
-
-
-def sick_error(group: CellGroup, control: Cell, wrong: str) -> ControlError:
-    """The error of a group whose control is not sane, for the reason `wrong`."""
-    return ControlError(
-        f"{control.item_id}: {wrong}",
-        f"its treatments do not count, and are asked no more; see its prompts: "
-        f"kvbench inspect {group.task}",
-    )

@@ -133,10 +133,13 @@ def of_summary(
     sick = _sick_controls(results, wanted)
     lines = [f"{item(row)}: {row['reason']}" for row in sick.values()]
     found = [Reason(EXIT_FOUND, line) for line in [*lines, *_gated(results)]]
+    every: dict[str, MissingRow | CellRow] = {
+        item(row): row for row in (*results.missing, *results.unmeasured)
+    }
     lacking = [
         row
-        for row in (*results.missing, *results.unmeasured)
-        if CellKey.of_row(row).group not in sick and (wanted is None or item(row) in wanted)
+        for name, row in every.items()
+        if CellKey.of_row(row).group not in sick and (wanted is None or name in wanted)
     ]
     if lacking and not waits:
         found.append(Reason(InfrastructureError.exit_status, _lacking(lacking)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_kvbench.analyse import arrival
-from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.engines import proof_of
 from pytest_kvbench.observation import Cut, Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
@@ -137,7 +138,9 @@ def missing_cells(
     planned: Sequence[tuple[Cell, Request]],
     observed: Iterable[Observation],
 ) -> list[MissingRow]:
-    """The cells of the plan that lack an outcome for some request, and how many."""
+    """The cells of the plan that lack an outcome for some request, how many, and why if known."""
+    observed = list(observed)
+    why = {group: f": {cut}" for group, cut in cut_controls(prepared, planned, observed).items()}
     have = {key for one in observed for key in one.keys}
     lacking: dict[Cell, int] = {}
     total: dict[Cell, int] = {}
@@ -147,11 +150,34 @@ def missing_cells(
     return [
         {
             **CellKey.of(cell).columns(),
-            "reason": "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing",
+            "reason": ("not run" if n == total[cell] else f"{n} of {total[cell]} answers missing")
+            + why.get(CellGroup.of(cell), ""),
         }
         for cell, n in lacking.items()
         if n and not prepared.is_beside(cell)
     ]
+
+
+def cut_controls(
+    prepared: Prepared,
+    planned: Sequence[tuple[Cell, Request]],
+    observed: Iterable[Observation],
+) -> dict[CellGroup, str]:
+    """How the server cut the prompts of a control, by group, where that leaves nothing to measure.
+
+    That is where more are cut than `gate.max_cut` of all that are planned, or most of those seen.
+    """
+    asked = Counter(CellGroup.of(cell) for cell, r in planned if cell.is_control and not r.aa)
+    seen: dict[CellGroup, list[Cut | None]] = {}
+    for one in observed:
+        if one.cell.is_control and not one.aa:
+            seen.setdefault(CellGroup.of(one.cell), []).append(one.cut)
+    most, found = prepared.experiment.gate.max_cut, dict[CellGroup, str]()
+    for group, every in seen.items():
+        cuts = [cut for cut in every if cut]
+        if most < 1 and (len(cuts) > most * asked[group] or 2 * len(cuts) > len(every)):
+            found[group] = f"of the full cache, {arrival.told(cuts, len(every))}"
+    return found
 
 
 def lost_cells(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pytest_kvbench.cellkey import CellGroup
+from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline import rounds
 from pytest_kvbench.pipeline.ask import Asking
 from pytest_kvbench.pipeline.driver import GroupDriver, sickness
@@ -22,7 +23,8 @@ class MeasuredExperiment:
     """One experiment of this session, prepared, and the groups of it that are settled.
 
     `drivers` are those of what was selected; `drawn` are the requests that its settled groups came
-    to, of all that each had planned, and `sick` what is wrong with their controls.
+    to, of all that each had planned, `sick` what is wrong with their controls, and `problems` the
+    error of treatments that nothing can be compared with.
     """
 
     key: str
@@ -34,6 +36,7 @@ class MeasuredExperiment:
     drawn: dict[CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
     levels: dict[CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
     sick: dict[CellGroup, str] = field(default_factory=dict)
+    problems: dict[CellGroup, ControlError | None] = field(default_factory=dict)
 
     def settle(self, group: CellGroup, ahead: Iterable[GroupDriver] = ()) -> str:
         """Have a group asked and scored; returns why it is not settled yet, "" where it is.
@@ -55,6 +58,7 @@ class MeasuredExperiment:
         if self.prepared.experiment.sequential:
             self.levels[group] = rounds.levels(self.prepared, self.store, planned)
         self.sick[group] = sickness(self.prepared, self.store, planned, whole=True)
+        self.problems[group] = self.drivers[group].control_error(self.store, whole=True)
         self.drawn[group] = list(drawn_so_far(self.prepared, self.store, planned))
 
     @cached_property

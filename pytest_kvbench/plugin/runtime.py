@@ -27,7 +27,7 @@ from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
 from pytest_kvbench.pipeline.conclude import broken_before
-from pytest_kvbench.pipeline.driver import drivers, sick_error
+from pytest_kvbench.pipeline.driver import drivers
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
@@ -195,8 +195,8 @@ class Runtime:
         runs_ahead = self._worker is None or declaration.declared.chain
         if reason := experiment.settle(group, experiment.drivers.values() if runs_ahead else ()):
             pytest.skip(reason)
-        if not cell.is_control and (wrong := experiment.sick[group]):
-            raise sick_error(group, cell.control, wrong)
+        if not cell.is_control and (problem := experiment.problems[group]):
+            raise problem
         return self._read(experiment, cell)
 
     def _await_stage(self, declared: Declared) -> None:

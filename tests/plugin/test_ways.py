@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,13 @@ class Scenario:
     context: int | None = None
     """Tokens of a prompt that its server keeps, and counts."""
     unmeasured: str = ""
-    """Why cells of the longer bin are not."""
+    """Why cells of the longer bin are not; how many of them are asked is left to each way."""
+
+    @property
+    def bins(self) -> tuple[int, ...]:
+        """Those that are measured in full, however one asks."""
+        return (0,) if self.unmeasured else (0, 1)
+
     choice: Callable[[Body, str], Body] = lambda choice, prompt: {}
     """What differs in a choice, given it and its prompt."""
 
@@ -83,8 +89,8 @@ SCENARIOS = {
     "broken off": Scenario(choice=breaks_off),
     "cut prompts": Scenario(
         context=100,
-        unmeasured="12 of 12 pairs have a prompt that the server cut: the server "
-        "counts 100 tokens of 227 (medians)",
+        unmeasured="pairs have a prompt that the server cut: the server counts 100 tokens of 227 "
+        "(medians)",
     ),
     "thinking": Scenario(choice=thinks),
     "odd replies": Scenario(wrong="I cannot help with that.\u2028\x00\ud7ff"),
@@ -251,7 +257,7 @@ def cut_short(run: Run, project: Project, servers: Servers, by: signal.Signals) 
     assert servers.victim is None  # it did not end by itself
 
 
-def told(summary: dict[str, Any], *, sick: bool) -> dict[str, Any]:
+def told(summary: dict[str, Any], *, sick: bool, bins: Collection[int] = (0, 1)) -> dict[str, Any]:
     """What must not depend on how one asked.
 
     Of a sick control's treatments some ways ask a few and others all: none of them counts.
@@ -262,7 +268,10 @@ def told(summary: dict[str, Any], *, sick: bool) -> dict[str, Any]:
             cell[name] for name in names
         ]
         for cell in summary["cells"]
+        if cell["bin"] in bins or bins == (0, 1)
     }
+    if bins != (0, 1):
+        return {"cells": cells}
     if sick:
         controls = [c for c in summary["cells"] if c["policy"] == "none"]
         words = {c["verdict"] for c in summary["cells"] if c["policy"] != "none"}
@@ -310,9 +319,9 @@ def test_however_one_asks_the_summary_is_the_same(
 ) -> None:
     scenario = SCENARIOS[name]
     found = {way: measured(fresh(way), scenario, way) for way in WAYS}
-    first = told(found["pytest, live"][1], sick=scenario.is_sick)
+    first = told(found["pytest, live"][1], sick=scenario.is_sick, bins=scenario.bins)
     for way, (status, summary) in found.items():
-        assert told(summary, sick=scenario.is_sick) == first, way
+        assert told(summary, sick=scenario.is_sick, bins=scenario.bins) == first, way
         assert status == found["pytest, live"][0], way
         assert status == 1 or not scenario.is_sick
         if scenario.unmeasured:
@@ -346,7 +355,9 @@ def test_so_it_is_with_workers(
     scenario = SCENARIOS[name]
     _, expected = measured(fresh("kvbench, live"), scenario, "kvbench, live")
     status, summary = measured(fresh(way), scenario, way)
-    assert told(summary, sick=scenario.is_sick) == told(expected, sick=scenario.is_sick)
+    assert told(summary, sick=scenario.is_sick, bins=scenario.bins) == told(
+        expected, sick=scenario.is_sick, bins=scenario.bins
+    )
     if scenario.is_sick:
         assert status == 1
 
