@@ -93,7 +93,7 @@ class KV(Section):
     """The policies and the ladder of budgets."""
 
     policies: Annotated[tuple[str, ...], Listed, AfterValidator(unique)] = about(
-        "a list of policy names, each once", default=("snapkv",)
+        "a list of policy names, each once; [auto]: one that the engine has", default=("snapkv",)
     )
     budgets: Annotated[tuple[Fraction, ...], Listed, AfterValidator(unique)] = about(
         "a list of fractions of the full cache's bytes, each in (0, 1] and once; 1.0 makes the "
@@ -214,6 +214,14 @@ class Experiment(Section):
         "arms that are not asked, by task: {niah/single: [snapkv-0.20]}; filled in by `after`",
         default_factory=dict,
     )
+
+    @model_validator(mode="after")
+    def _first_lever(self) -> Experiment:
+        """What is declared is what is asked, stored and told: no `auto` outlives the reading."""
+        if self.kv.policies == ("auto",):
+            named = self.kv.model_copy(update={"policies": (self.engine.first_lever,)})
+            object.__setattr__(self, "kv", named)
+        return self
 
     @model_validator(mode="after")
     def _limits_where_sequential(self) -> Experiment:
