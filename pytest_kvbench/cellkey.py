@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypedDict
 
-from pytest_kvbench.records import FULL_CACHE, Cell
+from pytest_kvbench.records import FULL_CACHE, Cell, format_budget
 
 ALL_BINS: Final = "all"
 """In place of a bin's index: the row pooled over bins."""
@@ -102,6 +102,14 @@ class CellKey(NamedTuple):
     def chain(self) -> ChainKey:
         """The ladder of budgets this cell is a rung of."""
         return ChainKey(self.task, self.bin, self.variant, self.policy)
+
+    @property
+    def item_id(self) -> str:
+        """As `Cell.item_id`; of a row over all bins `niah-single-all-snapkv-0.20`."""
+        if self.cell is not None:
+            return self.cell.item_id
+        parts = [self.task.replace("/", "-"), ALL_BINS, self.policy, format_budget(self.budget)]
+        return "-".join(filter(None, [*parts, self.variant]))
 
     @property
     def cell(self) -> Cell | None:

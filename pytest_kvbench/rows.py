@@ -69,6 +69,20 @@ class CellRow(Columns, Facts, Difference):
     reason: str
 
 
+class WorstBin(Difference):
+    """The bin of an arm that lost most."""
+
+    bin: int
+
+
+class Certificate(Columns, Difference):
+    """Whether an arm is shown to hold over all bins, and what this rests on; `problems` if not."""
+
+    certified: bool
+    problems: list[str]
+    worst: WorstBin | None
+
+
 class TransitionRow(Chain):
     """Where along the budgets of one ladder quality is lost."""
 
@@ -302,5 +316,6 @@ class Summary(TypedDict, total=False):
     flips: list[FlipRow]
     provenance: Provenance
     partial: bool
+    certificates: list[Certificate]
     sampling: Drawn
     checksum: str

@@ -100,9 +100,9 @@ def _overrides(sets: tuple[str, ...]) -> list[Override]:
 
 
 def _checked(every: tuple[Declared, ...], folders: Sequence[Path]) -> tuple[Declared, ...]:
-    from pytest_kvbench.pipeline import plan
+    from pytest_kvbench.pipeline import certify
 
     brought = tasks(*folders, of=every)
     for one in every:
-        plan.check(one, brought)
+        certify.check(one, brought)
     return every

@@ -260,6 +260,7 @@ def _ask(prepared: Prepared, site: Site) -> Lost:
 def _conclude(prepared: Prepared, gate: Gate) -> None:
     from pytest_kvbench.batch.ledger import waiting
     from pytest_kvbench.pipeline.conclude import Wishes, conclude
+    from pytest_kvbench.pipeline.ending import of_lines
 
     group, waits = prepared.experiment.group, waiting(prepared.folder)
     try:
@@ -268,6 +269,7 @@ def _conclude(prepared: Prepared, gate: Gate) -> None:
         if not waits:
             raise
         click.echo(f"{group}: {waits}")
+        reasons.note(of_lines(group, [waits] if gate.mode == "certify" else []))
         return
     click.echo(f"{group}: {done.scored} answers scored")
     _tell(prepared, done.summary, waits)

@@ -24,8 +24,10 @@ class Gate(Section):
         gt=0,
         lt=0.25,
     )
-    mode: Literal["measure", "gate"] = about(
-        "measure (no verdict fails a test) or gate (a cell that breaks does)", default="measure"
+    mode: Literal["measure", "gate", "certify"] = about(
+        "measure (no verdict fails a test), gate (a cell that breaks does) or certify (so does an "
+        "arm that is not shown to hold over all bins, or what this rests on)",
+        default="measure",
     )
     undetermined: Literal["pass", "fail"] = about(
         "pass or fail: what an undetermined cell does in mode gate", default="pass"

@@ -197,11 +197,14 @@ class Experiment(Section):
         "per million tokens, for the report: {prompt: 0.5, completion: 1.5, currency: USD}",
         default=None,
     )
-    aa: bool = about("true: run the control twice, as a noise floor", default=False)
+    aa: bool = about(
+        "true: run the control twice, as a noise floor; under gate.mode: certify the default",
+        default=False,
+    )
     sensitivity: Sensitivity | Literal["auto"] | None = about(
         "an arm that is known to be bad, and must break: {policy: random, budget: 0.1}, or "
         "{policy: withheld} on any engine; null: none; auto: random at 0.1 for generated tasks of "
-        "engine.name: local",
+        "engine.name: local, and under gate.mode: certify withheld for all others",
         default="auto",
     )
     after: str | None = about(
@@ -214,6 +217,13 @@ class Experiment(Section):
         "arms that are not asked, by task: {niah/single: [snapkv-0.20]}; filled in by `after`",
         default_factory=dict,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _certified_with_a_floor(cls, data: Any) -> Any:
+        gate = data.get("gate") if isinstance(data, Mapping) else None
+        certifies = isinstance(gate, Mapping) and gate.get("mode") == "certify"
+        return {"aa": True, **data} if certifies else data
 
     @model_validator(mode="after")
     def _first_lever(self) -> Experiment:

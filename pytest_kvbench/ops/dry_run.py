@@ -10,7 +10,7 @@ from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Outcome
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells
 from pytest_kvbench.report.summary import build_summary
 from pytest_kvbench.rows import Summary
@@ -19,13 +19,16 @@ Failures = Literal["drop", "zero"]
 """What becomes of a request without a reply: its pair is dropped, or it scores 0."""
 
 
-def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> Summary:
+def dry_run(
+    prepared: Prepared, gate: Gate, failures: Failures = "drop", judge_with: Judge = judge
+) -> Summary:
     """The summary of a group under another `gate`.
 
     Args:
         prepared: the group.
         gate: the rules.
         failures: how requests without a reply count.
+        judge_with: judges in place of `judge`, which loads pandas.
 
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
@@ -36,7 +39,7 @@ def dry_run(prepared: Prepared, gate: Gate, failures: Failures = "drop") -> Summ
     return build_summary(
         experiment.snapshot(),
         prepared.manifests,
-        judge(experiment, judged),
+        judge_with(experiment, judged),
         [one for one in judged if not prepared.is_beside(one.cell)],
         missing_cells(prepared, stored.planned, stored.rows),
         stored.run,

@@ -20,6 +20,7 @@ from pytest_kvbench.records import FULL_CACHE, WITHHELD, Cell, Example
 from pytest_kvbench.tasks.registry import BUILT_IN, get_task
 
 RANDOM = Sensitivity(policy="random", budget=0.1)
+CONTEXT_WITHHELD = Sensitivity(policy=WITHHELD)
 
 
 def declared(experiment: Experiment, task: str) -> Sensitivity | None:
@@ -29,7 +30,7 @@ def declared(experiment: Experiment, task: str) -> Sensitivity | None:
         return given
     if arms_per_request(experiment.engine) > 1 and _is_generated(task):
         return RANDOM
-    return None
+    return CONTEXT_WITHHELD if experiment.gate.mode == "certify" else None
 
 
 @cache

@@ -6,14 +6,14 @@ and the errors on the way, become reasons; the gravest of them is the exit statu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.errors import EXIT_FOUND, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.records import FULL_CACHE, Cell
-from pytest_kvbench.report import text
+from pytest_kvbench.report import certificates, text
 from pytest_kvbench.report.caveats import item, item_of
 from pytest_kvbench.report.results import Results, final
 from pytest_kvbench.rows import CellRow, FailureMessage, MissingRow, Summary
@@ -58,14 +58,18 @@ def last_lines(reasons: Sequence[Reason]) -> list[str]:
     return [*lines[:_MOST], *([f"kvbench: and {more:,} more reasons"] if more > 0 else [])]
 
 
-def of_conclusion(done: Conclusion, wanted: Collection[str] | None = None) -> list[Reason]:
+def of_conclusion(
+    done: Conclusion, wanted: Collection[str] | None = None, waits: str = ""
+) -> list[Reason]:
     """Why a run that was concluded so does not end with 0.
 
     Args:
         done: what a group came to.
-        wanted: the ids of the cells that were to be measured (`Cell.item_id`); None: all.
+        wanted: the ids of the cells that were to be measured (`CellKey.item_id`); None: all.
+        waits: what open batches will still bring, in words: until then nothing is certified.
     """
-    group, found = str(done.summary["group"]), of_summary(done.summary, wanted)
+    group, results = str(done.summary["group"]), Results(done.summary)
+    found = [*_of_verdicts(results, wanted, ""), *_of_certificates(results, wanted, waits)]
     if done.uncompared is not None:
         found.append(Reason.of(done.uncompared, group))
     if done.comparison is not None:
@@ -130,9 +134,13 @@ def of_summary(
         waits: what open batches will still bring, in words: what they are about is not missing.
     """
     results = Results(summary)
-    sick = _sick_controls(results, wanted)
+    return [*_of_verdicts(results, wanted, waits), *_of_certificates(results, wanted, waits)]
+
+
+def _of_verdicts(results: Results, wanted: Collection[str] | None, waits: str) -> Iterator[Reason]:
+    group, sick = results.group, _sick_controls(results, wanted)
     lines = [f"{item(row)}: {row['reason']}" for row in sick.values()]
-    found = [Reason(EXIT_FOUND, line) for line in [*lines, *_gated(results)]]
+    yield from (Reason(EXIT_FOUND, f"{group}: {line}") for line in [*lines, *_gated(results)])
     every: dict[str, MissingRow | CellRow] = {
         item(row): row for row in (*results.missing, *results.unmeasured)
     }
@@ -142,8 +150,29 @@ def of_summary(
         if CellKey.of_row(row).group not in sick and (wanted is None or name in wanted)
     ]
     if lacking and not waits:
-        found.append(Reason(InfrastructureError.exit_status, _lacking(lacking)))
-    return [Reason(reason.status, f"{summary['group']}: {reason.line}") for reason in found]
+        yield from of_lines(group, [_lacking(lacking)])
+
+
+def _of_certificates(
+    results: Results, wanted: Collection[str] | None, waits: str
+) -> Iterator[Reason]:
+    """Why `gate.mode: certify` does not pass: every arm that is not certified, or not yet.
+
+    Of a selection that names arms these; of one that names none all, for it certifies nothing.
+    """
+    if results.declared.get("gate.mode") != "certify":
+        return
+    group, every = results.group, results.certificates
+    if waits:
+        yield from of_lines(group, [f"certify: {waits}"])
+        return
+    if not every:
+        yield Reason(EXIT_FOUND, f"{group}: certify: no arm was judged")
+    named = [row for row in every if CellKey.of_row(row).item_id in (wanted or ())]
+    for row in named or every:
+        if not row["certified"]:
+            line = f"certify: {CellKey.of_row(row).item_id}: {certificates.sentence(row)}"
+            yield Reason(EXIT_FOUND, f"{group}: {line}")
 
 
 def _sick_controls(results: Results, wanted: Collection[str] | None) -> dict[object, CellRow]:

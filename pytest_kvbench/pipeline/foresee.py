@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -72,9 +71,3 @@ def _shortcoming(layout: Layout, prospect: Prospect, margin: float) -> str:
         f"{layout.n} examples in {bins} bin{'s' * (bins > 1)} can never {words} a margin of "
         f"{margin:g}, not even without a single loss: {enough}"
     )
-
-
-def warn_of_shortcomings(experiment: Experiment, manifests: Mapping[str, TaskManifest]) -> None:
-    """Say what a plan can never decide."""
-    for line in shortcomings(experiment, manifests):
-        warnings.warn(f"group {experiment.group}: {line}", stacklevel=2)

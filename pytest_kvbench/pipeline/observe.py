@@ -176,7 +176,7 @@ def cut_controls(
     for group, every in seen.items():
         cuts = [cut for cut in every if cut]
         if most < 1 and (len(cuts) > most * asked[group] or 2 * len(cuts) > len(every)):
-            found[group] = f"of the full cache, {arrival.told(cuts, len(every))}"
+            found[group] = f"of the full cache, {arrival.sentence(cuts, len(every))}"
     return found
 
 

@@ -15,7 +15,7 @@ from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import is_unconfirmed, sweep
 from pytest_kvbench.hints import command
-from pytest_kvbench.pipeline import asked_again, foresee
+from pytest_kvbench.pipeline import asked_again, certify
 from pytest_kvbench.pipeline.group import (
     Prepared,
     Site,
@@ -70,7 +70,7 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         _warn_of_origin(store.path.parent)
         store.check()
         fingerprint = source_of(experiment, site).fingerprint()
-        foresee.warn_of_shortcomings(experiment, _manifests(experiment, site, store))
+        certify.check_data(experiment, _manifests(experiment, site, store))
         again = asked_again.is_due(experiment, site, fingerprint)
         anew = site.fresh or (again and not asked_again.goes_on(store, experiment))
         previous = store.runs()

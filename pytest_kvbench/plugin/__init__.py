@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
 
+    from pytest_kvbench.plugin.arm import JudgedArm
     from pytest_kvbench.plugin.runtime import Engines
     from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 
@@ -137,8 +138,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def cell(request: pytest.FixtureRequest) -> MeasuredCell:
-    """The cell of this item, measured: what cannot be measured is an error, not a failure."""
+def cell(request: pytest.FixtureRequest) -> MeasuredCell | JudgedArm:
+    """The cell or arm of this item, measured: what cannot be is an error, not a failure."""
     from pytest_kvbench.plugin.properties import properties_of, verdicts_wanted
     from pytest_kvbench.plugin.runtime import Runtime
 

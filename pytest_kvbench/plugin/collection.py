@@ -10,8 +10,8 @@ import pytest
 from pytest_kvbench.errors import ExperimentError, KvbenchError
 from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import plan
-from pytest_kvbench.plugin.declaration import Declaration
+from pytest_kvbench.pipeline import certify
+from pytest_kvbench.plugin.declaration import declarations
 from pytest_kvbench.plugin.options import ERROR_PREFIX, RUNTIME, Options
 
 
@@ -30,10 +30,10 @@ def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
             metafunc.parametrize("cell", [skipped], indirect=True, ids=["none"])
             return
         for declared in stages:
-            plan.check(declared, options.tasks)
+            certify.check(declared, options.tasks)
             if not (metafunc.config.option.collectonly or options.plan):
                 _check_engine(declared, metafunc.config)
-        parameters = [Declaration(d, cell) for d in stages for cell in plan.cells(d.experiment)]
+        parameters = [one for declared in stages for one in declarations(declared)]
     except KvbenchError as error:
         _refuse(error)
     metafunc.parametrize("cell", parameters, indirect=True, ids=[p.item_id for p in parameters])

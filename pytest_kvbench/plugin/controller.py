@@ -249,7 +249,7 @@ class Controller:
         same = not landed and not waits and not done.changed
         idle = f"nothing was left to do: {answers:,} answers were there" if same else waits
         files = (*([done.report] if done.report else []), prepared.folder / SUMMARY)
-        reasons += of_conclusion(done, self._noticed.wanted[group])
+        reasons += of_conclusion(done, self._noticed.wanted[group], waits)
         if waits and options.compare:
             reasons += self._nothing(group, options, waits)
         against = list(self._against(done))
@@ -260,7 +260,8 @@ class Controller:
         from pytest_kvbench.pipeline.ending import Reason
 
         lacking = f"not compared with baseline {options.compare}: " if options.compare else ""
-        if not (lacking or options.save or self._noticed.wanted[group]):
+        certifies = group in self._noticed.certifying
+        if not (lacking or options.save or certifies or self._noticed.wanted[group]):
             return []
         return [Reason(InfrastructureError.exit_status, f"{group}: {lacking}{why}")]
 

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pytest_kvbench.cellkey import CellGroup
+from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline import rounds
 from pytest_kvbench.pipeline.ask import Asking
 from pytest_kvbench.pipeline.driver import GroupDriver, sickness
 from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.judge import Judge
 from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.records import Cell, Request
+from pytest_kvbench.rows import Certificate
 from pytest_kvbench.store.store import Store
 
 
@@ -37,6 +39,7 @@ class MeasuredExperiment:
     levels: dict[CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
     sick: dict[CellGroup, str] = field(default_factory=dict)
     problems: dict[CellGroup, ControlError | None] = field(default_factory=dict)
+    _certified: Mapping[CellKey, Certificate] | None = None
 
     def settle(self, group: CellGroup, ahead: Iterable[GroupDriver] = ()) -> str:
         """Have a group asked and scored; returns why it is not settled yet, "" where it is.
@@ -60,6 +63,16 @@ class MeasuredExperiment:
         self.sick[group] = sickness(self.prepared, self.store, planned, whole=True)
         self.problems[group] = self.drivers[group].control_error(self.store, whole=True)
         self.drawn[group] = list(drawn_so_far(self.prepared, self.store, planned))
+
+    def certificates(self, judge_with: Judge) -> Mapping[CellKey, Certificate]:
+        """What is certified of every arm, by what is stored; judged once."""
+        if self._certified is None:
+            from pytest_kvbench.ops.dry_run import dry_run  # late: no other run needs it
+
+            gate = self.prepared.experiment.gate
+            rows = dry_run(self.prepared, gate, judge_with=judge_with).get("certificates", [])
+            self._certified = {CellKey.of_row(row): row for row in rows}
+        return self._certified
 
     @cached_property
     def clusters(self) -> dict[str, str]:

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 class Noticed:
     """What the reports of items have brought so far.
 
-    `wanted`: by group, the ids of the cells that were to be measured. `mistaken`: the user's
-    mistakes in declarations. `failed`: by exit status, a line for each report.
+    `wanted`: by group, the ids of the cells that were to be measured. `certifying`: groups that
+    pass only what is shown. `mistaken`: the user's mistakes in declarations. `failed`: by exit
+    status, a line for each report.
     """
 
     wanted: dict[str, set[str]] = field(default_factory=dict)
+    certifying: set[str] = field(default_factory=set)
     mistaken: list[str] = field(default_factory=list)
     failed: dict[int, list[str]] = field(default_factory=dict)
 
@@ -49,6 +51,7 @@ class Noticed:
         if ours is not None:
             wanted = self.wanted.setdefault(ours["group"], set())
             wanted.update([ours["cell"]] if report.failed or _was_called(report) else [])
+            self.certifying.update([ours["group"]] if ours["certifies"] else [])
         if not report.failed:
             return
         status, why = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", (0, ""))

@@ -22,16 +22,17 @@ prefill per example. Replaced by the group's own figure after its first run."""
 
 def plan_lines(items: Sequence[pytest.Item], options: Options) -> Iterator[str]:
     """A table per experiment of the selected items."""
-    selected: dict[str, tuple[Experiment, list[Cell]]] = {}
+    selected: dict[str, tuple[Experiment, dict[Cell, None]]] = {}
     for item in items:
         declaration = declaration_of(item)
         if declaration is not None:
             experiment = declaration.declared.experiment
-            selected.setdefault(experiment.group, (experiment, []))[1].append(declaration.cell)
+            _, cells = selected.setdefault(experiment.group, (experiment, {}))
+            cells.update(dict.fromkeys(declaration.cells))
     if not selected:
         yield "kvbench: no kvbench items are selected"
     for experiment, cells in selected.values():
-        yield from experiment_lines(experiment, cells, options)
+        yield from experiment_lines(experiment, list(cells), options)
 
 
 def experiment_lines(

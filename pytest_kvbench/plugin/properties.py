@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_kvbench.plugin.arm import JudgedArm
     from pytest_kvbench.plugin.verdict import Comparison
 
 PREFIX = "kvbench_"
@@ -19,8 +20,30 @@ VERDICT = f"{PREFIX}verdict"
 Property = tuple[str, object]
 
 
-def properties_of(comparison: Comparison) -> list[Property]:
-    """What JUnit XML says of a measured item; a control has a mean and no verdict.
+def properties_of(judged: Comparison | JudgedArm) -> list[Property]:
+    """What JUnit XML says of a measured item; an arm is certified, or not."""
+    from pytest_kvbench.plugin.arm import JudgedArm
+
+    facts = _of_arm(judged) if isinstance(judged, JudgedArm) else _of_cell(judged)
+    return [(PREFIX + name, value) for name, value in facts.items()]
+
+
+def _of_arm(arm: JudgedArm) -> dict[str, object]:
+    row = arm.certificate
+    return {
+        "task": row["task"],
+        "bin": row["bin"],
+        "policy": row["policy"],
+        "budget": row["budget"],
+        "delta": row["delta"],
+        "ci_low": row["ci_low"],
+        "ci_high": row["ci_high"],
+        "certified": row["certified"],
+    }
+
+
+def _of_cell(comparison: Comparison) -> dict[str, object]:
+    """A control has a mean and no verdict.
 
     `kvbench_verdict` is the item's own, at Bonferroni's alpha / m.
     """
@@ -46,7 +69,7 @@ def properties_of(comparison: Comparison) -> list[Property]:
             "margin": cell.gate.margin,
             "verdict": result.verdict,
         }
-    return [(PREFIX + name, value) for name, value in facts.items()]
+    return facts
 
 
 def progress_wanted(config: pytest.Config) -> bool:

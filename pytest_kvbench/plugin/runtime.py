@@ -33,7 +33,8 @@ from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
 from pytest_kvbench.pipeline.prepare import prepare
 from pytest_kvbench.plugin import notes
-from pytest_kvbench.plugin.declaration import Declaration, declaration_of
+from pytest_kvbench.plugin.arm import JudgedArm
+from pytest_kvbench.plugin.declaration import Declaration, declaration_of, is_whole
 from pytest_kvbench.plugin.measured import MeasuredExperiment
 from pytest_kvbench.plugin.options import CONTROLLER, RUNTIME, Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
@@ -77,7 +78,7 @@ class Runtime:
         if self._worker is not None and os.getppid() == owner_pid:  # else it is on another machine
             end_with(owner_pid)  # nobody is left to be told of answers: ask for no more
         self._experiments: dict[str, MeasuredExperiment] = {}
-        self._selected: dict[str, list[Cell]] = {}
+        self._selected: dict[str, dict[Cell, None]] = {}
         self._checked: set[str] = set()
         self._reported: set[str] = set()
 
@@ -109,7 +110,8 @@ class Runtime:
         declared = {item: declaration_of(item) for item in session.items}
         ours = {item: d for item, d in declared.items() if d is not None}
         for declaration in ours.values():
-            self._selected.setdefault(_key(declaration.declared), []).append(declaration.cell)
+            cells = self._selected.setdefault(_key(declaration.declared), {})
+            cells.update(dict.fromkeys(declaration.cells))
         scopes = {item: d.scope for item, d in ours.items()} if self._worker else {}
         with scopes_in_ids(scopes):
             return (yield)
@@ -122,7 +124,8 @@ class Runtime:
         if declaration is not None:
             report.kvbench = {
                 "group": declaration.declared.experiment.group,
-                "cell": declaration.cell.item_id,
+                "cell": declaration.key.item_id,
+                "certifies": declaration.declared.experiment.gate.mode == "certify",
                 "unmeasured": item.stash.get(UNMEASURED, (0, "")),
             }
         return report
@@ -136,8 +139,8 @@ class Runtime:
 
     # -- fixtures --------------------------------------------------------------------------
 
-    def cell(self, item: pytest.Item) -> MeasuredCell:
-        """The item's cell, measured; where that cannot be, the item is an error."""
+    def cell(self, item: pytest.Item) -> MeasuredCell | JudgedArm:
+        """The item's cell or arm, measured; where that cannot be, the item is an error."""
         declaration = declaration_of(item)
         if declaration is None:
             raise UsageError(
@@ -146,6 +149,8 @@ class Runtime:
             )
         problem: KvbenchError
         try:
+            if declaration.over_bins:
+                return self._judge(declaration)
             measured = self._measure(declaration)
             measured.compare(self.controls)
             return measured
@@ -192,12 +197,24 @@ class Runtime:
             label = manifest.bins[cell.bin].label
             pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin} ({label})")
         group = CellGroup.of(cell)
-        runs_ahead = self._worker is None or declaration.declared.chain
+        runs_ahead = self._worker is None or declaration.is_whole
         if reason := experiment.settle(group, experiment.drivers.values() if runs_ahead else ()):
             pytest.skip(reason)
         if not cell.is_control and (problem := experiment.problems[group]):
             raise problem
         return self._read(experiment, cell)
+
+    def _judge(self, declaration: Declaration) -> JudgedArm:
+        """An arm over all bins, once all that was selected of its experiment is measured."""
+        self._await_stage(declaration.declared)
+        experiment = self._experiment(declaration.declared)
+        if declaration.cell not in experiment.cells:
+            pytest.skip(f"broke in {declaration.declared.experiment.after}")
+        for driver in experiment.drivers.values():
+            if reason := experiment.settle(driver.group, experiment.drivers.values()):
+                pytest.skip(reason)
+        found = experiment.certificates(self._analyst.judge)
+        return JudgedArm(declaration.key, found[declaration.key])
 
     def _await_stage(self, declared: Declared) -> None:
         """Skip the item while batches of the stage before are open: they decide what is asked."""
@@ -289,7 +306,7 @@ class Runtime:
             command=options.command,
             controls=cache.mkdir(CONTROLS) if cache is not None else None,
             share=min(groups, self._worker["workercount"])
-            if self._worker and not declared.chain
+            if self._worker and not is_whole(declared)
             else 1,
             others=self._worker is not None,
             fresh=options.fresh,

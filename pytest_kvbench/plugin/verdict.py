@@ -196,6 +196,8 @@ class Comparison:
             self._check_control()
         elif self.cell.gate.mode == "gate":
             self._check_gate()
+        elif self.cell.gate.mode == "certify":
+            self._check_unbroken()
 
     def check_harness(self) -> None:
         """Fail unless the measurement itself can be trusted, whatever the policy does.
@@ -240,6 +242,11 @@ class Comparison:
             warnings.warn(where, UnverifiedWarning, stacklevel=4)
         _require(self.result.verdict != "breaks", where)
         _require(self.result.verdict != "undetermined" or not strict, where)
+
+    def _check_unbroken(self) -> None:
+        """Of one bin no more is asked: the arm's own item says what is shown over all of them."""
+        broken = self.result.verdict == "breaks"
+        _require(not broken, f"{self.cell.cell.item_id} breaks: {self._figures()}")
 
     def _figures(self) -> str:
         r = self.result

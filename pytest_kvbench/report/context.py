@@ -11,7 +11,7 @@ from itertools import zip_longest
 import yaml
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
-from pytest_kvbench.report import answers, caveats, costs, tables, text
+from pytest_kvbench.report import answers, caveats, certificates, costs, tables, text
 from pytest_kvbench.report.blocks import (
     Block,
     Bullets,
@@ -64,6 +64,7 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
     """Everything the report says about a summary, `images` where they belong."""
     sections = (
         _answer(results),
+        _certificates(results),
         _transition(results, images),
         _cells(results),
         _by_length(results, images),
@@ -203,6 +204,16 @@ def _exhibit(row: FlipRow) -> Exhibit:
         ("Treated", row["treated_text"]),
     )
     return Exhibit(title, tuple((label, text.clip(t or "", REPLY_LENGTH)) for label, t in parts))
+
+
+def _certificates(results: Results) -> Section:
+    table = certificates.table(results)
+    words = Paragraph(
+        "What is certified is shown: the row over all bins holds at its adjusted level, with every "
+        "lost pair as a loss, no bin breaks, the treatment is proven, the control is sane and "
+        "answered twice, and a loss can be seen on the task."
+    )
+    return Section("Certificates", [words, table] if table.rows else [])
 
 
 def _sanity(results: Results) -> Section:

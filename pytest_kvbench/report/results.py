@@ -16,6 +16,7 @@ from pytest_kvbench.rows import (
     BinRow,
     BinStats,
     CellRow,
+    Certificate,
     Efficiency,
     FlipRow,
     Integrity,
@@ -100,6 +101,11 @@ class Results:
     def sensitivity(self) -> Sequence[CellRow]:
         """The rows over all bins of arms that are known to be bad."""
         return self.summary.get("sensitivity", ())
+
+    @property
+    def certificates(self) -> Sequence[Certificate]:
+        """What is certified of every arm; empty where that was not asked for."""
+        return self.summary.get("certificates", ())
 
     @property
     def bin_stats(self) -> Sequence[BinStats]:

@@ -11,10 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench.analyse.certify import certificates
 from pytest_kvbench.analyse.rules import Analysis
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.records import Cell, Example, Failure
-from pytest_kvbench.rows import FailureMessage, FlipRow, MissingRow, Provenance, Summary
+from pytest_kvbench.rows import (
+    Certificate,
+    FailureMessage,
+    FlipRow,
+    MissingRow,
+    Provenance,
+    Summary,
+)
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import RunRow
 from pytest_kvbench.wire import sound
@@ -43,7 +52,7 @@ def build_summary(
         missing: the plan's cells without all their answers, with a reason.
         run: the run these results belong to.
     """
-    return {
+    summary: Summary = {
         "schema": SCHEMA,
         "group": experiment["group"],
         "experiment": dict(experiment),
@@ -81,6 +90,15 @@ def build_summary(
         "provenance": provenance_of(run),
         "partial": bool(missing),
     }
+    if experiment["gate"]["mode"] == "certify":
+        summary["certificates"] = _certified(analysis, missing)
+    return summary
+
+
+def _certified(analysis: Analysis, missing: Iterable[MissingRow]) -> list[Certificate]:
+    lacking = {CellKey.of_row(row): row["reason"] for row in missing}
+    floor = analysis.integrity["aa"]
+    return certificates(analysis.cells, analysis.sensitivity, floor, lacking)
 
 
 def failure_messages(failures: Iterable[Failure]) -> list[FailureMessage]:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 
-from pytest_kvbench.report import answers, caveats, text
+from pytest_kvbench.report import answers, caveats, certificates, text
 from pytest_kvbench.report.results import Results, Series, bracket, doubt, ends, final
 from pytest_kvbench.rows import CellRow, FailureMessage, Summary
 
@@ -32,7 +32,8 @@ def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ())
     """
     results = Results(summary)
     head = [_headline(results)]
-    tail = [*_missing(results), *_failures(results, width), *_flags(results)]
+    tail = [*_missing(results), *_failures(results, width), *certificates.lines(results)]
+    tail += _flags(results)
     room = SCREEN - len(head) - len(tail) - len(paths)
     lines = [*head, *_table(results, width, room), *tail]
     return [*(text.fit(line, width) for line in lines), *paths]

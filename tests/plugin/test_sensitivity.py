@@ -110,6 +110,8 @@ EXPERIMENT: dict[str, Any] = {
         ({"engine": {"sweep": False}}, None),
         ({"engine": {"name": "llamacpp"}, "kv": {"policies": ["q4_0"]}}, None),
         ({"kv": {"policies": ["none"]}}, None),
+        ({"gate": {"mode": "certify"}}, ("random", 0.1)),
+        ({"gate": {"mode": "certify"}, "tasks": ["jsonl:words.jsonl"]}, ("withheld", 1.0)),
         ({"sensitivity": {"policy": "withheld"}}, ("withheld", 1.0)),
     ],
 )
