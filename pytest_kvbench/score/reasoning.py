@@ -21,6 +21,8 @@ _MARKS = (
     ("◁think▷", "◁/think▷"),  # Kimi
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
     ("<|begin_of_thought|>", "<|end_of_thought|>"),  # OpenThinker, Sky-T1
+    ("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ("<|channel>thought", "<channel|>"),  # Gemma
 )
 _IN_WORDS = ("Here is my thought process:", "Here is my response:")
 """Granite 3.2. The second is nothing without the first."""
@@ -67,7 +69,7 @@ def split(text: str) -> SplitReply:
 
     Thoughts stand between an opening and a closing mark; before a closing mark without an opening
     one, which the chat template wrote into the prompt; or after an opening mark that is never
-    closed, and then they are not finished.
+    closed, and then they are not finished. Such a mark behind other words is one of these.
     """
     if not _ANY.search(text):
         return SplitReply(text)
@@ -88,10 +90,14 @@ def _without(text: str, opener: str, closer: str) -> tuple[str, bool]:
     """The text without what stands between the marks, and whether the last one is closed."""
     kept: list[str] = []
     is_open = False
-    for is_mark, piece in _pieces(text, opener, closer):
-        if not is_mark and not is_open:
+    pieces = list(_pieces(text, opener, closer))
+    last = max((at for at, (_, p) in enumerate(pieces) if p.lower() == closer.lower()), default=-1)
+    for at, (is_mark, piece) in enumerate(pieces):
+        opens = is_mark and piece.lower() == opener.lower()
+        is_word = opens and at > last and "".join(kept).strip()
+        if not is_open and (is_word or not is_mark):
             kept.append(piece)
-        elif is_mark and piece.lower() == opener.lower():
+        elif opens:
             is_open = True  # once more inside a thought, it is a word of it
         elif is_mark:
             if not is_open:

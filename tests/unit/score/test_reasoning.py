@@ -28,6 +28,8 @@ MARKED = [
     "<|begin_of_thought|>{}<|end_of_thought|>\n<|begin_of_solution|>{}<|end_of_solution|>",
     "<think>{}</think><answer>{}</answer>",
     "<think>{}</think>\n<response>{}</response>",
+    "<|inner_prefix|>{}<|inner_suffix|>{}",
+    "<|channel>thought\n{}<channel|>{}",
     "Here is my thought process: {} Here is my response: {}",
     "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
     "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}",
@@ -57,6 +59,15 @@ def test_thoughts_without_an_end_are_cut_off(marked: str, reason: str) -> None:
 def test_what_is_said_around_thoughts_is_kept() -> None:
     assert split("Sure. <think>B? <think> C?</think>It is A.").answer == "Sure. It is A."
     assert split("<think>1</think>a<think>2</think>b").answer == "ab"
+
+
+@pytest.mark.parametrize("mark", ["<think>", "[THINK]", "<reasoning>"])
+def test_a_mark_in_mid_sentence_is_a_word(mark: str) -> None:
+    text = f"The tag {mark} is not needed: gold"
+    assert split(text) == SplitReply(text)
+    after = f"{mark}1{mark.replace('<', '</').replace('[', '[/')}{text}"
+    assert split(after) == SplitReply(text, True)
+    assert not split(f"\n {mark}gold").is_finished
 
 
 @given(PLAIN)
