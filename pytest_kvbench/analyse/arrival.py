@@ -23,6 +23,17 @@ FLAT_FEWEST = 3  # prompts of one largest count
 FLAT_RATIO = 1.1  # of our counts of them, the largest to the smallest
 FLAT_TOKENS = 64  # between these two
 
+BAND = 0.9  # of the largest count, from which on counts are taken for equal
+LONGER = 1.5  # times the shortest prompt of that band: by as much a count would have grown
+RATES = (0.6, 4.0)  # tokens of a server's tokenizer for one of ours
+TEMPLATE = 200.0  # tokens of a chat template, at most
+NOISE = 0.25  # by which a prompt's rate differs from that of others
+_HALVINGS = 40
+_ROUNDED = 2.0  # tokens
+
+Counts = tuple[int, int]
+"""Our count of a prompt's tokens, and the server's."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -40,18 +51,32 @@ class Sent:
     theirs: int | None
 
 
+@dataclass(frozen=True)
+class Plateau:
+    """Where a server's counts stop growing: the count, and our counts of its prompts."""
+
+    arrived: int
+    shortest: int
+    longest: int
+
+    def cut_of(self, ours: int, theirs: int) -> Cut | None:
+        """How a prompt of these counts was cut; None where it is not one of those."""
+        is_cut = ours >= self.shortest and theirs >= self.arrived
+        return Cut(theirs, self.longest, flat=True) if is_cut else None
+
+
 def cuts(sent: Sequence[Sent]) -> list[Cut | None]:
     """Of each prompt, how it was cut; None where it arrived whole, or nobody counted.
 
     It was, where the server counted fewer tokens than of the same prompt for another arm, far
-    fewer than we do, or where its largest count is that of prompts of many lengths.
+    fewer than we do, or where its largest counts are those of prompts of many lengths.
     """
     most = _largest((one.prompt, one.theirs) for one in sent)
     flat = dict(_flat(sent))
     return [_cut(one, most.get(one.prompt, 0), flat.get(one.arm)) for one in sent]
 
 
-def _cut(one: Sent, most: int, flat: Cut | None) -> Cut | None:
+def _cut(one: Sent, most: int, flat: Plateau | None) -> Cut | None:
     if not one.theirs:
         return None
     least = SAME_LEAST if one.serving else OTHER_LEAST
@@ -60,7 +85,7 @@ def _cut(one: Sent, most: int, flat: Cut | None) -> Cut | None:
         return Cut(one.theirs, whole)
     if one.theirs < least * one.ours - SLACK:
         return Cut(one.theirs, one.ours)
-    return flat if flat and one.theirs == flat.arrived else None
+    return flat.cut_of(one.ours, one.theirs) if flat else None
 
 
 def _largest(counts: Iterable[tuple[Hashable, int | None]]) -> dict[Hashable, int]:
@@ -70,18 +95,61 @@ def _largest(counts: Iterable[tuple[Hashable, int | None]]) -> dict[Hashable, in
     return found
 
 
-def _flat(sent: Sequence[Sent]) -> Iterator[tuple[Hashable, Cut]]:
-    """The arms whose counts stop growing, each with where, and our count of the longest prompt."""
-    most = _largest((one.arm, one.theirs) for one in sent)
-    ours: dict[Hashable, dict[Hashable, int]] = {}
+def _flat(sent: Sequence[Sent]) -> Iterator[tuple[Hashable, Plateau]]:
+    """The arms whose counts stop growing, each with where."""
+    arms: dict[Hashable, dict[Hashable, tuple[int, int]]] = {}
     for one in sent:
-        if one.theirs == most[one.arm]:
-            ours.setdefault(one.arm, {})[one.prompt] = one.ours
-    for arm, prompts in ours.items():
-        low, high = min(prompts.values()), max(prompts.values())
-        grows = high < max(FLAT_RATIO * low, low + FLAT_TOKENS)
-        if len(prompts) >= FLAT_FEWEST and not grows:
-            yield arm, Cut(most[arm], high, flat=True)
+        if one.theirs:
+            arms.setdefault(one.arm, {})[one.prompt] = (one.ours, one.theirs)
+    for arm, prompts in arms.items():
+        counts = list(prompts.values())
+        found = _one_count(counts) or _one_band(counts)
+        if found is not None:
+            yield arm, found
+
+
+def _one_count(counts: Sequence[Counts]) -> Plateau | None:
+    """The largest count, where prompts of many lengths have exactly that."""
+    most = max(theirs for _, theirs in counts)
+    ours = [ours for ours, theirs in counts if theirs == most]
+    low, high = min(ours), max(ours)
+    grows = high < max(FLAT_RATIO * low, low + FLAT_TOKENS)
+    return Plateau(most, low, high) if len(ours) >= FLAT_FEWEST and not grows else None
+
+
+def _one_band(counts: Sequence[Counts]) -> Plateau | None:
+    """The largest counts, where longer prompts have no more than much shorter ones.
+
+    A cap may lie anywhere in a band, as where servers cut at blocks or between messages; so no
+    tokenizer, however far off ours is, may explain these counts.
+    """
+    most = max(theirs for _, theirs in counts)
+    band = BAND * most
+    longer = LONGER * min(ours for ours, theirs in counts if theirs >= band)
+    cut = [(ours, theirs) for ours, theirs in counts if ours >= longer]
+    if len(cut) < FLAT_FEWEST or min(theirs for _, theirs in cut) < band or _is_affine(counts):
+        return None
+    low, high = min(cut)[0], max(cut)[0]
+    return Plateau(min(theirs for _, theirs in cut), low, high)
+
+
+def _is_affine(counts: Sequence[Counts]) -> bool:
+    """Whether a tokenizer of some rate and a template explain all counts, each within `NOISE`.
+
+    For each rate the template is bounded from either side; how far the bounds cross is convex in
+    the rate, so halving finds where it is least.
+    """
+
+    def crossed(rate: float) -> float:
+        least = max(theirs - (1 + NOISE) * rate * ours for ours, theirs in counts)
+        most = min(theirs - (1 - NOISE) * rate * ours for ours, theirs in counts)
+        return max(least, 0.0) - min(most, TEMPLATE)
+
+    low, high = RATES
+    for _ in range(_HALVINGS):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (low, right) if crossed(left) < crossed(right) else (left, high)
+    return crossed((low + high) / 2) <= _ROUNDED
 
 
 def sentence(found: Sequence[Cut], of: int) -> str:

@@ -72,6 +72,35 @@ def test_a_count_that_stops_growing_shows_a_cut_by_any_tokenizer(
         assert (cut is None) == (theirs < context), (ours, theirs)
 
 
+NOISY = st.tuples(st.integers(1, 20_000), st.floats(-0.25, 0.25))
+
+
+@given(st.lists(NOISY, min_size=1, max_size=40), st.floats(0.7, 3), st.integers(0, 200))
+def test_a_tokenizer_that_is_off_by_a_quarter_here_and_there_is_of_whole_prompts(
+    prompts: list[tuple[int, float]], rate: float, template: int
+) -> None:
+    pairs = [(ours, round(rate * (1 + noise) * ours) + template) for ours, noise in prompts]
+    counts = [theirs for _, theirs in pairs]
+    is_capped = counts.count(max(counts)) >= 3  # exactly as by a cap, by bad luck
+    assert is_capped or not any(cuts(sent(pairs)))
+
+
+@given(
+    st.integers(300, 4_000),
+    st.lists(st.floats(0, 0.05), min_size=3, max_size=30),
+    st.lists(st.floats(0.99, 1.03), min_size=3, max_size=30),
+)
+def test_a_cap_shows_between_narrow_bins_even_where_it_jitters(
+    cap: int, jitter: list[float], widths: list[float]
+) -> None:
+    """A short bin fits as it is, and a long one of twice the length counts no more."""
+    short = [(round(0.78 * cap * width), round(0.98 * cap * width)) for width in widths]
+    long = [(round(1.56 * cap) + n, round(cap * (1 + more))) for n, more in enumerate(jitter)]
+    found = cuts(sent([*short, *long]))
+    assert not any(found[: len(short)])
+    assert all(cut is not None and cut.flat for cut in found[len(short) :])
+
+
 def test_the_arm_that_counts_less_than_another_was_cut() -> None:
     whole = sent([(900, 1_000), (950, 1_050)])
     short = sent([(900, 1_000), (950, 700)], arm="snapkv")
