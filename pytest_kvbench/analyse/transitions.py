@@ -25,6 +25,8 @@ from pytest_kvbench.analyse.shape import Rungs, Words, shape_of
 from pytest_kvbench.cellkey import ALL_BINS, CellKey, ChainKey
 from pytest_kvbench.rows import TransitionRow
 
+_ROUNDING = 1e-9
+
 Results = Mapping[CellKey, CellResult]
 Corrected = Mapping[CellKey, Verdict]
 Steps = Sequence[tuple[float, CellResult]]
@@ -151,6 +153,7 @@ def crossing_estimate(
     """Where the monotone fit loses the margin, with a 1 - alpha interval by resampled clusters.
 
     None for "not within this ladder": below its smallest budget, for the estimate and either limit.
+    The interval ends at measured budgets: nothing that was asked tells places between them apart.
     """
     at = [
         crossing(isotonic(curves), ladder.budgets, rules.margin)
@@ -159,7 +162,14 @@ def crossing_estimate(
     estimate = _reached(at[0][0])
     low = _reached(np.quantile(at[1], rules.alpha / 2, method="lower"))
     high = _reached(np.quantile(at[2], 1 - rules.alpha / 2, method="higher"))
-    return estimate, None if high is None else [low, high]
+    return estimate, None if high is None else _outward(low, high, ladder)
+
+
+def _outward(low: float | None, high: float, ladder: Ladder) -> list[float | None]:
+    """An interval widened to the nearest measured budgets around it."""
+    rungs = [*map(float, ladder.budgets), 1.0]
+    under = None if low is None else max(rung for rung in rungs if rung <= low + _ROUNDING)
+    return [under, min((rung for rung in rungs if rung >= high - _ROUNDING), default=1.0)]
 
 
 def rungs_around(estimate: float | None, ladder: Ladder) -> list[float] | None:
