@@ -9,6 +9,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from pytest_kvbench.analyse.artefacts import flags_of_result
+from pytest_kvbench.analyse.at_floor import nothing_to_lose
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import (
     cell_row,
@@ -115,15 +116,48 @@ def judge_cells(
         rules: margin, alpha, correction, planned cells.
         worst: of cells that lost pairs to failures: these too, counted as losses.
     """
-    results = judge_each(cells, worst, excluded, rules)
+    results = judge_each(cells, worst, {**at_floor(cells, rules), **excluded}, rules)
     pooled = judge_over_bins(cells, worst, results, rules)
     verdicts = {
         **family_verdicts(results, rules.planned_cells or 0, rules),
         **family_verdicts(pooled, rules.planned_rows or 0, rules),
     }
     everything = {**results, **pooled}
-    return Judged(
-        everything,
-        {key: cell_row(key, result, verdicts[key]) for key, result in everything.items()},
-        transitions(cells, results, pooled, verdicts, rules),
-    )
+    rows = {key: cell_row(key, result, verdicts[key]) for key, result in everything.items()}
+    flag_pools(rows, results)
+    return Judged(everything, rows, transitions(cells, results, pooled, verdicts, rules))
+
+
+def at_floor(cells: Mapping[CellKey, CellPairs], rules: Rules) -> dict[CellKey, str]:
+    """Why no loss could show in a cell, in words, for each of which that is so."""
+    found = {
+        key: nothing_to_lose(
+            pairs.control,
+            pairs.clusters,
+            chance=pairs.chance,
+            floor=rules.control_floor,
+            margin=rules.margin,
+            alpha=rules.alpha,
+            anytime=rules.anytime,
+            largest=pairs.largest,
+        )
+        for key, pairs in cells.items()
+    }
+    return {key: why for key, why in found.items() if why}
+
+
+def flag_pools(rows: Mapping[CellKey, CellRow], results: Mapping[CellKey, CellResult]) -> None:
+    """Say on each row over bins which bins of its task it lacks."""
+    for key, row in rows.items():
+        if not key.is_pooled or not row["n"]:
+            continue
+        bins = {k.bin for k in results if (k.task, k.variant) == (key.task, key.variant)}
+        lacking = sorted(
+            bin_
+            for bin_ in bins
+            if (cell := results.get(key._replace(bin=bin_))) is None
+            or cell.verdict == "not-measured"
+        )
+        if lacking:
+            named = ", ".join(map(str, lacking))
+            row["flags"].append(f"partial-pool: bins {named} were not measured and are not in it")

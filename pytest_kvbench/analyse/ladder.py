@@ -8,7 +8,7 @@ they leave no cluster out, and one matrix product resamples every budget at once
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,9 +20,13 @@ BLOCK = 4_000_000  # weights drawn at a time: 16 MB
 
 @dataclass(frozen=True, eq=False)
 class CellPairs(Pairs):
-    """`Pairs` whose examples are named by integer codes: `examples`, shape (n,)."""
+    """`Pairs` whose examples are named by integer codes: `examples`, shape (n,).
+
+    `chance`: the mean score of guessing.
+    """
 
     examples: np.ndarray
+    chance: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

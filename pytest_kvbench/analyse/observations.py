@@ -46,7 +46,6 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
         view = CellView(rows, judged.results[key], facts[key], rules)
         judged.rows[key]["flags"] += flags_of(view)
     flag_twins(judged, alike)
-    flag_pools(judged, facts)
     flag_pooled_placebos(judged, requests, rules)
     stats = bin_stats(table, rules.alpha)
     return Analysis(
@@ -72,7 +71,14 @@ def judged_cells(
     nothing = CellPairs(*(np.array([]) for _ in range(4)))
     largest = largest_contexts(joined)
     cells, worst = (
-        {key: replace(found.get(key, nothing), largest=largest.get(key[:2], 1)) for key in keys}
+        {
+            key: replace(
+                found.get(key, nothing),
+                largest=largest.get(key[:2], 1),
+                chance=float(requests[key]["chance"].mean()),
+            )
+            for key in keys
+        }
         for found, keys in ((measured, facts), (worst, worst))
     )
     excluded = {
@@ -106,23 +112,6 @@ def flag_twins(judged: Judged, alike: Iterable[Twins]) -> None:
     for found in alike:
         for key in (found.one, found.other):
             judged.rows[key]["flags"].append(f"twin: {found.said}")
-
-
-def flag_pools(judged: Judged, facts: Mapping[CellKey, Facts]) -> None:
-    """Say on a row over bins which bins it lacks."""
-    for key, row in judged.rows.items():
-        if not key.is_pooled:
-            continue
-        bins = {k.bin for k in facts if (k.task, k.variant) == (key.task, key.variant)}
-        lacking = sorted(
-            bin_
-            for bin_ in bins
-            if (cell := judged.results.get(key._replace(bin=bin_))) is None
-            or cell.verdict == "not-measured"
-        )
-        if lacking and row["n"]:
-            named = ", ".join(map(str, lacking))
-            row["flags"].append(f"partial-pool: bins {named} were not measured and are not in it")
 
 
 def flag_pooled_placebos(judged: Judged, requests: Requests, rules: Rules) -> None:

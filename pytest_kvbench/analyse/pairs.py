@@ -36,8 +36,9 @@ NUMBERS = [
     "full_bytes",
 ]
 OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
-"""The columns that must be there; `parts`, a mapping of numbers by name, and `cut`, an
-`observation.Cut`, may be, and `largest`, the size of the largest context that could be drawn."""
+"""The columns that must be there; `parts`, a mapping of numbers by name, `cut`, an
+`observation.Cut`, `chance`, the score of guessing, and `largest`, the size of the largest context
+that could be drawn, may be."""
 WHAT = "observations"
 ANSWER = [*GROUP, "example_id", "replicate"]
 """By which a treated request finds its control's."""
@@ -59,6 +60,7 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     found = [cut if isinstance(cut, Cut) else None for cut in cuts]
     table["largest"] = observations.get("largest", 1)
     table["cut"] = pd.Series(found, index=table.index, dtype=object)
+    table["chance"] = numbers(observations, "chance", WHAT) if "chance" in observations else 0.0
     refuse_empty(table, IDENTITY, WHAT)
     for column in TEXTS:
         table[column] = table[column].fillna("").astype(str)

@@ -34,6 +34,7 @@ class Rules:
         alpha: two-sided error rate; each direction is tested at `alpha / 2`. (0, 0.5].
         max_lost: largest share of pairs a cell may lose to failures and still be measured.
         max_cut: largest share of pairs whose prompt the server cut, as `max_lost`.
+        control_floor: the score of a control that has nothing to lose; None: that of guessing.
         drop_threshold: the simple rule's drop in mean score between neighbouring budgets.
         correction: how the verdicts of many cells are adjusted.
         planned_cells: treated cells of the whole plan (None: those in the data).
@@ -51,6 +52,7 @@ class Rules:
     alpha: float
     max_lost: float = 0.05
     max_cut: float = 0.05
+    control_floor: float | None = None
     drop_threshold: float = 0.15
     correction: Correction = "holm"
     planned_cells: int | None = None

@@ -50,8 +50,9 @@ class Gate(Section):
         "holm, bh or none: how p-values of many cells are adjusted", default="holm"
     )
     control_floor: float | None = about(
-        "in [0, 1): the control's mean in the shortest bin must be above it, or its treatments are "
-        "not asked; null: chance, which is 0, or one over the options of a choice",
+        "in [0, 1): the control's mean must be above it, or its treatments are not measured, and "
+        "in the shortest bin not asked; null: chance, which is 0, or one over the options of a "
+        "choice",
         default=None,
         ge=0,
         lt=1,

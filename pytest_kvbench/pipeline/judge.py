@@ -23,7 +23,7 @@ Columns = dict[str, Sequence[Any]]
 """A table of observations, a column a name: what crosses to another process at least cost."""
 
 _CELL = CellKey._fields
-_OWN = ("replicate", "aa", "example_id", "cluster", "proof", "cut", "largest")
+_OWN = ("replicate", "aa", "example_id", "cluster", "chance", "proof", "cut", "largest")
 _OUTCOME = (
     *("score", "em", "label", "parts", "failure", "text", "finish_reason", "latency_s", "ttft_s"),
     *("prompt_tokens", "completion_tokens", "achieved", "kept_bytes", "full_bytes"),

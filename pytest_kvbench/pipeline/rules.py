@@ -17,6 +17,7 @@ def rules_of(experiment: Experiment) -> Rules:
         alpha=gate.alpha,
         max_lost=gate.max_lost,
         max_cut=gate.max_cut,
+        control_floor=gate.control_floor,
         drop_threshold=gate.drop_threshold,
         correction=gate.correction,
         # controls alone: nothing to share

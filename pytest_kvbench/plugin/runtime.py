@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -244,6 +245,7 @@ class Runtime:
             failed=frozenset(at for at, outcome in outcomes.items() if outcome.failure),
             clusters=experiment.clusters,
             cuts={(one.example_id, one.replicate): one.cut for one in observed if one.cut},
+            chance=mean([one.chance for one in observed]) if observed else 0.0,
             proof=weakest([one.proof for one in observed if not one.outcome.failure]),
             level=experiment.levels.get(group, {}).get(cell),
             largest=experiment.prepared.manifests[cell.task].largest_context(cell.bin),

@@ -50,6 +50,8 @@ class MeasuredCell:
     """Two-sided, where sampling stopped as soon as the cell was decided; None: alpha / m."""
     largest: int = 1
     """Examples of the largest context of its bin, whether drawn or not."""
+    chance: float = 0.0
+    """The mean score of guessing."""
     sickness: str = ""
     """What is wrong with the control; empty for a sane one."""
 
@@ -67,8 +69,8 @@ class MeasuredCell:
         """This cell against its own control.
 
         Raises:
-            InfrastructureError: too many pairs were lost, too many prompts were cut, or the budget
-                was not applied.
+            InfrastructureError: too many pairs were lost, too many prompts were cut, the budget
+                was not applied, or the control has nothing to lose.
         """
         reference = control.of(self)
         paired = sorted(self.scores.keys() & reference.scores.keys())
@@ -76,6 +78,8 @@ class MeasuredCell:
         lost = sorted(self.failed | (reference.failed & asked))
         self._refuse_if_lost(len(lost), len(paired))
         self._refuse_if_cut(reference, asked)
+        if not self.is_control:
+            self._refuse_at_floor(reference, paired)
         return Comparison(self, reference, tuple(paired), tuple(lost))
 
     def _refuse_if_lost(self, lost: int, paired: int) -> None:
@@ -102,6 +106,26 @@ class MeasuredCell:
             raise InfrastructureError(
                 f"{self.cell.item_id}: {wrong}",
                 "give the server a longer context, or ask for shorter bins",
+            )
+
+    def _refuse_at_floor(self, reference: MeasuredCell, paired: Sequence[Repetition]) -> None:
+        from pytest_kvbench.analyse.at_floor import nothing_to_lose
+
+        means = _means(reference.scores, paired)
+        wrong = nothing_to_lose(
+            list(means.values()),
+            [self.clusters[example] for example in means],
+            chance=self.chance,
+            floor=self.gate.control_floor,
+            margin=self.gate.margin,
+            alpha=self.gate.alpha,
+            anytime=self.level is not None,
+            largest=self.largest,
+        )
+        if wrong:
+            raise InfrastructureError(
+                f"{self.cell.item_id}: {wrong}",
+                "an easier task, shorter bins or a stronger model; see gate.control_floor",
             )
 
     def judge(
@@ -132,23 +156,24 @@ class MeasuredCell:
 
         from pytest_kvbench.analyse.cell import judge_cell
 
-        examples = sorted({example for example, _ in paired})
-
-        def means(scores: Mapping[Repetition, float]) -> list[float]:
-            by_example: dict[str, list[float]] = {example: [] for example in examples}
-            for repetition in paired:
-                by_example[repetition[0]].append(scores[repetition])
-            return [sum(values) / len(values) for values in by_example.values()]
-
+        before, after = _means(control, paired), _means(treated, paired)
         return judge_cell(
-            np.array(means(control)),
-            np.array(means(treated)),
-            np.array([self.clusters[example] for example in examples]),
+            np.array(list(before.values())),
+            np.array(list(after.values())),
+            np.array([self.clusters[example] for example in before]),
             margin=self.gate.margin,
             alpha=self._alpha,
             anytime=self.level is not None,
             largest=self.largest,
         )
+
+
+def _means(scores: Mapping[Repetition, float], paired: Sequence[Repetition]) -> dict[str, float]:
+    """The mean score of each example among some repetitions, by its id, in order."""
+    by_example: dict[str, list[float]] = {example: [] for example in sorted({e for e, _ in paired})}
+    for repetition in paired:
+        by_example[repetition[0]].append(scores[repetition])
+    return {example: sum(values) / len(values) for example, values in by_example.items()}
 
 
 @dataclass(frozen=True)

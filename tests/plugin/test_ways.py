@@ -78,6 +78,10 @@ def knows_nothing(choice: Body, prompt: str) -> Body:
     return {} if "text" in prompt else {"message": {"content": "no"}}
 
 
+def knows_short_ones(choice: Body, prompt: str) -> Body:
+    return {"message": {"content": "blue"}} if len(prompt) > 600 else {}
+
+
 LOST = re.compile(r"Say \w+[37]\b")
 SCENARIOS = {
     "slope": Scenario(),
@@ -107,6 +111,11 @@ SCENARIOS = {
     ),
     "variants": Scenario("variants: {plain: {}, polite: {before: 'Please. '}}"),
     "context withheld": Scenario("sensitivity: {policy: withheld}", choice=knows_nothing),
+    "lost in long prompts": Scenario(
+        choice=knows_short_ones,
+        unmeasured="the full cache scores 0.000, not above gate.control_floor (0): there is "
+        "nothing to lose",
+    ),
     "two engines": Scenario(arms=(("none", 1.0), ("q8_0", 0.53))),
 }
 

@@ -285,7 +285,7 @@ def test_two_arms_that_are_one():
 
 
 def test_gains_floors_and_ceilings():
-    gained = run([request(i, score=0.0) for i in range(40)] + arm(40, "snapkv", 0.5))
+    gained = run([request(i, score=float(i < 2)) for i in range(40)] + arm(40, "snapkv", 0.5))
     assert {"gain", "control-floor"} <= codes(cell(gained))
     flawless = run(arm(40, *CONTROL) + arm(40, "snapkv", 0.5))
     assert "control-ceiling" in codes(cell(flawless))

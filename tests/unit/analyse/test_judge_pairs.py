@@ -56,6 +56,19 @@ def test_the_contract():
     assert out["partial"] is False
 
 
+def test_a_bin_whose_control_has_nothing_to_lose_is_neither_judged_nor_pooled():
+    frame = table(budgets=(0.9,))
+    frame.loc[frame["bin"] == 1, ["control", "treated"]] = 0.0
+    frame.loc[(frame["bin"] == 0) & frame["example_id"].isin(["e1", "e2", "e3"]), "treated"] = 0.0
+    short, long, pooled = judge(frame)["cells"]
+    assert (short["verdict"], long["verdict"], long["delta"]) == ("undetermined", "not-measured", 0)
+    assert "nothing to lose" in long["reason"]
+    assert [pooled[name] for name in ("n", "delta", "verdict")] == [
+        short[name] for name in ("n", "delta", "verdict")
+    ]
+    assert any(flag.startswith("partial-pool: bins 1 ") for flag in pooled["flags"])
+
+
 def test_verdicts_are_those_of_the_data():
     cells = judge(table())["cells"]
     words = {(c["bin"], c["budget"]): c["verdict"] for c in cells}
