@@ -313,6 +313,7 @@ def _dry_run(
     from pytest_kvbench.files import replace_json
     from pytest_kvbench.ops.dry_run import dry_run
     from pytest_kvbench.pipeline.conclude import sealed_summary
+    from pytest_kvbench.pipeline.ending import of_summary
     from pytest_kvbench.report import terminal_lines, write_report
 
     experiment = declared.experiment
@@ -321,6 +322,7 @@ def _dry_run(
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
     else:
         click.echo("\n".join(terminal_lines(summary)))
+    reasons.note(of_summary(summary))
     if to is not None:
         folder = to / experiment.group
         replace_json(folder / "summary.json", sealed_summary(summary))

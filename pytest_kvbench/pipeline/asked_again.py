@@ -81,7 +81,7 @@ def _is_of_trial(run: RunRow, last: RunRow) -> bool:
 
 
 def _is_open(run: RunRow, experiment: Experiment) -> bool:
-    is_same = set(run.snapshot["tasks"]) == set(experiment.tasks)
+    is_same = set(run.snapshot.get("tasks", ())) == set(experiment.tasks)
     return run.asks_again and run.finished_at is None and is_same
 
 

@@ -206,7 +206,7 @@ def _data_version(task: Task, stored: str | None) -> str:
 
 def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
     runs = store.runs()
-    stored = tuple(runs[-1].snapshot["tasks"]) if runs else experiment.tasks
+    stored = tuple(runs[-1].snapshot.get("tasks", ())) if runs else experiment.tasks
     if set(stored) != set(experiment.tasks) and not force:
         refuse(experiment.group, "tasks", list(stored), list(experiment.tasks))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -73,7 +72,7 @@ class Contents:
     def metas(self) -> dict[str, Meta]:
         """The `meta` of every example, by the example's id."""
         found = self.db.read("SELECT example_id, meta FROM examples")
-        return {example: json.loads(meta) for example, meta in found}
+        return {example: self.db.parsed(meta, dict) for example, meta in found}
 
     def datasets(self) -> dict[str, Dataset]:
         """What was asked of the examples, by task."""
@@ -106,4 +105,4 @@ class Contents:
     def _payloads(self, table: Literal["bin_stats", "verdicts", "transitions"]) -> Any:
         """The records of a table as `analysis.save` stored them."""
         found = self.db.read(f"SELECT payload FROM {table}")  # noqa: S608 -- literals
-        return [json.loads(row[0]) for row in found]
+        return [self.db.parsed(row[0], dict) for row in found]

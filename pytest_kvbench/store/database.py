@@ -7,6 +7,7 @@ refused.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,20 @@ class Database:
         """The rows of a query."""
         with self._explained():
             return self._db.execute(query, values).fetchall()
+
+    def parsed(self, text: str, kind: type = object) -> Any:
+        """What a column of JSON holds.
+
+        Raises:
+            StoreError: it is no JSON, or of another kind.
+        """
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(f"JSON that cannot be read: {error}") from None
+        if not isinstance(found, kind):
+            raise self.damaged(f"{type(found).__name__} in place of a {kind.__name__} of JSON")
+        return found
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:

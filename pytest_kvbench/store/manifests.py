@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -60,10 +59,10 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         tokenizer=head["tokenizer"],
         bins=tuple(Bin(*row) for row in bins),
         entries=tuple(
-            ManifestEntry(_example(row), *(row[name] for name in _OWN)) for row in entries
+            ManifestEntry(_example(db, row), *(row[name] for name in _OWN)) for row in entries
         ),
     )
-    return manifest, json.loads(head["selection"])
+    return manifest, db.parsed(head["selection"], dict)
 
 
 def check(db: Database) -> None:
@@ -91,11 +90,11 @@ def _example_row(example: Example) -> tuple[str, ...]:
     )
 
 
-def _example(row: sqlite3.Row) -> Example:
+def _example(db: Database, row: sqlite3.Row) -> Example:
     return Example(
         example_id=row["example_id"],
         question=row["question"],
         context=row["context"],
-        answers=tuple(json.loads(row["answers"])),
-        meta=json.loads(row["meta"]),
+        answers=tuple(db.parsed(row["answers"], list)),
+        meta=db.parsed(row["meta"], dict),
     )

@@ -7,7 +7,6 @@ short, and waits up to a minute for its turn.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -129,8 +128,8 @@ class Store:
             RunRow(
                 **{
                     **dict(row),
-                    "snapshot": json.loads(row["snapshot"]),
-                    "fingerprint": json.loads(row["fingerprint"]),
+                    "snapshot": self._db.parsed(row["snapshot"]),
+                    "fingerprint": self._db.parsed(row["fingerprint"], dict),
                     "asks_again": bool(row["asks_again"]),
                 }
             )
@@ -146,7 +145,7 @@ class Store:
     def prepared(self) -> dict[str, Any] | None:
         """The experiment that was prepared and has not been run since."""
         rows = self._db.read("SELECT snapshot FROM prepared")
-        return json.loads(rows[0][0]) if rows else None
+        return self._db.parsed(rows[0][0]) if rows else None
 
     def next_replicate(self) -> int:
         """The first replicate number that no request uses."""
@@ -254,8 +253,8 @@ class Store:
                 row["text"],
                 row["reasoning"],
                 row["finish_reason"],
-                tuple(json.loads(row["answers"])),
-                json.loads(row["meta"]),
+                tuple(self._db.parsed(row["answers"], list)),
+                self._db.parsed(row["meta"], dict),
                 row["context"],
             )
 
@@ -288,7 +287,9 @@ class Store:
             keys,
         )
         return {
-            row["key"]: Outcome(**{**dict(row), "parts": json.loads(row["parts"] or "{}")})
+            row["key"]: Outcome(
+                **{**dict(row), "parts": self._db.parsed(row["parts"] or "{}", dict)}
+            )
             for row in rows
         }
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.pipeline.group import open_group
 from tests.conftest import Project
+from tests.support.groups import make_group
 
 DATABASE = Path("reports/g/kvbench.sqlite")
 
@@ -59,6 +60,22 @@ def test_a_damaged_database_is_refused_by_every_stage(
         assert done.exit_code == 10, done.output
         assert "kvbench.sqlite: it is damaged: " in done.output
         assert "kvbench restore" in done.output
+
+
+@pytest.mark.parametrize(
+    "column", ["experiments.snapshot", "experiments.fingerprint", "examples.meta"]
+)
+def test_json_with_a_flipped_bit_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_group(Path("reports"))
+    table, name = column.split(".")
+    change(f"UPDATE {table} SET {name} = 'z' || substr({name}, 2)")  # "{" is 0x7b, "z" 0x7a
+    done = CliRunner().invoke(main, ["analyse", "g"])
+    assert done.exit_code == 10, done.output
+    assert "kvbench.sqlite: it is damaged: JSON that cannot be read" in done.stderr.splitlines()[0]
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_runs_are_in_the_order_they_began_whatever_the_clock_says(measured: Project) -> None:

@@ -279,8 +279,8 @@ def test_failures_may_count_as_nothing_or_as_zero(tmp_path):
     make_group(tmp_path, failed=10)
 
     def smallest(*args):
-        output = kvbench("analyse", "g", "--dir", tmp_path, "--dry-run", "--json", *args).output
-        cells = json.loads(output)["cells"]
+        done = kvbench("analyse", "g", "--dir", tmp_path, "--dry-run", "--json", *args)
+        cells = json.loads(done.stdout)["cells"]
         return next(c for c in cells if (c["bin"], c["budget"]) == (0, 0.2))
 
     dropped, zeroed = smallest(), smallest("--failures", "zero")
@@ -289,6 +289,13 @@ def test_failures_may_count_as_nothing_or_as_zero(tmp_path):
     assert zeroed["n"] == 20
     assert zeroed["verdict"] != "not-measured"
     assert smallest("--set", "gate.max_lost=0.9")["verdict"] != "not-measured"
+
+
+def test_a_dry_run_of_what_is_not_whole_says_so(tmp_path):
+    make_group(tmp_path, failed=10)
+    done = kvbench("analyse", "g", "--dir", tmp_path, "--dry-run")
+    assert done.exit_code == 10
+    assert "1 cell not measured: jsonl:words.jsonl-bin0-snapkv-0.20" in done.stderr.splitlines()[-1]
 
 
 def test_other_keys_than_the_gates_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sqlite3
 from pathlib import Path
@@ -67,6 +68,50 @@ def test_replacing_a_manifest_keeps_old_examples_and_answers(store: Store) -> No
     )
     assert store.answered([request().key]) == {request().key}
     assert store.count("examples") == 2
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *("experiments.snapshot", "experiments.fingerprint", "prepared.snapshot"),
+        *("datasets.selection", "examples.meta", "examples.answers", "scores.parts"),
+        "verdicts.payload",
+    ],
+)
+def test_json_with_a_flipped_bit_is_damage_and_no_surprise(store: Store, column: str) -> None:
+    key = request().key
+    store.start_run(RunRow("r", {"group": "g"}, {"model": "m"}, 0, "pytest", "2026"))
+    store.save_prepared({"group": "g"})
+    store.save_answers([answer(key)])
+    store.save_scores([(key, "any_of", Score(1.0, 1.0, "CORRECT", {"f1": 1.0}))])
+    table, name = column.split(".")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as db:
+        db.execute("INSERT INTO verdicts VALUES ('task', '0', '', 'snapkv', 0.2, 0, 'holds', '{}')")
+        whole = db.execute(f"SELECT {name} FROM {table}").fetchone()[0].encode()
+        refused = 0
+        for bit in range(8 * len(whole)):
+            place, mask = bit // 8, 1 << bit % 8
+            flipped = whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1 :]
+            db.execute(f"UPDATE {table} SET {name} = CAST(? AS TEXT)", (flipped,))
+            refused += _is_refused(store, key)
+    assert refused > len(whole)
+
+
+def _is_refused(store: Store, key: str) -> bool:
+    """By any reader of what is JSON: nothing but its own error comes of it."""
+    found: list[StoreError] = []
+    try:
+        store.runs()
+        store.prepared()
+        store.manifest("task")
+        store.outcomes([key])
+        list(store.unscored([key], "keep"))
+        store.contents.metas()
+        store.contents.cells()
+    except StoreError as error:
+        found.append(error)
+    assert all("kvbench.sqlite: " in one.what and "\n" not in one.what for one in found)
+    return bool(found)
 
 
 def test_answers_come_back_whole(store: Store) -> None:
