@@ -15,6 +15,9 @@ from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.records import Cell, Label, Request
 
+SILENT: tuple[Label, ...] = ("EMPTY_OUTPUT", "REFUSAL")
+"""The labels of replies that say nothing."""
+
 PROBE = 8
 """Examples asked first where the control and its treatments come from one prefill."""
 
@@ -31,7 +34,7 @@ class Reply:
     def is_sick(self) -> bool:
         """Whether it is empty, refused, or cut off before anything could be scored."""
         cut = self.label == "TRUNCATED" and self.score == 0
-        return cut or self.label in ("EMPTY_OUTPUT", "REFUSAL")
+        return cut or self.label in SILENT
 
 
 def asked_first(

@@ -55,7 +55,7 @@ class Noticed:
         if not report.failed:
             return
         status, why = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", (0, ""))
-        self._fail(status or EXIT_FOUND, f"{report.nodeid}: {why or 'failed'}")
+        self._fail(status or EXIT_FOUND, f"{report.nodeid}: {why or _message(report)}")
 
     def crashed(self, crashitem: str, report: pytest.TestReport) -> None:
         """Mark a crash under a kvbench item: it says nothing about quality."""
@@ -96,6 +96,13 @@ class Noticed:
 
     def _fail(self, status: int, line: str) -> None:
         self.failed.setdefault(status, []).append(line)
+
+
+def _message(report: pytest.TestReport) -> str:
+    """What an assertion says, in a line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    said = str(getattr(crash, "message", "")).partition("\n")[0]
+    return said.removeprefix("AssertionError: ") or "failed"
 
 
 def _was_called(report: pytest.TestReport) -> bool:

@@ -33,6 +33,7 @@ from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted
 from pytest_kvbench.pipeline.prepare import prepare
+from pytest_kvbench.pipeline.sane_control import SILENT
 from pytest_kvbench.plugin import notes
 from pytest_kvbench.plugin.arm import JudgedArm
 from pytest_kvbench.plugin.declaration import Declaration, declaration_of, is_whole
@@ -250,6 +251,7 @@ class Runtime:
             level=experiment.levels.get(group, {}).get(cell),
             largest=experiment.prepared.manifests[cell.task].largest_context(cell.bin),
             sickness=experiment.sick[group],
+            silent=sum(o.label in SILENT for o in outcomes.values()),
         )
 
     def _experiment(self, declared: Declared) -> MeasuredExperiment:

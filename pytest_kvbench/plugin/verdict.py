@@ -54,6 +54,8 @@ class MeasuredCell:
     """The mean score of guessing."""
     sickness: str = ""
     """What is wrong with the control; empty for a sane one."""
+    silent: int = 0
+    """How many replies are empty or refuse."""
 
     @property
     def is_control(self) -> bool:
@@ -227,10 +229,10 @@ class Comparison:
     def check_harness(self) -> None:
         """Fail unless the measurement itself can be trusted, whatever the policy does.
 
-        The control is sane, nothing failed, the treatment is proven, and the treated cell is not
-        better than the full cache by more than the margin: an interval of a few examples would
-        never say so, and a smaller cache gains nothing. Skips, once all else is well, where an
-        engine proves nothing.
+        The control is sane, nothing failed, the treatment is proven and says something, and the
+        treated cell is not better than the full cache by more than the margin: an interval of a few
+        examples would never say so, and a smaller cache gains nothing. Where an engine proves
+        nothing, it skips once the others are checked.
 
         Raises:
             AssertionError: with the figures.
@@ -245,9 +247,15 @@ class Comparison:
             f"{where}: better than the full cache by {self._figures()}: "
             "a leak in the prompt or a metric that does not fit",
         )
+        replies = len(self.cell.scores)
+        _require(
+            self.cell.silent <= self.cell.gate.max_sick * replies,
+            f"{where}: {self.cell.silent} of {replies} treated replies are empty or refuse: "
+            "look at what that server says before its quality is judged",
+        )
         if self.cell.proof == "unverified":
             _skip(
-                f"{where}: all else is well, but this engine does not prove what it kept: serve "
+                f"{where}: {self._figures()}: this engine does not prove what it kept: serve "
                 "llama.cpp with --slot-save-path, vLLM where /metrics tells kv_cache_memory_bytes, "
                 "or judge by the control alone (kv.policies: [none])"
             )

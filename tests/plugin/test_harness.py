@@ -83,6 +83,17 @@ def test_what_is_wrong_beside_proof_is_not_skipped(sanity: Project, mock: MockSe
     assert sanity.run("-n", "0").parseoutcomes()["failed"]
 
 
+@pytest.mark.parametrize("reply", ["", "I cannot help with that."])
+def test_a_treated_server_that_says_nothing_fails_and_the_last_line_says_so(
+    sanity: Project, mock: MockServer, reply: str
+) -> None:
+    mock.proves, mock.wrong = False, reply
+    mock.accuracy = lambda policy, budget: float(policy == "none")
+    result = sanity.run("-n", "0")
+    result.assert_outcomes(passed=2, failed=2)
+    assert "3 of 3 treated replies are empty or refuse" in result.outlines[-1]
+
+
 def test_a_gate_says_of_what_holds_that_nothing_proves_it(
     project: Project, mock: MockServer
 ) -> None:
