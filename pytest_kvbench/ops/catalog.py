@@ -74,8 +74,16 @@ CHOSEN = [
 
 
 def catalog(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs, newest first. Verdicts are those of a group's last run; none for the others."""
-    return runs.sort_values("started_at", ascending=False)[CATALOG].reset_index(drop=True)
+    """The runs, newest first. Verdicts are those of a group's last run; none for the others.
+
+    Those of one group are in the order in which they were stored, whatever the clock said: none
+    counts as later than the run after it.
+    """
+    backwards = runs.iloc[::-1]
+    began = backwards["started_at"].rank(method="dense")
+    no_later = began.groupby(backwards["source"], sort=False).cummin()
+    ordered = backwards.loc[no_later.sort_values(ascending=False, kind="stable").index]
+    return ordered[CATALOG].reset_index(drop=True)
 
 
 def headline(cells: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +142,8 @@ def _smallest(arms: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
         ].nunique()
         for row in safe.itertuples()
     ]
-    order = ["contradicted", "budget", "kept_bytes_mean", "started_at"]
-    first = safe.sort_values(order, ascending=[True, True, True, False]).iloc[0]
+    order = ["contradicted", "budget", "kept_bytes_mean", "ci_low", "group"]
+    first = safe.sort_values(order, ascending=[True, True, True, False, True]).iloc[0]
     same = control[(control["group"] == first["group"]) & (control["task"] == first["task"])]
     low, high = _covering(first, len(arms))
     return {

@@ -45,7 +45,8 @@ def _of_arm(arm: JudgedArm) -> dict[str, object]:
 def _of_cell(comparison: Comparison) -> dict[str, object]:
     """A control has a mean and no verdict.
 
-    `kvbench_verdict` is the item's own, at Bonferroni's alpha / m.
+    `kvbench_verdict` is the item's own, at Bonferroni's alpha / m; `kvbench_doubt` is there where
+    nothing proves that it is one on a smaller cache.
     """
     cell = comparison.cell
     facts: dict[str, object] = {
@@ -69,6 +70,8 @@ def _of_cell(comparison: Comparison) -> dict[str, object]:
             "margin": cell.gate.margin,
             "verdict": result.verdict,
         }
+        if cell.proof == "unverified" and result.verdict in ("holds", "breaks"):
+            facts["doubt"] = "unverified"
     return facts
 
 

@@ -78,10 +78,14 @@ def _reached(run: Throughput | None) -> list[str]:
     rate, waited, sentences = run["requests_per_minute"], run["waited_s"], []
     if rate is not None:
         ended = text.count(run["requests"], "request")
-        sentences.append(f"The last run ended {ended}, {rate:,.4g} a minute.")
+        sentences.append(f"The last run ended {ended}, {_rate(rate)} a minute.")
     if waited:
         sentences.append(f"Its requests waited {text.seconds(waited)} in all for rate limits.")
     return sentences
+
+
+def _rate(a_minute: float) -> str:
+    return f"{a_minute:,.0f}" if a_minute >= 100 else f"{a_minute:.3g}"
 
 
 def _tokens(data: Tokens) -> str:

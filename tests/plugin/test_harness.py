@@ -103,7 +103,9 @@ def test_a_gate_says_of_what_holds_that_nothing_proves_it(
         "n: 2, per_bin: 10, edges: [150]", "n: 1, per_bin: 80"
     )
     file.write_text(text + "gate: {mode: gate}\n")
-    result = project.run("-n", "0")
+    result = project.run("-n", "0", "--junitxml=j.xml")
+    properties = (project.path / "j.xml").read_text(encoding="utf-8")
+    assert properties.count('name="kvbench_doubt" value="unverified"') == 2
     result.stdout.fnmatch_lines(
         ["*UnverifiedWarning: *snapkv-0.20 holds (unverified): control 1.000*"]
     )

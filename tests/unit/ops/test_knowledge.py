@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +19,11 @@ from hypothesis import strategies as st
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
 from pytest_kvbench.ops.artifacts import export_artifacts
-from pytest_kvbench.ops.catalog import best
+from pytest_kvbench.ops.catalog import best, catalog
 from pytest_kvbench.ops.effects import effects, losses, with_dials
 from pytest_kvbench.ops.insights import rank_correlation
 from pytest_kvbench.ops.sheet import csv_text
-from pytest_kvbench.store.store import DATABASE
+from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group
 
 LADDER = {"policies": ["snapkv"], "budgets": [1.0, 0.5, 0.2]}
@@ -185,6 +187,27 @@ def test_catalog_newest_first_as_lines_and_csv(tmp_path):
     assert max(map(len, lines)) <= 100
     rows = list(csv.DictReader(file.open()))
     assert [row["answers"] for row in rows] == ["120", "120"]
+
+
+def test_the_runs_of_a_group_are_in_their_order_whatever_the_clock_said(tmp_path):
+    make_group(tmp_path, "one")
+    with Store(tmp_path / "one" / DATABASE) as store:
+        (first,) = store.runs()
+        for name, at in (("second", "2026-11-24"), ("third", "2026-11-23")):
+            store.start_run(replace(first, run_id=name, started_at=at))
+    with contextlib.closing(sqlite3.connect(tmp_path / "one" / DATABASE)) as db, db:
+        db.execute("UPDATE experiments SET started_at = '2031-01-01' WHERE rowid = 1")
+    runs = catalog(tables(tmp_path)[1])
+    assert list(runs["run_id"]) == ["third", "second", "run-one"]
+
+
+def test_of_equals_the_better_known_is_best_whatever_the_clock_said(tmp_path):
+    make_group(tmp_path, "few", draw=lossless_to(0.2), per_bin=60)
+    make_group(tmp_path, "many", draw=lossless_to(0.2), per_bin=90)
+    with contextlib.closing(sqlite3.connect(tmp_path / "few" / DATABASE)) as db, db:
+        db.execute("UPDATE experiments SET started_at = '2031-01-01'")
+    (row,) = best(tables(tmp_path)[2]).to_dict("records")
+    assert row["group"] == "many"
 
 
 FORMULAS = ["=1+1", "+a", "-0.5", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "a\r=1"]
