@@ -20,6 +20,15 @@ NOT_APPLIED: Final = "not-applied"
 PROVEN: Final = "proven"
 UNVERIFIED: Final = "unverified"
 
+NOT_ASKED: Final[Facts] = {
+    "achieved": None,
+    "proof": UNVERIFIED,
+    "lost": 0,
+    "lost_share": 0.0,
+    "delta_unlabelled": None,
+}
+"""The facts of a cell that was not asked, because its control is not sane."""
+
 
 def by_cell(joined: pd.DataFrame) -> Iterator[tuple[CellKey, pd.DataFrame]]:
     """The joined requests of every treated cell."""

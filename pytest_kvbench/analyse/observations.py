@@ -13,7 +13,7 @@ from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.artefacts import CellView, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
 from pytest_kvbench.analyse.efficiency import efficiency
-from pytest_kvbench.analyse.facts import by_cell, facts_of, pooled_facts, why_unmeasured
+from pytest_kvbench.analyse.facts import NOT_ASKED, by_cell, facts_of, pooled_facts, why_unmeasured
 from pytest_kvbench.analyse.floor import noise_floor, repeats, with_repeats
 from pytest_kvbench.analyse.integrity import integrity
 from pytest_kvbench.analyse.judge import Judged, judge_cells
@@ -39,7 +39,11 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
     again = repeats(table)
     joined = with_repeats(pair(table), again)
     requests = dict(by_cell(joined))
-    facts = {key: facts_of(rows, rules) for key, rows in requests.items()}
+    unasked = [key for key in rules.treated if key not in requests and _sickness(sick, key)]
+    facts = {
+        key: facts_of(requests[key], rules) if key in requests else NOT_ASKED
+        for key in sorted([*requests, *unasked])
+    }
     judged = judged_cells(joined, requests, facts, rules, sick)
     alike = twins(joined)
     for key, rows in requests.items():
@@ -66,7 +70,7 @@ def judged_cells(
     rules: Rules,
     sick: Sick,
 ) -> Judged:
-    """Every treated cell that was asked for, judged where it may be, with its facts in its row."""
+    """Every treated cell with facts, judged where it may be, with them in its row."""
     measured, worst = (split_cells(of(joined)) for of in (measured_pairs, worst_pairs))
     nothing = CellPairs(*(np.array([]) for _ in range(4)))
     largest = largest_contexts(joined)
@@ -87,7 +91,8 @@ def judged_cells(
         if (why := _sickness(sick, key) or why_unmeasured(facts[key], requests[key], rules))
     }
     judged = judge_cells(cells, excluded, rules, worst)
-    for key, known in {**facts, **pooled_facts(facts)}.items():
+    asked = {key: known for key, known in facts.items() if key in requests}
+    for key, known in {**facts, **pooled_facts(facts), **pooled_facts(asked)}.items():
         judged.rows[key] = {**judged.rows[key], **known}
     return judged
 

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.rows import BinStats, CellRow, Efficiency, Integrity, TransitionRow
 
@@ -43,6 +44,8 @@ class Rules:
         anytime: sampling stopped when it pleased (`sampling.strategy: sequential`), so that only
             evidence that allows this is used.
         bad_arms: what must break, at most one arm a task: in no family with the others.
+        treated: the treated cells of the plan. Those of a control that is not sane are not
+            measured, whether they were asked or not.
 
     Raises:
         UsageError: a value outside its range.
@@ -60,6 +63,7 @@ class Rules:
     seed: int = 0
     anytime: bool = False
     bad_arms: tuple[BadArm, ...] = ()
+    treated: tuple[CellKey, ...] = ()
 
     def __post_init__(self) -> None:
         require("margin", self.margin, 0 <= self.margin < 1, "a number in [0, 1), e.g. 0.10")

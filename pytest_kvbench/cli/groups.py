@@ -53,12 +53,14 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
 def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
     """Save the results of GROUPs as the baseline NAME, a plain JSON file each."""
     from pytest_kvbench.ops.baselines import side_of
-    from pytest_kvbench.pipeline.baseline import save_baseline
+    from pytest_kvbench.pipeline.baseline import save_baseline, unmeasured
     from pytest_kvbench.pipeline.group import open_group
 
     for group in groups:
         side = side_of(open_group(reports / group))
         click.echo(save_baseline(side, reports, name))
+        if lacking := unmeasured(side):
+            click.echo(f"{group}: saved with {lacking}", err=True)
 
 
 def _echo_lines(lines: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.cellkey import ALL_BINS
@@ -150,18 +151,14 @@ def _smallest(arms: pd.DataFrame, control: pd.DataFrame) -> dict[str, Any]:
         **{name: first[name] for name in CHOSEN},
         "ci_low": low,
         "ci_high": high,
-        "doubt": doubt_of(
-            json.loads(first["flags"] or "[]"),
-            first["proof"],
-            (first["verdict_holm"], first["verdict"]),
-        ),
+        "doubt": _doubt(first),
         "control_latency_p50": same["latency_p50"].mean(),
         **about,
     }
 
 
 def _safe(arms: pd.DataFrame, error: float) -> pd.DataFrame:
-    """The smallest budget darms to which each ladder holds, all rows one family."""
+    """The smallest budget to which each ladder holds, all rows one family."""
     from pytest_kvbench.analyse.multiplicity import adjusted
 
     p = adjusted(arms["p_holds"].fillna(1.0).to_list(), len(arms), "holm")
@@ -180,3 +177,11 @@ def _covering(row: pd.Series[Any], rows: int) -> tuple[float | None, float | Non
 def _together(row: pd.Series[Any]) -> list[Together]:
     found: list[Together] = json.loads(row["together"] or "[]")
     return found
+
+
+def _doubt(row: pd.Series[Any]) -> str:
+    """What makes a row doubtful, also that bins are not in it: those of a sick control, say."""
+    flags = json.loads(row["flags"] or "[]")
+    lacks = any(flag.startswith("partial-pool:") for flag in flags)
+    of_cache = doubt_of(flags, row["proof"], (row["verdict_holm"], row["verdict"]))
+    return ", ".join(filter(None, (of_cache, "lacks bins" if lacks else "")))

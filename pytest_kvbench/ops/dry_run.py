@@ -36,12 +36,13 @@ def dry_run(
     experiment = prepared.experiment.model_copy(update={"gate": gate})
     stored = observed(replace(prepared, experiment=experiment))
     judged = _as_zero(stored.judged) if failures == "zero" else stored.judged
+    analysis = judge_with(experiment, judged)
     return build_summary(
         experiment.snapshot(),
         prepared.manifests,
-        judge_with(experiment, judged),
+        analysis,
         [one for one in judged if not prepared.is_beside(one.cell)],
-        missing_cells(prepared, stored.planned, stored.rows),
+        missing_cells(prepared, stored.planned, stored.rows, analysis.cells),
         stored.run,
     )
 

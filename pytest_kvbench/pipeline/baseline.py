@@ -19,10 +19,13 @@ from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.report import text
+from pytest_kvbench.report.caveats import item
 from pytest_kvbench.rows import CellRow
 
 FOLDER = ".baselines"
 SCHEMA = 1
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,15 @@ def _why_unmeasured(row: CellRow, *, scored: bool) -> str:
     return "" if scored else "it has no scored answer"
 
 
+def unmeasured(side: Side) -> str:
+    """How many of its cells were not measured, which, and why; "" where all were."""
+    rows = [{**cell.key.columns(), "reason": cell.reason} for cell in side.cells if cell.reason]
+    if not rows:
+        return ""
+    names = text.listing(map(item, rows), limit=_NAMED)
+    return f"{text.count(len(rows), 'cell')} not measured: {names}: {rows[0]['reason']}"
+
+
 # -- files ---------------------------------------------------------------------------------------
 
 
@@ -147,9 +159,14 @@ def save_baseline(side: Side, reports: Path, name: str) -> Path:
         raise UsageError(
             f"{name!r} cannot be a baseline's name", "valid: a folder name, as in main or v1.2"
         )
-    path = reports / FOLDER / name / f"{side.name}.json"
+    path = baseline_file(reports, name, side.name)
     replace_json(path, side.to_json())
     return path
+
+
+def baseline_file(reports: Path, name: str, group: str) -> Path:
+    """Where a group's baseline of a name is, or would be."""
+    return reports / FOLDER / name / f"{group}.json"
 
 
 def load_baseline(path: Path) -> Side:
@@ -192,5 +209,6 @@ def find_baseline(reports: Path, name: str, group: str) -> Side | None:
     Raises:
         UsageError: no baseline has that name, or its file is not one of ours.
     """
-    path = baseline_folder(reports, name) / f"{group}.json"
+    baseline_folder(reports, name)
+    path = baseline_file(reports, name, group)
     return load_baseline(path) if path.is_file() else None

@@ -140,7 +140,8 @@ def compare(
         names: what to call the sides, by default their groups.
 
     Raises:
-        UsageError: the sides have no cell in common, or asked for answers of other lengths.
+        UsageError: the sides have no cell or no treated cell in common, or asked for answers of
+            other lengths.
         InfrastructureError: what they have in common was not measured.
     """
     renamed = _renamed(base, now)
@@ -148,9 +149,9 @@ def compare(
     back = {later: former for former, later in renamed.items()}
     is_ = {_place(cell, back): cell for cell in now.cells}
     common = [place for place in was if place in is_]
-    if not common:
+    if lacking := _nothing_in_common(common, [*was, *is_]):
         raise UsageError(
-            f"{base.name} and {now.name} have no cell in common",
+            f"{base.name} and {now.name} have no {lacking} in common",
             "cells are matched by task, bin, variant, policy and budget",
         )
     uncompared = {
@@ -194,6 +195,29 @@ def against(reports: Path, name: str, now: Side) -> Comparison:
             f"put it there: {command(f'save {name}', reports / now.name)}",
         )
     return compare(base, now, names=(f"baseline {name}", now.name))
+
+
+def why_kept(found: Comparison | None, lacking: str, *, partial: bool) -> str:
+    """Why a run does not take the place of the baseline that it was compared with, or "".
+
+    Args:
+        found: None where they could not be compared.
+        lacking: which of its cells were not measured.
+        partial: whether cells of its plan are missing.
+    """
+    if found is None:
+        return "this run could not be compared with it"
+    if found.regressions:
+        return "this run is worse"
+    return lacking or ("this run is partial" if partial else "")
+
+
+def _nothing_in_common(common: Sequence[CellKey], every: Sequence[CellKey]) -> str:
+    """What is lacking, in words: full caches alone say nothing of the arms beside them."""
+    if not common:
+        return "cell"
+    treats = any(not place.is_control for place in every)
+    return "treated cell" if treats and all(place.is_control for place in common) else ""
 
 
 def _place(cell: Measured, back: Mapping[str, str]) -> CellKey:

@@ -64,8 +64,8 @@ class Conclusion:
     """What a group came to.
 
     `scored`: answers that had no score. `changed`: whether the summary was made now. `comparison`:
-    with the baseline; where it was wanted and could not be, `uncompared` says why. `report`,
-    `saved`: files, where wanted.
+    with the baseline; `uncompared`: why it could not be. `report`, `saved`: files,
+    where wanted; `lacking`: saved cells not measured; `kept`: why a baseline was kept.
     """
 
     scored: int
@@ -75,6 +75,8 @@ class Conclusion:
     uncompared: KvbenchError | None = None
     report: Path | None = None
     saved: Path | None = None
+    lacking: str = ""
+    kept: str = ""
 
 
 _VERDICTS_ALONE = Wishes()
@@ -109,12 +111,12 @@ def conclude(
 def _against(
     prepared: Prepared, analysed: Analysed, wishes: Wishes, done: Conclusion
 ) -> Conclusion:
-    """Compare with a baseline, then save one: both may have the same name.
+    """Compare with a baseline, then save one: of the same name only where nothing is amiss.
 
-    Where they cannot be compared, what was measured is still saved and reported.
+    Else the next run would be compared with the damage. Under another name all is saved.
     """
-    from pytest_kvbench.pipeline.baseline import save_baseline, side_from
-    from pytest_kvbench.pipeline.compare import against
+    from pytest_kvbench.pipeline.baseline import baseline_file, save_baseline, side_from, unmeasured
+    from pytest_kvbench.pipeline.compare import against, why_kept
 
     reports = prepared.folder.parent
     side = side_from(prepared, analysed.judged, analysed.summary["cells"])
@@ -123,9 +125,13 @@ def _against(
             done = replace(done, comparison=against(reports, wishes.compare, side))
         except KvbenchError as error:
             done = replace(done, uncompared=error)
-    if wishes.save:
-        done = replace(done, saved=save_baseline(side, reports, wishes.save))
-    return done
+    if not wishes.save:
+        return done
+    lacking, file = unmeasured(side), baseline_file(reports, wishes.save, side.name)
+    why = why_kept(done.comparison, lacking, partial=done.summary["partial"])
+    if file.exists() and wishes.save == wishes.compare and why:
+        return replace(done, kept=f"baseline {wishes.save} is kept as it was: {why}")
+    return replace(done, saved=save_baseline(side, reports, wishes.save), lacking=lacking)
 
 
 def score_plan(prepared: Prepared) -> int:
@@ -174,14 +180,13 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
                 f"group {group}: {unscored} answers have no score",
                 f"score them: {command('score', prepared.folder)}",
             )
-        missing = missing_cells(prepared, planned, rows)
-        runs = asked_again.settle(store, is_complete=not missing)
-        since = asked_again.answers_since(runs)
+        since = asked_again.answers_since(store.runs())
         inputs = inputs_of(prepared, planned, rows, since)
         judged = votes(rows, prepared.experiment, prepared.manifests)
         listed = [one for one in judged if not prepared.is_beside(one.cell)]
         stored = summary_of(prepared)
         if stored is not None and stored["provenance"].get("inputs") == inputs:
+            asked_again.settle(store, is_complete=not stored["missing"])
             return Analysed(stored, listed, changed=False)
         if not judged:
             raise MissingPrerequisiteError(
@@ -189,6 +194,8 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
                 f"run it: {command('run', prepared.folder)}",
             )
         analysis = (judge_with or judge)(prepared.experiment, judged)
+        missing = missing_cells(prepared, planned, rows, analysis.cells)
+        runs = asked_again.settle(store, is_complete=not missing)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         reached = store.throughput(runs[-1].run_id)
     summary = build_summary(

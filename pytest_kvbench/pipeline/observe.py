@@ -12,8 +12,8 @@ from pytest_kvbench.engines import proof_of
 from pytest_kvbench.observation import Cut, Observation, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import WITHHELD, Cell, Proof, Request, Telemetry
-from pytest_kvbench.rows import MissingRow
+from pytest_kvbench.records import FULL_CACHE, WITHHELD, Cell, Proof, Request, Telemetry
+from pytest_kvbench.rows import CellRow, MissingRow
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.tokenizers import is_serving
@@ -137,10 +137,15 @@ def missing_cells(
     prepared: Prepared,
     planned: Sequence[tuple[Cell, Request]],
     observed: Iterable[Observation],
+    cells: Iterable[CellRow],
 ) -> list[MissingRow]:
-    """The cells of the plan that lack an outcome for some request, how many, and why if known."""
+    """The cells of the plan that lack an outcome for some request, how many, and why if known.
+
+    Where a control is not sane, by `cells`, none does: it is asked no more, nor are its treatments.
+    """
     observed = list(observed)
     why = {group: f": {cut}" for group, cut in cut_controls(prepared, planned, observed).items()}
+    sick = {CellKey.of_row(r).group for r in cells if r["policy"] == FULL_CACHE and r["reason"]}
     have = {key for one in observed for key in one.keys}
     lacking: dict[Cell, int] = {}
     total: dict[Cell, int] = {}
@@ -154,7 +159,7 @@ def missing_cells(
             + why.get(CellGroup.of(cell), ""),
         }
         for cell, n in lacking.items()
-        if n and not prepared.is_beside(cell)
+        if n and not prepared.is_beside(cell) and CellGroup.of(cell) not in sick
     ]
 
 

@@ -11,7 +11,7 @@ from pytest_kvbench.pipeline import assay, plan
 def rules_of(experiment: Experiment) -> Rules:
     """The rules that an experiment's cells are judged by."""
     gate, planned = experiment.gate, plan.cells(experiment)
-    treated = [CellKey.of(cell) for cell in planned if not cell.is_control]
+    treated = tuple(CellKey.of(cell) for cell in planned if not cell.is_control)
     return Rules(
         margin=gate.margin,
         alpha=gate.alpha,
@@ -26,4 +26,5 @@ def rules_of(experiment: Experiment) -> Rules:
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
         bad_arms=assay.bad_arms(experiment, planned),
+        treated=treated,
     )

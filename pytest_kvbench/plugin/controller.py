@@ -275,6 +275,9 @@ class Controller:
             yield from str(done.uncompared).splitlines()
         if done.saved is not None:
             yield f"saved: {self._shown(done.saved)}"
+            yield from [f"saved with {done.lacking}"] if done.lacking else []
+        if done.kept:
+            yield done.kept
 
     def _mirror_registry(self) -> None:
         """Show shared controls in `pytest --cache-show`."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
+from starlette.responses import JSONResponse
 
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.frames import load_group
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
+
+REFUSED = JSONResponse({"error": {"message": "no"}}, status_code=400)
 
 
 @pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
@@ -31,6 +34,45 @@ def test_a_worse_run_fails_with_1_though_every_test_passes(
     result.assert_outcomes(passed=6)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*WORSE*", "*REGRESSIONS*", "saved: *new/g.json"])
+
+
+def test_a_worse_run_does_not_replace_the_baseline_it_was_compared_with(
+    project: Project, mock: MockServer
+) -> None:
+    project.run("-n", "0", "--kvbench-save", "b")
+    file = project.path / "reports/.baselines/b/g.json"
+    good = file.read_bytes()
+    mock.accuracy = lambda policy, budget: 1.0 if budget == 1 else 0.0
+    both = ("--kvbench-compare", "b", "--kvbench-save", "b")
+    worse = project.run("-n", "0", "--kvbench-fresh", *both)
+    worse.stdout.fnmatch_lines(["baseline b is kept as it was: this run is worse"])
+    assert (worse.ret, file.read_bytes()) == (1, good)
+    mock.accuracy = lambda policy, budget: 1.0
+    assert project.run("-n", "0", "-k", "bin0", "--kvbench-fresh", *both).ret == 0
+    assert file.read_bytes() == good  # of half a run
+    assert project.run("-n", "0", *both).ret == 0
+    assert file.read_bytes() != good
+
+
+def test_what_was_saved_without_a_treated_answer_is_nothing_to_compare_with(
+    project: Project, mock: MockServer
+) -> None:
+    words = {"arm": ("mine", 0.5), "proves": False}
+    with MockServer(trouble=lambda number, body: REFUSED, **words) as treated:
+        arms = f"{{none: '{mock.base_url}', 'mine@0.5': '{treated.base_url}'}}"
+        file = project.path / "exp.yaml"
+        text = file.read_text().replace("snapkv", "mine").replace("0.5, 0.2]", "0.5]")
+        text = text.replace("name: local", "name: openai")
+        old = f'base_url: "{mock.base_url}"'
+        file.write_text(text.replace(old, f"endpoints: {arms}"))
+        saved = project.run("-n", "0", "--kvbench-save", "u")
+        assert saved.ret == 10
+        saved.stdout.fnmatch_lines(["saved with 2 cells not measured: *-bin0-mine-0.50*"])
+        treated.trouble, treated.accuracy = lambda number, body: None, lambda policy, budget: 0.0
+        compared = project.run("-n", "0", "--kvbench-compare", "u")
+    assert compared.ret == 10
+    assert "2 cells not compared against baseline u" in compared.outlines[-1]
+    compared.stdout.no_fnmatch_line("*no regression*")
 
 
 def test_an_unknown_baseline_is_refused_before_anything_runs(

@@ -74,6 +74,10 @@ def breaks_off(choice: Body, prompt: str) -> Body:
     return {"finish_reason": reasons[len(prompt) % 4]} if LOST.search(prompt) else {}
 
 
+def is_silent_on_short_prompts(choice: Body, prompt: str) -> Body:
+    return {"message": {"content": ""}} if len(prompt) < 600 else {}
+
+
 def knows_nothing(choice: Body, prompt: str) -> Body:
     return {} if "text" in prompt else {"message": {"content": "no"}}
 
@@ -89,6 +93,7 @@ SCENARIOS = {
     "silent full cache": Scenario(
         wrong="", accuracy=lambda policy, budget: float(policy != "none"), is_sick=True
     ),
+    "silent on short prompts": Scenario(choice=is_silent_on_short_prompts, is_sick=True),
     "lost pairs": Scenario(loses=lambda prompt: bool(LOST.search(prompt))),
     "broken off": Scenario(choice=breaks_off),
     "cut prompts": Scenario(
@@ -282,9 +287,15 @@ def told(summary: dict[str, Any], *, sick: bool, bins: Collection[int] = (0, 1))
     if bins != (0, 1):
         return {"cells": cells}
     if sick:
-        controls = [c for c in summary["cells"] if c["policy"] == "none"]
-        words = {c["verdict"] for c in summary["cells"] if c["policy"] != "none"}
-        return {"sick": [bool(c["reason"]) for c in controls], "verdicts": words}
+        rows = {(c["bin"], c["policy"], c["budget"]): c for c in summary["cells"]}
+        lacks = {
+            place: [flag for flag in row["flags"] if flag.startswith("partial-pool")]
+            for place, row in rows.items()
+        }
+        wrong = {bin_ for (bin_, policy, _), c in rows.items() if policy == "none" and c["reason"]}
+        treated = [c for (_, policy, _), c in rows.items() if policy != "none"]
+        words = {c["verdict"] for c in treated if c["bin"] in wrong}
+        return {"sick": wrong, "verdicts": words, "lacks": lacks, "missing": summary["missing"]}
     integrity = summary["integrity"]
     counts = {key: value for key, value in integrity.items() if isinstance(value, int | float)}
     drawn = summary.get("sampling")
@@ -339,8 +350,9 @@ def test_however_one_asks_the_summary_is_the_same(
             assert all(scenario.unmeasured in c["reason"] for c in longer)
             assert status == 10
     if scenario.is_sick:
-        assert all(first["sick"])
+        assert first["sick"] == ({0} if name == "silent on short prompts" else {0, 1})
         assert first["verdicts"] == {"not-measured"}
+        assert not first["missing"]
 
 
 QUICK = {

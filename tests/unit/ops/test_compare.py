@@ -48,6 +48,15 @@ def test_the_same_scores_are_no_regression():
     assert not result.regressions
 
 
+def test_full_caches_alone_are_no_comparison():
+    control = cell([1] * 30, policy="none", budget=1.0, verdict=None)
+    was, is_ = side(control, cell([1] * 30)), side(control, cell([0] * 30, budget=0.2))
+    for base, now in ((was, is_), (was, side(control)), (side(control), is_)):
+        with pytest.raises(UsageError, match="have no treated cell in common"):
+            compare(base, now)
+    assert not compare(side(control), side(control)).regressions
+
+
 def test_a_shown_loss_is_a_regression_and_mirrored_an_improvement():
     good, bad = side(cell([1] * 30)), side(cell([0] * 30))
     worse, better = compare(good, bad), compare(bad, good)

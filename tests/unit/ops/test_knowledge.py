@@ -23,6 +23,9 @@ from pytest_kvbench.ops.catalog import best, catalog
 from pytest_kvbench.ops.effects import effects, losses, with_dials
 from pytest_kvbench.ops.insights import rank_correlation
 from pytest_kvbench.ops.sheet import csv_text
+from pytest_kvbench.ops.stored_plan import observed
+from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.observe import missing_cells
 from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group
 
@@ -123,6 +126,25 @@ def test_what_best_names_has_an_interval_for_all_it_was_chosen_from(tmp_path):
     of_group, of_eight, *_ = json.loads(own["together"])
     assert (of_group["rows"], of_eight["rows"]) == (3, 24)
     assert row["ci_low"] == of_eight["ci_low"] < of_group["ci_low"] < own["ci_low"] < row["delta"]
+
+
+def test_treatments_of_a_sick_control_are_not_measured_asked_or_not(tmp_path):
+    prepared = make_group(tmp_path, draw=lambda cell, i, rng: float(cell.bin > 0), per_bin=60)
+    rows = observed(prepared).rows
+    kept = [row for row in rows if row.cell.is_control or row.cell.bin]  # as one asks live
+    asked, unasked = (judge(prepared.experiment, some) for some in (rows, kept))
+    names = ("bin", "policy", "budget", "verdict", "verdict_holm", "reason")
+    for whole, part in zip(asked.cells, unasked.cells, strict=True):
+        assert [whole[name] for name in names] == [part[name] for name in names]
+        assert ("partial-pool: bins 0" in str(part["flags"])) == (
+            part["bin"] == "all" and part["policy"] != "none"
+        )
+    sick = [row for row in unasked.cells if row["bin"] == 0 and row["policy"] != "none"]
+    assert {(row["verdict"], row["n"]) for row in sick} == {("not-measured", 0)}
+    planned = observed(prepared).planned
+    assert missing_cells(prepared, planned, kept, unasked.cells) == []
+    (row,) = best(tables(tmp_path)[2]).to_dict("records")
+    assert (row["budget"], "lacks bins" in row["doubt"]) == (0.2, True)
 
 
 def test_best_says_what_nothing_proves(tmp_path):
