@@ -142,9 +142,10 @@ def missing_cells(
     """The cells of the plan that lack an outcome for some request, how many, and why if known.
 
     Where a control is not sane, by `cells`, none does: it is asked no more, nor are its treatments.
+    Where something is gated, a bin without examples is lacking too: nobody measured it.
     """
     observed = list(observed)
-    why = {group: f": {cut}" for group, cut in cut_controls(prepared, planned, observed).items()}
+    cut = {group: f": {how}" for group, how in cut_controls(prepared, planned, observed).items()}
     sick = {CellKey.of_row(r).group for r in cells if r["policy"] == FULL_CACHE and r["reason"]}
     have = {key for one in observed for key in one.keys}
     lacking: dict[Cell, int] = {}
@@ -152,15 +153,24 @@ def missing_cells(
     for cell, request in planned:
         total[cell] = total.get(cell, 0) + 1
         lacking[cell] = lacking.get(cell, 0) + (request.key not in have)
-    return [
-        {
-            **CellKey.of(cell).columns(),
-            "reason": ("not run" if n == total[cell] else f"{n} of {total[cell]} answers missing")
-            + why.get(CellGroup.of(cell), ""),
-        }
-        for cell, n in lacking.items()
-        if n and not prepared.is_beside(cell) and CellGroup.of(cell) not in sick
-    ]
+    gates = prepared.experiment.gate.mode != "measure"
+    found = {cell: without_example(prepared, cell) for cell in prepared.cells if gates}
+    for cell, n in lacking.items():
+        if n and not prepared.is_beside(cell) and CellGroup.of(cell) not in sick:
+            lost = "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing"
+            found[cell] = lost + cut.get(CellGroup.of(cell), "")
+    return [{**CellKey.of(cell).columns(), "reason": why} for cell, why in found.items() if why]
+
+
+def without_example(prepared: Prepared, cell: Cell) -> str:
+    """Why nothing can be asked of a cell: its bin is empty; "" where it has examples."""
+    manifest = prepared.manifests[cell.task]
+    if manifest.of_bin(cell.bin):
+        return ""
+    return (
+        f"the data of {cell.task} have no example in bin {cell.bin} "
+        f"({manifest.bins[cell.bin].label})"
+    )
 
 
 def cut_controls(

@@ -18,6 +18,7 @@ import pytest
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.errors import (
     EngineError,
+    InfrastructureError,
     KvbenchError,
     UsageError,
 )
@@ -31,7 +32,7 @@ from pytest_kvbench.pipeline.conclude import broken_before
 from pytest_kvbench.pipeline.driver import drivers
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
-from pytest_kvbench.pipeline.observe import voted
+from pytest_kvbench.pipeline.observe import voted, without_example
 from pytest_kvbench.pipeline.prepare import prepare
 from pytest_kvbench.pipeline.sane_control import SILENT
 from pytest_kvbench.plugin import notes
@@ -194,10 +195,10 @@ class Runtime:
         cell = declaration.cell
         if cell not in experiment.cells:
             pytest.skip(f"broke in {declaration.declared.experiment.after}")
-        manifest = experiment.prepared.manifests[cell.task]
-        if not manifest.of_bin(cell.bin):
-            label = manifest.bins[cell.bin].label
-            pytest.skip(f"the data of {cell.task} have no example in bin {cell.bin} ({label})")
+        if empty := without_example(experiment.prepared, cell):
+            if declaration.declared.experiment.gate.mode == "measure":
+                pytest.skip(empty)
+            raise InfrastructureError(empty, "fewer bins, other edges, or data of that length")
         group = CellGroup.of(cell)
         runs_ahead = self._worker is None or declaration.is_whole
         if reason := experiment.settle(group, experiment.drivers.values() if runs_ahead else ()):

@@ -216,3 +216,21 @@ def test_what_waits_for_its_batch_is_neither_compared_nor_saved(
     result.assert_outcomes(skipped=6)
     assert result.ret == 10
     assert re.search(r"exit status 10: g: .*waiting for batch batch_0", result.outlines[-1])
+
+
+def test_a_bin_without_examples_passes_no_gate(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    file = project.path / "exp.yaml"
+    text = file.read_text(encoding="utf-8").replace("edges: [150]", "edges: [100000]")
+    file.write_text(text + "gate: {mode: gate}\n", encoding="utf-8")
+    why = "the data of jsonl:words.jsonl have no example in bin 1"
+    gated = project.run("-n", "0", "-k", "bin1")
+    assert (gated.ret, why in gated.stdout.str()) == (10, True)
+    gated = project.run("-n", "0")
+    assert (gated.ret, why in gated.outlines[-1]) == (10, True)
+    done = CliRunner().invoke(main, ["all", "exp.yaml"])
+    assert (done.exit_code, why in done.stderr.splitlines()[-1]) == (10, True)
+    measured = ("--kvbench-set", "gate.mode=measure")
+    assert project.run("-n", "0", *measured).ret == 0
