@@ -20,7 +20,7 @@ from pytest_kvbench.observation import Observation
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
-from pytest_kvbench.report.caveats import item
+from pytest_kvbench.report.caveats import item_of
 from pytest_kvbench.rows import CellRow
 
 FOLDER = ".baselines"
@@ -139,11 +139,11 @@ def _why_unmeasured(row: CellRow, *, scored: bool) -> str:
 
 def unmeasured(side: Side) -> str:
     """How many of its cells were not measured, which, and why; "" where all were."""
-    rows = [{**cell.key.columns(), "reason": cell.reason} for cell in side.cells if cell.reason]
-    if not rows:
+    lacking = [cell for cell in side.cells if cell.reason]
+    if not lacking:
         return ""
-    names = text.listing(map(item, rows), limit=_NAMED)
-    return f"{text.count(len(rows), 'cell')} not measured: {names}: {rows[0]['reason']}"
+    names = text.listing((item_of(cell.key) for cell in lacking), limit=_NAMED)
+    return f"{text.count(len(lacking), 'cell')} not measured: {names}: {lacking[0].reason}"
 
 
 # -- files ---------------------------------------------------------------------------------------

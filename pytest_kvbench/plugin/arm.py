@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.plugin.verdict import Controls
-from pytest_kvbench.report.certificates import told
+from pytest_kvbench.report.certificates import sentence
 from pytest_kvbench.rows import Certificate
 
 
@@ -34,7 +34,7 @@ class JudgedArm:
         """
         __tracebackhide__ = True
         if not self.certificate["certified"]:
-            raise AssertionError(f"{self.key.item_id}: {told(self.certificate)}")
+            raise AssertionError(f"{self.key.item_id}: {sentence(self.certificate)}")
 
     def check_harness(self) -> None:
         """Nothing: the harness is checked cell by cell."""
