@@ -54,7 +54,7 @@ def gate(per_bin: int) -> Experiment:
 def asked_for() -> tuple[int, int]:
     """The fewest examples per bin that could pass, and those that pass most of the time."""
     (found,) = obstacles(gate(5))
-    assert (found.key, "5 bins of 5 examples can never hold" in found.what) == (
+    assert (found.key, "25 examples in 5 bins can never hold" in found.what) == (
         "bins.per_bin",
         True,
     )

@@ -384,11 +384,7 @@ def test_the_engines_own_dtype_is_a_dial_and_no_other_word(tmp_path):
     runs = pd.DataFrame(
         {
             "run_id": ["a", "b", "c"],
-<<<<<<< HEAD
             "group": ["x", "x", "x"],
-=======
-            "group": "x",
->>>>>>> 0bc9a98 (Tests: a run of an export belongs to a group)
             "snapshot": [
                 json.dumps({"engine": engine, "kv": {"params": {"x": {"dtype": "int8"}}}}),
                 json.dumps({"engine": {"declared": {"dtype": "float16"}, "dtype": None}}),

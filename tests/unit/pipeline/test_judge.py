@@ -20,7 +20,7 @@ def observed(cell: Cell, score: float) -> Observation:
 @pytest.mark.parametrize("scores", [[], [1.0], [1.0, 0.0]])
 def test_an_iterator_becomes_every_column_that_is_judged(scores: list[float]) -> None:
     columns = columns_of(observed(TREATED, score) for score in scores)
-    assert set(columns) == {*OBSERVATIONS, "parts", "cut", "largest"}
+    assert set(columns) == {*OBSERVATIONS, "parts", "cut", "chance", "largest"}
     assert {len(values) for values in columns.values()} == {len(scores)}
     assert list(columns["score"]) == scores
     assert set(columns["policy"]) <= {"snapkv"}
