@@ -78,6 +78,7 @@ def judge_cell(
     alpha: float,
     anytime: bool = False,
     largest: int = 1,
+    retain: float | None = None,
 ) -> CellResult:
     """Judge paired scores.
 
@@ -89,6 +90,7 @@ def judge_cell(
         alpha: two-sided level of the interval; the verdict uses alpha / 2 in each direction.
         anytime: the pairs stopped when it pleased: the interval must stay valid for that.
         largest: examples of the largest cluster there is, where that may not have been drawn yet.
+        retain: the share of the control's score to keep, in place of a margin.
 
     Returns:
         The verdict with all it rests on; `not-measured` for n = 0. Nothing is drawn at random.
@@ -99,8 +101,34 @@ def judge_cell(
     control, treated, codes = checked(control, treated, clusters)
     if not len(control):
         return not_measured("no pair of answers was measured")
-    evidence = evidence_of(control, treated, codes, anytime=anytime, largest=largest)
-    return summarise(evidence, control, treated, codes, margin=margin, alpha=alpha)
+    kept = shared(control, retain)
+    evidence = evidence_of(kept, treated, codes, anytime=anytime, largest=largest)
+    bar = Bar.of(margin, retain, float(control.mean()))
+    return summarise(evidence, control, treated, codes, bar=bar, alpha=alpha)
+
+
+def shared(control: np.ndarray, retain: float | None) -> np.ndarray:
+    """The scores that a treatment must reach: the control's, or a share of them."""
+    return control if retain is None else retain * control
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a difference is held against.
+
+    Args:
+        margin: the loss that is still acceptable; 0 where a share of the control must be reached.
+        shift: what that share takes from the control's mean, so that a difference from it becomes
+            one from the control.
+    """
+
+    margin: float
+    shift: float = 0.0
+
+    @classmethod
+    def of(cls, margin: float, retain: float | None, control_mean: float) -> Bar:
+        """A margin in score units, or none below a share of the control."""
+        return cls(margin) if retain is None else cls(0.0, (1 - retain) * control_mean)
 
 
 def checked(control: Any, treated: Any, clusters: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,7 +215,7 @@ def summarise(
     treated: np.ndarray,
     codes: np.ndarray,
     *,
-    margin: float,
+    bar: Bar,
     alpha: float,
     family: int | None = None,
 ) -> CellResult:
@@ -197,6 +225,7 @@ def summarise(
     whichever of so many times as many.
     """
     ci_low, ci_high = interval(evidence, alpha)
+    margin = bar.margin
     holds, breaks = p_holds(evidence, margin), p_breaks(evidence, margin)
     verdict = verdict_of(holds, breaks, alpha)
     losses, gains = int((treated < control).sum()), int((treated > control).sum())
@@ -206,16 +235,16 @@ def summarise(
         clusters=int(codes.max()) + 1,
         control_mean=float(control.mean()),
         treated_mean=float(treated.mean()),
-        delta=evidence.estimate,
-        ci_low=ci_low,
-        ci_high=ci_high,
+        delta=evidence.estimate - bar.shift,
+        ci_low=ci_low - bar.shift,
+        ci_high=ci_high - bar.shift,
         losses=losses,
         gains=gains,
         method=evidence.method,
         verdict=verdict,
         p_holds=holds,
         p_breaks=breaks,
-        together=for_many(evidence, alpha, family) if family else (),
+        together=for_many(evidence, alpha, family, bar.shift) if family else (),
         p_mcnemar=min(1.0, 2 * float(bdtr(min(losses, gains), losses + gains, 0.5))),
         retention=float(treated[could].mean()) if could.any() else None,
         needed=more_needed(evidence, margin, alpha)
@@ -224,11 +253,14 @@ def summarise(
     )
 
 
-def for_many(evidence: Evidence, alpha: float, family: int) -> tuple[Together, ...]:
+def for_many(evidence: Evidence, alpha: float, family: int, shift: float) -> tuple[Together, ...]:
     """Bonferroni's intervals for a family, and for several alike from which one is chosen."""
     sizes = [family * times for times in FAMILIES]
     found = ((rows, interval(evidence, alpha / rows)) for rows in sizes)
-    return tuple({"rows": rows, "ci_low": low, "ci_high": high} for rows, (low, high) in found)
+    return tuple(
+        {"rows": rows, "ci_low": low - shift, "ci_high": high - shift}
+        for rows, (low, high) in found
+    )
 
 
 def examples_help(evidence: Evidence, codes: np.ndarray, margin: float, alpha: float) -> bool:

@@ -62,6 +62,7 @@ def _judged(pairs: CellPairs, worst: CellPairs | None, rules: Rules) -> CellResu
             alpha=rules.alpha,
             anytime=rules.anytime,
             largest=p.largest,
+            retain=rules.retain,
         )
         for p in (pairs, worst)
         if p is not None
@@ -122,7 +123,12 @@ def _over(
 
 def _pooled(bins: Sequence[CellPairs], rules: Rules, family: int | None = None) -> CellResult:
     return judge_pooled(
-        bins, margin=rules.margin, alpha=rules.alpha, anytime=rules.anytime, family=family
+        bins,
+        margin=rules.margin,
+        alpha=rules.alpha,
+        anytime=rules.anytime,
+        family=family,
+        retain=rules.retain,
     )
 
 

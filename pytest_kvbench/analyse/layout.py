@@ -89,22 +89,27 @@ def prospects(layouts: Sequence[Layout], rules: Rules) -> list[Prospect]:
 @functools.lru_cache(maxsize=1024)
 def p_lossless(layout: Layout, rules: Rules) -> float:
     """The p-value of `holds` where every pair is equal."""
-    return p_holds(_evidence(layout, 1.0, rules), rules.margin)
+    return p_holds(_evidence(layout, 1.0, rules), _margin(rules))
 
 
 @functools.lru_cache(maxsize=1024)
 def _p_hopeless(layout: Layout, rules: Rules) -> float:
     """The p-value of `breaks` where every right answer is lost."""
-    return p_breaks(_evidence(layout, 0.0, rules), rules.margin)
+    return p_breaks(_evidence(layout, 0.0, rules), _margin(rules))
+
+
+def _margin(rules: Rules) -> float:
+    return rules.margin if rules.retain is None else 0.0  # below a share of the control
 
 
 def _evidence(layout: Layout, treated: float, rules: Rules) -> Evidence:
     bins = layout.bins
     if rules.anytime and len(bins) > MOST_BETS:
         bins = (tuple(itertools.chain(*bins)),)
+    control = rules.retain or 1.0
     strata = [
-        (np.ones(sum(sizes)), np.full(sum(sizes), treated), np.repeat(np.arange(len(sizes)), sizes))
-        for sizes in bins
+        (np.full(n, control), np.full(n, treated), np.repeat(np.arange(len(sizes)), sizes))
+        for sizes, n in zip(bins, map(sum, bins), strict=True)
     ]
     return over_bins(strata, anytime=rules.anytime)
 

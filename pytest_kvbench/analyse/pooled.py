@@ -15,6 +15,7 @@ import numpy as np
 from pytest_kvbench.analyse.betting import StratifiedBetting, betting_of
 from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.cell import (
+    Bar,
     CellResult,
     checked,
     counted,
@@ -22,6 +23,7 @@ from pytest_kvbench.analyse.cell import (
     evidence_of,
     is_binary,
     not_measured,
+    shared,
     summarise,
 )
 from pytest_kvbench.analyse.evidence import Evidence
@@ -51,6 +53,7 @@ def judge_pooled(
     alpha: float,
     anytime: bool = False,
     family: int | None = None,
+    retain: float | None = None,
 ) -> CellResult:
     """Judge the equal-weight mean of the bins; empty bins are left out.
 
@@ -67,11 +70,13 @@ def judge_pooled(
     control, treated = (np.concatenate([s[i] for s in strata]) for i in (0, 1))
     starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
     codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
-    evidence = over_bins(strata, anytime=anytime, largest=[b.largest for b in bins])
-    result = summarise(evidence, control, treated, codes, margin=margin, alpha=alpha, family=family)
+    kept = [(shared(c, retain), t, code) for c, t, code in strata]
+    evidence = over_bins(kept, anytime=anytime, largest=[b.largest for b in bins])
+    control_mean = float(np.mean([s[0].mean() for s in strata]))
+    bar = Bar.of(margin, retain, control_mean)
     return replace(
-        result,
-        control_mean=float(np.mean([s[0].mean() for s in strata])),
+        summarise(evidence, control, treated, codes, bar=bar, alpha=alpha, family=family),
+        control_mean=control_mean,
         treated_mean=float(np.mean([s[1].mean() for s in strata])),
     )
 

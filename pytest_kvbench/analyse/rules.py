@@ -43,6 +43,8 @@ class Rules:
         seed: of the resampling behind the interval of a transition's point estimate.
         anytime: sampling stopped when it pleased (`sampling.strategy: sequential`), so that only
             evidence that allows this is used.
+        retain: the share of the control's score to keep, (0, 1), in place of `margin`, which is
+            then what it amounts to where the control scores 1.
         bad_arms: what must break, at most one arm a task: in no family with the others.
         treated: the treated cells of the plan. Those of a control that is not sane are not
             measured, whether they were asked or not.
@@ -62,6 +64,7 @@ class Rules:
     planned_rows: int | None = None
     seed: int = 0
     anytime: bool = False
+    retain: float | None = None
     bad_arms: tuple[BadArm, ...] = ()
     treated: tuple[CellKey, ...] = ()
 

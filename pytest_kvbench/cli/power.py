@@ -123,7 +123,8 @@ def power(
 
     With an experiment FILE: its margin, error, cells, bins and arms, and the power of the examples
     it declares, by the rules that will judge them: rows over bins as such, contexts as in the
-    group's manifest, in rounds (simulated) where sampling is sequential.
+    group's manifest, in rounds (simulated) where sampling is sequential. A margin that is a share
+    to retain is taken for what it is where the control scores 1.
     """
     from pytest_kvbench.analyse.foreseen import Truth
     from pytest_kvbench.analyse.rules import Rules
@@ -136,7 +137,7 @@ def power(
     shape = shape_of(experiment, cells, reports, per_context)
     if discordance is None:
         discordance = ASSUMED if shape.noise is None else max(shape.noise, abs(loss))
-    rules = Rules(gate.margin, gate.alpha, correction=gate.correction)
+    rules = Rules(gate.loss, gate.alpha, correction=gate.correction)
     rows = answers(shape, rules, Truth(discordance, -loss, shared), chance)
     asked = {"margin": rules.margin, "alpha": rules.alpha, "loss": loss, "discordance": discordance}
     if as_json:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pytest_kvbench.experiment.section import Fraction, Section, about
 from pytest_kvbench.records import WITHHELD
+
+Margin = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Retain(Section):
+    """A margin that goes with the control's score."""
+
+    retain: float = about("the share of the control's score to keep, in (0, 1)", gt=0, lt=1)
 
 
 class Gate(Section):
     """When a cell holds, and what an item does about it."""
 
-    margin: float = about("a loss one can live with, in (0, 1)", default=0.10, gt=0, lt=1)
+    margin: Margin | Retain = about(
+        "a loss one can live with, in (0, 1), or {retain: 0.95}: at least that share of what the "
+        "control gets right",
+        default=0.10,
+    )
     alpha: float = about(
         "the error rate, in (0, 0.5); intervals are at 1 - alpha", default=0.05, gt=0, lt=0.5
     )
@@ -77,6 +89,16 @@ class Gate(Section):
                 "give one of them"
             )
         return {**data, "alpha": 2 * side}
+
+    @property
+    def retain(self) -> float | None:
+        """The share of the control's score that must be kept; None where the margin is a loss."""
+        return self.margin.retain if isinstance(self.margin, Retain) else None
+
+    @property
+    def loss(self) -> float:
+        """The margin in score units; of a share, what it is where the control scores 1."""
+        return 1 - self.margin.retain if isinstance(self.margin, Retain) else self.margin
 
 
 class Sensitivity(Section):

@@ -33,6 +33,12 @@ class Snapshot:
         return params
 
     @property
+    def margin(self) -> float | None:
+        """In score units; of a share to retain, what it is where the control scores 1."""
+        margin: float | None = self.get("gate.margin")
+        return 1 - margin["retain"] if isinstance(margin, Mapping) else margin
+
+    @property
     def dials(self) -> dict[str, Any]:
         """What was the same for all of its cells."""
         return {
@@ -44,6 +50,6 @@ class Snapshot:
             "self_consistency": self.get("sampling.self_consistency") or ALONE,
             "max_tokens": self.get("sampling.max_tokens"),
             "seed": self.get("sampling.seed"),
-            "margin": self.get("gate.margin"),
+            "margin": self.margin,
             "alpha": self.get("gate.alpha"),
         }

@@ -86,7 +86,7 @@ def _enough(experiment: Experiment) -> str:
     arms = sum(layout.rows for layout in foresee.layouts(experiment).values())
     gate, bins = experiment.gate, experiment.bins.n
     found = pairs_for(
-        gate.margin, discordance=DIFFER, power=PASSES, alpha=gate.alpha, cells=max(1, arms)
+        gate.loss, discordance=DIFFER, power=PASSES, alpha=gate.alpha, cells=max(1, arms)
     )
     if found.n is None:
         return "choose a larger gate.margin or fewer arms"

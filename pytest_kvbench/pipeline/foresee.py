@@ -51,7 +51,7 @@ def shortcomings(
     experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
 ) -> Iterator[str]:
     """A line for each task that can never hold, with the number of examples that could."""
-    margin = experiment.gate.margin
+    margin = experiment.gate.loss
     if not margin:
         return  # it takes gains to hold that
     found = layouts(experiment, manifests)

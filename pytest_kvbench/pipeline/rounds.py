@@ -50,6 +50,7 @@ class GroupDraw:
         clusters: their contexts.
         limits: when to look and when to stop.
         ladder: the cells that are to be decided; others are asked as often as the control.
+        share: of the control's score that treatments are compared with, in (0, 1].
     """
 
     planned: Planned
@@ -57,6 +58,7 @@ class GroupDraw:
     clusters: np.ndarray
     limits: Limits
     ladder: frozenset[Cell]
+    share: float = 1.0
 
     def progress(self, outcomes: Outcomes) -> Progress:
         """How far the group is with what is stored."""
@@ -119,7 +121,8 @@ class GroupDraw:
             control = self._scores(cell.control, example, outcomes)
             if treated is None or control is None:
                 return
-            both = [treated[r] - control[r] for r in treated.keys() & control.keys()]
+            pairs = treated.keys() & control.keys()
+            both = [treated[r] - self.share * control[r] for r in pairs]
             yield math.fsum(both) / len(both) if both else math.nan
 
     def _scores(self, cell: Cell, example: str, outcomes: Outcomes) -> dict[int, float] | None:
@@ -153,6 +156,7 @@ def group_draws(
             codes[order],
             limits_of(experiment),
             ladder,
+            experiment.gate.retain or 1.0,
         )
 
 
@@ -160,7 +164,7 @@ def limits_of(experiment: Experiment) -> Limits:
     """When a group of this experiment stops."""
     gate, bins = experiment.gate, experiment.bins
     return Limits(
-        margin=gate.margin,
+        margin=gate.loss if gate.retain is None else 0.0,
         alpha=gate.alpha / max(1, plan.treated_cells(experiment)),
         least=bins.least,
         most=max(bins.per_bins),

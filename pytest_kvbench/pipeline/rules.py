@@ -13,7 +13,8 @@ def rules_of(experiment: Experiment) -> Rules:
     gate, planned = experiment.gate, plan.cells(experiment)
     treated = tuple(CellKey.of(cell) for cell in planned if not cell.is_control)
     return Rules(
-        margin=gate.margin,
+        margin=gate.loss,
+        retain=gate.retain,
         alpha=gate.alpha,
         max_lost=gate.max_lost,
         max_cut=gate.max_cut,

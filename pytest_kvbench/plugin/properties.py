@@ -67,7 +67,7 @@ def _of_cell(comparison: Comparison) -> dict[str, object]:
             "delta": result.delta,
             "ci_low": result.ci_low,
             "ci_high": result.ci_high,
-            "margin": cell.gate.margin,
+            "margin": cell.gate.loss,
             "verdict": result.verdict,
         }
         if cell.proof == "unverified" and result.verdict in ("holds", "breaks"):

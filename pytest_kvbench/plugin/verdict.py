@@ -119,7 +119,7 @@ class MeasuredCell:
             [self.clusters[example] for example in means],
             chance=self.chance,
             floor=self.gate.control_floor,
-            margin=self.gate.margin,
+            margin=self.gate.loss,
             alpha=self.gate.alpha,
             anytime=self.level is not None,
             largest=self.largest,
@@ -163,7 +163,8 @@ class MeasuredCell:
             np.array(list(before.values())),
             np.array(list(after.values())),
             np.array([self.clusters[example] for example in before]),
-            margin=self.gate.margin,
+            margin=self.gate.loss,
+            retain=self.gate.retain,
             alpha=self._alpha,
             anytime=self.level is not None,
             largest=self.largest,
@@ -243,7 +244,7 @@ class Comparison:
         if self.cell.is_control:
             return
         _require(
-            (self.result.delta or 0.0) <= self.cell.gate.margin,
+            (self.result.delta or 0.0) <= self.cell.gate.loss,
             f"{where}: better than the full cache by {self._figures()}: "
             "a leak in the prompt or a metric that does not fit",
         )
@@ -286,7 +287,7 @@ class Comparison:
         return (
             f"control {r.control_mean:.3f}, treated {r.treated_mean:.3f}, "
             f"delta {r.delta:+.3f} [{r.ci_low:+.3f}, {r.ci_high:+.3f}], n={r.n}, "
-            f"margin {self.cell.gate.margin:g}, m={self.cell.planned_cells}"
+            f"margin {self.cell.gate.loss:g}, m={self.cell.planned_cells}"
         )
 
 

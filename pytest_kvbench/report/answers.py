@@ -38,13 +38,24 @@ def question(results: Results) -> str:
     subject = f"{name(model)} with a smaller KV cache" if model else "A smaller KV cache"
     examples = sum(row["n"] for row in results.bins)
     size = f" on {text.count(examples, 'example')}{_span(results)}" if examples else ""
-    margin = text.score(results.margin)
     return (
         f"{subject} is compared with the same model and its full cache (the control){size}: "
         f"{text.count(len(results.series), 'task')}, "
         f"{text.count(len(results.policies), 'policy')}, "
-        f"{text.count(results.planned, 'cell')}. A cell holds when it is shown to lose less than "
-        f"{margin} of score, and breaks when it is shown to lose more."
+        f"{text.count(results.planned, 'cell')}. {_bar(results)}"
+    )
+
+
+def _bar(results: Results) -> str:
+    """What a cell is held against."""
+    if share := results.retain:
+        return (
+            f"A cell holds when it is shown to keep {text.percent(share)} of what the control gets "
+            "right, and breaks when it is shown to keep less."
+        )
+    return (
+        f"A cell holds when it is shown to lose less than {text.score(results.margin)} of "
+        "score, and breaks when it is shown to lose more."
     )
 
 

@@ -155,8 +155,15 @@ class Results:
 
     @cached_property
     def margin(self) -> float:
-        """The loss that is acceptable, in score units."""
-        return float(self.declared.get("gate.margin") or MARGIN)
+        """The loss that is acceptable, in score units; of a share, that of a control of 1."""
+        margin = self.declared.get("gate.margin") or MARGIN
+        return float(margin if self.retain is None else 1 - self.retain)
+
+    @property
+    def retain(self) -> float | None:
+        """The share of the control's score to keep; None where the margin is a loss."""
+        share: float | None = self.declared.get("gate.margin.retain")
+        return share
 
     @cached_property
     def alpha(self) -> float:

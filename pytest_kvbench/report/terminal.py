@@ -42,9 +42,11 @@ def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ())
 def _headline(results: Results) -> str:
     model = results.declared.get("engine.model")
     cells = [c for s in results.series for c in results.headline_cells(s)]
+    share = results.retain
+    bar = f"retain {share:g}" if share else f"margin {results.margin:g}"
     return (
         f"{results.group or 'kvbench'}{f', {model}' if model else ''}: "
-        f"{answers.tally(cells)} (margin {results.margin:g}){_older(results)}"
+        f"{answers.tally(cells)} ({bar}){_older(results)}"
     )
 
 

@@ -230,3 +230,24 @@ def test_a_batch_that_is_waited_for_is_not_green(
         monkeypatch.chdir(project.path)
         done = CliRunner().invoke(main, ["all", "exp.yaml", "--set", "group=h"])
         assert done.exit_code == 10
+
+
+@pytest.mark.parametrize("strategy", ["fixed", "sequential"])
+def test_a_margin_may_be_a_share_of_what_the_control_gets_right(
+    strategy: str, project: Project, mock: MockServer
+) -> None:
+    """A control at .5: a loss of .10 of score is a fifth of it."""
+    mock.accuracy = lambda policy, budget: {1.0: 0.5, 0.5: 0.5, 0.2: 0.3}[budget]
+    file = project.path / "exp.yaml"
+    sampling = "sampling: {strategy: sequential}\n" if strategy == "sequential" else ""
+    per_bin = "{min: 12, max: 50}" if sampling else "50"
+    text = file.read_text(encoding="utf-8").replace("per_bin: 10", f"per_bin: {per_bin}")
+    gate = "gate: {mode: gate, margin: {retain: 0.7}}\n"
+    file.write_text(f"{text}{sampling}{gate}", encoding="utf-8")
+    result = project.run("-n", "0", "--kvbench-report")
+    rows = {c["budget"]: c for c in project.summary()["cells"] if c["bin"] == "all"}
+    assert rows[0.5]["verdict_holm"] == "holds"
+    assert rows[0.2]["verdict_holm"] != "holds"
+    assert "(retain 0.7)" in result.stdout.str()
+    report = (project.path / "reports/g/report.md").read_text(encoding="utf-8")
+    assert "shown to keep 70% of what the control gets right" in report
