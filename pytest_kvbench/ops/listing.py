@@ -209,4 +209,6 @@ def _outcome(result: Comparison) -> str:
     better = sum(change.change == "better" for change in result.changes)
     shown = f"{breaks} new breaks, {fixed} fixed breaks, {better} better"
     found = len(result.regressions)
+    if result.uncompared and not found:
+        return f"{shown}, and {text.count(len(result.uncompared), 'cell')} not compared"
     return f"{shown}: {'no regression' if not found else f'{found} REGRESSIONS'}"
