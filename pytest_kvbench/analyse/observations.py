@@ -79,7 +79,7 @@ def judged_cells(
             key: replace(
                 found.get(key, nothing),
                 largest=largest.get(key[:2], 1),
-                chance=float(requests[key]["chance"].mean()),
+                chance=float(requests[key]["chance"].mean()) if key in requests else 0.0,
             )
             for key in keys
         }

@@ -90,7 +90,10 @@ class Contents:
     def cells(self) -> list[CellRow]:
         """The cells of the last analysis, controls and rows over bins too."""
         rows: list[CellRow] = self._payloads("verdicts")
-        return [{**row, **CellKey.of_row(row).columns()} for row in rows]  # bins are stored as text
+        try:  # bins are stored as text
+            return [{**row, **CellKey.of_row(row).columns()} for row in rows]
+        except (LookupError, TypeError, ValueError) as error:
+            raise self.db.damaged(f"a verdict that names no cell: {error!r}") from error
 
     def transitions(self) -> list[TransitionRow]:
         """The ladders of the last analysis."""

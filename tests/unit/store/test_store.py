@@ -20,6 +20,7 @@ from pytest_kvbench.records import (
     Sampling,
     Score,
     Telemetry,
+    canonical,
 )
 from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
@@ -86,7 +87,9 @@ def test_json_with_a_flipped_bit_is_damage_and_no_surprise(store: Store, column:
     store.save_scores([(key, "any_of", Score(1.0, 1.0, "CORRECT", {"f1": 1.0}))])
     table, name = column.split(".")
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as db:
-        db.execute("INSERT INTO verdicts VALUES ('task', '0', '', 'snapkv', 0.2, 0, 'holds', '{}')")
+        row = canonical({"task": "task", "bin": "0", "variant": "", "policy": "p", "budget": 0.2})
+        verdict = ("task", "0", "", "p", 0.2, 0.0, "holds", row.decode())
+        db.execute("INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)", verdict)
         whole = db.execute(f"SELECT {name} FROM {table}").fetchone()[0].encode()
         refused = 0
         for bit in range(8 * len(whole)):
