@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_kvbench.analyse.arrival import Sent, cuts, told, why_unmeasured
+from pytest_kvbench.analyse.arrival import Sent, cuts, sentence, why_unmeasured
 from pytest_kvbench.observation import Cut
 
 LENGTHS = st.lists(st.integers(1, 20_000), min_size=1, max_size=30)
@@ -121,11 +121,13 @@ def test_short_prompts_of_one_count_are_no_cut() -> None:
 
 def test_what_is_said_names_both_numbers() -> None:
     found = [Cut(2_048, 4_100), Cut(2_048, 4_102), Cut(2_048, 4_104)]
-    assert told(found, 12) == (
+    assert sentence(found, 12) == (
         "3 of 12 pairs have a prompt that the server cut: the server counts 2,048 tokens of 4,102 "
         "(medians)"
     )
-    assert "stops at 2,048 tokens, ours goes on to 4,102" in told([Cut(2048, 4102, flat=True)], 9)
+    assert "stops at 2,048 tokens, ours goes on to 4,102" in sentence(
+        [Cut(2048, 4102, flat=True)], 9
+    )
 
 
 def test_a_few_are_flagged_and_more_are_not_measured() -> None:
