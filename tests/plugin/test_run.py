@@ -163,7 +163,7 @@ def test_a_full_cache_that_says_nothing_stops_every_bin(
     again.assert_outcomes(errors=4, failed=2)
     assert mock.posts == 2 * sane_control.PROBE
     allowed = project.run("-n", n, "--kvbench-set", "gate.max_sick=1")
-    allowed.assert_outcomes(errors=2, failed=1, passed=3)  # in bin 1
+    allowed.assert_outcomes(errors=4, failed=1, passed=1)  # asked in bin 1, and not judged
     assert mock.posts == sane_control.PROBE + 10
 
 
