@@ -76,6 +76,8 @@ class Prospect:
 
 def prospects(layouts: Sequence[Layout], rules: Rules) -> list[Prospect]:
     """What the rows of each layout can become, all of them one family."""
+    if not layouts:
+        return []
     rows = [layout.rows for layout in layouts]
     lossless = [p_lossless(layout, rules) for layout in layouts]
     holds = rejected(lossless, rows, rules)

@@ -112,6 +112,9 @@ FIRST_LEVERS: Mapping[str, str] = MappingProxyType(
 )
 """What shrinks the cache of servers that a run starts, where no policy is named: by engine name."""
 
+WITH_EVERY_LEVER = frozenset({"local"})
+"""Engines of which one server has every policy, each in its own request."""
+
 
 class EngineSettings(Section):
     """Which servers answer, and how they are asked."""
@@ -248,9 +251,9 @@ class EngineSettings(Section):
         policies = [name.partition("@")[0] for name in self.endpoints if name != FULL_CACHE]
         if policies:
             return policies[0]
-        known = FIRST_LEVERS.get(self.name, FULL_CACHE)
-        one_lever = self.base_url is not None and self.name != "local"
-        return FULL_CACHE if one_lever else known
+        if self.base_url is not None and self.name not in WITH_EVERY_LEVER:
+            return FULL_CACHE
+        return FIRST_LEVERS.get(self.name, FULL_CACHE)
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

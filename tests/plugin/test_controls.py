@@ -129,7 +129,11 @@ def test_a_large_sweep_on_many_workers_asks_each_control_once(
 ) -> None:
     """4 policies x 3 trials x 5 bins, by 8 workers; then twice at the same moment, anew."""
     rows = [
-        {"question": f"Say w{n}", "context": f"text{n} " * (20 + 200 * (n % 5)), "answers": ["w0"]}
+        {
+            "question": f"Say w{n}",
+            "context": f"text{n} " * (20 + 200 * (n % 5)),
+            "answers": [f"w{n}"],
+        }
         for n in range(50)
     ]
     (project.path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

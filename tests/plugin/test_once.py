@@ -64,7 +64,9 @@ def test_a_session_reads_and_writes_the_summary_once(
     assert counts == {"read": 1, "written": 1, "judged": 1}
     counts.clear()
     again = project.run(*WHOLE, "--kvbench-compare", "main")
-    again.stdout.fnmatch_lines(["nothing was left to do: *", "*: no regression", "saved: *"])
+    again.stdout.fnmatch_lines(
+        ["nothing was left to do: *", "*6 REGRESSIONS", "baseline main is kept*"]
+    )
     assert counts == {"read": 1}
 
 

@@ -19,6 +19,7 @@ STATUSES = {
     "UsageError": 4,
     "GuardError": 4,
     "ControlError": 1,
+    "CutError": 10,
     "InfrastructureError": 10,
     "KvbenchError": 10,
 }

@@ -117,7 +117,7 @@ def judged(control, treated):
 
 def test_a_control_that_knows_nothing_is_flagged_where_only_scores_are_known():
     rows = judged(np.repeat([1.0, 0.0], [6, 194]), np.zeros(200))
-    assert {row["verdict"] for row in rows} == {"holds"}
-    assert all(any(flag.startswith("control-floor") for flag in row["flags"]) for row in rows)
+    assert {row["verdict"] for row in rows} == {"not-measured"}
+    assert all("nothing to lose" in row["reason"] for row in rows)
     sane = judged(np.repeat([1.0, 0.0], [150, 50]), np.repeat([1.0, 0.0], [150, 50]))
     assert not any(flag.startswith("control-floor") for row in sane for flag in row["flags"])

@@ -88,3 +88,7 @@ def test_what_no_number_decides_has_none():
     (found,) = prospects([Layout((SINGLES,))], Rules(1e-5, 0.05))
     assert not found.holds
     assert found.needed is None
+
+
+def test_a_plan_of_full_caches_has_no_prospects() -> None:
+    assert prospects([], Rules(margin=0.10, alpha=0.05)) == []
