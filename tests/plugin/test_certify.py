@@ -176,6 +176,7 @@ def test_data_that_are_too_few_are_refused_too(
     assert mock.posts == 0
 
 
+@pytest.mark.slow
 def test_workers_find_the_same(certified: Callable[..., Project], mock: MockServer) -> None:
     mock.accuracy = lossy
     project = certified()
@@ -198,7 +199,10 @@ def test_one_arm_alone_is_certified_among_all_planned(
     assert "all-snapkv-0.20: not certified" in last(result)
 
 
-@pytest.mark.parametrize("executor", ["", "executor: {name: parsl, workers: 1}"])
+@pytest.mark.parametrize(
+    "executor",
+    ["", pytest.param("executor: {name: parsl, workers: 1}", marks=pytest.mark.slow)],
+)
 def test_the_command_line_ends_alike(
     executor: str,
     certified: Callable[..., Project],
