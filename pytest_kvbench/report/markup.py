@@ -25,6 +25,8 @@ _SPECIAL = re.compile(r"[\\*<>~|&$`]|\](?=[(\[:])|_(?![^\W_])|(?<![^\W_])_")
 # At the start of a line: headings, rules, lists, boxes to tick.
 _LEADING = re.compile(r"^([#+=-]+(?=\s|$)|\[)|^(\d+)([.)])(?=\s|$)")
 _SPANS = re.compile(r"`([^`]+)`")
+# Spans side by side would be read as one that holds two backticks.
+_RUNS = re.compile(r"((?:`[^`]+`)+)")
 
 IMAGE_DPI = 144
 """As `plots.style` saves them; its import would bring matplotlib."""
@@ -38,8 +40,10 @@ class Md(str):
 
 def md_prose(prose: Any) -> Md:
     """Prose on one line: code spans for `names`, the rest without any meaning to Markdown."""
-    pieces = _SPANS.split(_one_line(prose))
-    line = "".join(_md_code(p) if i % 2 else _md_escape(p) for i, p in enumerate(pieces))
+    pieces = _RUNS.split(_one_line(prose))
+    line = "".join(
+        _md_code(p.replace("`", "")) if i % 2 else _md_escape(p) for i, p in enumerate(pieces)
+    )
     return Md(_LEADING.sub(_defuse, line))
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -300,6 +300,7 @@ def test_hostile_names_break_neither_table_nor_paragraph():
 
 
 @settings(max_examples=300, deadline=None)
+@example("`1``1`")
 @given(st.text(alphabet=st.sampled_from("ab `|*_[](){}<>!#\\&$~.1:-+\n"), max_size=30))
 def test_prose_is_shown_as_it_was_written(text):
     """Whatever the text, a paragraph and a table cell show its own characters and nothing more."""
