@@ -30,7 +30,7 @@ bins: {n: 2, per_bin: 3, range: [128, 256]}
 kv: {policies: [snapkv], budgets: [1.0, 0.5, 0.2]}
 sampling: {max_tokens: 16}
 """
-ANSWERS = 2 * 3 * 3
+ANSWERS = 2 * 3 * 4  # three arms, and the one that is known to be bad
 TEST = """\
 import pytest
 
