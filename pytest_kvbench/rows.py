@@ -258,7 +258,10 @@ class ControlUse(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Where results come from. `inputs` is a digest of all that the analysis depends on."""
+    """Where results come from. `inputs` is a digest of all that the analysis depends on.
+
+    `answers_since`: when the first of the runs began whose answers count, where there are several.
+    """
 
     kvbench: str
     python: str

@@ -25,6 +25,7 @@ def nothing_to_lose(
     alpha: float,
     anytime: bool = False,
     largest: int = 1,
+    retain: float | None = None,
 ) -> str:
     """Why no loss could show in a cell with this control, in words; empty where one could.
 
@@ -40,6 +41,8 @@ def nothing_to_lose(
         alpha: two-sided level of the verdicts.
         anytime: as `judge_cell` takes it.
         largest: this too.
+        retain: the share of the control's score to keep, of which a treatment that loses everything
+            never keeps enough.
     """
     scores = np.asarray(control, dtype=float)
     if not len(scores):
@@ -52,7 +55,7 @@ def nothing_to_lose(
         right = int(np.ceil(scores.sum() - 1e-9))
         if bdtrc(right - 1, len(scores), chance) > LEVEL:
             return _said(mean, f"which guessing does too ({named})")
-    if mean >= margin:
+    if mean >= margin or retain is not None:
         return ""
     nothing = np.zeros(len(scores))
     lost = judge_cell(

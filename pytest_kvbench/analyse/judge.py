@@ -140,6 +140,7 @@ def at_floor(cells: Mapping[CellKey, CellPairs], rules: Rules) -> dict[CellKey, 
             alpha=rules.alpha,
             anytime=rules.anytime,
             largest=pairs.largest,
+            retain=rules.retain,
         )
         for key, pairs in cells.items()
     }

@@ -123,6 +123,7 @@ class MeasuredCell:
             alpha=self.gate.alpha,
             anytime=self.level is not None,
             largest=self.largest,
+            retain=self.gate.retain,
         )
         if wrong:
             raise InfrastructureError(

@@ -62,3 +62,11 @@ def test_a_low_score_is_one(scores: list[float], chance: float, floor: float | N
 def test_a_smaller_margin_measures_what_is_low() -> None:
     assert found([0.05] * 90)
     assert not found([0.05] * 90, margin=0.02)
+
+
+def test_a_share_of_a_low_score_can_be_lost() -> None:
+    control = np.array(right(1, 90))
+    assert found(control, margin=0.1)
+    assert not nothing_to_lose(
+        control, np.arange(90), chance=0.0, floor=None, margin=0.1, alpha=0.05, retain=0.9
+    )
