@@ -24,6 +24,9 @@ from typing import ClassVar
 EXIT_FOUND = 1
 """What was asked for was done, and what it found is bad: a break, a regression, damage."""
 
+EXIT_INTERRUPTED = 2
+"""Ctrl-C, as pytest ends with it: nothing was found, good or bad."""
+
 
 class KvbenchError(Exception):
     """Base of all errors meant for people.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,6 +40,7 @@ from pytest_kvbench.cli import (
 )
 from pytest_kvbench.cli.lost import Lost, lost_of
 from pytest_kvbench.errors import (
+    EXIT_INTERRUPTED,
     InfrastructureError,
     KvbenchError,
     MissingPrerequisiteError,
@@ -63,6 +65,11 @@ class _Main(click.Group):
                 done = super().invoke(ctx)
             except KvbenchError as error:
                 reasons.end(ctx, error)
+            except KeyboardInterrupt:  # click would end it with 1, which is a finding
+                click.echo(
+                    "kvbench: interrupted; the same again goes on where it stopped", err=True
+                )
+                sys.exit(EXIT_INTERRUPTED)
             reasons.end(ctx)
             return done
 

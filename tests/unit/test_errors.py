@@ -46,6 +46,21 @@ def test_the_docstring_draws_the_tree_with_its_statuses() -> None:
     assert {name for name, status in drawn if status} == {*STATUSES} - {"KvbenchError"}
 
 
+def test_an_interrupted_command_has_found_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    group = _Main("kvbench")
+
+    @group.command()
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        group.main(["stop"])
+    assert ended.value.code == errors.EXIT_INTERRUPTED
+    assert capsys.readouterr().err == (
+        "kvbench: interrupted; the same again goes on where it stopped\n"
+    )
+
+
 @pytest.mark.parametrize("error", list(tree()))
 def test_a_command_ends_with_it(
     error: type[KvbenchError], capsys: pytest.CaptureFixture[str]
