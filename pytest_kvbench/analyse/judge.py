@@ -12,6 +12,7 @@ from pytest_kvbench.analyse.artefacts import flags_of_result
 from pytest_kvbench.analyse.at_floor import nothing_to_lose
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import (
+    Verdict,
     cell_row,
     family_verdicts,
     judge_each,
@@ -118,14 +119,30 @@ def judge_cells(
     """
     results = judge_each(cells, worst, {**at_floor(cells, rules), **excluded}, rules)
     pooled = judge_over_bins(cells, worst, results, rules)
-    verdicts = {
-        **family_verdicts(results, rules.planned_cells or 0, rules),
-        **family_verdicts(pooled, rules.planned_rows or 0, rules),
-    }
+    verdicts = _verdicts(results, pooled, rules)
     everything = {**results, **pooled}
     rows = {key: cell_row(key, result, verdicts[key]) for key, result in everything.items()}
     flag_pools(rows, results)
     return Judged(everything, rows, transitions(cells, results, pooled, verdicts, rules))
+
+
+def judged_rows(
+    cells: Mapping[CellKey, CellPairs], rules: Rules, worst: Mapping[CellKey, CellPairs]
+) -> dict[CellKey, CellRow]:
+    """The rows of `judge_cells` alone, without what a ladder's resampling costs."""
+    results = judge_each(cells, worst, at_floor(cells, rules), rules)
+    pooled = judge_over_bins(cells, worst, results, rules)
+    verdicts = _verdicts(results, pooled, rules)
+    return {key: cell_row(key, one, verdicts[key]) for key, one in {**results, **pooled}.items()}
+
+
+def _verdicts(
+    results: Mapping[CellKey, CellResult], pooled: Mapping[CellKey, CellResult], rules: Rules
+) -> dict[CellKey, Verdict]:
+    return {
+        **family_verdicts(results, rules.planned_cells or 0, rules),
+        **family_verdicts(pooled, rules.planned_rows or 0, rules),
+    }
 
 
 def at_floor(cells: Mapping[CellKey, CellPairs], rules: Rules) -> dict[CellKey, str]:

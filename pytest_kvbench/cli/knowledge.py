@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pytest_kvbench.pipeline.group import Prepared
 
 
+_TABLES = ("answers", "runs", "cells")
+
+
 def _gathering(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every command over all groups: folders of groups, and the data set's."""
     for decorate in (
@@ -109,13 +112,29 @@ def catalog(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> 
 @click.command()
 @_gathering
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
-def best(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> None:
-    """Per model and task: the smallest budget that holds, its policy, its cost."""
-    from pytest_kvbench.ops.catalog import best as found
+@click.option(
+    "--yaml",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write what holds on every task as MODEL.yaml there: a kv section to extend.",
+)
+def best(
+    reports: tuple[Path, ...], data: Path | None, file: Path | None, folder: Path | None
+) -> None:
+    """Per model, task and length: the smallest budget that holds, its policy, its cost."""
+    from pytest_kvbench.files import replace_text
+    from pytest_kvbench.ops.arms import judged_arms
+    from pytest_kvbench.ops.best import best as found
+    from pytest_kvbench.ops.best import defaults
     from pytest_kvbench.ops.listing import best_lines
 
-    rows = found(*_frames(reports, data, "cells"))
+    arms = judged_arms(*_frames(reports, data, *_TABLES))
+    rows = found(arms)
     _csv(rows, file)
+    if folder is not None:
+        for default in defaults(arms):
+            replace_text(folder / f"{default.slug}.yaml", default.yaml())
+            click.echo(folder / f"{default.slug}.yaml", err=True)
     _echo_lines(best_lines(rows))
 
 
@@ -124,12 +143,14 @@ def best(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> Non
 @options.alpha
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="Write all columns there.")
 def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Path | None) -> None:
-    """Effect of every dial, like for like: the same example with every other dial equal."""
+    """Every arm against the control, then every dial, like for like: all else equal."""
+    from pytest_kvbench.ops.arms import judged_arms
     from pytest_kvbench.ops.effects import effects as found
-    from pytest_kvbench.ops.effects import with_dials
     from pytest_kvbench.ops.listing import effect_lines
+    from pytest_kvbench.ops.recipes import with_dials
 
-    rows = found(with_dials(*_frames(reports, data, "answers", "runs", "cells")), alpha)
+    tables = _frames(reports, data, *_TABLES)
+    rows = found(with_dials(*tables), judged_arms(*tables), alpha)
     _csv(rows, file)
     _echo_lines(effect_lines(rows))
 
@@ -146,13 +167,10 @@ def insights(reports: tuple[Path, ...], data: Path | None, alpha: float, file: P
     from pytest_kvbench.ops.insights import insights as document
     from pytest_kvbench.report.markup import to_markdown
 
-    answers, runs, cells = _frames(reports, data, "answers", "runs", "cells")
+    answers, runs, cells = _frames(reports, data, *_TABLES)
     file = file or reports[0] / "INSIGHTS.md"
     replace_text(file, to_markdown(document(answers, runs, cells, alpha)))
     click.echo(file)
-
-
-_TABLES = ("answers", "runs", "cells")
 
 
 @click.command()

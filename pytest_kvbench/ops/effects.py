@@ -1,44 +1,48 @@
-"""What each dial does to the score, like for like: the same example, every other dial equal."""
+"""What each dial does to the score: every arm against the control, then like for like.
+
+Like for like: the same example with every other dial equal, one task and one recipe a row.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval
-from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.ops.best import arm_label
 from pytest_kvbench.ops.columns import Record
-from pytest_kvbench.pipeline import assay, plan
+from pytest_kvbench.ops.recipes import ALL_LENGTHS, ARM, RECIPE
 from pytest_kvbench.records import FULL_CACHE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DIALS = (
-    "policy",
-    "budget",
-    "question_aware",
-    "params",
-    "variant",
-    "model",
-    "engine",
-    "dtype",
-    "sampling",
-    "self_consistency",
-    "template",
-)
-ASKED = ("task", "example_id")
-"""With all dials, what names an answer; trials, and the same thing asked twice, are averaged.
+CONTROL = "control"
+POLICY = "policy"
+DIALS = ("budget", "question_aware", "params", "variant", *RECIPE)
+"""Beside policies: what may differ between two answers to the same example.
 
-What a task makes of an example (`prompt`) is equal too, unless the template is the dial.
+Of a variant its wording and sampling are what differs, so that these need not be equal; and of a
+template the prompt.
 """
+
+Rung = tuple[float, float]
+"""A budget and the share of bytes that was kept."""
+
+SAME_BYTES = 1.25
+"""Kept shares whose ratio is at most this are those of the same memory."""
+
+_CONTEXT = [*RECIPE, *ARM]
+_ASKED = ["task", "example_id", "cluster", "prompt"]
+_LABEL = {"draws": "sampling"}
+_WORDED = ("template", "draws")
+"""What a variant's name stands for."""
 
 
 class Effect(NamedTuple):
@@ -53,103 +57,188 @@ class Effect(NamedTuple):
     ci_high: float
 
 
-def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """Scored answers with every dial as a column, second runs of a control (A/A) left out.
-
-    Of samples that vote on an answer, the elected one is the answer. Cells that were not measured,
-    and controls that are not sane, have none; nor have arms that are known to be bad.
-    """
-    dtypes = runs[["run_id", "snapshot"]].copy()
-    dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
-    scored = answers[answers["score"].notna() & ~answers["aa"] & answers["elected"]]
-    scored = scored[~_places(scored).isin(_places(cells[~is_measured(cells)]))]
-    scored = scored[~_arms(scored).isin(list(_asked_beside(runs)))]
-    return scored.merge(dtypes.drop_duplicates("run_id"), on="run_id", how="left").fillna(
-        {"dtype": "null"}
-    )
+COLUMNS = ["dial", "model", "task", "length", "at", "from", "to", *Effect._fields]
 
 
-def is_measured(cells: pd.DataFrame) -> pd.Series:
-    """Of each cell whether its answers say something of its arm; of a control, if it is sane."""
-    sick = (cells["policy"] == FULL_CACHE) & (cells["reason"].fillna("") != "")
-    return ~sick & (cells["verdict_holm"] != "not-measured")
-
-
-def _places(rows: pd.DataFrame) -> pd.MultiIndex:
-    """The group and cell of each row; a cell's bin may be "all"."""
-    import pandas as pd
-
-    names = ["group", "task", "bin", "variant", "policy", "budget"]
-    return pd.MultiIndex.from_frame(rows[names].astype({"bin": str}))
-
-
-def _arms(rows: pd.DataFrame) -> pd.MultiIndex:
-    import pandas as pd
-
-    return pd.MultiIndex.from_frame(rows[["group", "task", "policy", "budget"]])
-
-
-def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
-    """The arms that were asked only because they are known to be bad, by group and task."""
-    for group, snapshot in set(zip(runs["group"], runs["snapshot"], strict=True)):
-        with contextlib.suppress(ValueError):  # a snapshot of another version
-            experiment = Experiment(**{"sensitivity": None, **json.loads(snapshot)})
-            for arm in assay.bad_arms(experiment, plan.cells(experiment)):
-                if not arm.is_listed:
-                    yield group, arm.task, arm.policy, arm.budget
-
-
-def _dtype(snapshot: str) -> str | None:
-    """The declared dtype of weights and cache; None where none was declared."""
-    dtype: str | None = Snapshot(json.loads(snapshot)).get("engine.dtype")
-    return dtype
-
-
-def effects(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """The difference of every two values of every dial.
+def effects(scored: pd.DataFrame, arms: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """The difference of every arm from the control, then of every two values of every dial.
 
     Args:
-        scored: as `with_dials` gives them.
-        alpha: two-sided level of the intervals.
+        scored: as `recipes.with_dials` gives them.
+        arms: as `arms.judged_arms` gives them; their intervals are at their groups' alpha.
+        alpha: two-sided level of the other intervals.
 
     Returns:
-        dial, from, to, n (pairs), clusters, mean_from, mean_to, effect, ci_low, ci_high; budgets
-        in steps from each to the next smaller.
+        `COLUMNS`: n counts pairs; `at` says what else was equal. Budgets go in steps from each to
+        the next smaller that some group measured beside it.
     """
     import pandas as pd
 
-    rows = [row for dial in DIALS for row in _of_dial(scored, dial, alpha)]
-    return pd.DataFrame(rows, columns=["dial", "from", "to", *Effect._fields])
+    rows = [
+        *against_control(arms),
+        *_policies(scored, alpha),
+        *(row for dial in DIALS if dial != "task" for row in _of_dial(scored, dial, alpha)),
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def against_control(arms: pd.DataFrame) -> Iterator[Record]:
+    """Each arm that was measured, by length where there are several."""
+    once = arms[arms["n"] > 0].drop_duplicates([*RECIPE, "length", *ARM])
+    for row in once.to_dict("records"):
+        figures = (row["n"], row["clusters"], row["control_mean"], row["treated_mean"])
+        yield {
+            "dial": CONTROL,
+            "model": row["model"],
+            "task": row["task"],
+            "length": row["length"],
+            "at": recipe_label(row, arms),
+            "from": FULL_CACHE,
+            "to": arm_label(row) + (f" ({row['doubt']})" if row["doubt"] else ""),
+            **Effect(*figures, row["delta"], row["ci_low"], row["ci_high"])._asdict(),
+        }
+
+
+def recipe_label(row: Any, rows: pd.DataFrame, dial: str = "") -> str:
+    """What tells a row's recipe from the others of its model and task; empty where it is alone."""
+    same = rows[(rows["model"] == row["model"]) & (rows["task"] == row["task"])]
+    variant = "" if dial == "variant" else row.get("variant") or ""
+    known = {"model", "task", dial, *(_WORDED if variant or dial == "variant" else ())}
+    names = [name for name in RECIPE if name not in known]
+    parts = [_said(name, row) for name in names if same[name].nunique(dropna=False) > 1]
+    return ", ".join(filter(None, [variant, *parts]))
+
+
+def _said(name: str, row: Any) -> str:
+    if name == "question_aware":
+        return "" if row[name] else "question unseen"
+    return drawn(row[name]) if name == "draws" else f"{name} {row[name]}"
+
+
+def drawn(sampling: str) -> str:
+    """A recipe's sampling in words: `greedy`, `temperature 0.7`."""
+    heat = json.loads(sampling).get("temperature")
+    return f"temperature {heat:g}" if heat else "greedy"
+
+
+# -- policies ------------------------------------------------------------------------------------
+
+
+def _policies(scored: pd.DataFrame, alpha: float) -> Iterator[Record]:
+    """Policies at equal budgets, and where they have none in common at the bytes they keep."""
+    treated = scored[scored["policy"] != FULL_CACHE]
+    for _, rows in treated.groupby(RECIPE, dropna=False):
+        ladders: dict[tuple[str, str], list[Rung]] = {}
+        for row in rows.groupby(ARM, dropna=False, as_index=False)["achieved"].mean().to_numpy():
+            policy, params, budget, share = row
+            rung = (budget, budget if math.isnan(share) else share)
+            ladders.setdefault((policy, params), []).append(rung)
+        for one, other in itertools.combinations(sorted(ladders), 2):
+            for former, later in _matched(ladders[one], ladders[other]):
+                sides = [
+                    _arm(rows, *named, budget)
+                    for named, (budget, _) in ((one, former), (other, later))
+                ]
+                names = [
+                    _at_bytes(named, *rung, equal=former[0] == later[0])
+                    for named, rung in ((one, former), (other, later))
+                ]
+                yield from _row(POLICY, rows, scored, "", names, sides, alpha)
+
+
+def _matched(one: Sequence[Rung], other: Sequence[Rung]) -> list[tuple[Rung, Rung]]:
+    """Rungs to compare: of equal budgets; of policies with one rung, these; else equal bytes."""
+    equal = [(a, b) for a in one for b in other if a[0] == b[0]]
+    if equal or len(one) == len(other) == 1:
+        return equal or [(one[0], other[0])]
+    if len(one) > len(other):
+        return [(b, a) for a, b in _matched(other, one)]
+    near = [(a, min(other, key=lambda b: _apart(a, b))) for a in one]
+    return [pair for pair in near if _apart(*pair) <= math.log(SAME_BYTES)]
+
+
+def _apart(one: Rung, other: Rung) -> float:
+    return abs(math.log(one[1] / other[1]))
+
+
+def _at_bytes(named: tuple[str, str], budget: float, kept: float, *, equal: bool) -> str:
+    label = arm_label({"policy": named[0], "params": named[1], "budget": budget})
+    return label if equal else f"{label} (keeps {kept:.2f})"
+
+
+def _arm(rows: pd.DataFrame, policy: str, params: str, budget: float) -> pd.DataFrame:
+    return rows[
+        (rows["policy"] == policy) & (rows["params"] == params) & (rows["budget"] == budget)
+    ]
+
+
+# -- other dials ---------------------------------------------------------------------------------
 
 
 def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[Record]:
     if scored[dial].nunique() < 2:
         return
-    same = [*ASKED, "cluster", *(other for other in DIALS if other != dial)]
-    same += ["prompt"] if dial != "template" else []
-    wide = scored.groupby([*same, dial], dropna=False)["score"].mean().unstack(dial)
-    values = list(wide.columns)
-    for former, later in _steps(dial, values):
-        # by place: pandas would take [False, True] for a mask
-        both = wide.iloc[:, [values.index(former), values.index(later)]].dropna()
-        if len(both):
-            yield {
-                "dial": dial,
-                "from": former,
-                "to": later,
-                **difference(
-                    both.iloc[:, 0].to_numpy(),
-                    both.iloc[:, 1].to_numpy(),
-                    both.index.get_level_values("cluster").to_numpy(),
-                    alpha,
-                )._asdict(),
-            }
+    differs = {dial, *(_WORDED if dial == "variant" else ())}
+    beside = ["group"] if dial == "variant" else []
+    same = [*(name for name in _CONTEXT if name not in differs), *beside]
+    for _, rows in scored.groupby(same, dropna=False):
+        values = list(dict.fromkeys(rows[dial]))
+        if len(values) < 2:
+            continue
+        for former, later in _steps(rows, dial, values):
+            sides = [rows[rows[dial] == value] for value in (former, later)]
+            at = _where(rows.iloc[0], dial)
+            yield from _row(dial, rows, scored, at, [former, later], sides, alpha)
 
 
-def _steps(dial: str, values: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    if dial == "budget":
-        return itertools.pairwise(sorted(values, reverse=True))
-    return itertools.combinations(sorted(values, key=str), 2)
+def _steps(rows: pd.DataFrame, dial: str, values: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    """The pairs of values to compare: of budgets those next to each other in some group."""
+    if dial != "budget":
+        return itertools.combinations(sorted(values, key=str), 2)
+    ladders = rows.groupby("group")["budget"].unique()
+    steps = {step for one in ladders for step in itertools.pairwise(sorted(one, reverse=True))}
+    return sorted(steps, reverse=True)
+
+
+def _where(row: pd.Series[Any], dial: str) -> str:
+    """The arm at which a dial was turned."""
+    if row["policy"] == FULL_CACHE:
+        return CONTROL
+    return str(row["policy"]) if dial == "budget" else arm_label(row)
+
+
+def _row(
+    dial: str,
+    rows: pd.DataFrame,
+    every: pd.DataFrame,
+    at: str,
+    names: Sequence[Any],
+    sides: Sequence[pd.DataFrame],
+    alpha: float,
+) -> Iterator[Record]:
+    """The row of two sides, if they have examples in common."""
+    asked = _ASKED[:-1] if dial in ("template", "variant") else _ASKED
+    former, later = (side.groupby(asked)["score"].mean() for side in sides)
+    both = former.to_frame("from").join(later.rename("to"), how="inner")
+    if both.empty:
+        return
+    first = rows.iloc[0].to_dict()
+    at = ", ".join(filter(None, [at, recipe_label(first, every, dial)]))
+    yield {
+        "dial": _LABEL.get(dial, dial),
+        "model": "" if dial == "model" else first["model"],
+        "task": first["task"],
+        "length": ALL_LENGTHS,
+        "at": at,
+        "from": names[0],
+        "to": names[1],
+        **difference(
+            both["from"].to_numpy(),
+            both["to"].to_numpy(),
+            both.index.get_level_values("cluster").to_numpy(),
+            alpha,
+        )._asdict(),
+    }
 
 
 def difference(former: np.ndarray, later: np.ndarray, clusters: np.ndarray, alpha: float) -> Effect:
@@ -168,33 +257,3 @@ def difference(former: np.ndarray, later: np.ndarray, clusters: np.ndarray, alph
         ci_low=low,
         ci_high=high,
     )
-
-
-def losses(scored: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
-    """Treated minus control, per model, policy and budget, over all tasks and lengths measured.
-
-    Returns:
-        model, policy, budget, tasks, and the columns of `difference`.
-    """
-    import pandas as pd
-
-    rest = [d for d in DIALS if d not in ("policy", "budget", "params", "question_aware")]
-    keys = [*ASKED, "prompt", "cluster", *rest]
-    control = scored[scored["policy"] == FULL_CACHE].groupby(keys, dropna=False)["score"].mean()
-    arms = [*keys, "policy", "budget"]
-    treated = scored[scored["policy"] != FULL_CACHE].groupby(arms, dropna=False)["score"].mean()
-    both = treated.reset_index().merge(control.reset_index(name="control"), on=keys)
-    rows = [
-        {
-            "model": model,
-            "policy": policy,
-            "budget": budget,
-            "tasks": own["task"].nunique(),
-            **difference(
-                own["control"].to_numpy(), own["score"].to_numpy(), own["cluster"].to_numpy(), alpha
-            )._asdict(),
-        }
-        for (model, policy, budget), own in both.groupby(["model", "policy", "budget"])
-    ]
-    found = pd.DataFrame(rows, columns=["model", "policy", "budget", "tasks", *Effect._fields])
-    return found.sort_values(["model", "policy", "budget"], ascending=[True, True, False])

@@ -8,9 +8,11 @@ import numpy as np
 
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.ops.aggregate import records
-from pytest_kvbench.ops.catalog import best
-from pytest_kvbench.ops.effects import effects, is_measured, losses, with_dials
+from pytest_kvbench.ops.arms import judged_arms
+from pytest_kvbench.ops.best import arm_label, best
+from pytest_kvbench.ops.effects import CONTROL, effects, recipe_label
 from pytest_kvbench.ops.listing import Row
+from pytest_kvbench.ops.recipes import ALL_LENGTHS, RECIPE, is_measured, with_dials
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Block, Bullets, Document, Paragraph, Section, Table, Value
@@ -24,9 +26,10 @@ FEWEST_CELLS = 8
 """Cells below which a correlation says nothing."""
 MOST_EFFECTS = 40
 CHOSEN = (
-    "What holds at the smallest budget was chosen among all policies, budgets and groups of its "
-    "line: Holm's correction over these rows bounds the chance that it loses the margin after all "
-    "(2.5% at alpha 0.05), and the interval of its delta holds for all of them together."
+    "What holds at the smallest budget was chosen among all policies and budgets of its line, by "
+    "the pairs of all groups that asked alike: Holm's correction over these arms bounds the chance "
+    "that it loses the margin after all (2.5% at alpha 0.05), and the interval of its delta holds "
+    "for all of them together. No arm is named that breaks at some length of its line."
 )
 FEATURES = {
     "budget": "budget, nominal",
@@ -46,15 +49,12 @@ def insights(
         answers, runs, cells: the tables of the data set.
         alpha: two-sided level of every interval.
     """
-    scored = with_dials(answers, runs, cells)
+    scored, arms = with_dials(answers, runs, cells), judged_arms(answers, runs, cells)
     models = sorted({*answers["model"], *cells["model"]})
     sections = [
         _basis(answers, runs, alpha),
-        *(
-            _model(model, scored[scored["model"] == model], cells[cells["model"] == model], alpha)
-            for model in models
-        ),
-        _between(scored, alpha),
+        *(_model(model, scored, arms, cells, alpha) for model in models),
+        _between(scored, arms, alpha),
     ]
     return Document("What moves quality", (), tuple(s for s in sections if s.blocks))
 
@@ -77,22 +77,33 @@ def _day(stamp: str) -> str:
     return str(stamp)[:10]
 
 
-def _model(model: str, scored: pd.DataFrame, cells: pd.DataFrame, alpha: float) -> Section:
-    lost = losses(scored, alpha) if (scored["policy"] != FULL_CACHE).any() else None
-    blocks: list[Block] = [Paragraph(CHOSEN), _best_table(best(cells))] if len(cells) else []
-    if lost is not None and len(lost):
-        blocks += [Paragraph(_steepest(lost)), _loss_table(lost)]
+def _model(
+    model: str, scored: pd.DataFrame, arms: pd.DataFrame, cells: pd.DataFrame, alpha: float
+) -> Section:
+    scored, arms, cells = (table[table["model"] == model] for table in (scored, arms, cells))
+    chosen = best(arms)
+    blocks: list[Block] = [Paragraph(CHOSEN), _best_table(chosen)] if len(chosen) else []
+    notes = dict.fromkeys(
+        f"{name(row['task'])}: {note}" for row in records(chosen) for note in _notes(row)
+    )
+    blocks += [Bullets(tuple(notes))] if notes else []
+    blocks += [block for task, rows in arms.groupby("task") for block in _lost(str(task), rows)]
     blocks += _correlations(cells, alpha)
-    inside = effects(scored, alpha)
+    inside = effects(scored, arms, alpha)
+    inside = inside[inside["dial"] != CONTROL]
     blocks += [_effect_table("Effect of each dial, like for like", inside)] if len(inside) else []
     return Section(f"Model {name(model)}", blocks)
 
 
-def _between(scored: pd.DataFrame, alpha: float) -> Section:
+def _notes(row: Row) -> list[str]:
+    return [note for note in str(row["notes"] or "").split("; ") if note]
+
+
+def _between(scored: pd.DataFrame, arms: pd.DataFrame, alpha: float) -> Section:
     """Dials that only differ between models."""
     if scored["model"].nunique() < 2:
         return Section("Between models", [])
-    rows = effects(scored, alpha)
+    rows = effects(scored, arms, alpha)
     rows = rows[rows["dial"].isin(["model", "engine"])]
     return Section("Between models", [_effect_table("", rows)] if len(rows) else [])
 
@@ -103,112 +114,140 @@ def _between(scored: pd.DataFrame, alpha: float) -> Section:
 def _best_table(rows: pd.DataFrame) -> Table:
     columns = (
         "Task",
-        "Policy",
-        "Holds down to",
+        "Length, tokens",
+        "Arm",
+        "Margin",
+        "Control",
         "Delta",
         "Pairs",
+        "Groups",
+        "Keeps",
         "KV kept",
         "Latency p50",
-        "Group",
+        "Proof",
     )
     return Table(
         "Smallest budget that holds",
         columns,
         tuple(_best_row(row) for row in records(rows)),
-        frozenset({2, 3, 4, 5, 6}),
+        frozenset(range(3, 11)),
     )
 
 
 def _best_row(row: dict[str, Any]) -> tuple[Value, ...]:
-    aware = "" if row["question_aware"] else " (question unseen)"
-    voted = f" ({row['self_consistency']} votes)" if row["self_consistency"] > 1 else ""
-    task = Value(f"{name(row['task'])}{aware}{voted}")
+    head = (Value(_asked(row)), Value(str(row["length"])))
+    margin, control = Value(_margin(row)), Value(text.score(_known(row["control_mean"])))
     if _known(row["budget"]) is None:
         nothing = Value(text.NOTHING)
-        found = text.count(int(row["groups"]), "group")
-        return (task, Value("none shown to hold"), *([nothing] * 5), Value(found))
-    unproven = f" ({row['doubt']})" if isinstance(row["doubt"], str) and row["doubt"] else ""
-    doubt = f" (broke in {row['contradicted']} others)" if row["contradicted"] else ""
+        return (*head, Value("none shown to hold"), margin, control, *([nothing] * 7))
     return (
-        task,
-        Value(name(row["policy"]) + unproven + doubt),
-        Value(text.budget(row["budget"])),
+        *head,
+        Value(name(arm_label(row))),
+        margin,
+        control,
         Value(f"{text.signed(row['delta'])} {_interval(row)}"),
         Value(text.whole(row["n"])),
-        Value(f"{text.size(_known(row['kept_bytes_mean']))}"),
+        Value(text.whole(row["groups"])),
+        Value(text.achieved(_known(row["achieved"]))),
+        Value(text.size(_known(row["kept_bytes_mean"]))),
         Value(
             f"{text.seconds(_known(row['latency_p50']))} "
             f"(control {text.seconds(_known(row['control_latency_p50']))})"
         ),
-        Value(name(row["group"])),
+        Value(row["doubt"] or row["proof"]),
     )
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """The task, and what is particular in how it was asked."""
+    marks = [f"variant {row['variant']}"] if row["variant"] else []
+    marks += [] if row["question_aware"] else ["question unseen"]
+    marks += [f"{row['self_consistency']} votes"] if row["self_consistency"] > 1 else []
+    return f"{name(row['task'])} ({', '.join(marks)})" if marks else name(row["task"])
+
+
+def _margin(row: Row) -> str:
+    retained = _known(row["retain"])
+    return text.score(row["margin"]) if retained is None else f"retain {retained:g}"
 
 
 def _known(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else float(value)
 
 
-def _steepest(lost: pd.DataFrame) -> str:
-    rows = records(lost)
-    worst = min(rows, key=lambda row: float(row["effect"]))
-    kept = [row for row in rows if row["ci_low"] > -0.1]
-    sentences = (
-        f"The largest loss is {name(worst['policy'])} at {text.budget(worst['budget'])}: "
-        f"{_difference(worst)}. "
+def _lost(task: str, arms: pd.DataFrame) -> list[Block]:
+    """What every arm lost on one task, and where most was lost."""
+    measured = arms[arms["n"] > 0].drop_duplicates(
+        [*RECIPE, "length", "policy", "params", "budget"]
     )
-    if not kept:
-        return sentences + "No interval leaves a loss of 0.10 out."
-    least = min(kept, key=lambda row: float(row["budget"]))
-    return sentences + (
-        f"Of the intervals that leave a loss of 0.10 out, one by one and not corrected, that of "
-        f"{name(least['policy'])} at {text.budget(least['budget'])} is at the smallest budget: "
-        f"{_difference(least)}."
+    if measured.empty:
+        return [Paragraph(f"On {name(task)} no arm was measured.")]
+    over = measured[measured["length"] == ALL_LENGTHS]
+    worst = min(records(over), key=lambda row: float(row["delta"]))
+    where = f"On {name(task)} the largest loss is {name(arm_label(worst))}: {_difference(worst)}. "
+    kept = [
+        row
+        for row in records(over)
+        if row["verdict_holm"] == "holds" and not row["doubt"] and not row["breaks_at"]
+    ]
+    said = ", ".join(f"{name(arm_label(row))} ({_difference(row)})" for row in kept)
+    holds = (
+        f"Shown to hold, as one of all its arms: {said}." if kept else "No arm is shown to hold."
     )
+    return [Paragraph(where + holds), _loss_table(task, measured)]
 
 
 def _difference(row: Row) -> str:
-    return f"{text.signed(row['effect'])} {_interval(row)}"
+    effect = row["effect"] if "effect" in row else row["delta"]
+    return f"{text.signed(effect)} {_interval(row)}"
 
 
 def _interval(row: Row) -> str:
-    return text.interval(row["ci_low"], row["ci_high"])
+    return text.interval(_known(row["ci_low"]), _known(row["ci_high"]))
 
 
-def _loss_table(lost: pd.DataFrame) -> Table:
-    """A row a policy, a column a budget."""
+def _loss_table(task: str, lost: pd.DataFrame) -> Table:
+    """A row a policy, recipe and length, a column a budget."""
     budgets = sorted(lost["budget"].unique(), reverse=True)
     rows = []
-    for policy, of_policy in lost.groupby("policy", sort=False):
-        by = {row["budget"]: row for row in records(of_policy)}
+    keys = [*RECIPE, "policy", "params", "length"]
+    for _, own in lost.groupby(keys, sort=False, dropna=False):
+        by = {row["budget"]: row for row in records(own)}
+        first = records(own)[0]
+        params = "" if first["params"] == "{}" else f" {first['params']}"
+        marks = ", ".join(filter(None, [recipe_label(first, lost), str(first["doubt"])]))
         shown = (
             Value(f"{_difference(by[b])} n={by[b]['n']:,}" if b in by else text.NOTHING)
             for b in budgets
         )
-        rows.append((Value(name(policy)), *shown))
-    columns = ("Policy", *(text.budget(b) for b in budgets))
-    return Table("Treated minus control", columns, tuple(rows), frozenset(range(1, len(columns))))
+        label = name(first["policy"] + params) + (f" ({marks})" if marks else "")
+        rows.append((Value(label), Value(str(first["length"])), *shown))
+    columns = ("Policy", "Length, tokens", *(text.budget(b) for b in budgets))
+    title = f"Treated minus control on {name(task)}"
+    return Table(title, columns, tuple(rows), frozenset(range(2, len(columns))))
 
 
 def _effect_table(title: str, rows: pd.DataFrame) -> Table:
     order = rows["effect"].abs().sort_values(ascending=False).index[:MOST_EFFECTS]
-    columns = ("Dial", "From", "To", "Pairs", "Contexts", "From score", "To score", "Effect")
+    columns = ("Dial", "Task", "At", "From", "To", "Pairs", "From score", "To score", "Effect")
     return Table(
         title,
         columns,
         tuple(
             (
                 Value(row["dial"]),
+                Value(name(row["task"])),
+                Value(name(row["at"]) if row["at"] else ""),
                 Value(name(row["from"])),
                 Value(name(row["to"])),
                 Value(text.whole(row["n"])),
-                Value(text.whole(row["clusters"])),
                 Value(text.score(row["mean_from"])),
                 Value(text.score(row["mean_to"])),
                 Value(_difference(row)),
             )
             for row in records(rows.loc[order])
         ),
-        frozenset({3, 4, 5, 6, 7}),
+        frozenset({5, 6, 7, 8}),
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.ops.aggregate import records
+from pytest_kvbench.ops.best import arm_label
+from pytest_kvbench.ops.effects import drawn
 from pytest_kvbench.pipeline.compare import Change, Comparison
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
@@ -46,7 +48,7 @@ def catalog_lines(rows: pd.DataFrame) -> list[str]:
         _Column("answers", 7, lambda r: text.whole(r["answers"]), right=True),
         _Column("H/B/?/-", 14, _verdicts),
     )
-    return [*_lines(columns, rows), "H holds  B breaks  ? undetermined  - not measured"]
+    return [*_block(columns, records(rows)), "H holds  B breaks  ? undetermined  - not measured"]
 
 
 def _verdicts(row: Row) -> str:
@@ -57,59 +59,88 @@ def _verdicts(row: Row) -> str:
 
 
 def best_lines(rows: pd.DataFrame) -> list[str]:
-    """One line a model and task."""
+    """A block a model, task and margin: a line over all lengths, and one at each."""
     columns = (
-        _Column("model", 16, lambda r: r["model"]),
-        _Column("task", 22, _task),
-        _Column("policy", 16, lambda r: _or(r["policy"], "none shown")),
-        _Column("budget", 6, lambda r: text.budget(_value(r["budget"])), right=True),
+        _Column("length", 16, lambda r: r["length"]),
+        _Column("smallest that holds", 24, _arm),
+        _Column("pairs", 7, lambda r: text.whole(_value(r["n"])), right=True),
+        _Column("control", 7, lambda r: text.score(_value(r["control_mean"])), right=True),
         _Column("delta", 21, lambda r: _difference(r, "delta") if _value(r["n"]) else ""),
-        _Column("kept", 9, lambda r: text.size(_value(r["kept_bytes_mean"])), right=True),
-        _Column("of", 5, lambda r: text.whole(r["chosen_from"]), right=True),
-        _Column("", 10, lambda r: _or(r["doubt"], "")),
+        _Column("keeps", 5, lambda r: text.score(_value(r["achieved"])), right=True),
+        _Column("bytes", 9, lambda r: text.size(_value(r["kept_bytes_mean"])), right=True),
+        _Column("of", 4, lambda r: text.whole(r["chosen_from"]), right=True),
+        _Column("proof", 18, lambda r: _or(r["doubt"], "") or _or(r["proof"], "")),
     )
-    return [*_lines(columns, rows), *_error(rows)]
+    shown = records(rows)
+    lines: list[str] = []
+    for head in dict.fromkeys(map(_recipe, shown)):
+        block = [row for row in shown if _recipe(row) == head]
+        lines += [head, *(f"  {line}" for line in _block(columns, block))]
+        notes = (note for row in block for note in str(_or(row["notes"], "")).split("; ") if note)
+        lines += [f"  ! {text.plain(note)}" for note in dict.fromkeys(notes)]
+    return [*lines, *_error(rows)]
+
+
+def _block(columns: Sequence[_Column], rows: Sequence[Row]) -> Iterator[str]:
+    yield "  ".join(column.fit(column.title) for column in columns).rstrip()
+    for row in rows:
+        yield "  ".join(column.fit(str(column.show(row))) for column in columns).rstrip()
+
+
+def _arm(row: Row) -> str:
+    return "none shown" if _missing(row["policy"]) else arm_label(row)
+
+
+def _recipe(row: Row) -> str:
+    """What a block of lines is about, whole: `model  task (variant terse)  margin 0.10`."""
+    retained = _value(row["retain"])
+    margin = f"margin {row['margin']:.2f}" if retained is None else f"retain {retained:g}"
+    return "  ".join(map(text.plain, (str(row["model"]), _task(row), margin)))
 
 
 def _error(rows: pd.DataFrame) -> Iterator[str]:
     """What a choice among many costs in certainty."""
     if len(rows):
         yield (
-            f"each line: chosen from so many rows (of); what it names loses the margin in at most "
-            f"{text.percent(rows['error'].max())}"
+            "each line: all groups that asked alike, together; chosen from so many arms (of). What "
+            "it names loses the"
         )
-        yield "of cases (Holm over them), and delta's interval holds for all of them together"
+        yield (
+            f"margin in at most {text.percent(rows['error'].max())} of cases (Holm over them), and "
+            "delta's interval holds for all of them together"
+        )
 
 
 def _task(row: Row) -> str:
     marks = ["unseen question"] if row["question_aware"] is False else []
-    marks += [row["variant"]] if row["variant"] else []
+    marks += [f"variant {row['variant']}"] if row["variant"] else []
     marks += [f"{row['self_consistency']} votes"] if row["self_consistency"] > 1 else []
+    marks += [] if (how := drawn(row["draws"])) == "greedy" else [how]
     return f"{row['task']} ({', '.join(marks)})" if marks else str(row["task"])
 
 
 def effect_lines(rows: pd.DataFrame) -> list[str]:
-    """One line a step of a dial."""
-    columns = (
-        _Column("dial", 16, lambda r: r["dial"]),
-        _Column("from", 20, lambda r: str(r["from"])),
-        _Column("to", 20, lambda r: str(r["to"])),
-        _Column("pairs", 8, lambda r: text.whole(r["n"]), right=True),
-        _Column("effect", 22, lambda r: _difference(r, "effect")),
-    )
+    """One line an arm against the control, then one a step of a dial; the largest where many."""
     if not len(rows):
-        return ["no dial took two values on the same example with all others equal"]
-    return _lines(columns, rows)
-
-
-def _lines(columns: Sequence[_Column], rows: pd.DataFrame) -> list[str]:
-    return [line.rstrip() for line in _all_lines(columns, rows)]
-
-
-def _all_lines(columns: Sequence[_Column], rows: pd.DataFrame) -> Iterator[str]:
-    yield "  ".join(column.fit(column.title) for column in columns)
-    for row in records(rows):
-        yield "  ".join(column.fit(str(column.show(row))) for column in columns)
+        return ["nothing was measured beside its control, and no dial took two values"]
+    columns = (
+        _Column("dial", 10, lambda r: r["dial"]),
+        _Column("model", 12, lambda r: r["model"]),
+        _Column("task", 18, lambda r: r["task"]),
+        _Column("length", 14, lambda r: r["length"]),
+        _Column("at", 18, lambda r: r["at"]),
+        _Column("from", 18, lambda r: str(r["from"])),
+        _Column("to", 24, lambda r: str(r["to"])),
+        _Column("pairs", 6, lambda r: text.whole(r["n"]), right=True),
+        _Column("effect", 21, lambda r: _difference(r, "effect")),
+    )
+    first = rows["dial"] == "control"
+    dials = rows[~first]
+    largest = dials.loc[dials["effect"].abs().sort_values(ascending=False).index[:MOST_ROWS]]
+    shown = [*records(rows[first]), *records(dials.loc[sorted(largest.index)])]
+    more = len(dials) - len(largest)
+    left = [f"... {more:,} smaller effects of dials are in --csv"] if more else []
+    return [*_block(columns, shown), *left]
 
 
 def _missing(value: Any) -> bool:

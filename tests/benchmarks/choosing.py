@@ -5,13 +5,12 @@
 Groups of nine policies at one budget, right-or-wrong pairs, the margin 0.10. Where every policy
 loses exactly the margin, whatever is named is wrong; where one loses less, the interval of what is
 named must cover its own true difference. Rows are made by the code that makes those of an analysis,
-and chosen from by `ops.catalog.best`. Exits with 1 where a bound is missed.
+and chosen from by `ops.best`, which takes the pairs of all groups together. Exits with 1 where a bound is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -25,7 +24,9 @@ from pytest_kvbench.analyse.cells import cell_row, corrected_verdicts
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
-from pytest_kvbench.ops.catalog import SETTING, best
+from pytest_kvbench.ops.arms import COLUMNS
+from pytest_kvbench.ops.best import best
+from pytest_kvbench.ops.recipes import ALL_LENGTHS
 
 MARGIN, ALPHA = 0.10, 0.05
 WRONG, COVERED = 0.03, 0.945
@@ -41,30 +42,24 @@ def judged(losses: int, n: int) -> CellResult:
     return judge_pooled([pairs], margin=MARGIN, alpha=ALPHA, family=POLICIES)
 
 
-def group(random: np.random.Generator, n: int, losses: Sequence[float], name: str) -> list[Row]:
-    """The rows of one group's analysis, as the data set has them; a policy a loss."""
+def chosen(random: np.random.Generator, n: int, losses: Sequence[float], groups: int) -> Any:
+    """What `best` names of so many groups alike; a policy a loss."""
+    total = n * groups
     results = {
-        CellKey("t", ALL_BINS, "", f"p{number}", 0.5): judged(random.binomial(n, loss), n)
+        CellKey("t", ALL_BINS, "", f"p{number}", 0.5): judged(random.binomial(total, loss), total)
         for number, loss in enumerate(losses)
     }
     verdicts = corrected_verdicts(results, 0, Rules(MARGIN, ALPHA))
     facts: Row = {
-        **dict.fromkeys(SETTING, ""),
-        "margin": MARGIN,
-        "alpha": ALPHA,
-        "group": name,
-        "started_at": name,
-        "params": "{}",
-        **dict.fromkeys(("kept_bytes_mean", "full_bytes_mean", "latency_p50"), 1.0),
+        **dict.fromkeys(COLUMNS, ""),
+        **{"margin": MARGIN, "alpha": ALPHA, "length": ALL_LENGTHS, "params": "{}"},
+        **{"kept_bytes_mean": 1.0, "holds_in": 0, "breaks_in": 0, "chosen_from": POLICIES},
     }
-    rows = [cell_row(key, result, verdicts[key]) for key, result in results.items()]
-    texts = ({"flags": "[]", "together": json.dumps(row["together"])} for row in rows)
-    return [{**facts, **row, **text} for row, text in zip(rows, texts, strict=True)]
-
-
-def chosen(random: np.random.Generator, n: int, losses: Sequence[float], groups: int) -> Any:
-    """What `best` names of so many groups alike."""
-    rows = [row for number in range(groups) for row in group(random, n, losses, f"g{number}")]
+    rows = []
+    for key, result in results.items():
+        row = cell_row(key, result, verdicts[key])
+        low, high = row["together"][0]["ci_low"], row["together"][0]["ci_high"]
+        rows.append({**facts, **row, "together_low": low, "together_high": high})
     return best(pd.DataFrame(rows)).iloc[0]
 
 

@@ -11,8 +11,10 @@ import pytest
 from starlette.responses import JSONResponse
 
 from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
-from pytest_kvbench.ops.catalog import best
-from pytest_kvbench.ops.effects import effects, with_dials
+from pytest_kvbench.ops.arms import judged_arms
+from pytest_kvbench.ops.best import best
+from pytest_kvbench.ops.effects import effects
+from pytest_kvbench.ops.recipes import with_dials
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -138,12 +140,13 @@ def test_votes_are_a_dial_in_effects_and_a_setting_of_their_own_in_best(
     reports = project.path / "reports"
     aggregate([reports], reports / FOLDER)
     answers, runs, cells = (frame(reports / FOLDER, t) for t in ("answers", "runs", "cells"))
-    rows = effects(with_dials(answers, runs, cells))
-    (dial,) = rows[rows["dial"] == "self_consistency"].to_dict("records")
-    assert (dial["from"], dial["to"], dial["n"]) == (1, 5, 60)
+    arms = judged_arms(answers, runs, cells)
+    rows = effects(with_dials(answers, runs, cells), arms)
+    dial = rows[rows["dial"] == "self_consistency"]
+    assert (set(dial["from"]), set(dial["to"]), set(dial["n"]), len(dial)) == ({1}, {5}, {20}, 3)
     samples = drawn(project, "voted").values()
-    assert dial["mean_to"] == pytest.approx(sum(map(majority, samples)) / 60)
-    assert dial["mean_from"] == pytest.approx(sum(s[0] for s in samples) / 60)
-    assert sorted(best(cells)["self_consistency"]) == [1, 5]
+    assert dial["mean_to"].mean() == pytest.approx(sum(map(majority, samples)) / 60)
+    assert dial["mean_from"].mean() == pytest.approx(sum(s[0] for s in samples) / 60)
+    assert sorted(set(best(arms)["self_consistency"])) == [1, 5]
     assert answers.groupby("self_consistency")["elected"].sum().to_dict() == {1: 60, 5: 60}
     assert sorted(runs["self_consistency"]) == [1, 5]

@@ -39,6 +39,8 @@ def make_group(
     bins: int = 2,
     failed: int = 0,
     analysis: Analysis | None = None,
+    tokens: int = 0,
+    applied: Callable[[Cell], float | None] = lambda cell: cell.budget,
     **keys: object,
 ) -> Prepared:
     """A group, answered, scored and analysed.
@@ -52,6 +54,8 @@ def make_group(
         bins: how many.
         failed: requests of the smallest budget in bin 0 that fail.
         analysis: what is stored as such; by default the group's own.
+        tokens: by how many its prompts are longer.
+        applied: the share of bytes that is said to be kept, None where nobody says.
         keys: of the experiment.
     """
     experiment = Experiment(
@@ -65,7 +69,7 @@ def make_group(
             **keys,
         }
     )
-    manifests = {task: manifest(task, bins, per_bin, examples) for task in experiment.tasks}
+    manifests = {task: manifest(task, bins, per_bin, examples, tokens) for task in experiment.tasks}
     rng = random.Random(group)
     with Store(reports / group / DATABASE) as store:
         for one in manifests.values():
@@ -73,7 +77,7 @@ def make_group(
         store.start_run(
             RunRow(f"run-{group}", experiment.snapshot(), {"weights": "m"}, 0, "pytest", STARTED)
         )
-        answer_all(store, experiment, manifests, draw, rng, failed)
+        answer_all(store, experiment, manifests, draw, rng, failed, applied)
     prepared = open_group(reports / group)
     if analysis is None:
         analysis = judge(experiment, observed(prepared).rows)
@@ -82,7 +86,7 @@ def make_group(
     return prepared
 
 
-def manifest(task: str, bins: int, per_bin: int, examples: str) -> TaskManifest:
+def manifest(task: str, bins: int, per_bin: int, examples: str, tokens: int = 0) -> TaskManifest:
     edges = tuple(
         Bin(b, 100 * b if b else None, 100 * (b + 1) if b < bins - 1 else None) for b in range(bins)
     )
@@ -91,7 +95,9 @@ def manifest(task: str, bins: int, per_bin: int, examples: str) -> TaskManifest:
         name = f"{examples}{bin_}-{i}"
         example = Example(f"{task}{name}", f"q{i}", f"context {name}", ("x",))
         prompt = get_task(task).prompt(example)
-        return ManifestEntry(example, bin_, 100 * bin_ + i, prompt.content_id, prompt.max_tokens)
+        return ManifestEntry(
+            example, bin_, tokens + 100 * bin_ + i, prompt.content_id, prompt.max_tokens
+        )
 
     entries = tuple(entry(b, i) for b in range(bins) for i in range(per_bin))
     return TaskManifest(task, "any_of", "own-1", "approximate", edges, entries)
@@ -104,6 +110,7 @@ def answer_all(
     draw: Draw,
     rng: random.Random,
     failed: int = 0,
+    applied: Callable[[Cell], float | None] = lambda cell: cell.budget,
 ) -> None:
     cells = plan.cells(experiment)
     target = plan.Target({"weights": "m"}, 0)
@@ -128,7 +135,7 @@ def answer_all(
                 "stop",
                 Telemetry(
                     1.0, prompt_tokens=100 + tokens[r.example_id], completion_tokens=5,
-                    achieved=c.budget, kept_bytes=int(1000 * c.budget), full_bytes=1000,
+                    achieved=applied(c), kept_bytes=int(1000 * c.budget), full_bytes=1000,
                 ),
             )
             for c, r in kept

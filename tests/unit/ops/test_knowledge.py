@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
+from pytest_kvbench.ops.arms import judged_arms
 from pytest_kvbench.ops.artifacts import export_artifacts
-from pytest_kvbench.ops.catalog import best, catalog
-from pytest_kvbench.ops.effects import effects, losses, with_dials
+from pytest_kvbench.ops.best import best as best_of
+from pytest_kvbench.ops.catalog import catalog
+from pytest_kvbench.ops.effects import effects
 from pytest_kvbench.ops.insights import rank_correlation
+from pytest_kvbench.ops.recipes import with_dials
 from pytest_kvbench.ops.sheet import csv_text
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.judge import judge
@@ -43,6 +46,12 @@ def tables(reports):
     return tuple(frame(reports / FOLDER, t) for t in ("answers", "runs", "cells"))
 
 
+def best(every, length="all"):
+    """Of each line over all lengths, or at one, what is best."""
+    rows = best_of(judged_arms(*every))
+    return rows[rows["length"] == length]
+
+
 def lossless_to(threshold):
     return lambda cell, i, rng: float(cell.budget >= threshold)
 
@@ -52,21 +61,27 @@ def test_best_is_the_smallest_budget_that_holds_over_policies_and_groups(tmp_pat
     make_group(
         tmp_path, "b", draw=lossless_to(0.2), per_bin=60, kv={**LADDER, "policies": ["tova"]}
     )
-    (row,) = best(tables(tmp_path)[2]).to_dict("records")
-    assert (row["policy"], row["budget"], row["group"]) == ("tova", 0.2, "b")
+    (row,) = best(tables(tmp_path)).to_dict("records")
+    assert (row["policy"], row["budget"], row["groups"]) == ("tova", 0.2, 1)
     assert (row["kept_bytes_mean"], row["full_bytes_mean"]) == (200, 1000)
     assert row["control_latency_p50"] == 1.0
     assert row["ci_low"] > -0.1
+    assert (row["proof"], row["control_mean"], row["achieved"]) == (
+        "proven",
+        1.0,
+        pytest.approx(0.2),
+    )
 
 
 def test_best_says_where_nothing_holds_and_doubts_what_broke_elsewhere(tmp_path):
     make_group(tmp_path, "a", draw=lossless_to(0.2), per_bin=60)
     make_group(tmp_path, "b", draw=lossless_to(0.5), per_bin=60, examples="other")
-    (row,) = best(tables(tmp_path)[2]).to_dict("records")
-    assert (row["budget"], row["contradicted"]) == (0.5, 0)
+    (row,) = best(tables(tmp_path)).to_dict("records")
+    assert (row["budget"], row["doubt"]) == (0.5, "")
+    assert "snapkv 0.2 holds in 1 and breaks in 1 groups: -0.50 over their 240" in row["notes"]
     nothing = tmp_path / "nothing"
     make_group(nothing, "c", draw=lossless_to(1.0), per_bin=60)
-    (row,) = best(tables(nothing)[2]).to_dict("records")
+    (row,) = best(tables(nothing)).to_dict("records")
     assert row["policy"] is None
     assert "none shown" in kvbench("best", "--dir", nothing)
 
@@ -75,37 +90,34 @@ def test_best_speaks_of_the_verdict_that_counts(tmp_path):
     """0.5 holds on its own, and not after the correction for all the cells of the plan."""
     kv = {"policies": ["snapkv", "tova", "knorm", "keydiff"], "budgets": [1.0, 0.5, 0.2, 0.1]}
     make_group(tmp_path, "many", draw=lossless_to(0.5), per_bin=22, kv=kv)
-    cells = tables(tmp_path)[2]
+    answers, runs, cells = tables(tmp_path)
     pooled = cells[(cells["bin"] == "all") & (cells["budget"] == 0.5)]
     assert (set(pooled["verdict"]), set(pooled["verdict_holm"])) == ({"holds"}, {"undetermined"})
-    (row,) = best(cells).to_dict("records")
+    (row,) = best((answers, runs, cells)).to_dict("records")
     assert row["policy"] is None
 
 
-def test_best_is_chosen_among_all_groups_as_one_family(tmp_path):
-    """40 pairs without a loss hold in a group of one row; of six such groups they hold no more."""
+def test_best_takes_the_pairs_of_all_groups_together(tmp_path):
+    """22 pairs without a loss hold nothing; those of three groups together do."""
     ladder = {"policies": ["snapkv"], "budgets": [1.0, 0.5]}
-    for number in range(6):
-        examples = f"other{number}"
+    for number in range(3):
         make_group(
             tmp_path,
             f"g{number}",
             draw=lossless_to(0.5),
             bins=1,
-            per_bin=40,
+            per_bin=22,
             kv=ladder,
-            examples=examples,
+            examples=f"other{number}",
         )
-    cells = tables(tmp_path)[2]
-    pooled = cells[cells["bin"] == "all"]
-    assert set(pooled.loc[pooled["policy"] == "snapkv", "verdict_holm"]) == {"holds"}
-    (alone,) = best(cells[cells["group"] == "g0"]).to_dict("records")
-    assert (alone["policy"], alone["chosen_from"], alone["error"]) == ("snapkv", 1, 0.025)
-    (row,) = best(cells).to_dict("records")
-    assert (row["policy"], row["chosen_from"]) == (None, 6)
-    said = kvbench("best", "--dir", tmp_path)
-    assert "loses the margin in at most 2.5%" in said
-    assert max(map(len, said.splitlines())) <= 130
+    every = tables(tmp_path)
+    assert set(every[2].loc[every[2]["policy"] == "snapkv", "verdict_holm"]) == {"undetermined"}
+    (row,) = best(every).to_dict("records")
+    assert (row["policy"], row["chosen_from"], row["error"]) == ("snapkv", 1, 0.025)
+    assert (row["n"], row["groups"]) == (66, 3)
+    shown = kvbench("best", "--dir", tmp_path)
+    assert "margin in at most 2.5%" in shown
+    assert max(map(len, shown.splitlines())) <= 130
 
 
 def test_what_best_names_has_an_interval_for_all_it_was_chosen_from(tmp_path):
@@ -115,17 +127,11 @@ def test_what_best_names_has_an_interval_for_all_it_was_chosen_from(tmp_path):
         make_group(
             tmp_path, name, draw=lossless_to(0.5), bins=1, per_bin=90, kv=kv, examples=examples
         )
-    cells = tables(tmp_path)[2]
-    (row,) = best(cells).to_dict("records")
-    (own,) = (
-        cells[(cells["bin"] == "all") & (cells["group"] == row["group"])]
-        .pipe(lambda c: c[(c["policy"] == row["policy"]) & (c["budget"] == row["budget"])])
-        .to_dict("records")
-    )
-    assert row["chosen_from"] == 6
-    of_group, of_eight, *_ = json.loads(own["together"])
-    assert (of_group["rows"], of_eight["rows"]) == (3, 24)
-    assert row["ci_low"] == of_eight["ci_low"] < of_group["ci_low"] < own["ci_low"] < row["delta"]
+    arms = judged_arms(*tables(tmp_path))
+    (row,) = best_of(arms).to_dict("records")
+    (own,) = arms[arms["policy"] == row["policy"]].to_dict("records")
+    assert (row["chosen_from"], row["n"], row["groups"]) == (3, 180, 2)
+    assert row["ci_low"] == own["together_low"] < own["ci_low"] < row["delta"]
 
 
 def test_treatments_of_a_sick_control_are_not_measured_asked_or_not(tmp_path):
@@ -143,17 +149,18 @@ def test_treatments_of_a_sick_control_are_not_measured_asked_or_not(tmp_path):
     assert {(row["verdict"], row["n"]) for row in sick} == {("not-measured", 0)}
     planned = observed(prepared).planned
     assert missing_cells(prepared, planned, kept, unasked.cells) == []
-    (row,) = best(tables(tmp_path)[2]).to_dict("records")
+    (row,) = best(tables(tmp_path)).to_dict("records")
     assert (row["budget"], "lacks bins" in row["doubt"]) == (0.2, True)
 
 
 def test_best_says_what_nothing_proves(tmp_path):
     make_group(tmp_path, "a", draw=lossless_to(0.5), per_bin=60)
-    cells = tables(tmp_path)[2].assign(proof="unverified")
-    (row,) = best(cells).to_dict("records")
-    assert row["doubt"] == "unverified"
-    (row,) = best(cells.assign(flags='["placebo: equal"]')).to_dict("records")
-    assert row["doubt"] == "placebo?"
+    answers, runs, cells = tables(tmp_path)
+    (row,) = best((answers, runs, cells.assign(proof="unverified"))).to_dict("records")
+    assert (row["budget"], row["doubt"]) == (0.5, "unverified")
+    (row,) = best((answers, runs, cells.assign(flags='["placebo: equal"]'))).to_dict("records")
+    assert row["policy"] is None
+    assert "left out, placebo?: snapkv 0.2, snapkv 0.5" in row["notes"]
 
 
 def test_effects_compare_like_with_like_only(tmp_path):
@@ -166,21 +173,26 @@ def test_effects_compare_like_with_like_only(tmp_path):
         examples="other",
         kv={**LADDER, "policies": ["tova"]},
     )
-    rows = effects(with_dials(*tables(tmp_path))).to_dict("records")
-    by = {(r["dial"], r["from"], r["to"]): r for r in rows}
-    aware = by["question_aware", False, True]
-    assert (aware["n"], aware["mean_from"], aware["mean_to"]) == (80, 0.5, 1.0)
+    every = tables(tmp_path)
+    rows = effects(with_dials(*every), judged_arms(*every)).to_dict("records")
+    by = {(r["dial"], r["at"], r["from"], r["to"]): r for r in rows if r["length"] == "all"}
+    aware = by["question_aware", "snapkv 0.2", False, True]
+    assert (aware["n"], aware["mean_from"], aware["mean_to"]) == (40, 0.0, 1.0)
     assert aware["ci_low"] > 0.2
     # tova was never asked what snapkv was asked, so no effect of the policy can be known
     assert not [key for key in by if key[0] == "policy"]
-    assert by["budget", 0.5, 0.2]["effect"] == pytest.approx(-1 / 3)
+    assert by["budget", "snapkv, question unseen", 0.5, 0.2]["effect"] == -1
+    assert by["budget", "snapkv", 0.5, 0.2]["effect"] == 0
 
 
 def test_losses_are_against_the_own_control(tmp_path):
     make_group(tmp_path, draw=lossless_to(0.5))
-    rows = losses(with_dials(*tables(tmp_path)))
-    assert list(rows["budget"]) == [0.5, 0.2]
-    assert list(rows["effect"]) == [0, -1]
+    rows = effects(with_dials(*(every := tables(tmp_path))), judged_arms(*every))
+    first = rows[(rows["dial"] == "control") & (rows["length"] == "all")]
+    assert dict(zip(first["to"], first["effect"], strict=True)) == {
+        "snapkv 0.5": 0,
+        "snapkv 0.2": -1,
+    }
 
 
 @given(st.integers(0, 1000))
@@ -221,15 +233,6 @@ def test_the_runs_of_a_group_are_in_their_order_whatever_the_clock_said(tmp_path
         db.execute("UPDATE experiments SET started_at = '2031-01-01' WHERE rowid = 1")
     runs = catalog(tables(tmp_path)[1])
     assert list(runs["run_id"]) == ["third", "second", "run-one"]
-
-
-def test_of_equals_the_better_known_is_best_whatever_the_clock_said(tmp_path):
-    make_group(tmp_path, "few", draw=lossless_to(0.2), per_bin=60)
-    make_group(tmp_path, "many", draw=lossless_to(0.2), per_bin=90)
-    with contextlib.closing(sqlite3.connect(tmp_path / "few" / DATABASE)) as db, db:
-        db.execute("UPDATE experiments SET started_at = '2031-01-01'")
-    (row,) = best(tables(tmp_path)[2]).to_dict("records")
-    assert row["group"] == "many"
 
 
 FORMULAS = ["=1+1", "+a", "-0.5", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "a\r=1"]
@@ -280,7 +283,7 @@ def test_insights_have_a_section_a_model_and_every_table(tmp_path):
         "## Basis",
         "## Model `smollm2-135m`",
         "### Smallest budget that holds",
-        "### Treated minus control",
+        "### Treated minus control on `jsonl:words.jsonl`",
         "### Effect of each dial, like for like",
     ):
         assert heading in said
@@ -289,7 +292,8 @@ def test_insights_have_a_section_a_model_and_every_table(tmp_path):
 
 def test_effects_and_insights_of_one_control_alone(tmp_path):
     make_group(tmp_path, kv={"policies": ["snapkv"], "budgets": [1.0, 0.5]}, per_bin=3)
-    assert "no dial took two values" in kvbench("effects", "--dir", tmp_path)
+    (_, *lines) = kvbench("effects", "--dir", tmp_path).splitlines()
+    assert {line.split()[0] for line in lines} == {"control"}
     kvbench("insights", "--dir", tmp_path)
 
 
@@ -393,7 +397,7 @@ def test_the_engines_own_dtype_is_a_dial_and_no_other_word(tmp_path):
         }
     )
     cell = dict.fromkeys(("group", "task", "bin", "variant", "policy"), "x") | {"budget": 1.0}
-    said = {"score": 1.0, "aa": False, "elected": True, **cell}
+    said = {"sampling": "{}", "tokens": 9.0, "score": 1.0, "aa": False, "elected": True, **cell}
     answers = pd.DataFrame({"run_id": ["a", "b", "c"], **said})
     cells = pd.DataFrame([{**cell, "budget": 0.5, "reason": "", "verdict_holm": "not-measured"}])
     assert list(with_dials(answers, runs, cells)["dtype"]) == ["bfloat16", "null", "null"]

@@ -1,0 +1,143 @@
+"""Answers of all groups with what they were asked by, and each treated one beside its control's.
+
+What is compared is named by content: two variants, or two groups, that ask alike are one recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.pipeline import assay, plan
+from pytest_kvbench.records import FULL_CACHE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECIPE = [
+    "engine",
+    "model",
+    "dtype",
+    "task",
+    "question_aware",
+    "self_consistency",
+    "template",
+    "draws",
+]
+"""All that is asked alike, but for the cache: `draws` is the sampling without its seed."""
+
+ARM = ["policy", "params", "budget"]
+CELL = ["group", "task", "variant", "policy", "budget"]
+ALL_LENGTHS = "all"
+
+_AWARE = "question_aware"  # of a full cache it says nothing
+_TOGETHER = ["group", *(name for name in RECIPE if name != _AWARE), "variant", "bin"]
+_ASKED = [*_TOGETHER, "example_id", "replicate"]
+
+
+def counted(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The answers and failures that count, with every dial and the class of their length.
+
+    Left out are second runs of a control (A/A), samples that were outvoted, cells that were not
+    measured, those of a control that is not sane, and arms that are known to be bad.
+    """
+    rows = with_recipe(answers, runs)
+    rows = rows[~rows["aa"] & rows["elected"]]
+    rows = rows[~_places(rows).isin(_places(cells[~is_measured(cells)]))]
+    return rows[~_arms(rows).isin(list(_asked_beside(runs)))]
+
+
+def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """As `counted`, scored answers alone."""
+    rows = counted(answers, runs, cells)
+    return rows[rows["score"].notna()]
+
+
+def with_recipe(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The answers with the columns `dtype`, `draws` and `length`."""
+    dtypes = runs[["run_id", "snapshot"]].drop_duplicates("run_id").copy()
+    dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
+    rows = answers.merge(dtypes, on="run_id", how="left").fillna({"dtype": "null"})
+    draws = {text: _without_seed(text) for text in rows["sampling"].unique()}
+    return rows.assign(draws=rows["sampling"].map(draws), length=lengths(rows))
+
+
+def lengths(rows: pd.DataFrame) -> pd.Series[str]:
+    """The class of length of each answer's bin: the octave of its examples' median tokens."""
+    if rows.empty:
+        return rows["group"].astype(str)
+    tokens = rows.groupby(["group", "task", "bin"])["tokens"].transform("median")
+    return tokens.map(octave)
+
+
+def octave(tokens: float) -> str:
+    """`128 to 255`, the octave of a number of tokens; unknown where there is none."""
+    if tokens is None or math.isnan(tokens):
+        return "unknown"
+    low = 1 << max(0, int(tokens).bit_length() - 1)
+    return f"{low:,} to {2 * low - 1:,}"
+
+
+def by_length(label: str) -> tuple[int, str]:
+    """By which classes of length are ordered: all first, then shorter ones."""
+    first = label.split()[0].replace(",", "")
+    return (int(first) if first.isdigit() else -1), label
+
+
+def is_measured(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Of each cell whether its answers say something of its arm; of a control, if it is sane."""
+    sick = (cells["policy"] == FULL_CACHE) & (cells["reason"].fillna("") != "")
+    return ~sick & (cells["verdict_holm"] != "not-measured")
+
+
+def compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every treated answer beside its group's control to the same example, as `counted` gives them.
+
+    Returns:
+        The treated rows; `control` is the control's score, `lost` whether either has none.
+    """
+    is_control = rows["policy"] == FULL_CACHE
+    scores = rows[is_control].groupby(_ASKED, dropna=False, as_index=False)
+    controls = scores.agg(control=("score", "mean"), control_latency_s=("latency_s", "median"))
+    both = rows[~is_control].merge(controls, on=_ASKED, how="inner")
+    return both.assign(lost=both["score"].isna() | both["control"].isna())
+
+
+def _places(rows: pd.DataFrame) -> pd.MultiIndex:
+    """The group and cell of each row; a cell's bin may be "all"."""
+    import pandas as pd
+
+    names = ["group", "task", "bin", "variant", "policy", "budget"]
+    return pd.MultiIndex.from_frame(rows[names].astype({"bin": str}))
+
+
+def _arms(rows: pd.DataFrame) -> pd.MultiIndex:
+    import pandas as pd
+
+    return pd.MultiIndex.from_frame(rows[["group", "task", "policy", "budget"]])
+
+
+def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
+    """The arms that were asked only because they are known to be bad, by group and task."""
+    for group, snapshot in set(zip(runs["group"], runs["snapshot"], strict=True)):
+        with contextlib.suppress(ValueError):  # a snapshot of another version
+            experiment = Experiment(**{"sensitivity": None, **json.loads(snapshot)})
+            for arm in assay.bad_arms(experiment, plan.cells(experiment)):
+                if not arm.is_listed:
+                    yield group, arm.task, arm.policy, arm.budget
+
+
+def _dtype(snapshot: str) -> str | None:
+    """The declared dtype of weights and cache; None where none was declared."""
+    dtype: str | None = Snapshot(json.loads(snapshot)).get("engine.dtype")
+    return dtype
+
+
+def _without_seed(sampling: str) -> str:
+    drawn = {name: value for name, value in json.loads(sampling).items() if name != "seed"}
+    return json.dumps(drawn, sort_keys=True)
