@@ -5,7 +5,8 @@
 Groups of nine policies at one budget, right-or-wrong pairs, the margin 0.10. Where every policy
 loses exactly the margin, whatever is named is wrong; where one loses less, the interval of what is
 named must cover its own true difference. Rows are made by the code that makes those of an analysis,
-and chosen from by `ops.best`, which takes the pairs of all groups together. Exits with 1 where a bound is missed.
+and chosen from by `ops.best`, which takes the pairs of all groups together. Exits with 1 where a
+bound is missed.
 """
 
 from __future__ import annotations
@@ -52,8 +53,14 @@ def chosen(random: np.random.Generator, n: int, losses: Sequence[float], groups:
     verdicts = corrected_verdicts(results, 0, Rules(MARGIN, ALPHA))
     facts: Row = {
         **dict.fromkeys(COLUMNS, ""),
-        **{"margin": MARGIN, "alpha": ALPHA, "length": ALL_LENGTHS, "params": "{}"},
-        **{"kept_bytes_mean": 1.0, "holds_in": 0, "breaks_in": 0, "chosen_from": POLICIES},
+        "margin": MARGIN,
+        "alpha": ALPHA,
+        "length": ALL_LENGTHS,
+        "params": "{}",
+        "kept_bytes_mean": 1.0,
+        "holds_in": 0,
+        "breaks_in": 0,
+        "chosen_from": POLICIES,
     }
     rows = []
     for key, result in results.items():
