@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from pytest_kvbench.engines import fingerprint
 from pytest_kvbench.engines.balance import Balanced, Client, alike
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
 from pytest_kvbench.engines.completion import NotACompletionError
@@ -59,7 +60,9 @@ class EmbeddedSource:
         base_url, places = self._settings.base_url, self._settings.concurrency
         if not base_url:
             return None
-        return TokenizerServer(self._settings.model, lambda: base_url, places=places)
+        return TokenizerServer(
+            self._settings.model, lambda: base_url, self._settings.headers, places=places
+        )
 
     def start(self) -> Engine:
         """See `EngineSource.start`."""
@@ -84,6 +87,7 @@ class EmbeddedSource:
             concurrency=self._crowd.most(self._settings.concurrency),
             timeout_s=self._settings.timeout_s,
             retries=self._settings.retries,
+            headers=self._settings.headers,
             pace=self._pace,
             max_bytes=self._settings.max_reply_bytes,
             foreign=bool(self._urls),
@@ -93,7 +97,9 @@ class EmbeddedSource:
     def _ask_fingerprint(self, base_url: str) -> dict[str, str]:
         from pytest_kvbench.engines.probe import Probe  # late: httpx, which no worker needs
 
-        return self._kind.fingerprint(Probe(base_url, self._settings))
+        headers = self._settings.headers  # without a key: it needs none
+        facts = self._kind.fingerprint(Probe(base_url, self._settings, headers))
+        return {**facts, **fingerprint.of_headers(headers)}
 
     @property
     def _kind(self) -> Kind:

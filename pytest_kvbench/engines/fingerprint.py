@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pytest_kvbench.records import canonical
+
 _OF = ": "
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BEHIND = ("base_url", "command")
@@ -28,6 +30,12 @@ def is_unambiguous(fingerprint: Mapping[str, str]) -> bool:
         and all(_DIGEST.fullmatch(value) for value in weights)
         and not any(name in _BEHIND for name, _ in facts)
     )
+
+
+def of_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The user's headers as a fact: a gateway may choose the model by one. None: no fact."""
+    sent = {name.lower(): value for name, value in headers.items()}
+    return {"headers": canonical(sent).decode()} if sent else {}
 
 
 def merge(by_server: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -128,7 +128,8 @@ class OpenAISource:
     def _sent(self) -> dict[str, str]:
         """What of our requests may change an answer and is in no arm."""
         body = {**self._kind.extras, **self._settings.extra_body}
-        return {"api": self._settings.api, "request": canonical(body).decode()}
+        headers = fingerprint.of_headers(self._settings.headers)
+        return {"api": self._settings.api, "request": canonical(body).decode(), **headers}
 
     def _probe(self, base_url: str) -> Probe:
         return Probe(base_url, self._settings, self._headers)

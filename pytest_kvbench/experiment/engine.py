@@ -155,7 +155,8 @@ class EngineSettings(Section):
     )
     stream: bool = about("true: measure the time to the first token", default=False)
     extra_body: Mapping[str, Any] = about(
-        "more fields of a request; null takes one of ours away", default_factory=dict
+        "more fields of a request, none that has a key of its own; null takes one of ours away",
+        default_factory=dict,
     )
     headers: Mapping[str, str] = about("more headers of a request, no keys", default_factory=dict)
     api_key_env: str | None = about(

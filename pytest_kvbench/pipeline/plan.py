@@ -123,6 +123,8 @@ def _check_engine(declared: Declared) -> None:
         arms.check_dtype(engine)
     except UsageError as unknown:
         declared.refuse("engine.dtype", unknown.what, unknown.hint)
+    for key, problem, valid in arms.misfits(engine, declared.experiment.sampling.max_tokens):
+        declared.refuse(f"engine.{key}", problem, valid)
     if not kind_of(engine).marks_question and not kv.question_aware:
         declared.refuse(
             "kv.question_aware",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 
@@ -156,3 +157,17 @@ def test_controls_of_another_group_are_not_taken_over(project: Project, mock: Mo
     mock.asked.clear()
     project.run("-n", "0", GATE, "--kvbench-set", "group=other")
     assert len(mock.asked) == 60
+
+
+def test_another_route_behind_an_address_is_another_server(
+    project: Project, mock: MockServer
+) -> None:
+    """A gateway may choose the model by a header."""
+    project.run("-n", "0")
+    file = project.path / "exp.yaml"
+    file.write_text(file.read_text().replace("retries: 1", "retries: 1, headers: {X-Route: big}"))
+    mock.asked.clear()
+    assert project.run("-n", "0").ret == 0
+    assert len(mock.asked) == 60
+    assert mock.headers["X-Route"] == "big"
+    assert '"x-route":"big"' in json.dumps(project.summary()["provenance"]).replace("\\", "")

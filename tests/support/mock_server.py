@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class MockServer(Serving):
     fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
     """How often each (prompt, policy, budget, seed) was asked for."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the last request."""
     posts: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -72,6 +74,7 @@ class MockServer(Serving):
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
         self.posts += 1
+        self.headers = request.headers
         instead = self.trouble(self.posts, body)
         if instead is not None:
             return instead

@@ -71,7 +71,7 @@ def _fingerprint(probe: Probe) -> dict[str, str]:
 
     url, model = probe.base_url.rstrip("/") + "/models", probe.settings.model
     try:
-        with client_of(url, timeout_s=_PROBE_S) as client:  # without headers: it needs no key
+        with client_of(url, timeout_s=_PROBE_S, headers=probe.headers) as client:
             response = bounded.fetch(client, "GET", url)
         if not response.is_success:
             error = f"HTTP {response.status_code}: {completion.error_message(response.content)}"

@@ -17,13 +17,16 @@ URL = "http://127.0.0.1:1/v1"
 MINE = "http://127.0.0.1:2/v1"
 
 
-def declared(policies: list[str], *, kv: Any = None, **engine: Any) -> Declared:
+def declared(
+    policies: list[str], *, kv: Any = None, length: int | None = None, **engine: Any
+) -> Declared:
     inline = {
         "group": "g",
         "tasks": ["niah/single"],
         "bins": {"n": 1},
         "kv": {"policies": policies, "budgets": [1.0, 0.5, 0.2], **(kv or {})},
         "engine": engine,
+        "sampling": {"max_tokens": length},
     }
     return load_experiment(None, inline=inline)
 
@@ -185,6 +188,51 @@ def test_a_key_in_a_file_is_refused_and_not_repeated(engine: dict[str, Any]) -> 
     with pytest.raises(ExperimentError, match="KVBENCH_API_KEY") as caught:
         declared(["none"], name="openai", **engine)
     assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "key", "valid"),
+    [
+        ({"extra_body": {"temperature": 1.5}}, "temperature", "sampling.temperature in its"),
+        ({"extra_body": {"top_p": 0.5}}, "top_p", "sampling.top_p"),
+        ({"extra_body": {"seed": 0}}, "seed", "sampling.seed"),
+        ({"extra_body": {"model": "n"}}, "model", "engine.model"),
+        ({"extra_body": {"stream": False}}, "stream", "engine.stream"),
+        ({"extra_body": {"messages": []}}, "messages", "tasks"),
+        ({"extra_body": {"max_tokens": 8}}, "max_tokens", "sampling.max_tokens"),
+        ({"extra_body": {"max_tokens": None}}, "max_tokens", "{max_tokens: null, max_"),
+        ({"extra_body": {"max_completion_tokens": 8}}, "max_tokens", "{max_tokens: null, max_"),
+        (
+            {"extra_body": {"max_tokens": None, "n_predict": 8, "max_new_tokens": 8}},
+            "max_tokens",
+            "{max_tokens: null, max_",
+        ),
+        (
+            {"extra_body": {"max_tokens": None, "max_completion_tokens": 9}},
+            "max_completion_tokens",
+            "sampling.max_tokens: 9",
+        ),
+    ],
+)
+def test_a_field_that_would_say_otherwise_than_plan_and_report_is_refused(
+    engine: dict[str, Any], key: str, valid: str
+) -> None:
+    it = declared(["none"], name="openai", base_url=URL, length=8, **engine)
+    refused(it, f"engine.extra_body.{key}: ", f"valid: {valid}")
+
+
+def test_fields_that_say_the_same_or_nothing_are_sent() -> None:
+    fields = {"max_tokens": None, "max_completion_tokens": 8, "top_k": 1, "seed": None, "stop": "x"}
+    it = declared(["none"], name="openai", base_url=URL, extra_body=fields, length=8)
+    assert cells(it) == [("none", 1)]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [{"extra_body": {"top_k": 1}}, {"stream": True}, {"api": "chat"}, {"declared": {"a": "b"}}],
+)
+def test_what_is_not_sent_to_the_embedded_server_is_refused(engine: dict[str, Any]) -> None:
+    refused(declared(["knorm"], name="local", **engine), f"engine.{next(iter(engine))}: ", "away")
 
 
 def test_fields_that_only_sound_like_keys_are_taken() -> None:

@@ -274,7 +274,13 @@ def test_a_changed_server_changes_its_own_arm_alone(serve: Callable[..., Wire]) 
 
 
 @pytest.mark.parametrize(
-    "changed", [{"extra_body": {"top_k": 9}}, {"api": "completions"}, {"declared": {"dtype": "x"}}]
+    "changed",
+    [
+        {"extra_body": {"top_k": 9}},
+        {"api": "completions"},
+        {"declared": {"dtype": "x"}},
+        {"headers": {"X-Route": "big"}},
+    ],
 )
 def test_what_we_send_and_declare_identifies_too(
     serve: Callable[..., Wire], changed: dict[str, Any]

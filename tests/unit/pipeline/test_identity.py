@@ -61,6 +61,7 @@ engines = st.fixed_dictionaries(
         "api": st.sampled_from(["auto", "chat", "completions"]),
         "extra_body": st.sampled_from([{}, {"top_k": 1}, {"top_k": None}, {"seed": 9}]),
         "stream": st.booleans(),
+        "headers": st.sampled_from([{}, {"X-Route": "a"}, {"X-Route": "b"}]),
     },
 )
 kvs = st.fixed_dictionaries(
@@ -95,7 +96,7 @@ def asked(
     request = next(r for cell, r in made if not cell.is_control)
     path, body = kind_of(experiment.engine).request_body(experiment.engine, [request])
     sent = {name: value for name, value in body.items() if name not in TRANSPORT}
-    return (experiment.engine.name, path, sent), request.key
+    return (experiment.engine.name, path, sent, dict(experiment.engine.headers)), request.key
 
 
 def _sent(experiment: Experiment) -> dict[str, str]:
