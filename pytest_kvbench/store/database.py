@@ -17,6 +17,7 @@ from typing import Any
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.files import unfinished_file, writing
 from pytest_kvbench.store.reader import copy_of, writable
+from pytest_kvbench.wire import sound
 
 BUSY_S = 60.0
 """How long one statement waits for another process to finish its own."""
@@ -49,7 +50,10 @@ _CAUSES = {
     ),
     "SQLITE_CORRUPT": ("it is damaged", _NOT_OVERWRITTEN),
     "SQLITE_NOTADB": ("it cannot be used as a database", _NOT_OVERWRITTEN),
+    "SQLITE_ERROR": ("it is not as kvbench made it", _NOT_OVERWRITTEN),
 }
+_NO_TEXT = "Could not decode to UTF-8"
+"""Python's word for a column that is no text; of SQLite's own messages it cannot read some."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Database:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _explain(self.path, error) from error
 
 
@@ -233,16 +237,19 @@ def copy_database(path: Path, target: Path) -> None:
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
             source.backup(copy)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _explain(path, error) from error
 
 
-def _explain(path: Path, error: sqlite3.Error) -> StoreError:
+def _explain(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
+    found = sound.message(str(error))
+    if isinstance(error, UnicodeDecodeError) or _NO_TEXT in found:
+        return StoreError(f"{path}: it is damaged: {found}", _NOT_OVERWRITTEN)
     name = getattr(error, "sqlite_errorname", "")  # extended: SQLITE_BUSY_SNAPSHOT
     for code, (cause, hint) in _CAUSES.items():
         if name.startswith(code):
-            return StoreError(f"{path}: {cause}: {error}", hint)
+            return StoreError(f"{path}: {cause}: {found}", hint)
     return StoreError(
-        f"{path}: cannot be used: {error}",
+        f"{path}: cannot be used: {found}",
         "free the disk or the lock, then run again: what was answered stays",
     )

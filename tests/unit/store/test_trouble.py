@@ -163,3 +163,23 @@ def test_a_copy_has_what_is_still_in_the_wal_and_is_the_same_every_time(tmp_path
     assert len({copy.read_bytes() for copy in copies}) == 1
     with Store(copies[0]) as store:
         assert store.count("answers") == 1
+
+
+def test_a_flipped_bit_in_the_schema_is_damage_or_nothing(path: Path) -> None:
+    """SQLite quotes what it cannot read, which Python then cannot decode."""
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        schema = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")]
+    whole = path.read_bytes()
+    refusals: list[str] = []
+    for sql in schema:
+        start = whole.index(sql.encode())
+        for place in range(start, start + len(sql), 9):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :])
+            try:
+                with Store(path) as store:
+                    store.check()
+            except StoreError as error:
+                refusals.append(str(error))
+    assert refusals
+    assert all(len(refusal.splitlines()) == 2 for refusal in refusals)
