@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 from pytest_kvbench.records import Cell, Failure, FailureKind, Label, Proof
 
 _PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What the store holds of a request: a reply with its score, or a failure.
 
     Of a failure `text`, `score` and `em` are None, of a reply `failure` is "". Of a reply that was
@@ -69,13 +70,12 @@ class Shared(NamedTuple):
     replicate: int
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """One request, or one vote of several, and what came of it.
 
-    `cluster` is that of the example's context, `chance` the score of guessing, in [0, 1]. `keys`
-    are the requests it was made of; `outcome.key` is that of the one whose reply it is. Of a
-    vote `replicate` is the trial. `cut` says how the prompt was cut, None that nothing shows it.
+    `cluster` is that of the example's context, `chance` the score of guessing, in [0, 1]. Of a vote
+    `replicate` is the trial, `samples` are the keys of its requests, and `outcome.key` is that of
+    the one whose reply it is. `cut` says how the prompt was cut, None that nothing shows it.
     `largest` counts the examples of the largest context of its bin, whether asked or not.
     """
 
@@ -87,9 +87,14 @@ class Observation:
     chance: float
     proof: Proof
     outcome: Outcome
-    keys: tuple[str, ...]
     cut: Cut | None = None
     largest: int = 1
+    samples: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the requests that it was made of."""
+        return self.samples or (self.outcome.key,)
 
     @property
     def shared(self) -> Shared:
@@ -98,8 +103,66 @@ class Observation:
 
     def to_json(self) -> dict[str, object]:
         """Plain flat data, as exports have it."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NESTED}
-        return {**asdict(self.cell), **plain, **asdict(self.outcome)}
+        plain = {name: value for name, value in self._asdict().items() if name not in _NESTED}
+        return {**asdict(self.cell), **plain, **self.outcome._asdict()}
+
+
+class Observations(Collection[Observation]):
+    """Observations in the order they came, held as columns: a record is made when it is read.
+
+    What repeats within a column is held once.
+    """
+
+    def __init__(self, observed: Iterable[Observation] = ()) -> None:
+        self._columns: dict[str, list[Any]] = {name: [] for name in _READ}
+        met: dict[str, dict[Any, Any]] = {name: {} for name in _READ if name not in _DIFFER}
+        rows = iter(observed)
+        while some := list(islice(rows, _AT_ONCE)):
+            for name, read in _READ.items():
+                values = [read(one) for one in some]
+                alike = map(_items, values) if name == "parts" else values
+                held = map(met[name].setdefault, alike, values) if name in met else values
+                self._columns[name] += held
+
+    @classmethod
+    def of(cls, observed: Iterable[Observation]) -> Observations:
+        """The same as columns; itself where it is."""
+        return observed if isinstance(observed, Observations) else cls(observed)
+
+    def __len__(self) -> int:
+        return len(self._columns["cell"])
+
+    def __iter__(self) -> Iterator[Observation]:
+        outcomes = map(Outcome._make, zip(*map(self.column, Outcome._fields), strict=True))
+        parts = (outcomes if n == "outcome" else self.column(n) for n in Observation._fields)
+        return map(Observation._make, zip(*parts, strict=True))
+
+    def __contains__(self, one: object) -> bool:
+        return any(one == other for other in self)
+
+    def column(self, name: str) -> Sequence[Any]:
+        """One field of all of them, of the observation itself or of its outcome."""
+        return self._columns[name]
+
+    def at(self, places: Iterable[int]) -> Observations:
+        """Those at some places, in that order."""
+        places, some = list(places), Observations()
+        some._columns = {name: [of[i] for i in places] for name, of in self._columns.items()}
+        return some
+
+    def where(self, wanted: Callable[[Observation], bool]) -> Observations:
+        """Those of which something is true."""
+        return self.at(place for place, one in enumerate(self) if wanted(one))
+
+    def with_columns(self, **columns: Sequence[Any]) -> Observations:
+        """The same with other values in some columns, one for each observation."""
+        other = Observations()
+        other._columns = {**self._columns, **{name: list(of) for name, of in columns.items()}}
+        return other
+
+
+def _items(parts: Mapping[str, float] | None) -> object:
+    return None if parts is None else tuple(parts.items())
 
 
 def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
@@ -109,7 +172,14 @@ def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
             yield Failure(outcome.key, outcome.failure, outcome.message)
 
 
-_NESTED = ("cell", "outcome", "keys", "cut", "largest")
+_NESTED = ("cell", "outcome", "samples", "cut", "largest")
+_AT_ONCE = 5_000
+_DIFFER = ("key", "text", "latency_s", "ttft_s", "samples")
+"""Columns whose values hardly repeat."""
+_READ = {
+    **{name: attrgetter(name) for name in Observation._fields if name != "outcome"},
+    **{name: attrgetter(f"outcome.{name}") for name in Outcome._fields},
+}
 
 
 def weakest(proofs: Sequence[Proof]) -> Proof:

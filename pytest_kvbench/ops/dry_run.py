@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 from pytest_kvbench.experiment.gate import Gate
-from pytest_kvbench.observation import Observation, Outcome
+from pytest_kvbench.observation import Observations, Outcome
 from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import Judge, judge
@@ -41,17 +40,17 @@ def dry_run(
         experiment.snapshot(),
         prepared.manifests,
         analysis,
-        [one for one in judged if not prepared.is_beside(one.cell)],
+        judged.where(lambda one: not prepared.is_beside(one.cell)),
         missing_cells(prepared, stored.planned, stored.rows, analysis.cells),
         stored.run,
     )
 
 
-def _as_zero(judged: Sequence[Observation]) -> list[Observation]:
-    return [replace(one, outcome=_zero(one.outcome)) for one in judged]
+def _as_zero(judged: Observations) -> Observations:
+    return Observations(one._replace(outcome=_zero(one.outcome)) for one in judged)
 
 
 def _zero(outcome: Outcome) -> Outcome:
     if not outcome.failure:
         return outcome
-    return replace(outcome, score=0.0, em=0.0, failure="", text="")
+    return outcome._replace(score=0.0, em=0.0, failure="", text="")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.hints import command
-from pytest_kvbench.observation import Observation
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import observations
@@ -29,8 +29,8 @@ class Observed:
     """
 
     planned: Sequence[tuple[Cell, Request]]
-    rows: Sequence[Observation]
-    judged: Sequence[Observation]
+    rows: Observations
+    judged: Observations
     run: RunRow
 
 

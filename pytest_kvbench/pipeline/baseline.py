@@ -16,7 +16,7 @@ from typing import Any
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_json
-from pytest_kvbench.observation import Observation
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
@@ -82,7 +82,7 @@ def pooled_key(key: CellKey) -> str:
     return json.dumps([key.task, key.variant, key.policy, key.budget])
 
 
-def side_from(prepared: Prepared, judged: Sequence[Observation], cells: Sequence[CellRow]) -> Side:
+def side_from(prepared: Prepared, judged: Observations, cells: Sequence[CellRow]) -> Side:
     """A group as an analysis found it.
 
     Args:
@@ -109,7 +109,7 @@ def side_from(prepared: Prepared, judged: Sequence[Observation], cells: Sequence
     )
 
 
-def _measured(judged: Sequence[Observation], rows: Mapping[CellKey, CellRow]) -> list[Measured]:
+def _measured(judged: Observations, rows: Mapping[CellKey, CellRow]) -> list[Measured]:
     scores: dict[CellKey, dict[str, list[float]]] = {
         key: defaultdict(list) for key in rows if not key.is_pooled
     }

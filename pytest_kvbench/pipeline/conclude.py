@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
-from pytest_kvbench.observation import Observation, failures_of
+from pytest_kvbench.observation import Observations, failures_of
 from pytest_kvbench.pipeline import asked_again, plan
 from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
@@ -55,7 +55,7 @@ class Analysed:
     """A summary, the observations that were judged, and whether it is another one than before."""
 
     summary: Summary
-    judged: Sequence[Observation]
+    judged: Observations
     changed: bool
 
 
@@ -183,7 +183,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         since = asked_again.answers_since(store.runs())
         inputs = inputs_of(prepared, planned, rows, since)
         judged = votes(rows, prepared.experiment, prepared.manifests)
-        listed = [one for one in judged if not prepared.is_beside(one.cell)]
+        listed = judged.where(lambda one: not prepared.is_beside(one.cell))
         stored = summary_of(prepared)
         if stored is not None and stored["provenance"].get("inputs") == inputs:
             asked_again.settle(store, is_complete=not stored["missing"])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Observation
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline import sane_control
 from pytest_kvbench.pipeline.rules import rules_of
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
 
 
-Judge = Callable[[Experiment, Sequence[Observation]], "Analysis"]
+Judge = Callable[[Experiment, Observations], "Analysis"]
 Columns = dict[str, Sequence[Any]]
 """A table of observations, a column a name: what crosses to another process at least cost."""
 
@@ -28,14 +27,15 @@ _OUTCOME = (
     *("score", "em", "label", "parts", "failure", "text", "finish_reason", "latency_s", "ttft_s"),
     *("prompt_tokens", "completion_tokens", "achieved", "kept_bytes", "full_bytes"),
 )
-_READ = attrgetter(*(f"cell.{n}" for n in _CELL), *_OWN, *(f"outcome.{n}" for n in _OUTCOME))
 
 
-def columns_of(observed: Iterable[Observation]) -> Columns:
+def columns_of(observed: Observations) -> Columns:
     """Observations as the columns that `analyse` reads."""
-    names = (*_CELL, *_OWN, *_OUTCOME)
-    values = zip(*map(_READ, observed), strict=True)
-    return dict(zip(names, values, strict=False)) or dict.fromkeys(names, ())
+    cells = observed.column("cell")
+    return {
+        **{name: [getattr(cell, name) for cell in cells] for name in _CELL},
+        **{name: observed.column(name) for name in (*_OWN, *_OUTCOME)},
+    }
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Question:
         return analyse(pd.DataFrame(self.columns), self.rules, self.sick)
 
 
-def judge(experiment: Experiment, observed: Sequence[Observation]) -> Analysis:
+def judge(experiment: Experiment, observed: Observations) -> Analysis:
     """The statistics of observations under an experiment's rules.
 
     Treatments of a control that is not sane are not measured, however they were asked.
@@ -63,7 +63,7 @@ def judge(experiment: Experiment, observed: Sequence[Observation]) -> Analysis:
     return question_of(experiment, observed).answer()
 
 
-def question_of(experiment: Experiment, observed: Sequence[Observation]) -> Question:
+def question_of(experiment: Experiment, observed: Observations) -> Question:
     """What `judge` answers, ready to be handed to another process."""
     sick = sane_control.sick_controls(experiment.gate, observed)
     return Question(columns_of(observed), rules_of(experiment), sick)

@@ -11,7 +11,6 @@ import importlib
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import KvbenchError
@@ -21,7 +20,7 @@ from pytest_kvbench.processes import without_secrets
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
     from pytest_kvbench.experiment.schema import Experiment
-    from pytest_kvbench.observation import Observation
+    from pytest_kvbench.observation import Observations
 
 
 class Analyst:
@@ -41,7 +40,7 @@ class Analyst:
                 start_new_session=True,  # Ctrl-C must not take it before the last judgement
             )
 
-    def judge(self, experiment: Experiment, observed: Sequence[Observation]) -> Analysis:
+    def judge(self, experiment: Experiment, observed: Observations) -> Analysis:
         """See `judge.judge`; here, in this process, where the other one has died."""
         self.warm()
         process = self._process

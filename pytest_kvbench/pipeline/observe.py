@@ -9,7 +9,7 @@ from dataclasses import replace
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.engines import proof_of
-from pytest_kvbench.observation import Cut, Observation, Outcome, Shared
+from pytest_kvbench.observation import Cut, Observation, Observations, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import FULL_CACHE, WITHHELD, Cell, Proof, Request, Telemetry
@@ -23,7 +23,7 @@ TOGETHER = 5_000  # answers whose texts and scores are held at once
 
 def observations(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> list[Observation]:
+) -> Observations:
     """One per planned request that has an answer or a failure.
 
     A treatment is proven only against a control that saw as many tokens: where `planned` has the
@@ -38,19 +38,12 @@ def observations(
     chances = {
         example.example_id: get_metric(metric).chance(example.meta) for example, metric in entries
     }
-    stored = list(_with_outcomes(store, planned))
-    tokens = {
-        _place(cell, request): outcome.prompt_tokens
-        for cell, request, outcome in stored
-        if cell.is_control and not request.aa
-    }
-    cuts = _cuts(prepared, stored)
     largest = {
         (task, bin_.index): manifest.largest_context(bin_.index)
         for task, manifest in prepared.manifests.items()
         for bin_ in manifest.bins
     }
-    return [
+    stored = Observations(
         Observation(
             cell=cell,
             replicate=request.replicate,
@@ -58,17 +51,32 @@ def observations(
             example_id=request.example_id,
             cluster=clusters[request.example_id],
             chance=chances[request.example_id],
-            proof=_proof(request, outcome, tokens.get(_place(cell, request))),
+            proof=proof_of(request.arm, _achieved(outcome)),
             outcome=outcome,
-            keys=(request.key,),
-            cut=cut,
             largest=largest[cell.task, cell.bin],
         )
-        for (cell, request, outcome), cut in zip(stored, cuts, strict=True)
-    ]
+        for cell, request, outcome in _with_outcomes(store, planned)
+    )
+    return stored.with_columns(proof=_proofs(stored), cut=_cuts(prepared, stored))
 
 
-def _cuts(prepared: Prepared, stored: Sequence[tuple[Cell, Request, Outcome]]) -> list[Cut | None]:
+def _proofs(stored: Observations) -> list[Proof]:
+    """Those of the telemetry, less where the control saw another number of tokens."""
+    tokens = {
+        one.shared: one.outcome.prompt_tokens
+        for one in stored
+        if one.cell.is_control and not one.aa
+    }
+    return [_proof(one, tokens.get(one.shared)) for one in stored]
+
+
+def _proof(one: Observation, control_tokens: int | None) -> Proof:
+    tokens = one.outcome.prompt_tokens
+    differs = None not in (tokens, control_tokens) and tokens != control_tokens
+    return "unverified" if differs and one.proof == "proven" else one.proof
+
+
+def _cuts(prepared: Prepared, stored: Observations) -> list[Cut | None]:
     """How the prompt of each stored outcome was cut, by the counts of all of them."""
     ours = {
         (manifest.task, entry.example.example_id): entry.tokens
@@ -76,17 +84,17 @@ def _cuts(prepared: Prepared, stored: Sequence[tuple[Cell, Request, Outcome]]) -
         for entry in manifest.entries
     }
     serving = {task: is_serving(m.tokenizer) for task, m in prepared.manifests.items()}
-    whole = [place for place, (cell, _, _) in enumerate(stored) if cell.policy != WITHHELD]
+    whole = [place for place, one in enumerate(stored) if one.cell.policy != WITHHELD]
     cuts = arrival.cuts(
         [
             arrival.Sent(
-                arm=replace(cell, bin=0),
-                prompt=(cell.task, cell.variant, request.example_id),
-                ours=ours[cell.task, request.example_id],
-                serving=serving[cell.task],
-                theirs=outcome.prompt_tokens,
+                arm=replace(one.cell, bin=0),
+                prompt=(one.cell.task, one.cell.variant, one.example_id),
+                ours=ours[one.cell.task, one.example_id],
+                serving=serving[one.cell.task],
+                theirs=one.outcome.prompt_tokens,
             )
-            for cell, request, outcome in (stored[place] for place in whole)
+            for one in stored.at(whole)
         ]
     )
     found = dict(zip(whole, cuts, strict=True))
@@ -107,7 +115,7 @@ def _with_outcomes(
 
 def voted(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Sequence[Observation]:
+) -> Observations:
     """The observations that are judged: where samples vote, one per vote (see `votes`)."""
     observed = observations(prepared, store, planned)
     return votes(observed, prepared.experiment, prepared.manifests)
@@ -115,12 +123,6 @@ def voted(
 
 def _place(cell: Cell, request: Request) -> Shared:
     return Shared(cell.control, request.example_id, request.replicate)
-
-
-def _proof(request: Request, outcome: Outcome, control_tokens: int | None) -> Proof:
-    proof, tokens = proof_of(request.arm, _achieved(outcome)), outcome.prompt_tokens
-    differs = None not in (tokens, control_tokens) and tokens != control_tokens
-    return "unverified" if differs and proof == "proven" else proof
 
 
 def _achieved(outcome: Outcome) -> Telemetry | None:
@@ -136,7 +138,7 @@ def _achieved(outcome: Outcome) -> Telemetry | None:
 def missing_cells(
     prepared: Prepared,
     planned: Sequence[tuple[Cell, Request]],
-    observed: Iterable[Observation],
+    observed: Observations,
     cells: Iterable[CellRow],
 ) -> list[MissingRow]:
     """The cells of the plan that lack an outcome for some request, how many, and why if known.
@@ -144,7 +146,6 @@ def missing_cells(
     Where a control is not sane, by `cells`, none does: it is asked no more, nor are its treatments.
     Where something is gated, a bin without examples is lacking too: nobody measured it.
     """
-    observed = list(observed)
     cut = {group: f": {how}" for group, how in cut_controls(prepared, planned, observed).items()}
     sick = {CellKey.of_row(r).group for r in cells if r["policy"] == FULL_CACHE and r["reason"]}
     have = {key for one in observed for key in one.keys}

@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Sequence
 
 from pytest_kvbench.cellkey import CellGroup
-from pytest_kvbench.observation import Observation
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import Cell, Request, canonical
 from pytest_kvbench.rows import ControlUse
@@ -17,7 +17,7 @@ from pytest_kvbench.store.controls import control_key
 def inputs_of(
     prepared: Prepared,
     planned: Sequence[tuple[Cell, Request]],
-    rows: Sequence[Observation],
+    rows: Observations,
     since: str | None,
 ) -> str:
     """Digest of all that an analysis depends on; texts and telemetry come with an answer's key.
@@ -37,9 +37,7 @@ def inputs_of(
     return whole.hexdigest()[:16]
 
 
-def controls_used(
-    planned: Sequence[tuple[Cell, Request]], rows: Sequence[Observation]
-) -> list[ControlUse]:
+def controls_used(planned: Sequence[tuple[Cell, Request]], rows: Observations) -> list[ControlUse]:
     """The shared control of every cell group, and the answers that it is made of."""
     origins = {row.outcome.key: row.outcome.origin for row in rows}
     used: dict[CellGroup, ControlUse] = {}

@@ -26,7 +26,7 @@ from pytest_kvbench.analyse.sequential import (
 )
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Observation, Outcome
+from pytest_kvbench.observation import Observation, Observations, Outcome
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import voted
@@ -216,8 +216,8 @@ def drawn_so_far(
 
 
 def drawn_of(
-    prepared: Prepared, planned: Planned, observed: Sequence[Observation]
-) -> tuple[Planned, Sequence[Observation]]:
+    prepared: Prepared, planned: Planned, observed: Observations
+) -> tuple[Planned, Observations]:
     """The requests of a plan that are wanted by now, and their observations.
 
     Args:
@@ -229,9 +229,9 @@ def drawn_of(
         return planned, observed
     judged = votes(observed, prepared.experiment, prepared.manifests)
     wanted = drawn(prepared.experiment, prepared.manifests, planned, outcomes_of(judged))
-    found = {(one.cell, one.outcome.key): one for one in observed}
-    places = ((cell, request.key) for cell, request in wanted)
-    return wanted, [found[place] for place in places if place in found]
+    places = {(one.cell, one.outcome.key): place for place, one in enumerate(observed)}
+    found = (places.get((cell, request.key)) for cell, request in wanted)
+    return wanted, observed.at(place for place in found if place is not None)
 
 
 def outcomes_of(judged: Iterable[Observation]) -> Outcomes:

@@ -8,11 +8,10 @@ votes alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Observation, Outcome, weakest
+from pytest_kvbench.observation import Observation, Observations, Outcome, weakest
 from pytest_kvbench.records import Cell
 from pytest_kvbench.score.vote import Ballot, ballot, elect
 from pytest_kvbench.selection import TaskManifest
@@ -22,12 +21,12 @@ Read = Callable[[Observation], Ballot]
 
 
 def votes(
-    observed: Sequence[Observation], experiment: Experiment, manifests: Mapping[str, TaskManifest]
-) -> Sequence[Observation]:
+    observed: Observations, experiment: Experiment, manifests: Mapping[str, TaskManifest]
+) -> Observations:
     """One observation per vote that has all its samples, in the order of the first ones.
 
     It is the elected sample's, with the trial in place of the repetition, what all samples cost
-    together, the weakest of their proofs and, as `keys`, the requests it was made of. A vote of
+    together, the weakest of their proofs and, as `samples`, the keys of their requests. A vote of
     which a sample failed has failed: an answer of fewer samples would be another dial's.
 
     Args:
@@ -48,37 +47,33 @@ def votes(
         meta = metas[task, sample.example_id]
         return ballot(manifests[task].metric, text, meta, experiment.sampling.reasoning)
 
-    return list(_votes(observed, experiment, read))
+    return Observations(_votes(observed, experiment, read))
 
 
-def _votes(
-    observed: Sequence[Observation], experiment: Experiment, read: Read
-) -> Iterator[Observation]:
-    drawn: dict[tuple[Cell, str, bool, int], list[Observation]] = {}
-    for sample in observed:
+def _votes(observed: Observations, experiment: Experiment, read: Read) -> Iterator[Observation]:
+    drawn: dict[tuple[Cell, str, bool, int], list[int]] = {}
+    for place, sample in enumerate(observed):
         trial = sample.replicate // experiment.samples_of(sample.cell.variant)
-        place = (sample.cell, sample.example_id, sample.aa, trial)
-        drawn.setdefault(place, []).append(sample)
-    for (cell, *_, trial), samples in drawn.items():
-        if len(samples) == experiment.samples_of(cell.variant):
-            yield replace(_together(samples, read), replicate=trial)
+        vote = (sample.cell, sample.example_id, sample.aa, trial)
+        drawn.setdefault(vote, []).append(place)
+    for (cell, *_, trial), places in drawn.items():
+        if len(places) == experiment.samples_of(cell.variant):
+            yield _together(list(observed.at(places)), read)._replace(replicate=trial)
 
 
 def _together(samples: Sequence[Observation], read: Read) -> Observation:
     failed = next((sample for sample in samples if sample.outcome.failure), None)
     elected = failed or spokesman({sample.replicate: sample for sample in samples}, read)
-    return replace(
-        elected,
+    return elected._replace(
         outcome=_at_the_price_of([sample.outcome for sample in samples], elected.outcome),
         proof=weakest([sample.proof for sample in samples]),
-        keys=tuple(key for sample in samples for key in sample.keys),
+        samples=tuple(key for sample in samples for key in sample.keys),
         cut=next((sample.cut for sample in samples if sample.cut), None),
     )
 
 
 def _at_the_price_of(samples: Sequence[Outcome], outcome: Outcome) -> Outcome:
-    return replace(
-        outcome,
+    return outcome._replace(
         latency_s=_sum([sample.latency_s for sample in samples]),
         prompt_tokens=_sum([sample.prompt_tokens for sample in samples]),
         completion_tokens=_sum([sample.completion_tokens for sample in samples]),

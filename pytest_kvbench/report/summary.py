@@ -14,7 +14,7 @@ from typing import Any
 from pytest_kvbench.analyse.certify import certificates
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
-from pytest_kvbench.observation import Observation
+from pytest_kvbench.observation import Observation, Observations
 from pytest_kvbench.records import Cell, Example, Failure
 from pytest_kvbench.rows import (
     Certificate,
@@ -38,7 +38,7 @@ def build_summary(
     experiment: Mapping[str, Any],
     manifests: Mapping[str, TaskManifest],
     analysis: Analysis,
-    judged: Sequence[Observation],
+    judged: Observations,
     missing: Sequence[MissingRow],
     run: RunRow,
 ) -> Summary:
@@ -127,16 +127,14 @@ def _wording(template_version: str) -> str | None:
     return whose if dash else None
 
 
-def _flips(
-    manifests: Mapping[str, TaskManifest], judged: Sequence[Observation]
-) -> Iterator[FlipRow]:
+def _flips(manifests: Mapping[str, TaskManifest], judged: Observations) -> Iterator[FlipRow]:
     """Examples that the control got right and a treatment did not, a few per cell."""
     examples = {
         entry.example.example_id: entry.example
         for manifest in manifests.values()
         for entry in manifest.entries
     }
-    scored = [one for one in judged if one.outcome.score is not None and not one.aa]
+    scored = judged.where(lambda one: one.outcome.score is not None and not one.aa)
     controls = {one.shared: one for one in scored if one.cell.is_control}
     shown: Counter[Cell] = Counter()
     for treated in scored:

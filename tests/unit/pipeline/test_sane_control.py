@@ -92,7 +92,7 @@ def test_a_few_may_be_wrong_by_bad_luck() -> None:
 
 def observed(cell: Cell, score: float | None, aa: bool = False, label: Label = "") -> Observation:
     outcome = Outcome("k", score=score, label=label, failure="" if score is not None else "TIMEOUT")
-    return Observation(cell, 0, aa, "e", "c", 0.25, "proven", outcome, ("k",))
+    return Observation(cell, 0, aa, "e", "c", 0.25, "proven", outcome)
 
 
 def test_replies_are_those_of_the_control_without_failures_and_repetitions() -> None:

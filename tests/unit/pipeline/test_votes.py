@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Observation, Outcome
+from pytest_kvbench.observation import Observation, Observations, Outcome
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Example, Proof
@@ -125,12 +125,12 @@ def sample(
         completion_tokens=2,
     )
     cell = Cell("t", 0, "snapkv", 0.5)
-    return Observation(cell, replicate, False, "e", "c", 0.0, proof, outcome, (key,))
+    return Observation(cell, replicate, False, "e", "c", 0.0, proof, outcome)
 
 
 def test_a_vote_is_the_elected_sample_at_the_price_of_all() -> None:
     samples = [sample(0, "no"), sample(1, "yes", proof="unverified"), sample(2, "yes")]
-    (vote,) = votes(samples, experiment(self_consistency=3), MANIFESTS)
+    (vote,) = votes(Observations(samples), experiment(self_consistency=3), MANIFESTS)
     said = vote.outcome
     assert (said.score, said.text, vote.replicate, said.key) == (1.0, "yes", 0, "key1")
     assert vote.keys == ("key0", "key1", "key2")
@@ -140,35 +140,37 @@ def test_a_vote_is_the_elected_sample_at_the_price_of_all() -> None:
 
 def test_costs_that_are_not_all_known_are_not_known() -> None:
     samples = [sample(0, "yes", latency_s=None), sample(1, "yes")]
-    (vote,) = votes(samples, experiment(self_consistency=2), MANIFESTS)
+    (vote,) = votes(Observations(samples), experiment(self_consistency=2), MANIFESTS)
     assert (vote.outcome.latency_s, vote.outcome.prompt_tokens) == (None, 20)
 
 
 def test_samples_are_split_into_trials_whatever_their_order() -> None:
     said = ["yes", "yes", "no", "no", "no", "yes"]
     samples = [sample(6 + n, text) for n, text in enumerate(said)]
-    found = votes(samples[::-1], experiment(self_consistency=3, trials=2), MANIFESTS)
+    found = votes(Observations(samples[::-1]), experiment(self_consistency=3, trials=2), MANIFESTS)
     assert {v.replicate: v.outcome.text for v in found} == {2: "yes", 3: "no"}
 
 
 def test_of_a_tie_the_earliest_sample_wins_in_any_order() -> None:
     samples = [sample(0, "no"), sample(1, "yes")]
     for order in (samples, samples[::-1]):
-        (vote,) = votes(order, experiment(self_consistency=2), MANIFESTS)
+        (vote,) = votes(Observations(order), experiment(self_consistency=2), MANIFESTS)
         assert vote.outcome.text == "no"
 
 
 def test_a_vote_lacking_a_sample_is_none_and_one_with_a_failure_has_failed() -> None:
     three = experiment(self_consistency=3)
-    assert votes([sample(0, "yes"), sample(1, "yes")], three, MANIFESTS) == []
-    (vote,) = votes([sample(0, "yes"), sample(1, None), sample(2, "yes")], three, MANIFESTS)
+    assert not votes(Observations([sample(0, "yes"), sample(1, "yes")]), three, MANIFESTS)
+    order = [sample(0, "yes"), sample(1, None), sample(2, "yes")]
+    (vote,) = votes(Observations(order), three, MANIFESTS)
     failed = vote.outcome
     assert (failed.failure, failed.score, failed.text) == ("TIMEOUT", None, None)
 
 
 def test_without_votes_observations_are_as_they_were() -> None:
     samples = [sample(0, "yes")]
-    assert votes(samples, experiment(), MANIFESTS) is samples
+    held = Observations(samples)
+    assert votes(held, experiment(), MANIFESTS) is held
 
 
 @given(st.integers(1, 4), st.integers(1, 4))
