@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _TABLES = ("answers", "runs", "cells")
+ALPHA = 0.05
 
 
 def _gathering(function: Callable[..., None]) -> Callable[..., None]:
@@ -87,8 +88,18 @@ def _frames(reports: Sequence[Path], data: Path | None, *tables: str) -> list[pd
 @click.command()
 @_gathering
 def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
-    """Gather all groups and archives into one Parquet data set; reads only what is new."""
+    """Gather all groups and archives into one Parquet data set; reads only what is new.
+
+    Beside it by_model_*.csv: every arm against the control, policies ranked, and of evidence tasks
+    how grounding goes with accuracy.
+    """
     done = _gathered(reports, data)
+    if done.read:
+        from pytest_kvbench.ops.aggregate import frame
+        from pytest_kvbench.ops.rollups import write_rollups
+
+        answers, runs, cells = (frame(done.folder, name) for name in _TABLES)
+        write_rollups(done.folder, answers, runs, cells, ALPHA)
     gone = f", {len(done.gone)} kept of groups that are gone" if done.gone else ""
     click.echo(
         f"{done.folder}: {done.rows:,} answers; {len(done.read)} groups read, "

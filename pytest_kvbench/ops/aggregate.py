@@ -4,14 +4,14 @@
     SELECT * FROM read_parquet('reports/_aggregate/cells/*.parquet')      -- DuckDB
 
 Incremental: a group whose database is as it was (size and time of its files) is not read again. A
-group that is gone stays in the data set: what was learnt from it is not forgotten.
+group that is gone stays in the data set: what was learnt from it is not forgotten. All copies of a
+group are one, see `lineages`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
 from pytest_kvbench.experiment.snapshot import ALONE
-from pytest_kvbench.files import locked, replace_bytes, replace_json, scratch, sweep, writing
+from pytest_kvbench.files import locked, replace_json, scratch, sweep, writing
+from pytest_kvbench.ops import lineages
 from pytest_kvbench.ops.archive import SUFFIX
-from pytest_kvbench.ops.columns import COLUMNS, Table
+from pytest_kvbench.ops.columns import COLUMNS
 from pytest_kvbench.ops.rows import read_group
 from pytest_kvbench.store.archive import GROUP, Archive
 from pytest_kvbench.store.places import group_folders
@@ -38,7 +39,8 @@ FOLDER = "_aggregate"
 """Below the reports; no group can have a name that begins with an underscore."""
 
 STATE = "state.json"
-SCHEMA = 4
+SCHEMA = 5
+_ADOPTED = 4
 _OLDER: Mapping[str, tuple[Any, int | bool]] = {
     "self_consistency": ("Int64", ALONE),
     "elected": ("boolean", True),
@@ -71,11 +73,16 @@ class Source:
 
 
 class _State(TypedDict):
-    """A source as it was read: size and time of its files, what is wrong with it, its answers."""
+    """A source as it was read: size and time of its files, what is wrong with it, what it held.
+
+    `first`: the id of its first run, which all copies of a group have in common.
+    """
 
     stamp: list[list[int]]
     problem: str
     rows: int
+    runs: int
+    first: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
         target.mkdir(parents=True, exist_ok=True)
     sweep(target, below=True)
     with locked(target / ".lock"):
-        states = _read_states(target / STATE)
+        states, total = _read_states(target)
         sources = {str(s.path.resolve()): s for folder in reports for s in _sources(folder)}
         stamps = {place: source.stamp for place, source in sources.items()}
         fresh = {
@@ -112,18 +119,54 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
             for place, source in sources.items()
             if place not in states or states[place]["stamp"] != stamps[place]
         }
-        for place, problem, rows in _gather(fresh, target):
-            states[place] = {"stamp": stamps[place], "problem": problem, "rows": rows}
-        if fresh:
-            replace_json(target / STATE, {"schema": SCHEMA, "sources": states})
+        before = _groups(states)
+        for place, held in _gather(fresh, target):
+            states[place] = {**held, "stamp": stamps[place]}
+        if fresh or total is None:
+            total = _merged(target, states, before, fresh)
+            data = {"schema": SCHEMA, "answers": total, "sources": states}
+            replace_json(target / STATE, data)
     return Aggregated(
         target,
         tuple(str(s.path) for p, s in fresh.items() if not states[p]["problem"]),
         len(sources) - len(fresh),
         {str(s.path): states[p]["problem"] for p, s in sources.items() if states[p]["problem"]},
         tuple(sorted(states.keys() - sources.keys())),
-        sum(entry["rows"] for entry in states.values()),
+        total,
     )
+
+
+_Groups = Mapping[str, list[str]]
+"""The sources of each group, the fullest first, by the name that its files have."""
+
+
+def _groups(states: Mapping[str, _State]) -> _Groups:
+    found: dict[str, list[str]] = {}
+    for place, held in states.items():
+        if held["first"]:
+            found.setdefault(_lineage(place, held), []).append(place)
+    return {
+        name: sorted(places, key=lambda p: (-states[p]["runs"], -states[p]["rows"], p))
+        for name, places in found.items()
+    }
+
+
+def _lineage(place: str, held: _State) -> str:
+    group = _archived(Path(place))
+    return f"{group}-{hashlib.sha256(held['first'].encode()).hexdigest()[:8]}"
+
+
+def _merged(
+    target: Path, states: Mapping[str, _State], before: _Groups, fresh: Mapping[str, Source]
+) -> int:
+    """Bring the groups of fresh sources up to date; returns how many answers there are."""
+    now = _groups(states)
+    for name, places in now.items():
+        is_there = (target / "answers" / f"{name}.parquet").exists()
+        if before.get(name) != places or fresh.keys() & set(places) or not is_there:
+            lineages.merge(target, name, [Source(Path(place)).name for place in places])
+    lineages.forget(target, before.keys() - now.keys())
+    return lineages.answers(target)
 
 
 def frame(target: Path, table: str) -> pd.DataFrame:
@@ -138,7 +181,7 @@ def frame(target: Path, table: str) -> pd.DataFrame:
         raise MissingPrerequisiteError(
             f"{target}: holds no {table}", "run an experiment first: kvbench run FILE.yaml"
         )
-    rows = pd.read_parquet(target / table, schema=_schema(table))
+    rows = pd.read_parquet(target / table, schema=lineages.schema(table))
     for column, (nullable, value) in _OLDER.items():
         if column in rows:
             rows[column] = rows[column].astype(nullable).fillna(value).astype(type(value))
@@ -164,20 +207,34 @@ def _archived(path: Path) -> str:
     return re.sub(r"-\d{8}T\d{6}Z$", "", path.name.removesuffix(SUFFIX))
 
 
-def _read_states(path: Path) -> dict[str, _State]:
-    """The sources read before; none where the state is missing or of another schema."""
+def _read_states(target: Path) -> tuple[dict[str, _State], int | None]:
+    """The sources read before, and their answers, None where these are to be counted anew."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return dict(data["sources"]) if data["schema"] == SCHEMA else {}
+        data = json.loads((target / STATE).read_text(encoding="utf-8"))
+        if data["schema"] == _ADOPTED:
+            return {place: _adopted(target, place, held) for place, held in _held(data)}, None
+        if data["schema"] == SCHEMA:
+            return dict(data["sources"]), int(data["answers"])
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        pass
+    return {}, None
+
+
+def _held(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return (one for one in data["sources"].items() if not one[1]["problem"])
+
+
+def _adopted(target: Path, place: str, held: Mapping[str, Any]) -> _State:
+    """What an older version noted of a source, to be read again where it still is."""
+    first = lineages.adopt(target, Source(Path(place)).name)
+    return {"stamp": [], "problem": "", "rows": held["rows"], "runs": 0, "first": first}
 
 
 # -- one source ----------------------------------------------------------------------------------
 
 
-def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, str, int]]:
-    """Read and write every source: its place, what is wrong with it, and how many answers."""
+def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, _State]]:
+    """Read every source and keep what it holds: its place, and what is to be noted of it."""
     tasks = [(place, source.path, source.name, target) for place, source in sources.items()]
     if len(tasks) < WORTH_A_PROCESS:
         return [_take(task) for task in tasks]
@@ -185,16 +242,19 @@ def _gather(sources: Mapping[str, Source], target: Path) -> Iterable[tuple[str, 
         return list(pool.map(_take, tasks, chunksize=4))
 
 
-def _take(task: tuple[str, Path, str, Path]) -> tuple[str, str, int]:
+def _take(task: tuple[str, Path, str, Path]) -> tuple[str, _State]:
     place, path, name, target = task
     try:
         with _unpacked(path) as folder:
             group = read_group(folder)
     except StoreError as error:
-        return place, error.what, 0
+        lineages.drop(target, name)
+        return place, {"stamp": [], "problem": error.what, "rows": 0, "runs": 0, "first": ""}
     for table in COLUMNS:
-        replace_bytes(target / table / f"{name}.parquet", _parquet(table, getattr(group, table)))
-    return place, "", len(group.answers.rows)
+        lineages.keep(target, name, table, getattr(group, table))
+    first = group.runs.rows[0][group.runs.columns.index("run_id")]
+    rows, runs = len(group.answers.rows), len(group.runs.rows)
+    return place, {"stamp": [], "problem": "", "rows": rows, "runs": runs, "first": str(first)}
 
 
 @contextlib.contextmanager
@@ -206,30 +266,3 @@ def _unpacked(path: Path) -> Iterator[Path]:
     with scratch() as room, Archive(path) as archive:
         archive.extract(lambda member: room / member.path)
         yield room / GROUP
-
-
-def _schema(name: str) -> Any:
-    import pyarrow as pa
-
-    return pa.schema([(column, pa.type_for_alias(kind)) for column, kind in COLUMNS[name].items()])
-
-
-def _parquet(name: str, table: Table) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    values = dict(zip(table.columns, zip(*table.rows, strict=True), strict=False))
-    schema = _schema(name)
-    arrays = [
-        pa.array(_typed(values.get(field.name, ()), field.type), field.type) for field in schema
-    ]
-    stream = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream, compression="zstd")
-    return stream.getvalue()
-
-
-def _typed(values: Sequence[Any], kind: Any) -> Sequence[Any]:
-    """Values of a column, truth values made of the integers that SQLite has for them."""
-    if str(kind) != "bool":
-        return values
-    return [None if value is None else bool(value) for value in values]
