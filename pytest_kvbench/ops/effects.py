@@ -116,9 +116,12 @@ def _said(name: str, row: Any) -> str:
 
 
 def drawn(sampling: str) -> str:
-    """A recipe's sampling in words: `greedy`, `temperature 0.7`."""
-    heat = json.loads(sampling).get("temperature")
-    return f"temperature {heat:g}" if heat else "greedy"
+    """A recipe's sampling in words: `greedy`, `temperature 0.7, at most 64 tokens`."""
+    heat, nucleus, most = map(json.loads(sampling).get, ("temperature", "top_p", "max_tokens"))
+    how = [f"temperature {heat:g}" if heat else "greedy"]
+    how += [f"top-p {nucleus:g}"] if heat and nucleus and nucleus < 1 else []
+    how += [f"at most {most:,} tokens"] if most else []
+    return ", ".join(how)
 
 
 # -- policies ------------------------------------------------------------------------------------

@@ -234,14 +234,16 @@ class Controller:
             prepared = opened(self._config, group)
             with Store(prepared.database) as store:
                 if run_id not in {run.run_id for run in store.runs()}:
-                    reasons += self._nothing(group, options, none := "nothing was run")
-                    return _Result(group, None, problem=f"{none}: see above", reasons=reasons)
+                    reasons += self._nothing(group, options, self._cause(group, "nothing was run"))
+                    problem = "nothing was run: see above"
+                    return _Result(group, None, problem=problem, reasons=reasons)
                 if not waits and not self._interrupted:
                     store.finish_run(run_id, now())
                 landed, answers = store.landed(run_id), store.count("answers")
             done = conclude(prepared, _wishes(options, group), self.analyst.judge)
         except MissingPrerequisiteError as error:  # nothing was answered
-            reasons += self._nothing(group, options, waits or error.what)
+            why = waits or self._cause(group, error.what)
+            reasons += self._nothing(group, options, why)
             return _Result(group, None, problem=waits or str(error), reasons=reasons)
         except KvbenchError as error:
             return _Result(group, None, problem=str(error), reasons=[Reason.of(error, group)])
@@ -254,6 +256,10 @@ class Controller:
             reasons += self._nothing(group, options, waits)
         against = list(self._against(done))
         return _Result(group, done.summary, files, "", idle, against, reasons)
+
+    def _cause(self, group: str, otherwise: str) -> str:
+        """Why nothing is there of a group: what its items met first."""
+        return self._noticed.causes.get(group, otherwise)
 
     def _nothing(self, group: str, options: Options, why: str) -> list[Reason]:
         """The reasons of an exit status other than 0 for a group without a summary."""

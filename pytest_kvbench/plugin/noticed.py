@@ -27,13 +27,14 @@ class Noticed:
 
     `wanted`: by group, the ids of the cells that were to be measured. `certifying`: groups that
     pass only what is shown. `mistaken`: the user's mistakes in declarations. `failed`: by exit
-    status, a line for each report.
+    status, a line for each report. `causes`: by group, why the first of its items was not measured.
     """
 
     wanted: dict[str, set[str]] = field(default_factory=dict)
     certifying: set[str] = field(default_factory=set)
     mistaken: list[str] = field(default_factory=list)
     failed: dict[int, list[str]] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
 
     def collected(self, report: pytest.CollectReport) -> None:
         """Record the collection of a module: an error that we explained is one of the user's."""
@@ -55,6 +56,8 @@ class Noticed:
         if not report.failed:
             return
         status, why = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", (0, ""))
+        if ours and why:
+            self.causes.setdefault(ours["group"], why)
         self._fail(status or EXIT_FOUND, f"{report.nodeid}: {why or _message(report)}")
 
     def crashed(self, crashitem: str, report: pytest.TestReport) -> None:

@@ -13,6 +13,7 @@ from pytest_kvbench import report
 from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.plugin.test_ways import Scenario, Servers, experiment, fresh, serving
+from tests.support.mock_server import MockServer
 
 __all__ = ["fresh"]  # a fixture
 
@@ -234,3 +235,18 @@ def test_a_bin_without_examples_passes_no_gate(
     assert (done.exit_code, why in done.stderr.splitlines()[-1]) == (10, True)
     measured = ("--kvbench-set", "gate.mode=measure")
     assert project.run("-n", "0", *measured).ret == 0
+
+
+def test_a_group_without_an_answer_ends_with_what_its_items_met(
+    project: Project, mock: MockServer
+) -> None:
+    """That nothing was answered is no reason."""
+    file = project.path / "exp.yaml"
+    file.write_text(file.read_text().replace("[150]", "[5000]"))
+    result = project.run("-n", "0", "-k", "bin1", "--kvbench-set=gate.mode=gate")
+    assert result.ret == 10
+    assert "no example in bin 1" in result.outlines[-1]
+    mock.kill()
+    result = project.run("-n", "0", "--kvbench-fresh")
+    assert result.ret == 10
+    assert "no server answers at" in result.outlines[-1]

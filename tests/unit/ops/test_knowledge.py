@@ -120,6 +120,17 @@ def test_best_takes_the_pairs_of_all_groups_together(tmp_path):
     assert max(map(len, shown.splitlines())) <= 130
 
 
+def test_answers_of_another_length_are_lines_of_their_own_and_named(tmp_path):
+    ladder = {"policies": ["snapkv"], "budgets": [1.0, 0.5]}
+    for length in (64, 8):
+        make_group(tmp_path, f"g{length}", bins=1, kv=ladder, sampling={"max_tokens": length})
+    heads = [
+        line for line in kvbench("best", "--dir", tmp_path).splitlines() if "margin 0." in line
+    ]
+    assert len(heads) == 2
+    assert all(f"at most {length} tokens" in "".join(heads) for length in (64, 8))
+
+
 def test_what_best_names_has_an_interval_for_all_it_was_chosen_from(tmp_path):
     kv = {"policies": ["snapkv", "tova", "knorm"], "budgets": [1.0, 0.5]}
     for number in range(2):
