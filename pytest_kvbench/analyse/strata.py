@@ -86,10 +86,8 @@ class StratifiedPairs:
         return at_mean(rates, delta, np.array(self.shares), float(self._sizes.max()))
 
     @cached_property
-    def _counts(self) -> np.ndarray:
-        return (
-            np.array([(s.losses, s.gains, s.n - s.losses - s.gains) for s in self.strata]).T * 1.0
-        )
+    def _counts(self) -> list[tuple[int, int, int]]:
+        return [(s.losses, s.gains, s.n - s.losses - s.gains) for s in self.strata]
 
     @cached_property
     def _sizes(self) -> np.ndarray:
@@ -101,8 +99,7 @@ class StratifiedPairs:
 
     @cached_property
     def _seen(self) -> int:
-        losses, gains, _ = self._counts
-        return round(float(self._weights @ (gains - losses)))
+        return round(float(self._weights @ [gains - losses for losses, gains, _ in self._counts]))
 
 
 def added(pairs: Sequence[BinaryPairs]) -> BinaryPairs:
@@ -143,53 +140,57 @@ def at_mean(
     return rates(pulls * rising_root(excess, (-reach, excess(-reach)), reach, PRECISION))
 
 
-def pulled_rates(counts: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pulled_rates(
+    counts: Sequence[tuple[int, int, int]], pulls: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The rates that maximise log likelihood + pull (gain rate - loss rate), per stratum.
+
+    Strata are few: one after the other they take a tenth of the time of arrays so short.
+
+    Args:
+        counts: losses, gains and the rest of each stratum.
+        pulls: the Lagrange multiplier of each stratum's difference.
+    """
+    rates = [pulled(*c, pull) for c, pull in zip(counts, pulls.tolist(), strict=True)]
+    losses, gains = np.array(rates).T
+    return losses, gains
+
+
+def pulled(losses: int, gains: int, rest: int, pull: float) -> tuple[float, float]:
+    """The (loss rate, gain rate) of one stratum.
 
     With l = losses / (v + pull), g = gains / (v - pull) and u = rest / v, v is where they add up to
     1, but |pull| at least; what is missing there is a loss (or a gain) that nothing seen speaks of.
-
-    Args:
-        counts: losses, gains and the rest, shape (3, strata).
-        pull: the Lagrange multiplier of each stratum's difference.
     """
-    losses, gains, rest = counts
     v = _largest_root(losses, gains, rest, pull)
-    loss, gain, same = _over(losses, v + pull), _over(gains, v - pull), _over(rest, v)
-    missing = np.maximum(1 - loss - gain - same, 0)
-    return loss + missing * (pull < 0), gain + missing * (pull >= 0)
+    loss = losses / (v + pull) if losses else 0.0
+    gain = gains / (v - pull) if gains else 0.0
+    missing = max(1 - loss - gain - (rest / v if rest else 0.0), 0.0)
+    return (loss + missing, gain) if pull < 0 else (loss, gain + missing)
 
 
-def _over(counts: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """The quotient; 0 where nothing was counted, whatever the rate."""
-    quotients: np.ndarray = np.divide(counts, rates, out=np.zeros_like(counts), where=counts > 0)
-    return quotients
-
-
-def _largest_root(
-    losses: np.ndarray, gains: np.ndarray, rest: np.ndarray, pull: np.ndarray
-) -> np.ndarray:
+def _largest_root(losses: int, gains: int, rest: int, pull: float) -> float:
     """The largest v of losses / (v + pull) + gains / (v - pull) + rest / v = 1, |pull| at least.
 
     A cubic with three real roots, by Viete's cosine; Newton's steps give back the last digits.
     """
-    n, middle = losses + gains + rest, pull * (gains - losses) + pull * pull
+    n, square = losses + gains + rest, pull * pull
+    middle, last = pull * (gains - losses) + square, rest * square
     third = n / 3
-    spread = np.sqrt(third**2 + middle / 3)
-    turned = (third**3 + third * middle / 2 - rest * pull * pull / 2) / spread**3
-    v = third + 2 * spread * np.cos(np.arccos(turned.clip(-1, 1)) / 3)
-
-    def value(at: np.ndarray) -> np.ndarray:
-        cubic: np.ndarray = ((at - n) * at - middle) * at + rest * pull * pull
-        return cubic
-
+    spread = math.sqrt(third * third + middle / 3)
+    turned = (third**3 + third * middle / 2 - last / 2) / spread**3
+    v = third + 2 * spread * math.cos(math.acos(min(max(turned, -1.0), 1.0)) / 3)
+    value = ((v - n) * v - middle) * v + last
     for _ in range(POLISH):
         slope = (3 * v - 2 * n) * v - middle
-        step = np.divide(value(v), slope, out=np.zeros_like(v), where=slope > 0)
-        # where two roots meet, value and slope are noise, and a step would lead anywhere
-        v = np.where(np.abs(value(v - step)) < np.abs(value(v)), v - step, v)
-    bounded: np.ndarray = np.maximum(v, np.abs(pull))
-    return bounded
+        if slope <= 0:
+            break
+        nearer = v - value / slope
+        left = ((nearer - n) * nearer - middle) * nearer + last
+        if abs(left) >= abs(value):
+            break  # where two roots meet, both are noise, and a step would lead anywhere
+        v, value = nearer, left
+    return max(v, abs(pull))
 
 
 def weighted_tail(
