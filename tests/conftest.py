@@ -40,7 +40,13 @@ hypothesis.settings.load_profile("untimed")
 
 # What an inner pytest imports it forgets again: half a second for each run, and numpy can be loaded
 # only once.
-_APART = ("pytest_kvbench.server", "pytest_kvbench.executors", "pytest_kvbench.plugin")
+_APART = (
+    "pytest_kvbench.server",
+    "pytest_kvbench.executors",
+    "pytest_kvbench.plugin",
+    "pytest_kvbench.posterior.density",
+    "pytest_kvbench.posterior.slices",
+)
 for _module in pkgutil.walk_packages(pytest_kvbench.__path__, "pytest_kvbench."):
     if not _module.name.startswith(_APART) and not _module.name.endswith("__main__"):
         importlib.import_module(_module.name)
@@ -72,7 +78,12 @@ class Project:
 
     def run(self, *args: str) -> pytest.RunResult:
         """Pytest within this process, where all it imports is at hand; its workers are real."""
-        foreign = ("no:benchmark", "no:hypothesispytest", "no:anyio")  # slow to load, not ours
+        foreign = (
+            "no:benchmark",
+            "no:hypothesispytest",
+            "no:anyio",
+            "no:zarr",
+        )  # slow to load, not ours
         imported = "ignore::pytest.PytestAssertRewriteWarning"
         options = [*(f"-p{name}" for name in foreign), f"-W{imported}"]
         return self.pytester.runpytest_inprocess(*options, *args)

@@ -32,6 +32,7 @@ from pytest_kvbench.cli import (
     keeping,
     knowledge,
     options,
+    posterior,
     power,
     reasons,
     scores,
@@ -202,7 +203,7 @@ def all_stages(
 for room in (files, keeping, groups, knowledge, scores):
     for subcommand in room.COMMANDS:
         main.add_command(subcommand)
-for subcommand in (power.power, batch.batch, waiting.wait, serve.serve):
+for subcommand in (power.power, posterior.posterior, batch.batch, waiting.wait, serve.serve):
     main.add_command(subcommand)
 
 

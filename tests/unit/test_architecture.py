@@ -32,6 +32,7 @@ LAYERS = {
     "experiment": 3,
     "score": 3,
     "analyse": 5,
+    "posterior": 5,
     "server": 5,
     "tasks": 5,
     "store": 5,

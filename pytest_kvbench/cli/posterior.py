@@ -1,0 +1,195 @@
+"""Where quality is lost, from all groups at once: `kvbench posterior`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
+
+if TYPE_CHECKING:
+    from pytest_kvbench.pipeline.group import Prepared
+
+
+@click.command()
+@click.argument("groups", nargs=-1, metavar="[GROUP]...")
+@click.option(
+    "--dir",
+    "reports",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="KVBENCH_DIR",
+    default="reports",
+    show_default=True,
+    help="Where the groups are.",
+)
+@click.option("--model", help="Groups of this model alone; needed where there are several.")
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="The loss one can live with (default: the groups').",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["nuts", "smc"]),
+    default="nuts",
+    show_default=True,
+    help="smc shares nothing with nuts: where both agree, neither was stuck.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the sampler.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    show_default=True,
+    help="Where posteriors/post_... is made; one that is there is not made again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print its analysis.json instead.")
+def posterior(
+    groups: tuple[str, ...],
+    reports: Path,
+    model: str | None,
+    margin: float | None,
+    sampler: Any,
+    seed: int,
+    target: Path,
+    as_json: bool,
+) -> None:
+    """Say from GROUPs (default: all) how likely each budget loses less than the margin.
+
+    Beside the verdicts, never in their place: no gate asks it. Needs the extra `bayes`.
+    """
+    from pytest_kvbench.ops.paired import paired_curves
+    from pytest_kvbench.ops.posteriors import make_posterior
+    from pytest_kvbench.posterior.draws import Sampling
+
+    found = list(_opened(groups, reports, model))
+    chosen = margin or _one("margin", [p.experiment.gate.margin for p in found], "--margin M")
+    pairs = [curve for prepared in found for curve in paired_curves(prepared)]
+    if not pairs:
+        raise MissingPrerequisiteError(
+            "no group has a measured cell below budget 1.0", "run one: kvbench run FILE.yaml"
+        )
+    how = Sampling(sampler=sampler, seed=seed)
+    made = make_posterior(pairs, how, chosen, target)
+    if as_json:
+        click.echo(json.dumps(made.analysis, indent=2))
+        return
+    for line in posterior_lines(made.analysis):
+        click.echo(line)
+    click.echo(made.folder)
+
+
+def _opened(groups: Sequence[str], reports: Path, model: str | None) -> Iterator[Prepared]:
+    """The groups, of one model alone."""
+    from pytest_kvbench.pipeline.group import open_group
+    from pytest_kvbench.store.places import group_folders
+
+    folders = [reports / g for g in groups] or group_folders(reports)
+    opened = [open_group(folder) for folder in folders]
+    models = sorted({p.experiment.engine.model for p in opened})
+    chosen = model or _one("model", models, "--model NAME")
+    if chosen not in models:
+        raise UsageError(f"--model {chosen}: no group has it", f"they have {', '.join(models)}")
+    yield from (p for p in opened if p.experiment.engine.model == chosen)
+
+
+def _one(what: str, values: Sequence[Any], option: str) -> Any:
+    distinct = sorted(set(values))
+    if not distinct:
+        raise MissingPrerequisiteError("no group is there", "run one: kvbench run FILE.yaml")
+    if len(distinct) > 1:
+        named = ", ".join(map(str, distinct))
+        raise UsageError(
+            f"the groups have several values of {what}: {named}", f"say which: {option}"
+        )
+    return distinct[0]
+
+
+def posterior_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
+    """An analysis.json for a terminal."""
+    config = analysis["config"]
+    groups = {curve["group"] for curve in config["curves"]}
+    answers = sum(curve["pairs"] * len(curve["budgets"]) for curve in config["curves"])
+    yield (
+        f"{answers:,} pairs in {len(config['curves'])} curves of {len(groups)} groups, "
+        f"{config['sampling']['sampler']} with seed {config['sampling']['seed']}"
+    )
+    for curve in analysis["not_monotone"]:
+        yield (
+            f"! not monotone: {curve['policy']}, {curve['task']} {curve['low']}-{curve['high']}, "
+            f"{curve['group']}: no transition; left out"
+        )
+    if analysis["problems"]:
+        yield f"! not converged, so nothing is said: {'; '.join(analysis['problems'])}"
+        return
+    yield from _table(analysis["statements"], config["margin"])
+    yield from _orders(analysis, config["margin"])
+
+
+def _table(statements: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:
+    yield f"P(loss < {margin:g}) by budget; * between rungs, by the curve's shape"
+    for s in statements:
+        place = s["place"]
+        yield f"{s['policy']}, {place['task']}, {place['low']:,} to {place['high']:,} tokens"
+        yield "  " + "  ".join(
+            f"{b['budget']:.2f}{'*' if b['interpolated'] else ''} {b['below_margin']:.2f}"
+            for b in s["budgets"]
+        )
+        yield f"  {_transition(s)}; from {_shares(s['groups'])}"
+
+
+def _transition(statement: Mapping[str, Any]) -> str:
+    upper, lower = statement["interval"]
+    if lower is None:
+        return f"lost below {upper:g} or not on this ladder, 90% likely"
+    return f"lost between {upper:g} and {lower:g}, 90% likely"
+
+
+def _shares(groups: Mapping[str, float]) -> str:
+    return ", ".join(f"{group} ({share:.0%})" for group, share in sorted(groups.items()))
+
+
+def _orders(analysis: Mapping[str, Any], margin: float) -> Iterator[str]:
+    """Policies by loss, each beside the one before it, where more than one was measured."""
+    sure = {
+        (*_place(c), c["budget"], *pair): (better, c["alike"])
+        for c in analysis["comparisons"]
+        for pair, better in _both_ways(c)
+    }
+    losses: dict[tuple[Any, ...], dict[str, float]] = {}
+    for s in analysis["statements"]:
+        for b in s["budgets"]:
+            losses.setdefault((*_place(s), b["budget"]), {})[s["policy"]] = b["loss"]
+    lines = [line for place, by in losses.items() if (line := _order(place, by, sure))]
+    if lines:
+        yield f"who loses less (P that the next loses more, P that both differ by below {margin:g})"
+        yield from lines
+
+
+def _order(
+    place: tuple[Any, ...],
+    losses: Mapping[str, float],
+    sure: Mapping[tuple[Any, ...], tuple[float, float]],
+) -> str:
+    """One line, or nothing where no two policies were measured."""
+    ranked = sorted(losses, key=lambda policy: losses[policy])
+    found = [(pair[1], sure.get((*place, *pair))) for pair in itertools.pairwise(ranked)]
+    named = [f"{after} ({p[0]:.2f}, {p[1]:.2f})" for after, p in found if p]
+    task, low, high, budget = place
+    start = f"  {task} {low:,}-{high:,} at {budget:g}: "
+    return start + ", ".join([ranked[0], *named]) if named else ""
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row["place"][name] for name in ("task", "low", "high"))
+
+
+def _both_ways(c: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], float]]:
+    yield (c["first"], c["second"]), c["better"]
+    yield (c["second"], c["first"]), 1 - c["better"]

@@ -1,0 +1,122 @@
+"""Posteriors as content-addressed folders.
+
+    posteriors/post_<sampler>_<sha>/trace.nc        the draws (ArviZ), without what tells the time
+                                    analysis.json   what is said, diagnostics, inputs
+                                    diagnostics/    trace.png, rank.png, forest.png
+
+The name is a hash of what goes in: the pairs themselves, the sampler, its seed, the margin. Same
+inputs, same folder; a folder that is there is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.files import locked, replace_json, sweep, unfinished_folder, writing
+from pytest_kvbench.ops.posterior_plots import draw
+from pytest_kvbench.records import digest
+
+if TYPE_CHECKING:
+    from pytest_kvbench.posterior.curves import Pairs
+    from pytest_kvbench.posterior.draws import Sampling
+    from pytest_kvbench.posterior.fit import Fitted
+
+FOLDER = "posteriors"
+ANALYSIS = "analysis.json"
+PACKAGES = ("arviz", "numba", "numpy", "nutpie")
+"""Their versions decide the draws."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A posterior's folder, what it says, and whether it was there already."""
+
+    folder: Path
+    analysis: Mapping[str, Any]
+    known: bool
+
+
+def make_posterior(
+    pairs: Sequence[Pairs], how: Sampling, margin: float, target: Path, *, progress: bool = False
+) -> Made:
+    """The posterior of these pairs, from `target` where it has it.
+
+    Args:
+        pairs: a curve each, at least one.
+        target: the store of artifacts; the folder `posteriors` is made below it.
+
+    Raises:
+        MissingPrerequisiteError: the extra `bayes` is not installed.
+        StoreError: the folder cannot be written.
+    """
+    from pytest_kvbench.posterior.fit import fit
+
+    config = _config(pairs, how, margin)
+    folder = target / FOLDER / f"post_{how.sampler}_{digest(config)[:16]}"
+    if not folder.exists():
+        _write(fit(pairs, how, margin, progress=progress), config, margin, folder)
+        return Made(folder, _read(folder), known=False)
+    return Made(folder, _read(folder), known=True)
+
+
+def _read(folder: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))
+    return found
+
+
+def _config(pairs: Sequence[Pairs], how: Sampling, margin: float) -> dict[str, Any]:
+    """All that decides what is said."""
+    return {
+        "curves": [
+            {**asdict(p.key), "budgets": list(p.budgets), "pairs": len(p.control), "sha": _sha(p)}
+            for p in sorted(pairs, key=lambda p: (p.key.policy, p.key.base))
+        ],
+        "sampling": asdict(how),
+        "margin": margin,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _sha(p: Pairs) -> str:
+    arrays = (p.control, p.treated, p.cluster)
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def _write(fitted: Fitted, config: Mapping[str, Any], margin: float, folder: Path) -> None:
+    """Make the folder whole before it gets its name."""
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep(folder.parent)
+    with locked(folder.parent / ".lock"), writing(folder), unfinished_folder(folder.parent) as room:
+        if fitted.posterior is not None:
+            fitted.posterior.trace.to_netcdf(str(room / "trace.nc"))
+            draw(fitted.posterior, margin, room / "diagnostics")
+        replace_json(room / ANALYSIS, {"config": config, **_said(fitted)})
+        room.chmod(0o755)
+        if not folder.exists():
+            room.rename(folder)
+
+
+def _said(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "not_monotone": [{**asdict(key), "misfit": p} for key, p in fitted.not_monotone.items()],
+        "diagnostics": asdict(fitted.diagnostics) if fitted.diagnostics else None,
+        "problems": list(fitted.problems),
+        "statements": [asdict(s) for s in fitted.statements],
+        "comparisons": [asdict(c) for c in fitted.comparisons],
+    }
