@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--sampler",
-    type=click.Choice(["nuts", "smc"]),
+    type=click.Choice(["nuts", "slice"]),
     default="nuts",
     show_default=True,
-    help="smc shares nothing with nuts: where both agree, neither was stuck.",
+    help="slice shares no gradient with nuts: where both agree, neither was stuck.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the sampler.")
 @click.option(
@@ -130,6 +130,10 @@ def posterior_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from _table(analysis["statements"], config["margin"])
     yield from _orders(analysis, config["margin"])
+    yield (
+        "priors that count 0.8 or 1.25 times move no P by more than "
+        f"{analysis['prior_sensitivity']:.2f}"
+    )
 
 
 def _table(statements: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:
@@ -145,6 +149,8 @@ def _table(statements: Sequence[Mapping[str, Any]], margin: float) -> Iterator[s
 
 
 def _transition(statement: Mapping[str, Any]) -> str:
+    if statement["interval"] is None:
+        return "not monotone by the predictive check: no transition"
     upper, lower = statement["interval"]
     if lower is None:
         return f"lost below {upper:g} or not on this ladder, 90% likely"

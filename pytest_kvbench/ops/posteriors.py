@@ -117,6 +117,7 @@ def _said(fitted: Fitted) -> dict[str, Any]:
         "not_monotone": [{**asdict(key), "misfit": p} for key, p in fitted.not_monotone.items()],
         "diagnostics": asdict(fitted.diagnostics) if fitted.diagnostics else None,
         "problems": list(fitted.problems),
+        "prior_sensitivity": fitted.prior_sensitivity,
         "statements": [asdict(s) for s in fitted.statements],
         "comparisons": [asdict(c) for c in fitted.comparisons],
     }

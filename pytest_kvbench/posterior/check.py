@@ -27,6 +27,9 @@ DIVERGENT = 0.005
 MISFIT = 0.05
 """A curve whose recovery is rarer than this under its own model is not monotone."""
 
+POWERS = (0.8, 1.25)
+"""How much less and more a prior counts when its weight is tried (Kallioinen et al. 2023)."""
+
 TINY_FALL = 1e-9
 REPLICATES = 4000
 
@@ -74,6 +77,19 @@ def diagnosed(trace: az.InferenceData) -> Diagnostics:
         float(table["ess_tail"].min()),
         divergent,
     )
+
+
+def sensitivity(trace: az.InferenceData, margin: float) -> float:
+    """By how much P(loss < margin) moves at most, at any rung, if the priors count less or more.
+
+    The draws are weighted by a power of the prior of what all curves share.
+    """
+    below, prior = flat(trace, "loss") < margin, flat(trace, "log_prior")
+    moved = []
+    for power in POWERS:
+        weight = np.exp((power - 1) * prior - ((power - 1) * prior).max())
+        moved.append(np.abs(np.average(below, axis=0, weights=weight) - below.mean(axis=0)).max())
+    return float(max(moved))
 
 
 def recovery(p: Pairs, rng: np.random.Generator) -> float:

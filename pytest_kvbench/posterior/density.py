@@ -195,7 +195,7 @@ def row_likelihood(d, r, w, rho, f, h, room, by_w, g_w, g):
     for j in range(k):
         anew *= (1 - w[j]) * room[0, j] + w[j] * room[1, j]
     total = rho * owned + (1 - rho) * anew + SMALLEST
-    weight = d.count[r] / total
+    weight = d.times[r] / total
     g[0] = weight * rho * (1 - rho) * (owned - anew)
     g[1] *= weight * rho
     g[2] *= weight * rho
@@ -209,7 +209,7 @@ def row_likelihood(d, r, w, rho, f, h, room, by_w, g_w, g):
             flip = f * (1 - f) if is_right != d.control[r] else -f * (1 - f)
             g[1] += share * (1 - w[j]) * flip
             g[2] += share * w[j] * (h * (1 - h) if is_right else -h * (1 - h))
-    return d.count[r] * math.log(total)
+    return d.times[r] * math.log(total)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

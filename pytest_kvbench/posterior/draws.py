@@ -118,13 +118,15 @@ def _slices(data: Data, how: Sampling) -> Mapping[str, Any]:
 
 def _draw(z: NDArray[np.float64], *, data: Data) -> Draw:
     """What is kept of a vector of unknowns."""
-    from pytest_kvbench.posterior.density import natural
+    from pytest_kvbench.posterior.density import natural, parts
 
-    n = natural(np.array(z), data)
+    vector = np.array(z)
+    n, v = natural(vector, data), parts(vector, data)
+    shared = -0.5 * sum((part**2).sum() for part in (v.each, v.luck, v.where, v.slope, v.deep))
     mu, s, depth = (v[:, None] for v in (n.mu, n.s, n.depth))
     a, f1, f0 = (v[data.base][:, None] for v in (n.a, n.f1, n.f0))
     losses = loss(share_broken(data.octaves, mu, s, depth), a, f1, f0, n.h[data.task][:, None])
-    kept = (n.a, n.f1, n.f0, n.h, np.array(n.rho), n.mu, n.s, n.depth, losses)
+    kept = (n.a, n.f1, n.f0, n.h, np.array(n.rho), n.mu, n.s, n.depth, losses, np.array(shared))
     return dict(zip(DRAWS, kept, strict=True))
 
 

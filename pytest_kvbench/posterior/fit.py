@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pytest_kvbench.posterior.check import MISFIT, Diagnostics, diagnosed, misfit, recovery
+from pytest_kvbench.posterior.check import (
+    MISFIT,
+    Diagnostics,
+    diagnosed,
+    misfit,
+    recovery,
+    sensitivity,
+)
 from pytest_kvbench.posterior.curves import CurveKey, Pairs, curves
 from pytest_kvbench.posterior.draws import Sampling, sample
 from pytest_kvbench.posterior.statements import (
@@ -28,6 +35,7 @@ class Fitted:
         not_monotone: curves whose loss falls by more from one budget to a smaller one than chance
             lets it, by how likely that is. They have no transition; in a fit they would pull
             those of their policy after them, and no sampler mixes.
+        prior_sensitivity: `check.sensitivity`; None where nothing is said.
         problems: why nothing is said; `statements` and `comparisons` are empty then.
     """
 
@@ -37,6 +45,7 @@ class Fitted:
     problems: tuple[str, ...]
     statements: tuple[Statement, ...]
     comparisons: tuple[Comparison, ...]
+    prior_sensitivity: float | None = None
 
 
 def fit(pairs: Sequence[Pairs], how: Sampling, margin: float, *, progress: bool = False) -> Fitted:
@@ -63,7 +72,7 @@ def fit(pairs: Sequence[Pairs], how: Sampling, margin: float, *, progress: bool 
     if diagnostics.problems:
         return Fitted(posterior, diagnostics, apart, diagnostics.problems, (), ())
     said = tuple(statements(posterior, margin)), tuple(comparisons(posterior, margin))
-    return Fitted(posterior, diagnostics, apart, (), *said)
+    return Fitted(posterior, diagnostics, apart, (), *said, sensitivity(trace, margin))
 
 
 def not_monotone(pairs: Sequence[Pairs], seed: int) -> dict[CurveKey, float]:

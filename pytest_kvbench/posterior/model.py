@@ -33,8 +33,21 @@ Floats = NDArray[np.float64]
 GLOBAL = ("rho", "f1", "f1 spread", "f0", "f0 spread", "length", "task", "mu", "s", "A")
 """The first entries of the vector; the last four are spreads of what `Sizes` counts."""
 
-DRAWS = ("accuracy", "lost", "gained", "luck", "persistence", "location", "scale", "depth", "loss")
+DRAWS = (
+    "accuracy",
+    "lost",
+    "gained",
+    "luck",
+    "persistence",
+    "location",
+    "scale",
+    "depth",
+    "loss",
+    "log_prior",
+)
 """What is kept of a draw: a, f1 and f0 by examples, h by task, rho; mu, s, A and L by curve.
+
+`log_prior` is that of what all curves share: globals, tasks' luck and policies' means.
 
 mu, s and A are not identified by themselves (a flat curve has A near 0, or mu beyond the ladder):
 they are kept to compute the curve from, never to be spoken of.
@@ -49,7 +62,7 @@ class Data(NamedTuple):
         base, task, policy: of a curve, shape (c,); bases, tasks, policies: how many there are.
         length: standardised log of the prompt's length, shape (c,); all 0 where there is one.
         first: a curve's rows are first[c]:first[c + 1].
-        control, outcome, count: `curves.Counts`.
+        control, outcome, times: `curves.Counts`; `times` is its count.
         asked, right: by base, shape (b,).
         graded: a curve's row in `loss` and `whitener`, or -1, shape (c,).
         has_flips: 1.0 where a base's scores are right or wrong, 0.0 where they are graded.
@@ -67,7 +80,7 @@ class Data(NamedTuple):
     first: NDArray[np.intp]
     control: NDArray[np.bool_]
     outcome: NDArray[np.int8]
-    count: Floats
+    times: Floats
     asked: Floats
     right: Floats
     graded: NDArray[np.intp]
@@ -100,7 +113,7 @@ def model(data: Curves) -> Data:
         first=np.concatenate([[0], rows.cumsum()]),
         control=data.counts.control,
         outcome=data.counts.outcome,
-        count=data.counts.count,
+        times=data.counts.count,
         asked=data.asked,
         right=data.right,
         graded=graded,

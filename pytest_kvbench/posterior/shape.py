@@ -11,12 +11,12 @@ flips that no policy causes (right to wrong, wrong to right), h the luck of a br
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
 
-def share_broken(octaves: ArrayLike, location: Floats, scale: Floats, depth: Floats) -> Floats:
+def share_broken(octaves: Floats, location: Floats, scale: Floats, depth: Floats) -> Floats:
     """w(x), by broadcasting; in [0, depth]."""
     fallen = np.logaddexp(0, (octaves - location) / scale) - np.logaddexp(0, -location / scale)
     share: Floats = depth * -np.expm1(-fallen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_kvbench.posterior.check import Diagnostics, misfit
+from pytest_kvbench.posterior.check import Diagnostics, misfit, sensitivity
 from pytest_kvbench.posterior.curves import curves
 from pytest_kvbench.posterior.fit import not_monotone
 from tests.unit.posterior.planted import BUMP, CLIFF, FLAT, SLOPE, as_if_drawn, key, planted
@@ -59,3 +59,15 @@ def test_every_bound_is_named_that_is_missed(values: tuple[float, ...], word: st
 
 def test_draws_that_mixed_have_no_problem() -> None:
     assert Diagnostics(1.001, 900, 900, 0).problems == ()
+
+
+def test_what_rests_on_the_prior_is_said_to_move_with_it() -> None:
+    data = curves([planted(key(), SLOPE, 10, np.random.default_rng(1))])
+    prior = np.linspace(-9, 0, 400)
+    firm, leaning = (
+        as_if_drawn(data, 400, loss=np.zeros((1, 6)), log_prior=np.array(0.0)) for _ in "ab"
+    )
+    leaning.posterior["log_prior"].values = prior[None]
+    leaning.posterior["loss"].values = (prior[None, :, None, None] < -5) * np.ones((1, 400, 1, 6))
+    assert sensitivity(firm, 0.10) == 0
+    assert sensitivity(leaning, 0.10) > 0.1
