@@ -14,6 +14,7 @@ from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
     from pytest_kvbench.pipeline.group import Prepared
+    from pytest_kvbench.posterior.rows import Analysis, ComparisonRow, StatementRow
 
 
 @click.command()
@@ -111,7 +112,7 @@ def _one(what: str, values: Sequence[Any], option: str) -> Any:
     return distinct[0]
 
 
-def posterior_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
+def posterior_lines(analysis: Analysis) -> Iterator[str]:
     """An analysis.json for a terminal."""
     config = analysis["config"]
     groups = {curve["group"] for curve in config["curves"]}
@@ -136,7 +137,7 @@ def posterior_lines(analysis: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _table(statements: Sequence[Mapping[str, Any]], margin: float) -> Iterator[str]:
+def _table(statements: Sequence[StatementRow], margin: float) -> Iterator[str]:
     yield f"P(loss < {margin:g}) by budget; * between rungs, by the curve's shape"
     for s in statements:
         place = s["place"]
@@ -148,7 +149,7 @@ def _table(statements: Sequence[Mapping[str, Any]], margin: float) -> Iterator[s
         yield f"  {_transition(s)}; from {_shares(s['groups'])}"
 
 
-def _transition(statement: Mapping[str, Any]) -> str:
+def _transition(statement: StatementRow) -> str:
     if statement["interval"] is None:
         return "not monotone by the predictive check: no transition"
     upper, lower = statement["interval"]
@@ -161,7 +162,7 @@ def _shares(groups: Mapping[str, float]) -> str:
     return ", ".join(f"{group} ({share:.0%})" for group, share in sorted(groups.items()))
 
 
-def _orders(analysis: Mapping[str, Any], margin: float) -> Iterator[str]:
+def _orders(analysis: Analysis, margin: float) -> Iterator[str]:
     """Policies by loss, each beside the one before it, where more than one was measured."""
     sure = {
         (*_place(c), c["budget"], *pair): (better, c["alike"])
@@ -192,10 +193,10 @@ def _order(
     return start + ", ".join([ranked[0], *named]) if named else ""
 
 
-def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row["place"][name] for name in ("task", "low", "high"))
+def _place(row: StatementRow | ComparisonRow) -> tuple[str, int, int]:
+    return row["place"]["task"], row["place"]["low"], row["place"]["high"]
 
 
-def _both_ways(c: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], float]]:
+def _both_ways(c: ComparisonRow) -> Iterator[tuple[tuple[str, str], float]]:
     yield (c["first"], c["second"]), c["better"]
     yield (c["second"], c["first"]), 1 - c["better"]

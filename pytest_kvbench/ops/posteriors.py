@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.posterior.curves import Pairs
     from pytest_kvbench.posterior.draws import Sampling
     from pytest_kvbench.posterior.fit import Fitted
+    from pytest_kvbench.posterior.rows import Analysis
 
 FOLDER = "posteriors"
 ANALYSIS = "analysis.json"
@@ -38,7 +39,7 @@ class Made:
     """A posterior's folder, what it says, and whether it was there already."""
 
     folder: Path
-    analysis: Mapping[str, Any]
+    analysis: Analysis
     known: bool
 
 
@@ -65,8 +66,8 @@ def make_posterior(
     return Made(folder, _read(folder), known=True)
 
 
-def _read(folder: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))
+def _read(folder: Path) -> Analysis:
+    found: Analysis = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))
     return found
 
 
