@@ -24,6 +24,8 @@ _MARKS = (
     ("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
     ("<|channel>thought", "<channel|>"),  # Gemma
 )
+_NAMED = re.compile(r"</?([\w:.-]{0,30}(?:think|thought)[\w:.-]{0,30})>", re.I)
+"""Marks that say by their name what they are, of families that are not listed: `<longcat_think>`."""
 _IN_WORDS = ("Here is my thought process:", "Here is my response:")
 """Granite 3.2. The second is nothing without the first."""
 
@@ -71,13 +73,15 @@ def split(text: str) -> SplitReply:
     one, which the chat template wrote into the prompt; or after an opening mark that is never
     closed, and then they are not finished. Such a mark behind other words is one of these.
     """
-    if not _ANY.search(text):
+    named = {name.lower() for name in _NAMED.findall(text)}
+    if not named and not _ANY.search(text):
         return SplitReply(text)
     if (channels := _by_channel(text)) is not None:
         return channels
     left, is_finished = text, True
     in_words = (_IN_WORDS,) if _IN_WORDS[0].lower() in text.lower() else ()
-    for opener, closer in (*_MARKS, *in_words):
+    others = [(f"<{name}>", f"</{name}>") for name in sorted(named)]
+    for opener, closer in dict.fromkeys((*_MARKS, *others, *in_words)):
         left, ended = _without(left, opener, closer)
         is_finished &= ended
     if left == text:

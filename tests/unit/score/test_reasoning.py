@@ -23,6 +23,9 @@ MARKED = [
     "<reasoning>{}</reasoning>\n{}",
     "<seed:think>{}</seed:think>{}",
     "[THINK]{}[/THINK]{}",
+    "<longcat_think>{}</longcat_think>{}",
+    "<Redacted_Thinking>\n{}</redacted_thinking>\n{}",
+    "<inner-thoughts>{}</inner-thoughts>{}",
     "◁think▷{}◁/think▷{}",
     "<|START_THINKING|>{}<|END_THINKING|><|START_RESPONSE|>{}<|END_RESPONSE|>",
     "<|begin_of_thought|>{}<|end_of_thought|>\n<|begin_of_solution|>{}<|end_of_solution|>",
@@ -35,7 +38,7 @@ MARKED = [
     "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}",
     "analysis{}assistantfinal{}",
 ]
-UNFINISHED = ["<think>{}", "[THINK]{}", "<|channel|>analysis<|message|>{}", "analysisWe see {}"]
+UNFINISHED = ["<think>{}", "<longcat_think>{}", "[THINK]{}", "<|channel|>analysis<|message|>{}", "analysisWe see {}"]
 PLAIN = st.text(st.characters(exclude_characters="<>[]◁▷|", codec="utf-8"), max_size=30)
 
 
