@@ -197,7 +197,9 @@ def _gated(results: Results) -> list[str]:
     if results.declared.get("gate.undetermined") != "fail":
         return lines
     open_ = [r for r in treated if r["bin"] != ALL_BINS and r["verdict_item"] == "undetermined"]
-    return [*lines, *([f"gate: {_deltas(open_)}: undetermined"] if open_ else [])]
+    others = any(final(row) != "undetermined" for row in open_)
+    level = " as items, each at gate.alpha over the number of cells" if others else ""
+    return [*lines, *([f"gate: {_deltas(open_)}: undetermined{level}"] if open_ else [])]
 
 
 def _deltas(rows: Sequence[CellRow]) -> str:

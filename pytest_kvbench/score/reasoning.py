@@ -25,7 +25,7 @@ _MARKS = (
     ("<|channel>thought", "<channel|>"),  # Gemma
 )
 _NAMED = re.compile(r"</?([\w:.-]{0,30}(?:think|thought)[\w:.-]{0,30})>", re.I)
-"""Marks that say by their name what they are, of families that are not listed: `<longcat_think>`."""
+"""Marks that say by their names what they are, of families not listed: `<longcat_think>`."""
 _IN_WORDS = ("Here is my thought process:", "Here is my response:")
 """Granite 3.2. The second is nothing without the first."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from pytest_kvbench import report
 from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.plugin.test_ways import Scenario, Servers, experiment, fresh, serving
+from tests.support.groups import make_group
 from tests.support.mock_server import MockServer
 
 __all__ = ["fresh"]  # a fixture
@@ -250,3 +252,14 @@ def test_a_group_without_an_answer_ends_with_what_its_items_met(
     result = project.run("-n", "0", "--kvbench-fresh")
     assert result.ret == 10
     assert "no server answers at" in result.outlines[-1]
+
+
+def test_what_holds_after_the_correction_and_fails_as_an_item_is_said_to_be_an_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = {"mode": "gate", "undetermined": "fail", "correction": "none"}
+    make_group(tmp_path / "reports", draw=lambda *_: 1.0, bins=1, per_bin=40, gate=gate)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["analyse", "g"])
+    assert done.exit_code == 1, done.output
+    assert "undetermined as items, each at gate.alpha" in done.stderr.splitlines()[-1]

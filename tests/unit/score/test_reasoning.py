@@ -38,7 +38,13 @@ MARKED = [
     "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}",
     "analysis{}assistantfinal{}",
 ]
-UNFINISHED = ["<think>{}", "<longcat_think>{}", "[THINK]{}", "<|channel|>analysis<|message|>{}", "analysisWe see {}"]
+UNFINISHED = [
+    "<think>{}",
+    "<longcat_think>{}",
+    "[THINK]{}",
+    "<|channel|>analysis<|message|>{}",
+    "analysisWe see {}",
+]
 PLAIN = st.text(st.characters(exclude_characters="<>[]◁▷|", codec="utf-8"), max_size=30)
 
 
