@@ -22,6 +22,14 @@ from pytest_kvbench.score.credited import (
     right_and_readable,
 )
 from pytest_kvbench.score.labels import label_of
+from pytest_kvbench.score.maths import (
+    box_ballot,
+    boxed,
+    has_box,
+    has_result,
+    last_number,
+    result_ballot,
+)
 from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
 from pytest_kvbench.score.reasoning import SplitReply, split
 from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
@@ -130,10 +138,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 chance=among_options,
                 needs=check_options,
             ),
+            Metric("boxed", boxed, is_readable=has_box, ballot=box_ballot),
             Metric("exact_match", exact_match),
             Metric("f1", f1),
             Metric("f1_first_line", on_first_line(f1), _EM_FIRST_LINE, ballot=_WORDS_FIRST_LINE),
             Metric("f1_zh", f1_zh, ballot=ballots.words_zh),
+            Metric("last_number", last_number, is_readable=has_result, ballot=result_ballot),
             Metric("retrieval", retrieval, is_readable=has_number, ballot=ballots.all_numbers),
             Metric(
                 "retrieval_zh", retrieval_zh, is_readable=has_number, ballot=ballots.all_numbers

@@ -22,7 +22,9 @@ TaskFactory = Callable[[Options], Task]
 """What makes a task from its options."""
 
 GROUP = "pytest_kvbench.tasks"
-JSONL = "jsonl:"
+JSONL, MATH = "jsonl:", "math:"
+FILES: Mapping[str, str] = {JSONL: "jsonl:jsonl", MATH: "math:math"}
+"""First letters of the name of a file's task -> module and function from path and options."""
 
 BUILT_IN: Mapping[str, str] = {
     "counting/words": "counting:words",
@@ -31,6 +33,7 @@ BUILT_IN: Mapping[str, str] = {
     "niah/multiquery": "niah:multiquery",
     "niah/multivalue": "niah:multivalue",
     "niah/single": "niah:single",
+    "reasoning/arithmetic": "reasoning:arithmetic",
     "tracking/variables": "tracking:variables",
 }
 """Task name -> module of this package and its function from options to the task."""
@@ -45,7 +48,7 @@ FAMILIES: Mapping[str, str] = {
 _PARTS = ("name", "metric", "template_version", "data_version", "generated", "prompt", "examples")
 """Of a task. Looked at without asking: `data_version` may read the data."""
 
-_HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, or {JSONL}PATH"
+_HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, {MATH}PATH or {JSONL}PATH"
 
 
 def check_task_name(
@@ -60,7 +63,7 @@ def check_task_name(
         UsageError: naming the nearest valid names, and all of them.
     """
     family, _, rest = name.partition("/")
-    if name in BUILT_IN or (name.startswith(JSONL) and name != JSONL):
+    if name in BUILT_IN or _prefix(name):
         return
     if extra is not None and name in extra:
         return
@@ -93,8 +96,8 @@ def get_task(
         return _users(name, extra[name], given)
     if name in BUILT_IN:
         return _made(BUILT_IN[name], given)
-    if name.startswith(JSONL) and name != JSONL:
-        return _made("jsonl:jsonl", name.removeprefix(JSONL), given)
+    if prefix := _prefix(name):
+        return _made(FILES[prefix], name.removeprefix(prefix), given)
     family, _, rest = name.partition("/")
     if rest and family in FAMILIES:
         return _made(FAMILIES[family], rest, given)
@@ -127,6 +130,11 @@ def _made(target: str, *arguments: object) -> Task:
     module, _, function = target.partition(":")
     task: Task = getattr(import_module(f"{__package__}.{module}"), function)(*arguments)
     return task
+
+
+def _prefix(name: str) -> str:
+    """Of the task of a file: what its name begins with; "" of others."""
+    return next((one for one in FILES if name.startswith(one) and name != one), "")
 
 
 def _family_names(family: str, options: Options) -> list[str]:

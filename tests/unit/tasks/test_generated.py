@@ -18,7 +18,7 @@ from tests.support.names import task_names
 
 TOKENIZER = Approximate()
 NAMES = ["counting/words", "niah/multikey", "niah/multiquery", "niah/multivalue", "niah/single",
-         "tracking/variables"]  # fmt: skip
+         "reasoning/arithmetic", "tracking/variables"]  # fmt: skip
 
 
 def made(name, spec=None, seed=0, **options):
@@ -64,7 +64,7 @@ def test_prompt_parts(name):
         assert prompt.head.endswith(e.example.context)
         assert prompt.tail.lstrip().startswith(e.example.question)
         assert e.example.context not in prompt.tail
-        assert 1 <= prompt.max_tokens <= 48
+        assert 1 <= prompt.max_tokens <= (400 if name.startswith("reasoning") else 48)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +158,11 @@ def test_a_bin_too_short_for_the_task_says_so():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_change_the_template_version_and_unknown_ones_are_refused(name):
-    option = {"counting/words": {"common": 3}, "tracking/variables": {"hops": 2}}
+    option = {
+        "counting/words": {"common": 3},
+        "reasoning/arithmetic": {"steps": 3},
+        "tracking/variables": {"hops": 2},
+    }
     changed = get_task(name, options=option.get(name, {"needles": 7}))
     assert changed.template_version != get_task(name).template_version
     with pytest.raises(UsageError, match="haystak") as caught:
