@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from filelock import FileLock, Timeout
 
 from pytest_kvbench.errors import StoreError
@@ -188,6 +189,12 @@ def is_unconfirmed(folder: Path) -> bool:
 def may_write(path: Path) -> bool:
     """Whether this user may write a file, or into a folder, that is there."""
     return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def cache_root() -> Path:
+    """Where what was made once is kept: `KVBENCH_CACHE`, else the user's cache folder."""
+    override = os.environ.get("KVBENCH_CACHE")
+    return Path(override) if override else platformdirs.user_cache_path("pytest-kvbench")
 
 
 def run_folder(run_id: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pytest_kvbench.records import Cell, Failure, FailureKind, Label, Proof
 
-_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "proven")
+_PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "simulated", "proven")
 
 
 class Outcome(NamedTuple):

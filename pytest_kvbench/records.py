@@ -19,7 +19,7 @@ from pytest_kvbench.wire import sound
 FailureKind = Literal["TIMEOUT", "ENGINE_ERROR"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
 ReasoningRule = Literal["strip", "keep", "fail"]
-Proof = Literal["proven", "unverified", "not-applied"]
+Proof = Literal["proven", "simulated", "unverified", "not-applied"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
 FULL_CACHE = "none"  # the policy of a control: nothing is removed

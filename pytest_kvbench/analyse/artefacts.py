@@ -14,7 +14,7 @@ from scipy.special import bdtr
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.alike import Agreement, is_lopsided
 from pytest_kvbench.analyse.cell import CellResult
-from pytest_kvbench.analyse.facts import PROVEN, cuts_of
+from pytest_kvbench.analyse.facts import SHOWN, cuts_of
 from pytest_kvbench.analyse.floor import REPEATED
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.rows import CellRow, Facts
@@ -65,7 +65,7 @@ def placebo(view: CellView) -> str:
         if found.noise is None
         else found.exceeds_noise
     )
-    if view.facts["proof"] == PROVEN or differs or not found.rules_out_a_change:
+    if view.facts["proof"] in SHOWN or differs or not found.rules_out_a_change:
         return ""
     unknown = found.noise is None and found.equal < found.total
     return (
@@ -79,7 +79,7 @@ def identical(view: CellView) -> str:
     found = agreement_of(view.pairs)
     nearly_all = SAME_ANSWERS * (found.total - (found.noise or 0))
     few = found.total < FEWEST_TEXTS or found.equal < nearly_all
-    if view.facts["proof"] != PROVEN or few or found.exceeds_noise:
+    if view.facts["proof"] not in SHOWN or few or found.exceeds_noise:
         return ""
     return (
         f"{_said_of(found)} although the cache is proven smaller: lossless on this task, or a task "

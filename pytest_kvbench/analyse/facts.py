@@ -14,11 +14,15 @@ from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.tables import CELL, cell_key
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Cut
+from pytest_kvbench.records import Proof
 from pytest_kvbench.rows import Facts
 
 NOT_APPLIED: Final = "not-applied"
 PROVEN: Final = "proven"
+SIMULATED: Final = "simulated"
 UNVERIFIED: Final = "unverified"
+SHOWN: Final = (PROVEN, SIMULATED)
+"""Of what is kept: measured, whether or not bytes were freed."""
 
 NOT_ASKED: Final[Facts] = {
     "achieved": None,
@@ -44,10 +48,11 @@ def facts_of(rows: pd.DataFrame, rules: Rules) -> Facts:
     answers = rows[rows["score"].notna()]
     clean = rows[~rows["lost"] & ~rows["labelled"]]
     idle = float((answers["proof"] == NOT_APPLIED).mean()) if len(answers) else 0.0
-    proven = len(answers) and (answers["proof"] != UNVERIFIED).all()
+    shown = len(answers) and (answers["proof"] != UNVERIFIED).all()
+    proven: Proof = SIMULATED if (answers["proof"] == SIMULATED).any() else PROVEN
     return {
         "achieved": mean(answers["achieved"]),
-        "proof": NOT_APPLIED if idle > rules.max_lost else PROVEN if proven else UNVERIFIED,
+        "proof": NOT_APPLIED if idle > rules.max_lost else proven if shown else UNVERIFIED,
         "lost": int(rows["lost"].sum()),
         "lost_share": float(rows["lost"].mean()),
         "delta_unlabelled": mean(clean["score"] - clean["score_control"]),
@@ -84,11 +89,18 @@ def _pooled(members: Sequence[Facts]) -> Facts:
     proofs = {facts["proof"] for facts in members}
     return {
         "achieved": _mean(facts["achieved"] for facts in members),
-        "proof": proofs.pop() if len(proofs) == 1 else UNVERIFIED,
+        "proof": _weakest(proofs),
         "lost": sum(facts["lost"] for facts in members),
         "lost_share": float(np.mean([facts["lost_share"] for facts in members])),
         "delta_unlabelled": _mean(facts["delta_unlabelled"] for facts in members),
     }
+
+
+def _weakest(proofs: set[Proof]) -> Proof:
+    """Of bins that differ nothing is shown, but that some only simulate what others do."""
+    if proofs == {PROVEN, SIMULATED}:
+        return SIMULATED
+    return next(iter(proofs)) if len(proofs) == 1 else UNVERIFIED
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

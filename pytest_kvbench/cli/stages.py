@@ -32,6 +32,7 @@ from pytest_kvbench.cli import (
     keeping,
     knowledge,
     options,
+    policies,
     posterior,
     power,
     reasons,
@@ -205,6 +206,7 @@ for room in (files, keeping, groups, knowledge, scores):
         main.add_command(subcommand)
 for subcommand in (power.power, posterior.posterior, batch.batch, waiting.wait, serve.serve):
     main.add_command(subcommand)
+main.add_command(policies.policies)
 
 
 # -- the stages, as the commands above combine them --------------------------------------------

@@ -65,7 +65,9 @@ def engine_source(
     if kind_of(settings).one_server:
         from pytest_kvbench.engines.embedded import EmbeddedSource
 
-        return EmbeddedSource(settings, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)
+        return EmbeddedSource(
+            settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd
+        )
     from pytest_kvbench.engines.openai import OpenAISource
 
     return OpenAISource(settings, kv, run_id=run_id, owner_pid=owner_pid, log=log, crowd=crowd)

@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_kvbench.engines.kinds import kind_of
+from pytest_kvbench.engines.policies import base_of, identity_of, params_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.kv_types import bits
+from pytest_kvbench.policies.table import catalogue
 from pytest_kvbench.records import FULL_CACHE, WITHHELD
 from pytest_kvbench.wire.addresses import is_same_address
 
@@ -38,6 +40,8 @@ def fixed_budget(engine: EngineSettings, kv: KV, policy: str) -> float | None:
     endpoint = endpoints(engine).get(policy)
     if endpoint is not None and endpoint.budget is not None:
         return endpoint.budget
+    if (fixed := kind_of(engine).fixed) is not None:
+        return fixed(engine, base_of(kv, policy), params_of(kv, policy))
     if policy not in kind_of(engine).bits:
         return None
     return _bits(engine, policy, kv.params.get(policy, {})) / _bits(engine, FULL_CACHE, {})
@@ -75,6 +79,13 @@ _TYPE_OPTIONS = tuple(
 """What tells llama.cpp the type of keys, and of values, each with the type."""
 
 
+def identity_params(engine: EngineSettings, kv: KV, policy: str) -> dict[str, Any]:
+    """All that an arm's answers depend on, beside its policy's name and budget."""
+    if kind_of(engine).one_server and policy not in (FULL_CACHE, WITHHELD):
+        return identity_of(kv, policy)
+    return dict(kv.params.get(policy, {}))
+
+
 def budgets(engine: EngineSettings, kv: KV, policy: str) -> tuple[float, ...]:
     """The budgets of a policy's cells, falling."""
     fixed = fixed_budget(engine, kv, policy)
@@ -110,13 +121,29 @@ def check_policy(engine: EngineSettings, kv: KV, policy: str) -> None:
     Raises:
         UsageError: with what is valid.
     """
-    params = kv.params.get(policy, {})
     if (check := kind_of(engine).check_policy) is not None:
-        check(policy, params)
+        check_named(kv, policy)
+        check(base_of(kv, policy), params_of(kv, policy))
         return
+    params = kv.params.get(policy, {})
     if policy != FULL_CACHE:
         _check_reachable(engine, kv, policy)
     _check_params(engine, policy, params)
+
+
+def check_named(kv: KV, policy: str) -> None:
+    """Refuse a name of one's own for a combination that says no policy, or is a policy's.
+
+    Raises:
+        UsageError: with what is valid.
+    """
+    if policy not in kv.named:
+        return
+    valid = f"valid: kv.named: {{{policy}: {{policy: adakv, press: expected_attention}}}}"
+    if not isinstance(kv.named[policy].get("policy"), str):
+        raise UsageError(f"kv.named.{policy} names no policy", valid)
+    if policy in catalogue() or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", policy):
+        raise UsageError(f"kv.named.{policy}: the name is taken, or none", valid)
 
 
 def check_servers(engine: EngineSettings, kv: KV) -> None:

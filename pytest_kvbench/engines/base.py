@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pytest_kvbench.engines.policies import may_mask, slack_of
 from pytest_kvbench.records import Answer, Arm, Failure, FailureKind, Proof, Request, Telemetry
 
 BUDGET_TOLERANCE = 0.02
@@ -14,6 +15,10 @@ BUDGET_TOLERANCE = 0.02
 
 A prompt so short that one token is more may be off by one token.
 """
+
+
+_SAME = 0.005
+"""Bytes held and bytes in use are the same up to this share: some servers round theirs."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,25 @@ class EngineSource(Protocol):
 def proof_of(arm: Arm, telemetry: Telemetry | None) -> Proof:
     """Whether an answer shows that its arm's budget was applied.
 
-    A report of the bytes kept that is off the budget by more than `BUDGET_TOLERANCE` is proof of
-    the contrary; no report is no proof. A control's budget is 1.
+    A report of what is kept that is off the budget by more than `BUDGET_TOLERANCE` is proof of
+    the contrary, unless that is the policy's own nature; no report is no proof. A control's budget
+    is 1. Where more bytes are held than are in use, nothing was freed: it is `simulated`.
     """
     if telemetry is None or telemetry.achieved is None:
         return "unverified"
     one_token = 1 / telemetry.prompt_tokens if telemetry.prompt_tokens else 0.0
+    slack = slack_of(arm, telemetry.prompt_tokens or 0)
     off = abs(telemetry.achieved - arm.budget)
-    return "proven" if off <= max(BUDGET_TOLERANCE, one_token) else "not-applied"
+    idle = slack > 0 and telemetry.achieved >= 1 > arm.budget
+    if idle or off > max(BUDGET_TOLERANCE, one_token, slack):
+        return "not-applied"
+    masked = may_mask(arm) and _held(telemetry) - telemetry.achieved > _SAME
+    return "simulated" if masked else "proven"
+
+
+def _held(telemetry: Telemetry) -> float:
+    """The share of the full cache's bytes that is held; 0 where it is not told."""
+    return (telemetry.kept_bytes or 0) / (telemetry.full_bytes or 1)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def read_arms(
         raise NotACompletionError(f"its choices are not those of {len(keys)} arms")
 
     def arm(key: str, choice: object) -> Answer | Failure:
+        if refused := _refused(choice):
+            return Failure(key, "ENGINE_ERROR", refused)
         try:
             return _answer(key, choice, sound.fields(data), latency_s, ttft_s, arms=len(keys))
         except NotACompletionError as refused:
@@ -144,6 +146,8 @@ def fault_in(reply: object, *, whole: bool = True) -> Fault | None:
 
 def _fault_of(choice: Mapping[str, Any], *, whole: bool = True) -> Fault | None:
     """The error that a choice reports, or that its finish reason is."""
+    if _refused(choice):
+        return None  # one arm's own policy failed: the reply is whole, and others have answers
     reason = choice.get("finish_reason")
     is_null = whole and "finish_reason" in choice and reason is None
     reported = _reported({"error": choice.get("error")})
@@ -153,6 +157,11 @@ def _fault_of(choice: Mapping[str, Any], *, whole: bool = True) -> Fault | None:
         said = "null" if is_null else finish.message_of(reason)
         return Fault(f"the server broke the reply off: finish_reason {said}", passes=True)
     return reported if reported.passes is not None else Fault(reported.message, passes=True)
+
+
+def _refused(choice: object) -> str:
+    """Why one arm of several has no answer; "" where it has one."""
+    return sound.message(sound.fields(sound.fields(choice).get("kv")).get("error"))
 
 
 def _reported(data: object) -> Fault | None:

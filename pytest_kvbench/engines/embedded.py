@@ -19,8 +19,10 @@ from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.places import Crowd, name_of
+from pytest_kvbench.engines.policies import as_option, classes_of
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.records import Answer, Failure, Request, digest
 
@@ -32,9 +34,17 @@ class EmbeddedSource:
     """The embedded server of one run, or one that already runs at `settings.base_url`."""
 
     def __init__(
-        self, settings: EngineSettings, *, run_id: str, owner_pid: int, log: Path, crowd: Crowd
+        self,
+        settings: EngineSettings,
+        kv: KV | None = None,
+        *,
+        run_id: str,
+        owner_pid: int,
+        log: Path,
+        crowd: Crowd,
     ) -> None:
         self._settings = settings
+        self._kv = kv or KV()
         self._run_id = run_id
         self._owner_pid = owner_pid
         self._log = log
@@ -129,12 +139,16 @@ class EmbeddedSource:
         wanted = self.fingerprint()
         threads = self._settings.threads
 
+        classes = classes_of(self._kv)
+
         def command(address: Path) -> list[str]:
-            return self._start.command(self._settings, _TYPES, self._owner_pid, address, threads)
+            given = [f"--policy={name}" for name in map(as_option, classes)]
+            start = self._start.command(self._settings, _TYPES, self._owner_pid, address, threads)
+            return [*start, *given]
 
         served = serve(
             run_folder(self._run_id),
-            f"local-{digest([wanted, threads])[:12]}",
+            f"local-{digest([wanted, threads, classes] if classes else [wanted, threads])[:12]}",
             command,
             log=self._log,
             timeout_s=self._settings.start_timeout_s,

@@ -106,6 +106,10 @@ class KV(Section):
     params: Mapping[str, Mapping[str, Any]] = about(
         "parameters by policy: {snapkv: {window_size: 32}}", default_factory=dict
     )
+    named: Mapping[str, Mapping[str, Any]] = about(
+        "names of your own for combinations: {ada_ea: {policy: adakv, press: expected_attention}}",
+        default_factory=dict,
+    )
 
 
 class SamplingSettings(Section):
@@ -321,4 +325,7 @@ class Experiment(Section):
 
     def snapshot(self) -> dict[str, Any]:
         """Plain JSON data; `Experiment(**snapshot)` gives the experiment back, asked from here."""
-        return self.model_dump(mode="json")
+        plain = self.model_dump(mode="json")
+        if not plain["kv"]["named"]:  # as it was before there were any
+            del plain["kv"]["named"]
+        return plain

@@ -73,7 +73,8 @@ def _proofs(stored: Observations) -> list[Proof]:
 def _proof(one: Observation, control_tokens: int | None) -> Proof:
     tokens = one.outcome.prompt_tokens
     differs = None not in (tokens, control_tokens) and tokens != control_tokens
-    return "unverified" if differs and one.proof == "proven" else one.proof
+    shown = one.proof in ("proven", "simulated")
+    return "unverified" if differs and shown else one.proof
 
 
 def _cuts(prepared: Prepared, stored: Observations) -> list[Cut | None]:
@@ -131,6 +132,8 @@ def _achieved(outcome: Outcome) -> Telemetry | None:
     return Telemetry(
         latency_s=outcome.latency_s,
         achieved=outcome.achieved,
+        kept_bytes=outcome.kept_bytes,
+        full_bytes=outcome.full_bytes,
         prompt_tokens=outcome.prompt_tokens,
     )
 

@@ -200,7 +200,7 @@ def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprin
         variant=cell.variant,
         # A full cache has nothing to be aware of: one control serves both kinds of treatment.
         question_aware=cell.is_control or experiment.kv.question_aware,
-        params=dict(experiment.kv.params.get(cell.policy, {})),
+        params=arms.identity_params(experiment.engine, experiment.kv, cell.policy),
     )
 
 

@@ -28,3 +28,15 @@ def pytest_kvbench_tasks() -> Mapping[str, TaskFactory]:
             return {"mine/capitals": capitals}
     """
     raise NotImplementedError
+
+
+@pytest.hookspec
+def pytest_kvbench_policies() -> Mapping[str, str]:
+    """Give classes of your own names as policies: name -> class, which no collection imports.
+
+    In a conftest.py::
+
+        def pytest_kvbench_policies():
+            return {"mine": "./mypress.py:MyPress"}  # or "mypkg.press:MyPress"
+    """
+    raise NotImplementedError

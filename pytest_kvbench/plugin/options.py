@@ -149,6 +149,24 @@ class Options:
         )
 
 
+def bring_policies(config: pytest.Config) -> None:
+    """Take the names that conftests and plugins give to classes of users; the nearest wins.
+
+    Raises:
+        ExperimentError: one brings something else than classes by name.
+    """
+    from pytest_kvbench.errors import ExperimentError
+    from pytest_kvbench.policies import own
+
+    for brought in reversed(config.hook.pytest_kvbench_policies()):
+        if not isinstance(brought, Mapping):
+            raise ExperimentError(
+                f"pytest_kvbench_policies gave {brought!r}",
+                "needed: classes by name, as in {'mine': './mypress.py:MyPress'}",
+            )
+        own.bring(brought)
+
+
 def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
     """The tasks of the conftests loaded by now and of other plugins; the nearest conftest wins.
 
@@ -157,6 +175,7 @@ def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
     """
     from pytest_kvbench.errors import ExperimentError
 
+    bring_policies(config)
     every = config.hook.pytest_kvbench_tasks()
     for brought in every:
         if not isinstance(brought, Mapping) or not all(isinstance(name, str) for name in brought):

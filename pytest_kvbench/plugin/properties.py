@@ -70,8 +70,9 @@ def _of_cell(comparison: Comparison) -> dict[str, object]:
             "margin": cell.gate.loss,
             "verdict": result.verdict,
         }
-        if cell.proof == "unverified" and result.verdict in ("holds", "breaks"):
-            facts["doubt"] = "unverified"
+        doubtful = cell.proof in ("unverified", "simulated")
+        if doubtful and result.verdict in ("holds", "breaks"):
+            facts["doubt"] = cell.proof
     return facts
 
 

@@ -261,15 +261,17 @@ class Comparison:
                 "llama.cpp with --slot-save-path, vLLM where /metrics tells kv_cache_memory_bytes, "
                 "or judge by the control alone (kv.policies: [none])"
             )
-        _require(self.cell.proof == "proven", f"{where}: the budget is {self.cell.proof}")
+        shown = self.cell.proof in ("proven", "simulated")
+        _require(shown, f"{where}: the budget is {self.cell.proof}")
 
     def _check_control(self) -> None:
         where = self.control.cell.item_id
         _require(not self.control.sickness, f"{where}: {self.control.sickness}")
 
     def _check_gate(self) -> None:
-        unverified = " (unverified)" if self.cell.proof == "unverified" else ""
-        where = f"{self.cell.cell.item_id} {self.result.verdict}{unverified}: {self._figures()}"
+        doubt = self.cell.proof if self.cell.proof in ("unverified", "simulated") else ""
+        word = f"{self.result.verdict}{f' ({doubt})' if doubt else ''}"
+        where = f"{self.cell.cell.item_id} {word}: {self._figures()}"
         strict = self.cell.gate.undetermined == "fail"
         if self.result.verdict == "undetermined" and not strict:
             warnings.warn(where, UndeterminedWarning, stacklevel=4)

@@ -24,6 +24,7 @@ MANY = 24
 DOUBTS = {
     "placebo?": "possibly a placebo: the answers equal the control's",
     "unverified": "unverified: nothing proves that the budget was applied",
+    "simulated": "simulated: the policy masks what it would evict, and frees no byte",
 }
 SHAPES = {
     "cliff": "Its means fall as on a cliff (described, not tested).",

@@ -112,8 +112,17 @@ def _wordings(results: Results) -> list[str]:
 
 
 def _proofs(results: Results) -> list[str]:
-    doubtful = [c for c in results.treated() if c["proof"] == "unverified"]
-    if not doubtful:
-        return []
-    policies = text.listing(dict.fromkeys(name(c["policy"]) for c in doubtful))
-    return [f"The engine claims but does not prove what it kept for {policies} (`unverified`)."]
+    found = []
+    for proof, sentence in _PROOF_SENTENCES.items():
+        some = [c for c in results.treated() if c["proof"] == proof]
+        if some:
+            policies = text.listing(dict.fromkeys(name(c["policy"]) for c in some))
+            found.append(sentence.format(policies))
+    return found
+
+
+_PROOF_SENTENCES = {
+    "unverified": "The engine claims but does not prove what it kept for {} (`unverified`).",
+    "simulated": "No byte is freed by {} (`simulated`): they mask what another engine would evict; "
+    "`achieved` is the share that is not masked, and quality verdicts stand.",
+}

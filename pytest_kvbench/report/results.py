@@ -298,11 +298,11 @@ def doubt(cell: CellRow) -> str:
 
 
 def doubt_of(flags: Sequence[str], proof: Proof, verdicts: Iterable[str | None]) -> str:
-    """As `doubt`: `placebo?`, `unverified` where one of the verdicts is decided, or nothing."""
+    """As `doubt`: `placebo?`, or where one of the verdicts is decided `unverified`, `simulated`."""
     if any(flag.startswith("placebo:") for flag in flags):
         return "placebo?"
     decided = any(verdict in DECIDED for verdict in verdicts)
-    return "unverified" if decided and proof == "unverified" else ""
+    return proof if decided and proof in ("unverified", "simulated") else ""
 
 
 def qualified(cell: CellRow, word: str) -> str:

@@ -14,7 +14,7 @@ SCREEN = 24
 """Lines, paths included."""
 LETTERS = {"holds": "H", "breaks": "B", "undetermined": "?", "not-measured": "-"}
 LEGEND = "H holds  B breaks  ? undetermined  - not-measured"
-DOUBTED = "  h b unverified"
+DOUBTED = "  h b {}"
 WITH_DELTA = "  .05 delta"
 MOST_FLAGS = 3
 MOST_OF_A_MESSAGE = 3
@@ -73,8 +73,13 @@ def _table(results: Results, width: int, room: int) -> list[str]:
     columns = "".join(text.budget(b).rjust(cell) for b in shown)
     head = "budget".ljust(_NAME) + columns + "  lost in"
     rows = [line for s in results.series for line in _rows(results, s, shown, cell)]
-    doubted = any(doubt(c) for s in results.series for c in results.headline_cells(s))
-    legend = LEGEND + DOUBTED * doubted + WITH_DELTA * (cell >= _WITH_DELTA)
+    whys = [doubt(c) for s in results.series for c in results.headline_cells(s)]
+    doubted = [why for why in answers.DOUBTS if why in whys and why != "placebo?"]
+    legend = (
+        LEGEND
+        + (DOUBTED.format(", ".join(doubted)) if any(whys) else "")
+        + WITH_DELTA * (cell >= _WITH_DELTA)
+    )
     return [head, *_clipped(rows, room - 2), legend]
 
 

@@ -68,6 +68,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--batches", type=Path, help="serve /v1/files and /v1/batches, kept in this folder"
     )
+    parser.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="a class of yours that requests may name: ./FILE.py:Class, MODULE:Class, or "
+        "NAME=CLASS; repeatable",
+    )
     parser.add_argument("--watch-pid", type=int, help="end when this process does")
     parser.add_argument("--address-file", type=Path, help="written (JSON) when ready")
     return parser
@@ -85,20 +93,22 @@ def _usable_cores() -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    folder = weights.materialise(weights.resolve(options.model))
+    source = weights.resolve(options.model)
+    folder = weights.materialise(source)
     listener = _bind(options.host, options.port)
     device = weights.default_device() if options.device == "auto" else options.device
 
     # Only now: a wrong model name or a taken port must not wait for torch.
     import uvicorn
 
-    from pytest_kvbench.server import model, server
+    from pytest_kvbench.server import loading, model, server
     from pytest_kvbench.server.engine import Engine
     from pytest_kvbench.server.reuse import PrefillCache
     from pytest_kvbench.server.worker import Worker
 
     fingerprint = weights.fingerprint_parts(folder, options.dtype, device)
-    loaded = model.load(folder, options.dtype, device, options.threads)
+    loaded = model.load(folder, options.dtype, device, options.threads, source.hub_id)
+    loaded = loading.with_classes(loaded, options.policy)
     engine = Engine(loaded, PrefillCache(options.prefill_cache_mib * 2**20))
     shared_rows = _SHARED_ROWS if options.dtype == "float32" else 1
     worker = Worker(engine, options.threads, shared_rows)

@@ -8,110 +8,57 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from pytest_kvbench.policies.table import Policy
-from pytest_kvbench.server.drawing import Sampler, Sampling
+from pytest_kvbench.server.alone import run_alone
+from pytest_kvbench.server.attention import Draws
+from pytest_kvbench.server.drawing import Sampler
+from pytest_kvbench.server.jobs import (
+    ArmReport,
+    ArmSpec,
+    Done,
+    Event,
+    Job,
+    Piece,
+    Timings,
+    removed,
+)
+from pytest_kvbench.server.making import Maker, PolicyError, Wanted, failure
 from pytest_kvbench.server.model import LocalModel
-from pytest_kvbench.server.prefill import Share, clock, prefill
+from pytest_kvbench.server.prefill import clock, note_of, prefill
 from pytest_kvbench.server.ragged import RaggedCache, RowKV
+from pytest_kvbench.server.reports import failed, final, report
 from pytest_kvbench.server.reuse import PrefillCache
+from pytest_kvbench.server.solo import SoloKV
+from pytest_kvbench.server.taking import Taker
 from pytest_kvbench.server.text import TextStream
+
+__all__ = ["ArmReport", "ArmSpec", "Done", "Engine", "Event", "Job", "Piece", "Row", "Timings"]
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ArmSpec:
-    """One arm of a job, checked.
-
-    `context` is the number of leading tokens the policy sees and compresses; None: all of them
-    (the policy is question-aware).
-    """
-
-    policy: Policy
-    params: Mapping[str, Any]
-    budget: float
-    context: int | None = None
-
-
-@dataclass(frozen=True)
-class ArmReport:
-    """What one arm's cache really is, measured before the first new token."""
-
-    policy: str
-    budget: float
-    achieved: float
-    kept_bytes: int
-    full_bytes: int
-    kept_tokens: float
-    question_aware: bool
-    note: str
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Text of arm `index`; the last one has a finish reason and the number of new tokens."""
-
-    index: int
-    text: str
-    finish_reason: str | None = None
-    completion_tokens: int = 0
+KV = RowKV | SoloKV
 
 
 @dataclass
-class Timings:
-    """Where a job's time went, in seconds.
+class Prepared:
+    """One arm after the prompt: its cache and the logits (vocabulary,), or why it has none."""
 
-    `decode_s` counts steps this job took part in, alone or with others; `queue_s` is the rest of
-    the wall time: waiting for other jobs, before this one began or between its steps.
-    """
-
-    queue_s: float = 0.0
-    prefill_s: float = 0.0
-    compress_s: float = 0.0
-    decode_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Done:
-    """A job's end: where its time went, and how much of the prompt no pass had to compute."""
-
-    timings: Timings
-    cached_tokens: int
-
-
-Event = list[ArmReport] | Piece | Done | Exception
-"""What a job emits: reports once, pieces, then its end; or an exception at any point."""
-
-
-@dataclass
-class Job:
-    """One request on its way through the engine. `cancelled` may be set from any thread."""
-
-    ids: Sequence[int]
-    arms: Sequence[ArmSpec]
-    max_tokens: int
-    sampling: Sampling
-    stops: Sequence[str]
-    emit: Callable[[Event], None]
-    cancelled: bool = False
-    created: float = 0.0
-    timings: Timings = field(default_factory=Timings)
-    cached_tokens: int = 0
-    unfinished: int = 0
+    report: ArmReport
+    kv: KV | None = None
+    logits: torch.Tensor | None = None
 
 
 class Row:
     """One arm while it decodes."""
 
-    def __init__(self, job: Job, index: int, kv: RowKV, text: TextStream) -> None:
+    def __init__(self, job: Job, index: int, report: ArmReport, kv: KV, text: TextStream) -> None:
         self.job = job
         self.kv = kv
+        self._report = report
         self.token = 0
         self.done = False
         self._index = index
@@ -121,8 +68,12 @@ class Row:
 
     @property
     def position(self) -> int:
-        """Where the last token stands: positions continue at the prompt's original length."""
-        return len(self.job.ids) + self._count - 1
+        """Where the last token stands: positions continue at the prompt's original length.
+
+        Where its keys were turned to positions without gaps, they continue there.
+        """
+        shift = self.kv.shift if isinstance(self.kv, RowKV) else 0
+        return len(self.job.ids) + self._count - 1 - shift
 
     def take(self, logits: torch.Tensor, end_tokens: frozenset[int]) -> None:
         """Choose the next token from logits (vocabulary,) and emit its text."""
@@ -137,10 +88,19 @@ class Row:
         elif text:
             self.job.emit(Piece(self._index, text))
 
+    def fail(self, error: Exception) -> None:
+        """End this arm alone: its policy cannot go on."""
+        broken = failure(self.job.arms[self._index].policy, error, {})
+        self.done = True
+        self.job.unfinished -= 1
+        ended = replace(self._report, error=str(broken))
+        self.job.emit(Piece(self._index, "", "error", self._count, ended))
+
     def _finish(self, text: str, reason: str) -> None:
         self.done = True
         self.job.unfinished -= 1
-        self.job.emit(Piece(self._index, text + self._text.finish(), reason, self._count))
+        ended = final(self._report, self.kv) if isinstance(self.kv, SoloKV) else None
+        self.job.emit(Piece(self._index, text + self._text.finish(), reason, self._count, ended))
 
 
 class Engine:
@@ -149,6 +109,7 @@ class Engine:
     def __init__(self, model: LocalModel, prefills: PrefillCache) -> None:
         self._model = model
         self._prefills = prefills
+        self._maker = Maker(model)
 
     @torch.inference_mode()
     def start(self, job: Job) -> list[Row]:
@@ -158,28 +119,52 @@ class Engine:
         prepared = self._prepare(job)
         took = clock(self._model.device) - started
         job.timings.prefill_s = took - job.timings.compress_s
-        job.emit([report for _, _, report in prepared])
+        job.emit([one.report for one in prepared])
         job.unfinished = len(job.arms)
         rows = []
-        for index, (kv, logits, _) in enumerate(prepared):
-            row = Row(job, index, kv, TextStream(self._model.backend, job.stops))
-            row.take(logits, self._model.end_tokens)
+        for index, one in enumerate(prepared):
+            if one.kv is None or one.logits is None:
+                job.unfinished -= 1
+                job.emit(Piece(index, "", "error"))
+                continue
+            text = TextStream(self._model.backend, job.stops)
+            row = Row(job, index, one.report, one.kv, text)
+            row.take(one.logits, self._model.end_tokens)
             rows.append(row)
+        if not rows:
+            self._end(job)
         return self._still_running(rows)
 
     @torch.inference_mode()
     def step(self, rows: list[Row]) -> list[Row]:
         """One more token for every row; returns those that go on."""
         started = clock(self._model.device)
-        tokens = torch.tensor([[row.token] for row in rows], device=self._model.device)
-        positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
-        logits = self._forward(tokens, positions, [row.kv for row in rows])
-        for row, row_logits in zip(rows, logits, strict=True):
-            self._take(row, row_logits)
+        together = [(row, kv) for row in rows if isinstance(kv := row.kv, RowKV)]
+        if together:
+            self._step_together([row for row, _ in together], [kv for _, kv in together])
+        for row in rows:
+            if isinstance(row.kv, SoloKV):
+                self._step_alone(row, row.kv)
         took = clock(self._model.device) - started
         for job in _jobs(rows):
             job.timings.decode_s += took
         return self._still_running(rows)
+
+    def _step_together(self, rows: list[Row], caches: list[RowKV]) -> None:
+        tokens = torch.tensor([[row.token] for row in rows], device=self._model.device)
+        positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
+        logits = self._forward(tokens, positions, caches)
+        for row, row_logits in zip(rows, logits, strict=True):
+            self._take(row, row_logits)
+
+    def _step_alone(self, row: Row, kv: SoloKV) -> None:
+        token = torch.tensor([[row.token]], device=self._model.device)
+        try:
+            logits = kv.forward(token, torch.tensor([[row.position]], device=self._model.device))
+        except Exception as error:  # a press is anybody's program, and its arm's alone
+            row.fail(error)
+            return
+        self._take(row, logits[0])
 
     def _take(self, row: Row, logits: torch.Tensor) -> None:
         """One row's token; what goes wrong with it is its own job's, not its neighbours'."""
@@ -193,47 +178,89 @@ class Engine:
     def _still_running(self, rows: list[Row]) -> list[Row]:
         for job in _jobs([row for row in rows if row.done]):
             if job.unfinished == 0:
-                timings = job.timings
-                busy = timings.prefill_s + timings.compress_s + timings.decode_s
-                timings.queue_s = clock(self._model.device) - job.created - busy
-                job.emit(Done(job.timings, job.cached_tokens))
+                self._end(job)
         return [row for row in rows if not row.done and not row.job.cancelled]
 
-    def _prepare(self, job: Job) -> list[tuple[RowKV, torch.Tensor, ArmReport]]:
-        """Per arm: its compressed cache of the whole prompt, the logits after it, the report."""
+    def _end(self, job: Job) -> None:
+        timings = job.timings
+        busy = timings.prefill_s + timings.compress_s + timings.decode_s
+        timings.queue_s = clock(self._model.device) - job.created - busy
+        job.emit(Done(job.timings, job.cached_tokens))
+
+    def _prepare(self, job: Job) -> list[Prepared]:
+        """Each arm's compressed cache of the whole prompt, the logits after it, the report."""
         groups: dict[int, list[int]] = defaultdict(list)
+        prepared: dict[int, Prepared] = {}
         for index, context in enumerate(_contexts(job)):
-            groups[context].append(index)
-        prepared: dict[int, tuple[RowKV, torch.Tensor, ArmReport]] = {}
+            if job.arms[index].goes_alone:
+                prepared[index] = self._prepare_alone(job, context, job.arms[index])
+            else:
+                groups[context].append(index)
         for context, indices in groups.items():
             arms = [job.arms[index] for index in indices]
             prepared.update(zip(indices, self._prepare_group(job, context, arms), strict=True))
         return [prepared[index] for index in range(len(job.arms))]
 
-    def _prepare_group(
-        self, job: Job, context: int, arms: list[ArmSpec]
-    ) -> list[tuple[RowKV, torch.Tensor, ArmReport]]:
-        shares = [Share(arm.policy, arm.params, removed(arm, len(job.ids))) for arm in arms]
+    def _prepare_alone(self, job: Job, context: int, arm: ArmSpec) -> Prepared:
         tail = job.ids[context:]
+        room, seed = len(tail) + job.max_tokens, job.sampling.seed
+        try:
+            kv, logits = run_alone(
+                self._model, self._maker, job.ids[:context], _wanted(arm, job), room, seed
+            )
+            if tail:
+                (logits,) = self._ask([kv], tail, context)
+        except PolicyError as error:
+            return Prepared(failed(arm, error))
+        job.cached_tokens = 0
+        return Prepared(report(self._model, arm, kv, len(job.ids)), kv, logits)
+
+    def _prepare_group(self, job: Job, context: int, arms: list[ArmSpec]) -> list[Prepared]:
+        tail = job.ids[context:]
+        takers = [self._taker(job, arm, len(tail) + job.max_tokens) for arm in arms]
         done = prefill(
-            self._model, self._prefills, job.ids[:context], shares, len(tail) + job.max_tokens
+            self._model,
+            self._prefills,
+            job.ids[:context],
+            [one for one in takers if isinstance(one, Taker)],
         )
         job.timings.compress_s += done.compress_s
         job.cached_tokens = min(job.cached_tokens, done.cached_tokens)
-        logits = self._ask(done.rows, tail, context) if tail else [done.logits] * len(arms)
-        # The tail's tensors have the same bytes per token as the context's.
-        full_bytes = done.full_bytes * len(job.ids) // context
-        reports = [
-            _report(arm, row, note, full_bytes)
-            for arm, row, note in zip(arms, done.rows, done.notes, strict=True)
-        ]
-        return list(zip(done.rows, logits, reports, strict=True))
+        fine = [one for one in done.arms if one.error is None]
+        logits = self._ask([one.row for one in fine], tail, context) if tail and fine else None
+        after = dict(zip(map(id, fine), logits or [done.logits] * len(fine), strict=True))
+        prepared = []
+        for arm, one in zip(arms, takers, strict=True):
+            error = one.error if isinstance(one, Taker) else one
+            if not isinstance(one, Taker) or error is not None:
+                prepared.append(Prepared(failed(arm, error)))
+                continue
+            note = note_of(self._model, one.press, context)
+            made = report(self._model, arm, one.row, len(job.ids), note)
+            prepared.append(Prepared(made, one.row, after[id(one)]))
+        return prepared
 
-    def _ask(self, rows: list[RowKV], tail: Sequence[int], context: int) -> Sequence[torch.Tensor]:
+    def _taker(self, job: Job, arm: ArmSpec, room: int) -> Taker | PolicyError:
+        """What takes an arm's share of a pass, or why its press cannot be made."""
+        wanted = _wanted(arm, job)
+        row = RowKV(len(self._model.attention_layers), room)
+        keeps_all = arm.keeps_all or wanted.ratio <= 0
+        try:
+            press = None if keeps_all else self._maker.press(wanted)
+        except PolicyError as error:
+            return error
+        return Taker(wanted, press, row, Draws(job.sampling.seed, self._model.device))
+
+    def _ask(self, rows: Sequence[KV], tail: Sequence[int], context: int) -> list[torch.Tensor]:
         """The question, through the compressed caches; logits (vocabulary,) after it per row."""
-        tokens = torch.tensor([list(tail)] * len(rows), device=self._model.device)
-        start = torch.arange(context, context + len(tail), device=self._model.device)
-        return list(self._forward(tokens, start.expand(len(rows), -1), rows))
+        device = self._model.device
+        start = torch.arange(context, context + len(tail), device=device)[None]
+        tokens = torch.tensor([list(tail)], device=device)
+        if isinstance(rows[0], SoloKV):
+            return [rows[0].forward(tokens, start)[0]]
+        ragged = [row for row in rows if isinstance(row, RowKV)]
+        positions = torch.cat([start - row.shift for row in ragged])
+        return list(self._forward(tokens.expand(len(ragged), -1), positions, ragged))
 
     def _forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, rows: list[RowKV]
@@ -256,6 +283,12 @@ def _jobs(rows: list[Row]) -> list[Job]:
     return list({id(row.job): row.job for row in rows}.values())
 
 
+def _wanted(arm: ArmSpec, job: Job) -> Wanted:
+    tokens = len(job.ids)
+    target = max(1, round(arm.budget * tokens))
+    return Wanted(arm.policy, arm.params, removed(arm, tokens), target)
+
+
 def _contexts(job: Job) -> list[int]:
     """How many leading tokens each arm's prefill covers.
 
@@ -264,27 +297,3 @@ def _contexts(job: Job) -> list[int]:
     needed = [arm.context or len(job.ids) for arm in job.arms if arm.budget < 1]
     anywhere = min(needed, default=len(job.ids))
     return [(arm.context or len(job.ids)) if arm.budget < 1 else anywhere for arm in job.arms]
-
-
-def removed(arm: ArmSpec, tokens: int) -> float:
-    """The share of the compressed part to remove, so that the whole prompt keeps `arm.budget`.
-
-    A policy that is not question-aware leaves the question whole, so the context gives more.
-    """
-    if arm.context is None:
-        return 1 - arm.budget
-    question = tokens - arm.context
-    return 1 - (arm.budget * tokens - question) / arm.context
-
-
-def _report(arm: ArmSpec, row: RowKV, note: str, full_bytes: int) -> ArmReport:
-    return ArmReport(
-        policy=arm.policy.name,
-        budget=arm.budget,
-        achieved=row.nbytes / full_bytes,
-        kept_bytes=row.nbytes,
-        full_bytes=full_bytes,
-        kept_tokens=row.tokens,
-        question_aware=arm.context is None,
-        note=note,
-    )

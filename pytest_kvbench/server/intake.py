@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import bisect
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.policies.table import Policy, get_policy
+from pytest_kvbench.policies import own
+from pytest_kvbench.policies.table import Policy, catalogue, checked, min_tokens
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.server.drawing import Sampling
-from pytest_kvbench.server.engine import ArmSpec, Event, Job, removed
+from pytest_kvbench.server.jobs import ArmSpec, Event, Job, removed
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.prefill import clock
 from pytest_kvbench.server.protocol import (
@@ -73,7 +74,7 @@ def make_job(
     ids = prompts[0].ids
     return Job(
         ids=ids,
-        arms=[_arm(arm, prompt) for arm, prompt in zip(request.arms, prompts, strict=True)],
+        arms=[_arm(model, arm, prompt) for arm, prompt in zip(request.arms, prompts, strict=True)],
         max_tokens=_max_tokens(model, len(ids), request.token_limit, request.field),
         sampling=_sampling(request),
         stops=request.stops,
@@ -132,9 +133,9 @@ def _tokens_before(ends: list[int], character: int | None) -> int | None:
     return None if character is None else bisect.bisect_right(ends, character)
 
 
-def _arm(arm: KvArm, prompt: Prompt) -> ArmSpec:
-    policy = _policy(arm)
-    params = _params(policy, arm)
+def _arm(model: LocalModel, arm: KvArm, prompt: Prompt) -> ArmSpec:
+    _check_classes(model, arm)
+    policy, params = _policy(arm)
     _check_budget(arm)
     if arm.question_aware or arm.policy == FULL_CACHE:
         spec = ArmSpec(policy, params, arm.budget)
@@ -145,21 +146,44 @@ def _arm(arm: KvArm, prompt: Prompt) -> ArmSpec:
     return spec
 
 
-def _policy(arm: KvArm) -> Policy:
-    try:
-        return get_policy(arm.policy)
-    except UsageError as error:
-        raise ApiError(
-            400, f"kv: {error.what} {error.hint}", code="unknown_policy", param="kv.policy"
-        ) from error
+def _check_classes(model: LocalModel, arm: KvArm) -> None:
+    """Refuse classes that this server was not started with: a request brings no program."""
+    for name in [arm.policy, *_texts(arm.params)]:
+        if own.is_spec(own.spec_of(name)) and name not in model.classes:
+            raise ApiError(
+                400,
+                f"kv: {name!r} is a class that this server was not started with: --policy {name}.",
+                code="unknown_policy",
+                param="kv.policy",
+            )
+    for name, digest in arm.sources.items():
+        if name in model.classes and model.sources.get(name) != digest:
+            raise ApiError(
+                400,
+                f"kv: the class {name!r} has changed since this server was started; start it "
+                "again.",
+                code="other_source",
+                param="kv.sources",
+            )
 
 
-def _params(policy: Policy, arm: KvArm) -> dict[str, object]:
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
+
+
+def _policy(arm: KvArm) -> tuple[Policy, dict[str, object]]:
     try:
-        return policy.with_defaults(arm.params)
+        return checked(arm.policy, arm.params)
     except UsageError as error:
+        known = arm.policy in catalogue() or own.is_spec(arm.policy)
+        code, param = ("invalid_params", "params") if known else ("unknown_policy", "policy")
         raise ApiError(
-            400, f"kv: {error.what} {error.hint}", code="invalid_params", param="kv.params"
+            400, f"kv: {error.what} {error.hint}", code=code, param=f"kv.{param}"
         ) from error
 
 
@@ -207,7 +231,7 @@ def _check_attainable(spec: ArmSpec, tokens: int) -> None:
 
 def _check_long_enough(spec: ArmSpec, tokens: int) -> None:
     window = spec.context or tokens
-    needed = spec.policy.min_tokens(spec.params)
+    needed = min_tokens(spec.policy, spec.params)
     if window < needed:
         raise ApiError(
             400,

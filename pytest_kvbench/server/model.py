@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A causal language model ready to serve, and its tokenizer."""
+    """A causal language model ready to serve, and its tokenizer.
+
+    `classes`: those of users that its policies may be, by the name they are asked by; `sources`:
+    the digest of each.
+    """
 
     network: PreTrainedModel
     tokenizer: Any
     device: torch.device
     context_length: int
     end_tokens: frozenset[int]
+    classes: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def backend(self) -> Tokenizer:
@@ -62,8 +68,10 @@ class LocalModel:
         return text
 
 
-def load(folder: Path, dtype: str, device: str, threads: int) -> LocalModel:
-    """Load the model in `folder` for serving.
+def load(
+    folder: Path, dtype: str, device: str, threads: int, hub_id: str | None = None
+) -> LocalModel:
+    """Load the model in `folder` for serving; kvpress looks trained parts up by its `hub_id`.
 
     Raises:
         UsageError: kvpress or the ragged cache cannot handle this model, or there is no GPU.
@@ -78,6 +86,8 @@ def load(folder: Path, dtype: str, device: str, threads: int) -> LocalModel:
         folder, dtype=getattr(torch, dtype), attn_implementation=ragged.ATTENTION
     )
     _check_supported(network)
+    if hub_id is not None:
+        network.config.name_or_path = hub_id
     network.to(torch.device(device)).eval()  # type: ignore[arg-type]  # upstream wraps it wrongly
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return LocalModel(

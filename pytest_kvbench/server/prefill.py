@@ -8,7 +8,7 @@ would have passed. Only `compress` of kvpress's own classes selects anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,33 +16,21 @@ import kvpress
 import torch
 from transformers import DynamicCache
 
-from pytest_kvbench.policies.table import Policy
 from pytest_kvbench.server.model import LocalModel
-from pytest_kvbench.server.ragged import RowKV
 from pytest_kvbench.server.reuse import Layer, PrefillCache, Recording
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one arm keeps of a prompt: `ratio` of it is removed, by `policy` with all `params`."""
-
-    policy: Policy
-    params: Mapping[str, Any]
-    ratio: float
+from pytest_kvbench.server.taking import Taker
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """The result of a pass: a row and a note per share, the last position's logits (vocabulary,).
+    """The result of a pass: what each arm took, the last position's logits (vocabulary,).
 
-    `full_bytes` are those of the whole cache, `cached_tokens` were known from an earlier pass,
-    `compress_s` is the part of the time spent on compressing.
+    `cached_tokens` were known from an earlier pass, `compress_s` is the part of the time spent on
+    compressing.
     """
 
-    rows: list[RowKV]
-    notes: list[str]
+    arms: list[Taker]
     logits: torch.Tensor
-    full_bytes: int
     cached_tokens: int
     compress_s: float
 
@@ -51,23 +39,18 @@ def prefill(
     model: LocalModel,
     cache: PrefillCache,
     ids: Sequence[int],
-    shares: Sequence[Share],
-    room: int,
+    arms: list[Taker],
 ) -> Prefilled:
-    """Run the prompt once; each row gets its share and room for `room` more tokens."""
-    presses = _presses(model, shares)
-    rows = [RowKV(len(model.attention_layers), room) for _ in shares]
+    """Run the prompt once; each arm takes its share."""
+    share_scores(arms)
     cached = cache.find(ids)
     recording = cache.record()
-    arms = list(zip(presses, rows, strict=True))
     compressor = _Compressor(model, len(ids), arms, cached, recording)
     logits = _run(model, ids, cached, compressor)
     cache.add(ids, recording)
     return Prefilled(
-        rows=rows,
-        notes=[_note(model, press, len(ids)) for press in presses],
+        arms=arms,
         logits=logits,
-        full_bytes=compressor.full_bytes,
         cached_tokens=cached[0].keys.shape[2] if cached else 0,
         compress_s=compressor.seconds,
     )
@@ -105,7 +88,7 @@ class _Compressor:
         self,
         model: LocalModel,
         tokens: int,
-        arms: list[tuple[Any, RowKV]],
+        arms: list[Taker],
         cached: list[Layer],
         recording: Recording,
     ) -> None:
@@ -115,7 +98,6 @@ class _Compressor:
         self._recording = recording
         self._positions = torch.arange(tokens, device=model.device)
         self._rotary = model.network.model.rotary_emb
-        self.full_bytes = 0
         self.seconds = 0.0
 
     def __call__(
@@ -124,14 +106,10 @@ class _Compressor:
         started = clock(self._device)
         whole = kwargs["past_key_values"].layers[module.layer_idx]
         layer = Layer(self._hidden(module, kwargs), whole.keys, whole.values)
-        self.full_bytes += layer.keys.nbytes + layer.values.nbytes
         self._recording.add(layer)
         shown = self._as_if_whole(layer, kwargs) if self._cached else kwargs
-        for press, row in self._arms:
-            kept = (layer.keys, layer.values)
-            if press is not None:
-                kept = press.compress(module, layer.hidden, *kept, output[1], shown)
-            row.fill(module.layer_idx, *kept)
+        for arm in self._arms:
+            arm.take(module, layer, output[1], shown)
         whole.keys = whole.values = layer.keys[:, :, :0].clone()
         self.seconds += clock(self._device) - started
 
@@ -165,28 +143,16 @@ class _SharedScores:
         return self._scores
 
 
-def _presses(model: LocalModel, shares: Sequence[Share]) -> list[Any]:
-    """A press per share (None: nothing is removed), prepared as kvpress's context manager does."""
-    shared: dict[Any, _SharedScores] = {}
-    presses: list[Any] = []
-    for share in shares:
-        press = _press(model, share) if share.ratio > 0 else None
-        if press is not None and not share.policy.score_uses_budget:
-            key = (share.policy.name, tuple(sorted(share.params.items())))
-            press.score = shared.setdefault(key, _SharedScores(press))
-        presses.append(press)
-    for layer in model.attention_layers:
-        layer.rotary_emb = model.network.model.rotary_emb
-    return presses
+def share_scores(arms: Sequence[Taker]) -> None:
+    """Let the arms of one policy of kvpress's take one score of each layer, where they may."""
+    shared: dict[str, _SharedScores] = {}
+    for arm in arms:
+        if arm.press is not None and arm.shares_scores:
+            scores = shared.setdefault(arm.wanted.key, _SharedScores(arm.press))
+            arm.press.score = scores
 
 
-def _press(model: LocalModel, share: Share) -> Any:
-    press = getattr(kvpress, share.policy.press)(compression_ratio=share.ratio, **share.params)
-    press.post_init_from_model(model.network)
-    return press
-
-
-def _note(model: LocalModel, press: Any, tokens: int) -> str:
+def note_of(model: LocalModel, press: Any, tokens: int) -> str:
     """Says where pyramidkv gave every layer the same number of tokens, as snapkv would."""
     if not isinstance(press, kvpress.PyramidKVPress):
         return ""

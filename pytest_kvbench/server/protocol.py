@@ -61,13 +61,17 @@ class _Strict(BaseModel):
 
 
 class KvArm(_Strict):
-    """One arm: a policy at a budget. `context_chars` is for `/v1/completions` only."""
+    """One arm: a policy at a budget. `context_chars` is for `/v1/completions` only.
+
+    `sources`: the digest that the asker has of each class of a user's in the policy.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     policy: str = "none"
     budget: float = 1.0
     params: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[str, str] = Field(default_factory=dict)
     question_aware: bool = True
     context_chars: int | None = Field(default=None, ge=1)
 

@@ -7,6 +7,7 @@ nothing is padded, copied or concatenated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,14 +19,26 @@ ATTENTION = "kvbench_ragged"
 """The name under which transformers finds `ragged_attention`."""
 
 
+Keys = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""A row's keys, or these and which of them are visible, (kv_heads, tokens)."""
+
+
 class RowKV:
-    """Keys and values of one row, per layer, in buffers with room for `room` more tokens."""
+    """Keys and values of one row, per layer, in buffers with room for `room` more tokens.
+
+    `shift`: how far its tokens stand before the places they had in the prompt; `idle_bytes`: those
+    of entries that are masked and of channels that are zero.
+    """
 
     def __init__(self, layers: int, room: int) -> None:
         self._room = room
         self._keys: list[torch.Tensor | None] = [None] * layers
         self._values: list[torch.Tensor | None] = [None] * layers
+        self._visible: list[torch.Tensor | None] = [None] * layers
+        self._hidden = 0
         self.lengths = [0] * layers
+        self.shift = 0
+        self.idle_bytes = 0.0
 
     def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Take over what a policy kept: two tensors (1, kv_heads, kept, head_dim)."""
@@ -37,14 +50,41 @@ class RowKV:
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add tokens (1, kv_heads, n, head_dim); returns views of all that is there."""
-        key_buffer, value_buffer = self._keys[layer], self._values[layer]
-        if key_buffer is None or value_buffer is None:
-            raise RuntimeError(f"layer {layer} was appended to before it was filled")
+        key_buffer, value_buffer = self._held(layer)
         start, end = self.lengths[layer], self.lengths[layer] + keys.shape[2]
         key_buffer[:, :, start:end] = keys
         value_buffer[:, :, start:end] = values
         self.lengths[layer] = end
         return key_buffer[:, :, :end], value_buffer[:, :, :end]
+
+    def visible(self, layer: int) -> torch.Tensor | None:
+        """Which entries of a layer may be looked at, (kv_heads, tokens); None: all."""
+        mask = self._visible[layer]
+        return None if mask is None else mask[:, : self.lengths[layer]]
+
+    def hide(self, layer: int, entries: Sequence[torch.Tensor]) -> None:
+        """Mask entries of a filled layer: kvpress's batch, head and position of each."""
+        keys, values = self._held(layer)
+        mask = torch.ones(keys.shape[1:3], dtype=torch.bool, device=keys.device)
+        mask[entries[1].to(keys.device), entries[2].to(keys.device)] = False
+        hidden = int((~mask).sum())
+        width = keys.shape[3] * keys.element_size() + values.shape[3] * values.element_size()
+        self._visible[layer] = mask
+        self._hidden += hidden
+        self.idle_bytes += hidden * width
+
+    def note_zero_channels(self, layer: int) -> None:
+        """Count channels of keys that are zero in all of a filled layer's tokens as not in use."""
+        keys, _ = self._held(layer)
+        held = keys[:, :, : self.lengths[layer]]
+        zero = (held == 0).all(dim=2).float().mean()
+        self.idle_bytes += float(zero) * held.numel() * held.element_size()
+
+    def _held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = self._keys[layer], self._values[layer]
+        if keys is None or values is None:
+            raise RuntimeError(f"layer {layer} is not filled")
+        return keys, values
 
     @property
     def nbytes(self) -> int:
@@ -58,8 +98,9 @@ class RowKV:
 
     @property
     def tokens(self) -> float:
-        """Tokens held, as a mean over layers."""
-        return sum(self.lengths) / len(self.lengths)
+        """Tokens held and not masked, as a mean over layers and heads."""
+        heads = self._held(0)[0].shape[1]
+        return (sum(self.lengths) - self._hidden / heads) / len(self.lengths)
 
 
 class RaggedCache(Cache):
@@ -75,7 +116,7 @@ class RaggedCache(Cache):
         value_states: torch.Tensor,
         layer_idx: int,
         cache_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - transformers passes it
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    ) -> tuple[list[Keys], list[torch.Tensor]]:
         """Append (rows, kv_heads, n, head_dim); returns each row's keys and each row's values."""
         pairs = [
             row.append(layer_idx, keys, values)
@@ -83,13 +124,18 @@ class RaggedCache(Cache):
                 self._rows, torch.split(key_states, 1), torch.split(value_states, 1), strict=True
             )
         ]
-        return [keys for keys, _ in pairs], [values for _, values in pairs]
+        masks = [row.visible(layer_idx) for row in self._rows]
+        seen: list[Keys] = [
+            keys if mask is None else (keys, mask)
+            for (keys, _), mask in zip(pairs, masks, strict=True)
+        ]
+        return seen, [values for _, values in pairs]
 
 
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor | list[torch.Tensor],
+    key: torch.Tensor | list[Keys],
     value: torch.Tensor | list[torch.Tensor],
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
@@ -111,16 +157,19 @@ def ragged_attention(
 
 
 def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+    query: torch.Tensor, seen: Keys, values: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     """One row. Query heads that share a key head become queries of one head.
 
     That folding is what sdpa's `enable_gqa` means, and 1.4 times as fast on a CPU (2,000 tokens).
     """
+    keys, visible = seen if isinstance(seen, tuple) else (seen, None)
     _, heads, count, width = query.shape
     groups = heads // keys.shape[1]
     folded = query.reshape(1, keys.shape[1], groups * count, width)
     mask = _causal(count, keys.shape[2], query.device).repeat(groups, 1) if count > 1 else None
+    if visible is not None:
+        mask = visible[None, :, None] if mask is None else visible[None, :, None] & mask
     out = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
     # Not `view`: CUDA's kernels lay their result out by token, the CPU's by head.
     return out.reshape(1, heads, count, width)

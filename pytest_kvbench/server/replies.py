@@ -35,6 +35,8 @@ class Reply:
     def add(self, piece: Piece) -> None:
         """Add text to one arm's choice, and perhaps its end."""
         self.texts[piece.index].append(piece.text)
+        if piece.report is not None:
+            self.reports[piece.index] = piece.report
         if piece.finish_reason:
             self.ends[piece.index] = piece
 
@@ -50,11 +52,16 @@ class Reply:
         """The first piece of every arm: its cache."""
         for index, report in enumerate(self.reports):
             delta = {"role": "assistant", "content": ""} if self.chat else ""
-            yield self._chunk(index, delta, {"kv": dataclasses.asdict(report)})
+            yield self._chunk(index, delta, {"kv": _shown(report)})
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         """What was added to a choice, as the data of a stream's event."""
-        end = {"finish_reason": piece.finish_reason, "completion_tokens": piece.completion_tokens}
+        end: dict[str, Any] = {
+            "finish_reason": piece.finish_reason,
+            "completion_tokens": piece.completion_tokens,
+        }
+        if piece.report is not None:
+            end["kv"] = _shown(piece.report)
         delta = {"content": piece.text} if self.chat else piece.text
         return self._chunk(piece.index, delta, end if piece.finish_reason else {})
 
@@ -82,7 +89,7 @@ class Reply:
             "finish_reason": end.finish_reason,
             "logprobs": None,
             "completion_tokens": end.completion_tokens,
-            "kv": dataclasses.asdict(self.reports[index]),
+            "kv": _shown(self.reports[index]),
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -103,6 +110,15 @@ class Reply:
             "prompt_tokens_details": {"cached_tokens": self.done.cached_tokens},
         }
         return {"usage": usage, "timings": dataclasses.asdict(self.done.timings)}
+
+
+def _shown(report: ArmReport) -> dict[str, Any]:
+    """A report as JSON; what is not so is left out."""
+    whole = dataclasses.asdict(report)
+    return {k: v for k, v in whole.items() if k not in _EXTRA or v}
+
+
+_EXTRA = ("simulated", "while_decoding", "error")
 
 
 def sse(data: dict[str, Any] | str) -> str:

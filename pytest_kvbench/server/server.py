@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pytest_kvbench.policies.table import POLICIES
+from pytest_kvbench.policies.table import Policy, catalogue, get_policy
 from pytest_kvbench.records import digest
 from pytest_kvbench.server import intake, replies
 from pytest_kvbench.server.batches import Complete, Shelf
@@ -65,7 +65,7 @@ def build_app(served: Served, batches: Path | None = None) -> ASGIApp:
         routes=[
             *(Route(url, _completions(served, k), methods=["POST"]) for url, k in _KINDS.items()),
             Route("/v1/models", _models(served)),
-            Route("/v1/kv", _policies),
+            Route("/v1/kv", _policies(served.model)),
             Route("/tokenize", _tokenize(served.model), methods=["POST"]),
             Route("/health", _health(served.worker)),
             *(shelf.routes() if shelf else _NO_BATCHES),
@@ -241,22 +241,29 @@ def _models(served: Served) -> Handler:
     return handle
 
 
-async def _policies(_request: Request) -> Response:
-    listed = [
-        {
-            "name": policy.name,
-            "press": policy.press,
-            "paper": policy.paper and f"arXiv:{policy.paper}",
-            "note": policy.note,
-            "min_tokens": policy.min_tokens(policy.with_defaults({})),
-            "params": {
-                name: {"default": param.default, "valid": param.valid}
-                for name, param in policy.params.items()
-            },
-        }
-        for policy in POLICIES.values()
-    ]
-    return JSONResponse({"policies": listed})
+def _policies(model: LocalModel) -> Handler:
+    async def handle(_request: Request) -> Response:
+        every = [*catalogue().values(), *map(get_policy, model.classes)]
+        return JSONResponse({"policies": [_listed(policy) for policy in every]})
+
+    return handle
+
+
+def _listed(policy: Policy) -> dict[str, Any]:
+    defaults = {name: param.default for name, param in policy.params.items()}
+    return {
+        "name": policy.name,
+        "press": policy.press,
+        "paper": policy.paper and f"arXiv:{policy.paper}",
+        "note": policy.note,
+        "served": policy.served,
+        "needs": policy.trained,
+        "min_tokens": policy.min_tokens(defaults),
+        "params": {
+            name: {"default": param.default, "valid": param.valid}
+            for name, param in policy.params.items()
+        },
+    }
 
 
 def _tokenize(model: LocalModel) -> Handler:

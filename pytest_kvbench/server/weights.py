@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 
 from pytest_kvbench.errors import EngineError, UsageError
-from pytest_kvbench.files import sweep, unfinished_file, unfinished_folder
+from pytest_kvbench.files import cache_root, sweep, unfinished_file, unfinished_folder
 from pytest_kvbench.processes import without_secrets
 
 SERVER_VERSION = "1"
@@ -125,12 +124,6 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     with unfinished_file(path.parent) as temporary:
         temporary.write_text(json.dumps(data), encoding="utf-8")
         temporary.replace(path)
-
-
-def cache_root() -> Path:
-    """Where converted models live: `KVBENCH_CACHE`, else the user's cache folder."""
-    override = os.environ.get("KVBENCH_CACHE")
-    return Path(override) if override else platformdirs.user_cache_path("pytest-kvbench")
 
 
 def _packaged_gguf(model: str) -> Path:

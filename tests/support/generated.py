@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.section import Section
-from pytest_kvbench.policies.table import POLICIES
+from pytest_kvbench.policies.params import Param
+from pytest_kvbench.policies.table import catalogue
 from pytest_kvbench.tasks.base import TaskOptions
 from pytest_kvbench.tasks.registry import BUILT_IN, FAMILIES
 from tests.support.pages import ROOT
@@ -100,15 +101,22 @@ def _yaml(value: Any) -> str:
 
 def policies() -> str:
     """The embedded server's policies: what each keeps, whose code it is, what may be set."""
-    rows = ["| policy | what it keeps | kvpress's class | paper | `kv.params` |", "|" + "---|" * 5]
-    for policy in POLICIES.values():
-        params = [f"`{name}` ({_yaml(p.default)}; {p.valid})" for name, p in policy.params.items()]
+    head = ["policy", "what it keeps", "class", "served by", "paper", "`kv.params`"]
+    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for policy in catalogue().values():
+        params = [f"`{name}` ({_of(p)})" for name, p in policy.params.items()]
         press = f"`{policy.press}`" if policy.press else ""
         paper = f"[{policy.paper}](https://arxiv.org/abs/{policy.paper})" if policy.paper else ""
         rows.append(
-            f"| `{policy.name}` | {policy.note} | {press} | {paper} | {', '.join(params)} |"
+            f"| `{policy.name}` | {policy.note} | {press} | {policy.served} | {paper} | "
+            f"{', '.join(params)} |"
         )
     return "\n".join(rows) + "\n"
+
+
+def _of(param: Param) -> str:
+    default = "required" if param.required else _yaml(param.default)
+    return f"{default}; {param.valid}"
 
 
 def options() -> str:

@@ -67,6 +67,8 @@ class Kind:
             a server of its own.
         check_policy: refuses a policy that requests cannot name, or parameters of it; None where
             requests name none.
+        fixed: the fraction that a policy always keeps, given the settings, its name and
+            parameters; None where it takes the ladder.
         marks_question: whether a request says where the question begins.
         arms_per_request: arms of one example that one request may ask, from one prefill.
         body: the body of a request for some arms of one example, given the `extras`.
@@ -87,6 +89,7 @@ class Kind:
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
     one_server: bool = False
     check_policy: Callable[[str, Mapping[str, Any]], None] | None = None
+    fixed: Callable[[EngineSettings, str, Mapping[str, Any]], float | None] | None = None
     marks_question: bool = False
     arms_per_request: int = 1
     body: Callable[[EngineSettings, Sequence[Request], Mapping[str, Any]], Body] = one_arm

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.body import Body
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
+from pytest_kvbench.engines.policies import split
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.policies.table import get_policy
+from pytest_kvbench.policies.table import checked, get_policy
 from pytest_kvbench.records import FULL_CACHE, WITHHELD, Request
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire import bounded, sound
@@ -56,11 +57,13 @@ def _body(
 
 def _arm(request: Request) -> dict[str, Any]:
     arm = request.arm
+    policy, params, digests = split(arm)
     return {
-        "policy": FULL_CACHE if arm.policy == WITHHELD else arm.policy,
+        "policy": FULL_CACHE if arm.policy == WITHHELD else policy,
         "budget": arm.budget,
         "question_aware": arm.question_aware,
-        "params": dict(arm.params),
+        "params": params,
+        **({"sources": dict(digests)} if digests else {}),
     }
 
 
@@ -101,7 +104,11 @@ def _list(value: object) -> list[Any]:
 
 
 def _check_policy(policy: str, params: Mapping[str, Any]) -> None:
-    get_policy(policy).with_defaults(params)
+    checked(policy, params)
+
+
+def _fixed(settings: EngineSettings, policy: str, params: Mapping[str, Any]) -> float | None:
+    return get_policy(policy).fixed_budget(params, 32 if _dtype(settings) == "float32" else 16)
 
 
 def _check(settings: EngineSettings) -> None:
@@ -151,6 +158,7 @@ KIND = Kind(
     marks_question=True,
     dtypes=("float32", "bfloat16"),
     check_policy=_check_policy,
+    fixed=_fixed,
     body=_body,
     read=completion.read_arms,
     fingerprint=_fingerprint,

@@ -223,6 +223,6 @@ def _explain(figure: Figure, norm: Normalize, *, doubted: bool) -> None:
     axes = figure.add_axes((0.8 / width, 0.58 / height, 1 - 1.6 / width, 0.1 / height))
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
-    signs = {**text.SYMBOLS, **({"unverified": DOUBTED} if doubted else {})}
+    signs = {**text.SYMBOLS, **({"unverified or simulated": DOUBTED} if doubted else {})}
     words = "   ".join(f"{sign} {word}" for word, sign in signs.items())
     bar.set_label(f"delta = treated - control (score, 0 to 1)\n{words}")

@@ -1,0 +1,72 @@
+"""What an arm of the embedded engine is: its policy, by whatever name, with all it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.schema import KV
+from pytest_kvbench.policies import own
+from pytest_kvbench.policies.table import POLICIES, get_policy, sources
+from pytest_kvbench.records import Arm
+
+EMBEDDED = "local"
+POLICY, SOURCES = "policy", "sources"
+"""Of an arm's parameters: what its name stands for, and the digests of users' classes in it."""
+
+
+def base_of(kv: KV, policy: str) -> str:
+    """The policy that a name of `kv.named` stands for; else the policy itself."""
+    return str(kv.named.get(policy, {}).get(POLICY, policy))
+
+
+def params_of(kv: KV, policy: str) -> dict[str, Any]:
+    """The parameters of a policy: of its recipe, where it has one, and those of `kv.params`."""
+    recipe = {name: value for name, value in kv.named.get(policy, {}).items() if name != POLICY}
+    return {**recipe, **kv.params.get(policy, {})}
+
+
+def identity_of(kv: KV, policy: str) -> dict[str, Any]:
+    """All that an arm's answers depend on, beside its policy's name and budget."""
+    base, params = base_of(kv, policy), params_of(kv, policy)
+    named = {POLICY: base} if policy in kv.named else {}
+    digests = {} if base in POLICIES else sources(base, params)  # those of the table wrap none
+    return {**named, **params, **({SOURCES: digests} if digests else {})}
+
+
+def classes_of(kv: KV) -> dict[str, str]:
+    """The users' classes in an experiment's policies, as they are called there: their digests."""
+    found: dict[str, str] = {}
+    for policy in kv.policies:
+        found |= identity_of(kv, policy).get(SOURCES, {})
+    return found
+
+
+def as_option(name: str) -> str:
+    """A user's class as a server's command line takes it: the class, or a name for one."""
+    spec = own.spec_of(name)
+    return name if name == spec else f"{name}={spec}"
+
+
+def split(arm: Arm) -> tuple[str, dict[str, Any], Mapping[str, str]]:
+    """The policy, its own parameters and the digests of an arm."""
+    params = dict(arm.params)
+    digests = params.pop(SOURCES, {})
+    return str(params.pop(POLICY, arm.policy)), params, digests
+
+
+def slack_of(arm: Arm, tokens: int) -> float:
+    """How far an arm may be off its budget by its policy's own nature, see `Policy.slack`."""
+    if arm.engine != EMBEDDED:
+        return 0.0
+    policy, params, _ = split(arm)
+    try:
+        return get_policy(policy).slack(params, tokens)
+    except UsageError:  # of answers that were stored when there was such a policy
+        return 0.0
+
+
+def may_mask(arm: Arm) -> bool:
+    """Whether an arm may hold more than is in use; the policies of the table evict."""
+    return arm.engine == EMBEDDED and split(arm)[0] not in POLICIES

@@ -1,0 +1,52 @@
+"""Has classes read by a process of its own, and remembers what it found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import locked, replace_json
+from pytest_kvbench.processes import without_secrets
+
+_TIMEOUT_S = 300
+
+
+def read_once(file: Path, arguments: Sequence[str]) -> Any:
+    """What `file` has; where it is not there yet, it is written by the process that reads.
+
+    Raises:
+        UsageError: the process failed; the second line is its own.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        with locked(file.with_suffix(".lock")):
+            if not file.exists():
+                replace_json(file, read(arguments))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read(arguments: Sequence[str]) -> Any:
+    """What the process that imports kvpress says, as JSON.
+
+    Raises:
+        UsageError: it failed; the message is its own.
+    """
+    command = [sys.executable, "-m", "pytest_kvbench.server.reading", *arguments]
+    done = subprocess.run(  # noqa: S603 - our own module, run by this very interpreter
+        command,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+        env=without_secrets(),
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        what, hint = [*["policies could not be read", *lines][-2:]]
+        raise UsageError(what, hint)
+    return json.loads(done.stdout)

@@ -1,0 +1,234 @@
+"""What kvpress's classes are, and classes of users: read by a process of its own, written as JSON.
+
+    python -m pytest_kvbench.server.reading            all that the installed kvpress exports
+    python -m pytest_kvbench.server.reading SPEC       one class of a user's, see `policies.own`
+
+Nothing is known by name: parameters are those of a class's constructor, and how it must be served
+follows from which methods it has and what they do. A class may say it itself: `kvbench_serving`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import json
+import re
+import sys
+import sysconfig
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import kvpress
+
+from pytest_kvbench.errors import KvbenchError
+from pytest_kvbench.policies.naming import name_of
+from pytest_kvbench.server.loading import load_class
+
+SERVINGS = ("shared", "own", "decoding")
+_PLAIN = {bool: "flag", int: "integer", float: "number", str: "text"}
+_PAPER = re.compile(r"arxiv\.org/abs/(\d{4}\.\d{4,5})")
+
+
+def every() -> list[dict[str, Any]]:
+    """Every press that kvpress exports and that does something, by name."""
+    exported = [getattr(kvpress, name) for name in kvpress.__all__]
+    found = [read(one) for one in exported if _is_press(one) and not _is_abstract(one)]
+    return sorted(found, key=lambda entry: str(entry["name"]))
+
+
+def read(press: type) -> dict[str, Any]:
+    """One class as plain data; its name is that of a class of kvpress."""
+    document = inspect.getdoc(press) or ""
+    paper = _PAPER.search(document)
+    params = dict(_params(press))
+    return {
+        "name": name_of(press.__name__),
+        "press": press.__name__,
+        "note": " ".join(document.split("\n\n")[0].split()),
+        "paper": paper[1] if paper else "",
+        "params": params,
+        "serving": _serving(press),
+        "eager": _serving(press) == "shared" and _wants_attention(press),
+        "dial": _dial(press, params),
+        "score_uses_budget": _score_uses_budget(press),
+    }
+
+
+def _is_press(one: object) -> bool:
+    return isinstance(one, type) and issubclass(one, kvpress.BasePress)
+
+
+def _is_abstract(press: Any) -> bool:
+    base, scorer = kvpress.BasePress, kvpress.ScorerPress
+    unscored = issubclass(press, scorer) and press.score is scorer.score
+    same = [getattr(press, name) is getattr(base, name) for name in ("compress", "forward_hook")]
+    return all([*same, press.__call__ is base.__call__]) or (
+        unscored and press.compress is scorer.compress
+    )
+
+
+def _params(press: type) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the constructor takes, but for the budget."""
+    hints = _hints(press)
+    for name, parameter in inspect.signature(press).parameters.items():
+        plain = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if plain and name != "compression_ratio" and not name.startswith("_"):
+            required = parameter.default is parameter.empty
+            kind = _kind(hints.get(name, type(parameter.default)))
+            default = parameter.default if isinstance(parameter.default, tuple(_PLAIN)) else None
+            if kind["kind"] or required:
+                yield name, {**kind, "default": default, "required": required}
+
+
+def _hints(press: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(inspect.getattr_static(press, "__init__"))
+    except (NameError, TypeError):  # an annotation for type checkers alone
+        return {}
+
+
+def _kind(hint: Any) -> dict[str, Any]:
+    """A parameter's kind, "" where no YAML can give it, with what is valid."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [one for one in typing.get_args(hint) if one is not type(None)]
+        return {**_kind(members[0]), "optional": len(members) < len(typing.get_args(hint))}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"kind": "choice", "choices": list(typing.get_args(hint))}
+    if typing.get_origin(hint) is list:
+        (inner,) = typing.get_args(hint)
+        return {"kind": "policies" if _is_press(inner) else "numbers" if inner is float else ""}
+    return {"kind": "policy" if _is_press(hint) else _PLAIN.get(hint, "")}
+
+
+def _dial(press: Any, params: dict[str, Any]) -> str:
+    """The parameter or property that the budget sets; "" where there is none."""
+    for name in ("target_compression_ratio", "target_size"):
+        if name in params:
+            return name
+    ratio = inspect.getattr_static(press, "compression_ratio", None)
+    if isinstance(ratio, property):
+        return "compression_ratio" if ratio.fset and not _only_raises(ratio.fset) else ""
+    takes_it = "compression_ratio" in inspect.signature(press).parameters
+    if takes_it or not dataclasses.is_dataclass(press):
+        return "compression_ratio"
+    inner = [name for name, one in params.items() if one["kind"] in ("policy", "policies")]
+    return ",".join(inner)
+
+
+def _only_raises(function: Callable[..., Any]) -> bool:
+    tree = _tree(function)
+    body = [line for line in tree.body if not isinstance(line, ast.Expr)] if tree else []
+    return bool(body) and all(isinstance(line, ast.Raise) for line in body)
+
+
+def _serving(press: Any) -> str:
+    given = getattr(press, "kvbench_serving", "")
+    if given:
+        return str(given)
+    base = kvpress.BasePress
+    own_hook = press.forward_hook is not base.forward_hook
+    if own_hook and _acts_while_decoding(press):
+        return "decoding"
+    return "own" if own_hook or press.__call__ is not base.__call__ else "shared"
+
+
+def _acts_while_decoding(press: Any) -> bool:
+    """Whether the hook tells the prompt's pass from later ones, and does not leave the latter."""
+    tree = _tree(press.forward_hook)
+    if tree is None or "is_prefilling" not in {_name(node) for node in ast.walk(tree)}:
+        return False
+    return not any(isinstance(node, ast.If) and _leaves(node) for node in ast.walk(tree))
+
+
+def _leaves(node: ast.If) -> bool:
+    """`if not is_prefilling(...): return output`, whatever the result was called."""
+    negated = isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not)
+    return negated and isinstance(node.body[0], ast.Return)
+
+
+def _wants_attention(press: Any) -> bool:
+    """Whether it reads attention weights and cannot do without."""
+    trees = [tree for method in ("score", "compress") if (tree := _of(press, method))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    tested = [n.test for n in nodes if isinstance(n, ast.If | ast.IfExp)]
+    does_without = any(_name(part) == "attentions" for test in tested for part in ast.walk(test))
+    used = [
+        part for n in nodes if isinstance(n, ast.Attribute | ast.Subscript) for part in [n.value]
+    ]
+    return not does_without and any(_name(part) == "attentions" for part in used)
+
+
+def _score_uses_budget(press: Any) -> bool:
+    """Whether `score`, or a method that it calls, looks at the ratio: then no two budgets share."""
+    waiting, met = ["score"], {"score"}
+    while waiting:
+        tree = _of(press, waiting.pop())
+        for node in ast.walk(tree) if tree else ():
+            if isinstance(node, ast.Attribute) and node.attr == "compression_ratio":
+                return True
+            if isinstance(node, ast.Attribute) and _name(node.value) == "self":
+                waiting += {node.attr} - met
+                met.add(node.attr)
+    return not hasattr(press, "score")
+
+
+def _name(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _of(press: Any, method: str) -> ast.FunctionDef | None:
+    found = inspect.getattr_static(press, method, None)
+    function = found.__func__ if isinstance(found, classmethod | staticmethod) else found
+    return _tree(function) if inspect.isfunction(function) else None
+
+
+@functools.cache
+def _tree(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    """A function's source; None where there is none to read."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return tree if isinstance(tree, ast.FunctionDef) else None
+
+
+def own(spec: str) -> dict[str, Any]:
+    """A class of a user's as plain data, and the user's files that it was made from.
+
+    Raises:
+        UsageError: it cannot be imported, or is no press.
+    """
+    before = set(sys.modules)
+    press = load_class(spec)
+    new = [sys.modules[name] for name in {*sys.modules, press.__module__} - before]
+    files = [file for one in new if isinstance(file := getattr(one, "__file__", None), str)]
+    return {"entry": read(press), "files": sorted(filter(_is_users, files))}
+
+
+def _is_users(file: str) -> bool:
+    """Neither Python's nor one that was installed: an installed package of the user's is named."""
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")}
+    folders = [Path(folder).resolve() for folder in libraries if folder]
+    return not any(Path(file).resolve().is_relative_to(folder) for folder in folders)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write what was asked for as JSON; an error in two lines."""
+    stdout, sys.stdout = sys.stdout, sys.stderr  # what an imported module prints is no data
+    try:
+        found = own(arguments[0]) if arguments else every()
+    except KvbenchError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    json.dump(found, stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

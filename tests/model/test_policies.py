@@ -1,0 +1,240 @@
+"""Policies on the real model: as kvpress answers, apart from each other, and classes of users."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.policies import own
+from pytest_kvbench.policies.table import catalogue, checked, get_policy
+from pytest_kvbench.server import intake, loading, reading
+from pytest_kvbench.server.drawing import Sampling
+from pytest_kvbench.server.engine import ArmReport, ArmSpec, Done, Engine, Job, Piece
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.protocol import ApiError, KvArm
+from pytest_kvbench.server.reuse import PrefillCache
+from pytest_kvbench.server.worker import Worker
+from tests.support.every_policy import PARAMS, Bench
+from tests.support.tiny_model import tiny_model
+
+pytestmark = pytest.mark.model
+
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+STATEFUL = ("decoding", "cam", "dms", "adakv", "leverage")
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(THREADS)
+
+
+@pytest.mark.parametrize(
+    "name", ["adakv", "observed_attention", "key_rerotation", "ratio_decoding", "think"]
+)
+def test_answers_are_those_of_kvpress(bench: Bench, name: str) -> None:
+    seen = bench.see(name, 1)
+    assert (seen.equal, seen.of, seen.why) == (1, 1, "")
+    assert seen.simulated == get_policy(name).masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in catalogue() if name != "none"])
+def test_every_policy_answers_as_kvpress_or_says_what_it_lacks(bench: Bench, name: str) -> None:
+    if get_policy(name).refused:
+        pytest.skip(get_policy(name).refused)
+    seen = bench.see(name, 5)
+    assert seen.equal == seen.of
+    assert bool(seen.why) <= bool(get_policy(name).trained), seen.why
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LocalModel:
+    return tiny_model()
+
+
+def ids_of(index: int) -> list[int]:
+    return [(n * 37 + index * 11) % 251 for n in range(160 + 7 * index)]
+
+
+def answers(engine: Engine, jobs: list[tuple[list[int], list[ArmSpec]]]) -> list[Any]:
+    """Texts and reports of jobs that decode beside each other."""
+    worker = Worker(engine, THREADS, shared_rows=32)
+    ended: queue.Queue[int] = queue.Queue()
+    events: list[list[Any]] = [[] for _ in jobs]
+
+    def emit_to(index: int) -> Any:
+        def emit(event: Any) -> None:
+            events[index].append(event)
+            if isinstance(event, Done | Exception):
+                ended.put(index)
+
+        return emit
+
+    for index, (ids, arms) in enumerate(jobs):
+        sampling = Sampling(0.0, 1.0, 0)
+        worker.submit(Job(ids, arms, 8, sampling, [], emit_to(index), created=time.perf_counter()))
+    worker.start()
+    for _ in jobs:
+        ended.get(timeout=600)
+    return [_collected(one, len(arms)) for one, (_, arms) in zip(events, jobs, strict=True)]
+
+
+def _collected(events: list[Any], arms: int) -> tuple[list[str], list[ArmReport]]:
+    assert not [event for event in events if isinstance(event, Exception)], events
+    texts, reports = [""] * arms, list(events[0])
+    for piece in events:
+        if isinstance(piece, Piece):
+            texts[piece.index] += piece.text
+            reports[piece.index] = piece.report or reports[piece.index]
+    return texts, reports
+
+
+def spec(name: str, budget: float = 0.5) -> ArmSpec:
+    return ArmSpec(*checked(name, PARAMS.get(name, {})), budget)
+
+
+def test_two_requests_never_meet(tiny: LocalModel) -> None:
+    engine = Engine(tiny, PrefillCache(0))
+    arms = [spec(name) for name in STATEFUL]
+    prompts = [ids_of(1), ids_of(2)]
+    alone = [answers(engine, [(ids, arms)])[0] for ids in prompts]
+    together = answers(engine, [(ids, arms) for ids in prompts])
+    backwards = answers(engine, [(ids, arms) for ids in reversed(prompts)])
+    assert together == alone
+    assert backwards == alone[::-1]
+    reports = dict(zip(STATEFUL, alone[0][1], strict=True))
+    assert reports["adakv"].simulated
+    assert reports["adakv"].kept_bytes == reports["adakv"].full_bytes
+    moments = reports["decoding"].while_decoding
+    assert moments is not None
+    assert moments["prompt"].kept_bytes == moments["prompt"].full_bytes
+    assert (
+        moments["mean"].kept_bytes
+        < moments["peak"].kept_bytes
+        <= moments["prompt"].full_bytes * 1.1
+    )
+    assert 0.4 < reports["decoding"].achieved < 0.6
+    layers = tiny.attention_layers
+    assert all(layer.masked_key_indices is None for layer in layers)
+    assert not any(layer._forward_hooks for layer in layers)
+
+
+CLASS = """
+import torch
+from dataclasses import dataclass
+from kvpress import BasePress, ScorerPress
+from helper import POWER
+
+@dataclass
+class Fine(ScorerPress):
+    power: float = 1.0
+    def score(self, module, hidden_states, keys, values, attentions, kwargs):
+        return values.norm(dim=-1) ** (self.power * POWER)
+
+class Raising(ScorerPress):
+    def score(self, *args):
+        raise RuntimeError("not today")
+
+class Torn(BasePress):
+    def compress(self, module, hidden_states, keys, values, attentions, kwargs):
+        hidden_states.zero_(); keys.zero_()
+        return keys[:, :, :9], values[:, :, :7]
+
+class NoPress:
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(CLASS)
+    (tmp_path / "helper.py").write_text("POWER = 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KVBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes are read here: a process of its own loads torch again, which takes seconds."""
+    monkeypatch.setattr(own, "read", lambda arguments: reading.own(arguments[0]))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_class_of_a_users_costs_its_own_cells_alone(tiny: LocalModel, folder: Path) -> None:
+    names = [f"./mine.py:{name}" for name in ("Fine", "Raising", "Torn")]
+    engine = Engine(loading.with_classes(tiny, names), PrefillCache(0))
+    ids = ids_of(0)
+    [(texts, reports)] = answers(engine, [(ids, [spec("none", 1.0), *map(spec, names)])])
+    [(alone, _)] = answers(engine, [(ids, [spec("none", 1.0)])])
+    assert texts[0] == alone[0]
+    assert reports[1].achieved == pytest.approx(0.5, abs=0.02)
+    assert "not today" in reports[2].error
+    assert "9 keys and 7 values" in reports[3].error
+    assert texts[2:] == ["", ""]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_class_of_the_page_is_a_policy(tiny: LocalModel, folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    code = page.partition("```python\n# mypress.py\n")[2].partition("```")[0]
+    assert 5 < len(code.splitlines()) < 20
+    (folder / "mypress.py").write_text(code)
+    name = "./mypress.py:MyPress"
+    model = loading.with_classes(tiny, [name])
+    arm = ArmSpec(*checked(name, {"power": 2.0}), 0.5)
+    [(_, (report,))] = answers(Engine(model, PrefillCache(0)), [(ids_of(0), [arm])])
+    assert (report.error, report.achieved) == ("", pytest.approx(0.5, abs=0.02))
+
+
+def test_identity_follows_the_files_of_a_class(folder: Path) -> None:
+    name = "./mine.py:Fine"
+    before = own.digest(name)
+    assert own.digest(name) == before
+    (folder / "helper.py").write_text("POWER = 22.0\n")
+    assert own.digest(name) != before
+    assert get_policy(name).params["power"].default == 1.0
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_server_takes_classes_from_its_command_line_alone(tiny: LocalModel, folder: Path) -> None:
+    (folder / "trap.py").write_text(f"open({str(folder / 'trapped')!r}, 'w')\n" + CLASS)
+    arm = KvArm(policy="adakv", budget=0.5, params={"press": {"policy": "./trap.py:Fine"}})
+    with pytest.raises(ApiError, match="not started with"):
+        intake._check_classes(tiny, arm)
+    assert not (folder / "trapped").exists()
+    model = loading.with_classes(tiny, ["mine=./mine.py:Fine"])
+    intake._check_classes(model, KvArm(policy="mine", budget=0.5))
+    stale = KvArm(policy="mine", budget=0.5, sources={"mine": "another"})
+    with pytest.raises(ApiError, match="has changed"):
+        intake._check_classes(model, stale)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_class_that_is_no_press_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="no press"):
+        own.entry("./mine.py:NoPress")
+    with pytest.raises(UsageError, match="cannot be imported"):
+        own.entry("./mine.py:Missing")
+
+
+def test_random_numbers_are_an_arms_own(tiny: LocalModel) -> None:
+    engine, ids = Engine(tiny, PrefillCache(0)), ids_of(3)
+    state = torch.get_rng_state()
+    [(both, _)] = answers(engine, [(ids, [spec("leverage", 0.3), spec("leverage", 0.6)])])
+    [(one, _)] = answers(engine, [(ids, [spec("leverage", 0.6)])])
+    assert both[1] == one[0]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_trained_parts_that_are_not_here_are_named(bench: Bench) -> None:
+    seen = bench.see("kvzap", 1)
+    assert "what it needs is not here" in seen.why
+    assert "hf download nvidia/KVzap" in seen.why
