@@ -190,7 +190,7 @@ def insights(reports: tuple[Path, ...], data: Path | None, alpha: float, file: P
 @click.option("--parquet", type=click.Path(path_type=Path), help="The data set, there.")
 @click.option("--csv", "csv", type=click.Path(path_type=Path), help="Its tables as CSV files.")
 @click.option("--inspect", type=click.Path(path_type=Path), help="Logs that Inspect reads.")
-@click.option("--artifacts", type=click.Path(path_type=Path), help="A folder per arm, never twice.")
+@click.option("--artifacts", type=click.Path(path_type=Path), help="As kvbench targets has them.")
 def export(
     groups: tuple[str, ...],
     reports: tuple[Path, ...],
@@ -242,14 +242,14 @@ def _leaving_out(folder: Path, kind: type[KvbenchError], *, named: bool) -> Iter
 
 
 def _export_group(prepared: Prepared, inspect: Path | None, artifacts: Path | None) -> None:
-    from pytest_kvbench.ops.artifacts import export_artifacts
     from pytest_kvbench.ops.inspect_logs import export_inspect
+    from pytest_kvbench.ops.targets import build
 
     group = prepared.folder.name
     if inspect:
         click.echo(f"{inspect}: {len(export_inspect(prepared, inspect))} logs of {group}")
     if artifacts:
-        done = export_artifacts(prepared, artifacts)
+        done = build([prepared], artifacts)
         lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
         click.echo(
             f"{artifacts}: {len(done.made)} arms of {group}, "

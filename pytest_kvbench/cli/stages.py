@@ -6,6 +6,7 @@ groups     compare, save
 scores     judge, score-file, inspect
 batch      batch submit, status, fetch, cancel, export, import
 knowledge  aggregate, catalog, best, effects, insights, export
+targets    targets, promote
 power      power
 waiting    wait
 """
@@ -38,6 +39,7 @@ from pytest_kvbench.cli import (
     reasons,
     scores,
     serve,
+    targets,
     waiting,
 )
 from pytest_kvbench.cli.lost import Lost, lost_of
@@ -201,7 +203,7 @@ def all_stages(
             _conclude(prepared, gate)
 
 
-for room in (files, keeping, groups, knowledge, scores):
+for room in (files, keeping, groups, knowledge, scores, targets):
     for subcommand in room.COMMANDS:
         main.add_command(subcommand)
 for subcommand in (power.power, posterior.posterior, batch.batch, waiting.wait, serve.serve):

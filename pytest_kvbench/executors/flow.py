@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -89,6 +89,14 @@ class ParslFlow:
             ignore_for_cache=None,
             app_kwargs={},
         )
+        return future
+
+    def call(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
+        """Run a function on a worker, once the futures among its arguments are done."""
+        future: concurrent.futures.Future[Any] = self.kernel.submit(
+            function, app_args=args, executors="all", cache=False, ignore_for_cache=None,
+            app_kwargs={},
+        )  # fmt: skip
         return future
 
     def is_loss(self, error: BaseException) -> bool:

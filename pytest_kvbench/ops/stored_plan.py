@@ -42,7 +42,7 @@ def observed(prepared: Prepared) -> Observed:
     """
     group = prepared.experiment.group
     with Store(prepared.database, reads=True) as store:
-        planned = drawn_so_far(prepared, store, list(_planned(prepared)))
+        planned = stored_plan(prepared, store)
         rows = observations(prepared, store, planned)
         run = store.runs()[-1]
     if not rows:
@@ -56,6 +56,11 @@ def observed(prepared: Prepared) -> Observed:
             f"score them: {command('score', prepared.folder)}",
         )
     return Observed(planned, rows, votes(rows, prepared.experiment, prepared.manifests), run)
+
+
+def stored_plan(prepared: Prepared, store: Store) -> Sequence[tuple[Cell, Request]]:
+    """The requests that are wanted by now, without prompts."""
+    return drawn_so_far(prepared, store, list(_planned(prepared)))
 
 
 def _planned(prepared: Prepared) -> Iterator[tuple[Cell, Request]]:

@@ -85,7 +85,8 @@ def _only_new_answers_count(mine: Project) -> None:
     assert not answers.duplicated(["policy", "budget", "example_id", "prompt"]).any()
     done = CliRunner().invoke(main, ["export", "g", "--artifacts", "arms"])
     assert done.exit_code == 0, done.output
-    lines = [line for file in mine.path.glob("arms/arm_*/answers.jsonl") for line in file.open()]
+    files = [*mine.path.glob("arms/**/answers.jsonl"), *mine.path.glob("arms/**/control.jsonl")]
+    lines = [line for file in files for line in file.open()]
     texts = [json.loads(line)["text"] for line in lines]
     assert len(texts) == 60
     assert "no" in texts

@@ -109,6 +109,6 @@ def test_exports_carry_the_verdict() -> None:
         treated = cells[cells["policy"] != "none"]
         assert set(treated["verdict_holm"]) == {"not-measured"}
         assert treated["reason"].str.startswith(USELESS).all()
-    for file in Path("arms").glob("arm_*/analysis.json"):
+    for file in Path("arms").glob("targets/*/run_*/analysis.json"):
         for cell in json.loads(file.read_text())["cells"]:
             assert cell["verdict_holm"] in (None, "not-measured")

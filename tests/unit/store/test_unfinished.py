@@ -20,7 +20,7 @@ from pytest_kvbench.files import (
     unfinished_folder,
 )
 from pytest_kvbench.ops.archive import SUFFIX, archive_group, clean_group, restore_group
-from pytest_kvbench.ops.artifacts import export_artifacts
+from pytest_kvbench.ops.targets import build
 from pytest_kvbench.store.archive import verify_archive
 from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group
@@ -132,17 +132,17 @@ def test_a_group_is_removed_whole_or_stays(reports: Path, tmp_path: Path) -> Non
     assert not left(tmp_path)
 
 
-def test_a_folder_of_an_arm_is_whole_or_not_there(reports: Path, tmp_path: Path) -> None:
+def test_a_folder_of_a_run_is_whole_or_not_there(reports: Path, tmp_path: Path) -> None:
     prepared = make_group(tmp_path / "more", per_bin=2, bins=1)
-    export_artifacts(prepared, tmp_path / "warm")
-    whole = {p.name for p in (tmp_path / "warm").glob("arm_*/*")}
+    build([prepared], tmp_path / "warm")
+    whole = {p.name for p in (tmp_path / "warm").glob("targets/tgt_*/run_*/*")}
     target = tmp_path / "arms"
 
     for step in range(0, 60, 6):
-        killed_at(step, lambda: export_artifacts(prepared, target))
-        for folder in target.glob("arm_*"):
+        killed_at(step, lambda: build([prepared], target))
+        for folder in target.glob("targets/tgt_*/run_*"):
             assert {p.name for p in folder.iterdir()} == whole
-    export_artifacts(prepared, target)
+    build([prepared], target)
     assert not left(tmp_path)
 
 

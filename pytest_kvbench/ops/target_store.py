@@ -1,0 +1,222 @@
+"""The content-addressed store: what is known of targets, runs and posteriors, named by content.
+
+    runs/targets/tgt_<sha256>/meta.json           model, data, prompts, seed and control
+    runs/targets/tgt_<sha256>/control.jsonl       the control's answers, a line each
+    runs/targets/tgt_<sha256>/_runs.jsonl         a line a run under it
+    runs/targets/tgt_<sha256>/run_<policy>_<sha1>/{meta.json,answers.jsonl,analysis.json,timings.json}
+    runs/posteriors/post_<sampler>_<sha1>/{meta.json,trace.nc,analysis.json,diagnostics/*.png}
+    runs/targets/_catalog.jsonl                   a line a target, run and posterior
+
+A name is a hash of the configuration: a folder that is there is never written again, and one that
+was taken away is made again with the same bytes. Times are in `timings.json` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import locked, replace_text, sweep, unfinished_folder, writing
+from pytest_kvbench.records import canonical, digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+META, ANALYSIS, TIMINGS = "meta.json", "analysis.json", "timings.json"
+CATALOG, RUNS = "_catalog.jsonl", "_runs.jsonl"
+
+Json = Mapping[str, Any]
+
+FRAME = [
+    *("kind", "id", "target", "model", "tasks", "examples", "seed", "policy", "budget", "margin"),
+    *("n", "mean", "std", "delta", "ci_low", "ci_high", "verdict", "proof", "achieved"),
+    *("ess", "rhat", "wall_s"),
+]
+"""The columns of `RunStore.frame`; of a posterior `policy` is its sampler, a run has no ess."""
+
+
+def target_id(config: Json) -> str:
+    """The name of a target by its configuration."""
+    return f"tgt_{digest(config)}"
+
+
+def run_id(policy: str, config: Json) -> str:
+    """The name of a run by its configuration, which names its target."""
+    return f"run_{_slug(policy)}_{_sha1(config)}"
+
+
+def posterior_id(sampler: str, config: Json) -> str:
+    """The name of a posterior by its configuration, which names the runs that it is made of."""
+    return f"post_{_slug(sampler)}_{_sha1(config)}"
+
+
+def _sha1(config: Json) -> str:
+    return hashlib.sha1(canonical(config), usedforsecurity=False).hexdigest()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The store below a folder, `runs`."""
+
+    root: Path
+
+    @property
+    def targets(self) -> Path:
+        """Where targets and their runs are."""
+        return self.root / "targets"
+
+    @property
+    def posteriors(self) -> Path:
+        """Where posteriors are."""
+        return self.root / "posteriors"
+
+    def target(self, target: str) -> Path:
+        """The folder of a target."""
+        return self.targets / target
+
+    def run(self, target: str, run: str) -> Path:
+        """The folder of a run."""
+        return self.targets / target / run
+
+    def put(self, place: Path, files: Mapping[str, str | bytes]) -> bool:
+        """Make a folder with files, whole or not at all; False where it is there already.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with writing(place.parent):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        sweep(place.parent)
+        with locked(place.parent / ".lock"), writing(place):
+            if place.exists():
+                return False
+            with unfinished_folder(place.parent) as room:
+                for name, content in files.items():
+                    (room / name).parent.mkdir(parents=True, exist_ok=True)
+                    data = content.encode() if isinstance(content, str) else content
+                    (room / name).write_bytes(data)
+                room.chmod(0o755)
+                room.rename(place)
+        return True
+
+    def put_posterior(
+        self, sampler: str, config: Json, files: Mapping[str, str | bytes], meta: Json
+    ) -> Path:
+        """Keep a posterior: its folder, by sampler and configuration.
+
+        Args:
+            sampler: which.
+            config: all that decides it; `inputs` lists the ids of targets and runs.
+            files: `trace.nc`, `analysis.json`, `diagnostics/trace.png` and the like, by path.
+            meta: what is known beside: versions, ess, rhat.
+        """
+        place = self.posteriors / posterior_id(sampler, config)
+        about = {"kind": "posterior", "id": place.name, "sampler": sampler, "config": config}
+        self.put(place, {META: text_of({**about, **meta}), **files})
+        return place
+
+    def index(self) -> None:
+        """Bring `_runs.jsonl` of every target and the catalog up to date: a line a folder, once."""
+        everything = list(self.entries())
+        for folder in sorted(self.targets.glob("tgt_*")):
+            own = [e for e in everything if e["kind"] == "run" and e["target"] == folder.name]
+            _replace_if_new(folder / RUNS, lines_of(own))
+        if self.targets.is_dir():
+            _replace_if_new(self.targets / CATALOG, lines_of(everything))
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The metas of all targets, their runs, and posteriors, in the order of their ids."""
+        for folder in sorted(self.targets.glob("tgt_*")):
+            yield _json(folder / META)
+            yield from (_json(run / META) for run in sorted(folder.glob("run_*")))
+        yield from (_json(folder / META) for folder in sorted(self.posteriors.glob("post_*")))
+
+    def frame(self) -> pd.DataFrame:
+        """A row a run, and one a posterior: `FRAME`."""
+        import pandas as pd
+
+        rows = [self._row(entry) for entry in self.entries() if entry["kind"] != "target"]
+        return pd.DataFrame(rows, columns=FRAME)
+
+    def _row(self, entry: Json) -> Json:
+        place = self._place(entry)
+        timings = _json(place / TIMINGS) if (place / TIMINGS).exists() else {}
+        about = {"kind": entry["kind"], "id": entry["id"], "wall_s": timings.get("wall_s")}
+        if entry["kind"] == "run":
+            return {**about, "target": entry["target"], **entry["dims"], **entry["metrics"]}
+        inputs = ",".join(entry["config"].get("inputs", ()))
+        known = {name: entry[name] for name in FRAME if name in entry and name not in about}
+        return {**about, "target": inputs, "policy": entry["sampler"], **known}
+
+    def _place(self, entry: Json) -> Path:
+        if entry["kind"] == "run":
+            return self.run(entry["target"], entry["id"])
+        room = self.targets if entry["kind"] == "target" else self.posteriors
+        return room / str(entry["id"])
+
+    def promote(self, ids: Sequence[str], to: Path) -> list[Path]:
+        """Copy key figures to a stable place: `figures.csv`, and by id analyses and plots.
+
+        Args:
+            ids: beginnings of ids; all where there are none.
+            to: the folder; what is there of the same id is replaced.
+
+        Raises:
+            UsageError: nothing has such an id.
+        """
+        from pytest_kvbench.ops.sheet import csv_text
+
+        rows = self.frame()
+        for wanted in ids:
+            if not rows["id"].str.startswith(wanted).any():
+                known = ", ".join(list(rows["id"])[:5]) or "none; build some: kvbench targets GROUP"
+                raise UsageError(f"{wanted!r} is no run in {self.root}", f"runs there: {known}")
+        kept = rows[[not ids or name.startswith(tuple(ids)) for name in rows["id"]]]
+        made = [to / "figures.csv"]
+        replace_text(made[0], csv_text(kept))
+        chosen = set(kept["id"])
+        for entry in self.entries():
+            if entry["id"] in chosen:
+                made += _copied(self._place(entry), to / entry["id"])
+        return made
+
+
+def text_of(data: Json) -> str:
+    """Readable JSON, the same bytes for the same data."""
+    return json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def lines_of(rows: Iterable[Json]) -> str:
+    """A line of JSON a row."""
+    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return data
+
+
+def _replace_if_new(file: Path, text: str) -> None:
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        replace_text(file, text)
+
+
+def _copied(place: Path, to: Path) -> Iterator[Path]:
+    for file in [place / META, place / ANALYSIS, *sorted(place.glob("diagnostics/*.png"))]:
+        if file.exists():
+            copy = to / file.relative_to(place)
+            with writing(copy):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            yield copy
