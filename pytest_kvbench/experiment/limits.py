@@ -7,7 +7,8 @@ import re
 GROUP_NAMES = "a folder name of letters, digits, dot, dash and underscore"
 
 
-GROUP = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+GROUP = r"^[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+"""What follows an @ names the member of a roster."""
 
 
 MAX_GROUP = 150

@@ -16,6 +16,7 @@ from pydantic import (
 
 from pytest_kvbench.errors import ExperimentError, UsageError
 from pytest_kvbench.experiment.explain import explain, joined, origin_of, shown_path
+from pytest_kvbench.experiment.roster import members
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text
 from pytest_kvbench.reading.strict_yaml import MAX_TEXT
@@ -36,6 +37,8 @@ class Declared:
     stage: str = ""
     chain: str = ""
     """The name all stages of one sweep share; empty for an experiment without stages."""
+    member: str = ""
+    """Which of a roster it is: `smollm2-135m.0`; empty where there is none."""
 
     def refuse(self, key: str, problem: str, valid: str) -> NoReturn:
         """Raise the error for a key whose value only a later stage can judge."""
@@ -99,9 +102,10 @@ def load_experiment(
     """
     declared = load_stages(file, inline=inline, overrides=overrides, inline_source=inline_source)
     if len(declared) > 1 or declared[0].stage:
+        key = "matrix" if declared[0].member else "stages"
         raise ExperimentError(
-            f"{file or inline_source}: stages: this command takes one experiment",
-            f"name the group of a stage: {', '.join(d.experiment.group for d in declared)}",
+            f"{file or inline_source}: {key}: this command takes one experiment",
+            f"name one of its groups: {', '.join(d.experiment.group for d in declared)}",
         )
     return declared[0]
 
@@ -113,10 +117,11 @@ def load_stages(
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
 ) -> tuple[Declared, ...]:
-    """Read, merge and check an experiment: one, or one per stage in order.
+    """Read, merge and check an experiment: one, or one per stage in order, for each of its roster.
 
     A stage is the experiment with its own keys on top, in the group `GROUP.STAGE`. Each draws its
-    examples with the next seed, and leaves out the arms that broke in the stage before.
+    examples with the next seed, and leaves out the arms that broke in the stage before. Of a
+    `matrix` every combination is an experiment with these values, in the group `GROUP@NAME`.
 
     Args and errors: as `load_experiment`.
     """
@@ -128,10 +133,26 @@ def load_stages(
     for override in overrides:
         merged.add(_nest({override.key: override.value}, override.source), override.source)
     stages = merged.values.pop("stages", None)
+    matrix = merged.values.pop("matrix", None)
     source = str(file or inline_source)
+    if matrix is None:
+        return tuple(_each_stage(merged.values, merged, stages, source))
+    base = _checked(merged.values, merged, source).experiment
+    return tuple(
+        replace(declared, member=one.name)
+        for one in members(matrix, origin_of(merged.origins, "matrix", source))
+        for values in [{**_nest(one.values, source), "group": f"{base.group}@{one.name}"}]
+        for declared in _each_stage(_merge(merged.values, values), merged, stages, source)
+    )
+
+
+def _each_stage(
+    values: Mapping[str, Any], merged: _Merged, stages: object, source: str
+) -> Iterator[Declared]:
     if stages is None:
-        return (_checked(merged.values, merged, source),)
-    return tuple(_staged(merged, stages, source))
+        yield _checked(values, merged, source)
+    else:
+        yield from _staged(values, merged, stages, source)
 
 
 def _checked(values: Mapping[str, Any], merged: _Merged, source: str, at: str = "") -> Declared:
@@ -142,12 +163,14 @@ def _checked(values: Mapping[str, Any], merged: _Merged, source: str, at: str = 
     return Declared(experiment, merged.origins, tuple(merged.files))
 
 
-def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
+def _staged(
+    own: Mapping[str, Any], merged: _Merged, stages: object, source: str
+) -> Iterator[Declared]:
     valid = "valid: {breadth: {bins: {per_bin: 5}}, depth: {bins: {per_bin: 50}}}"
     where = origin_of(merged.origins, "stages", source)
     if not isinstance(stages, Mapping) or not stages:
         raise ExperimentError(f"{where}: stages: {brief(stages)} names no stage", valid)
-    base = _checked(merged.values, merged, source).experiment
+    base = _checked(own, merged, source).experiment
     before = None
     for position, (name, stage) in enumerate(stages.items()):
         if not isinstance(stage, Mapping) or not _STAGE.fullmatch(str(name)):
@@ -155,7 +178,7 @@ def _staged(merged: _Merged, stages: object, source: str) -> Iterator[Declared]:
         group = f"{base.group}.{name}"
         seed = base.sampling.seed + position
         given = {"group": group, "after": before, "sampling": {"seed": seed}}
-        values = _merge(_merge(merged.values, given), stage)
+        values = _merge(_merge(own, given), stage)
         yield replace(
             _checked(values, merged, source, f"stages.{name}."), stage=str(name), chain=base.group
         )

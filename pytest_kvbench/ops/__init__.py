@@ -8,6 +8,6 @@ columns, rows -> aggregate, lineages   all groups as one Parquet data set, copie
      -> recipes -> arms -> best     every arm against the control, over all groups that asked alike
      -> effects -> insights, rollups, listing, catalog    what it says
      -> frames                      one group for a notebook
-target_store, targets               the content-addressed store
+target_store, run_names, run_nodes -> targets   the content-addressed store
 inspect_logs, sheet                 for other tools
 """

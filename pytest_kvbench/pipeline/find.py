@@ -11,7 +11,7 @@ from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.hints import command
 from pytest_kvbench.store.origin import refuse_unconfirmed
-from pytest_kvbench.store.places import group_folders, group_names, is_group
+from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, Store
 
 
@@ -23,7 +23,7 @@ def find_declared(
     ran: bool = False,
     reads: bool = False,
 ) -> tuple[Declared, ...]:
-    """An experiment, or its stages in order.
+    """An experiment, or its stages in order, or those of each member of its roster.
 
     Args:
         name: a YAML file, a group, or what a sweep's groups are called before their stage's name.
@@ -57,17 +57,28 @@ def find_declared(
 
 
 def groups_of(name: str, reports: Path) -> list[str]:
-    """The group of that name, or those of the sweep, in order; empty where there is neither."""
+    """The group of that name, or those of the sweep or roster, in order; empty where there is none.
+
+    Of a roster's members each is one group, or the stages of its sweep.
+    """
     if is_group(reports / name):
         return [name]
-    folders = [f for f in group_folders(reports) if f.name.startswith(f"{name}.")]
-    after = {folder.name: snapshot(folder)["after"] for folder in folders}
+    names = group_names(reports)
+    sweeps = _chains([n for n in names if n.startswith(f"{name}.")], reports)
+    sweeps = [chain for chain in sweeps if len(chain) > 1][:1]
+    roster = _chains([n for n in names if n.startswith(f"{name}@")], reports)
+    return [group for chain in sweeps or roster for group in chain]
+
+
+def _chains(groups: Sequence[str], reports: Path) -> list[list[str]]:
+    """Groups that follow one another, in order, by the first of each chain."""
+    after = {group: snapshot(reports / group)["after"] for group in groups}
     follower = {before: group for group, before in after.items() if before}
-    firsts = sorted(group for group, before in after.items() if not before and group in follower)
-    chain = firsts[:1]
-    while chain and (following := follower.get(chain[-1])) and following not in chain:
-        chain.append(following)
-    return chain
+    chains = [[group] for group in sorted(after) if not after[group]]
+    for chain in chains:
+        while (following := follower.get(chain[-1])) and following not in chain:
+            chain.append(following)
+    return chains
 
 
 def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:

@@ -52,8 +52,9 @@ class Declaration:
 
     @property
     def item_id(self) -> str:
-        """The cell's, after the name of its stage."""
-        return "-".join(filter(None, [self.declared.stage, self.key.item_id]))
+        """The cell's, after the names of its member of a roster and its stage."""
+        named = [self.declared.member, self.declared.stage, self.key.item_id]
+        return "-".join(filter(None, named))
 
 
 def declarations(declared: Declared) -> Iterator[Declaration]:

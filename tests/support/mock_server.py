@@ -41,6 +41,8 @@ class MockServer(Serving):
     latency_s: float = 0.0
     queue_s: float = 0.0
     """How long it says that each request queued: very long, and no answer took any time."""
+    aliases: list[str] = field(default_factory=list)
+    """Other names under which it serves its model."""
     fingerprint: dict[str, str] = field(default_factory=lambda: {"weights": "mock"})
     asked: Counter[tuple[str, str, float, int]] = field(default_factory=Counter)
     """How often each (prompt, policy, budget, seed) was asked for."""
@@ -68,7 +70,7 @@ class MockServer(Serving):
         return JSONResponse({"tokens": body["content"].split()})
 
     async def _models(self, request: Request) -> Response:
-        entry = {"id": "mock", "aliases": [], "fingerprint": self.fingerprint}
+        entry = {"id": "mock", "aliases": self.aliases, "fingerprint": self.fingerprint}
         return JSONResponse({"object": "list", "data": [entry]})
 
     async def _chat(self, request: Request) -> Response:
