@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_kvbench.ops.stored_plan import stored_plan
+from pytest_kvbench.ops.stored_plan import stored_plan, unanswered
 from pytest_kvbench.ops.target_store import run_id, target_id
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import FULL_CACHE, Arm, digest
@@ -92,10 +92,16 @@ def _data(manifest: TaskManifest) -> dict[str, Any]:
 
 
 def named_runs(prepared: Prepared) -> tuple[list[NamedRun], list[str]]:
-    """The arms of the plan whose answers and whose control's are all there; names of the others."""
+    """The arms of the plan whose answers and whose control's are all there; names of the others.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered.
+    """
     with Store(prepared.database, reads=True) as store:
         planned = stored_plan(prepared, store)
         settled = store.settled([request.key for _, request in planned])
+    if not settled:
+        raise unanswered(prepared)
     asked: dict[tuple[str, str, float], list[Any]] = {}
     for cell, request in planned:
         asked.setdefault((cell.variant, cell.policy, cell.budget), []).append(request)

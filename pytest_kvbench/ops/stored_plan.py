@@ -46,16 +46,21 @@ def observed(prepared: Prepared) -> Observed:
         rows = observations(prepared, store, planned)
         run = store.runs()[-1]
     if not rows:
-        raise MissingPrerequisiteError(
-            f"group {group}: nothing has been answered yet",
-            f"run it: {command('run', prepared.folder)}",
-        )
+        raise unanswered(prepared)
     if any(row.outcome.is_unscored for row in rows):
         raise MissingPrerequisiteError(
             f"group {group}: some answers have no score",
             f"score them: {command('score', prepared.folder)}",
         )
     return Observed(planned, rows, votes(rows, prepared.experiment, prepared.manifests), run)
+
+
+def unanswered(prepared: Prepared) -> MissingPrerequisiteError:
+    """The refusal of a group of which nothing is known yet."""
+    return MissingPrerequisiteError(
+        f"group {prepared.experiment.group}: nothing has been answered yet",
+        f"run it: {command('run', prepared.folder)}",
+    )
 
 
 def stored_plan(prepared: Prepared, store: Store) -> Sequence[tuple[Cell, Request]]:
