@@ -80,8 +80,8 @@ def judged_arms(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) 
     """
     import pandas as pd
 
-    pairs = compared(counted(answers, runs, cells))
     every = with_recipe(answers, runs)
+    pairs = compared(counted(every, runs, cells))
     stated = _stated(cells, every)
     rules = _rules(runs)
     rows: list[Record] = []

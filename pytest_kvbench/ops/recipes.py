@@ -40,29 +40,29 @@ _TOGETHER = ["group", *(name for name in RECIPE if name != _AWARE), "variant", "
 _ASKED = [*_TOGETHER, "example_id", "replicate"]
 
 
-def counted(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """The answers and failures that count, with every dial and the class of their length.
+def counted(rows: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The answers and failures that count, of those that `with_recipe` gives.
 
     Left out are second runs of a control (A/A), samples that were outvoted, cells that were not
     measured, those of a control that is not sane, and arms that are known to be bad.
     """
-    rows = with_recipe(answers, runs)
     rows = rows[~rows["aa"] & rows["elected"]]
     rows = rows[~_places(rows).isin(_places(cells[~is_measured(cells)]))]
     return rows[~_arms(rows).isin(list(_asked_beside(runs)))]
 
 
 def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
-    """As `counted`, scored answers alone."""
-    rows = counted(answers, runs, cells)
+    """The answers that count, with every dial: as `counted`, scored answers alone."""
+    rows = counted(with_recipe(answers, runs), runs, cells)
     return rows[rows["score"].notna()]
 
 
 def with_recipe(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The answers with the columns `dtype`, `draws` and `length`."""
+    """The answers with the columns `dtype`, `draws` and `length`, without their texts."""
     dtypes = runs[["run_id", "snapshot"]].drop_duplicates("run_id").copy()
     dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
-    rows = answers.merge(dtypes, on="run_id", how="left").fillna({"dtype": "null"})
+    read = answers.drop(columns="text", errors="ignore")
+    rows = read.merge(dtypes, on="run_id", how="left").fillna({"dtype": "null"})
     draws = {text: _without_seed(text) for text in rows["sampling"].unique()}
     return rows.assign(draws=rows["sampling"].map(draws), length=lengths(rows))
 
