@@ -9,5 +9,6 @@ columns, rows -> aggregate, lineages   all groups as one Parquet data set, copie
      -> effects -> insights, rollups, listing, catalog    what it says
      -> frames                      one group for a notebook
 target_store, run_names, run_nodes -> targets   the content-addressed store
+paired -> posteriors                a posterior over the pairs of all groups
 inspect_logs, sheet                 for other tools
 """

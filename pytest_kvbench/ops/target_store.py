@@ -4,7 +4,7 @@
     runs/targets/tgt_<sha256>/control.jsonl       the control's answers, a line each
     runs/targets/tgt_<sha256>/_runs.jsonl         a line a run under it
     runs/targets/tgt_<sha256>/run_<policy>_<sha1>/{meta.json,answers.jsonl,analysis.json,timings.json}
-    runs/posteriors/post_<sampler>_<sha1>/{meta.json,trace.nc,analysis.json,diagnostics/*.png}
+    runs/posteriors/post_<sampler>_<sha1>/...     see `posteriors`
     runs/targets/_catalog.jsonl                   a line a target, run and posterior
 
 A name is a hash of the configuration: a folder that is there is never written again, and one that
@@ -50,11 +50,6 @@ def target_id(config: Json) -> str:
 def run_id(policy: str, config: Json) -> str:
     """The name of a run by its configuration, which names its target."""
     return f"run_{_slug(policy)}_{_sha1(config)}"
-
-
-def posterior_id(sampler: str, config: Json) -> str:
-    """The name of a posterior by its configuration, which names the runs that it is made of."""
-    return f"post_{_slug(sampler)}_{_sha1(config)}"
 
 
 def _sha1(config: Json) -> str:
@@ -110,22 +105,6 @@ class RunStore:
                 room.rename(place)
         return True
 
-    def put_posterior(
-        self, sampler: str, config: Json, files: Mapping[str, str | bytes], meta: Json
-    ) -> Path:
-        """Keep a posterior: its folder, by sampler and configuration.
-
-        Args:
-            sampler: which.
-            config: all that decides it; `inputs` lists the ids of targets and runs.
-            files: `trace.nc`, `analysis.json`, `diagnostics/trace.png` and the like, by path.
-            meta: what is known beside: versions, ess, rhat.
-        """
-        place = self.posteriors / posterior_id(sampler, config)
-        about = {"kind": "posterior", "id": place.name, "sampler": sampler, "config": config}
-        self.put(place, {META: text_of({**about, **meta}), **files})
-        return place
-
     def index(self) -> None:
         """Bring `_runs.jsonl` of every target and the catalog up to date: a line a folder, once."""
         everything = list(self.entries())
@@ -140,7 +119,7 @@ class RunStore:
         for folder in sorted(self.targets.glob("tgt_*")):
             yield _json(folder / META)
             yield from (_json(run / META) for run in sorted(folder.glob("run_*")))
-        yield from (_json(folder / META) for folder in sorted(self.posteriors.glob("post_*")))
+        yield from map(_posterior, sorted(self.posteriors.glob("post_*")))
 
     def frame(self) -> pd.DataFrame:
         """A row a run, and one a posterior: `FRAME`."""
@@ -155,9 +134,7 @@ class RunStore:
         about = {"kind": entry["kind"], "id": entry["id"], "wall_s": timings.get("wall_s")}
         if entry["kind"] == "run":
             return {**about, "target": entry["target"], **entry["dims"], **entry["metrics"]}
-        inputs = ",".join(entry["config"].get("inputs", ()))
-        known = {name: entry[name] for name in FRAME if name in entry and name not in about}
-        return {**about, "target": inputs, "policy": entry["sampler"], **known}
+        return {**about, "policy": entry["sampler"], **entry["metrics"]}
 
     def _place(self, entry: Json) -> Path:
         if entry["kind"] == "run":
@@ -190,6 +167,19 @@ class RunStore:
             if entry["id"] in chosen:
                 made += _copied(self._place(entry), to / entry["id"])
         return made
+
+
+def _posterior(folder: Path) -> dict[str, Any]:
+    """What the catalog says of a posterior: its inputs, and whether it may be believed."""
+    found = _json(folder / ANALYSIS)
+    checks = found["diagnostics"] or {}
+    return {
+        "kind": "posterior",
+        "id": folder.name,
+        "sampler": folder.name.split("_")[1],
+        "config": found["config"],
+        "metrics": {"ess": checks.get("ess_bulk"), "rhat": checks.get("r_hat")},
+    }
 
 
 def text_of(data: Json) -> str:

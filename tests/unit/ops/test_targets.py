@@ -105,16 +105,15 @@ def test_an_arm_without_all_its_answers_is_left_for_later(tmp_path):
 def test_key_figures_are_promoted_and_posteriors_have_their_place(tmp_path):
     build([make_group(tmp_path / "reports", **SMALL)], tmp_path / "runs")
     store = RunStore(tmp_path / "runs")
-    ids = list(store.frame()["id"])
-    config = {"inputs": ids, "priors": "weak", "seed": 1}
-    place = store.put_posterior(
-        "nuts",
-        config,
-        {"trace.nc": b"trace", "analysis.json": "{}", "diagnostics/trace.png": b"png"},
-        {"ess": 900.0, "rhat": 1.0},
-    )
+    place = tmp_path / "runs/posteriors/post_nuts_0123456789abcdef"
+    (place / "diagnostics").mkdir(parents=True)
+    (place / "diagnostics/trace.png").write_bytes(b"png")
+    checks = {"r_hat": 1.0, "ess_bulk": 900.0, "ess_tail": 800.0, "divergent": 0.0}
+    analysis = {"config": {"curves": [], "margin": 0.1}, "diagnostics": checks, "statements": []}
+    (place / "analysis.json").write_text(json.dumps(analysis))
     store.index()
-    assert place.parent.name == "posteriors"
+    lines = (tmp_path / "runs/targets/_catalog.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["target", "run", "run", "posterior"]
     rows = store.frame().set_index("id")
     assert rows.loc[place.name, ["policy", "ess", "rhat"]].tolist() == ["nuts", 900, 1]
     words = ["promote", place.name[:12], "--runs", tmp_path / "runs", "--to", tmp_path / "results"]
