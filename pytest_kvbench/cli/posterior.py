@@ -114,11 +114,14 @@ def _one(what: str, values: Sequence[Any], option: str) -> Any:
 
 def posterior_lines(analysis: Analysis) -> Iterator[str]:
     """An analysis.json for a terminal."""
+    from pytest_kvbench.report.text import count
+
     config = analysis["config"]
     groups = {curve["group"] for curve in config["curves"]}
     answers = sum(curve["pairs"] * len(curve["budgets"]) for curve in config["curves"])
     yield (
-        f"{answers:,} pairs in {len(config['curves'])} curves of {len(groups)} groups, "
+        f"{count(answers, 'pair')} in {count(len(config['curves']), 'curve')} of "
+        f"{count(len(groups), 'group')}, "
         f"{config['sampling']['sampler']} with seed {config['sampling']['seed']}"
     )
     for curve in analysis["not_monotone"]:

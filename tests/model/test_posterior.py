@@ -138,7 +138,7 @@ def test_the_command_says_it_of_a_stored_group(project: Project, mock: MockServe
     project.run()
     result = CliRunner().invoke(main, ["posterior"])
     assert result.exit_code == 0
-    assert "40 pairs in 2 curves of 1 groups, nuts with seed 1" in result.output
+    assert "40 pairs in 2 curves of 1 group, nuts with seed 1" in result.output
     assert "P(loss < 0.1) by budget" in result.output
     assert "from g (100%)" in result.output
     assert (project.path / result.output.split()[-1] / "analysis.json").exists()
