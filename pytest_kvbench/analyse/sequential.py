@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -105,7 +106,7 @@ class Drawn:
     clusters: np.ndarray
     differences: Mapping[Rung, np.ndarray]
 
-    @property
+    @cached_property
     def largest(self) -> int:
         """Examples of the largest context that could be drawn."""
         return int(np.unique(self.clusters, return_counts=True)[1].max(initial=1))

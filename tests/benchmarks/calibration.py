@@ -24,6 +24,7 @@ from pytest_kvbench.analyse.alike import Agreement
 from pytest_kvbench.analyse.binary import BinaryPairs, restricted_rates
 from pytest_kvbench.analyse.cell import checked, evidence_of, verdict_of
 from pytest_kvbench.analyse.cells import corrected_verdicts
+from pytest_kvbench.analyse.contexts import ContextPairs
 from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
 from pytest_kvbench.analyse.judge import judge_pairs
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled, over_bins
@@ -140,11 +141,19 @@ def _binary_interval(losses: int, gains: int, n: int) -> tuple[float, float]:
     return interval(BinaryPairs(losses, gains, n), ALPHA)
 
 
+@functools.cache
+def _contexts_interval(kinds: bytes, counts: bytes) -> tuple[float, float]:
+    table = np.frombuffer(kinds, dtype=int).reshape(-1, 3)
+    return interval(ContextPairs(table, np.frombuffer(counts)), ALPHA)
+
+
 def ours(pairs: Pairs) -> tuple[float, float]:
     """The interval that `judge_cell` reports."""
     evidence = evidence_of(pairs.control, pairs.treated, pairs.clusters)
     if isinstance(evidence, BinaryPairs):
         return _binary_interval(evidence.losses, evidence.gains, evidence.n)
+    if isinstance(evidence, ContextPairs):
+        return _contexts_interval(evidence.kinds.tobytes(), evidence.counts.tobytes())
     return interval(evidence, ALPHA)
 
 
@@ -349,6 +358,9 @@ WORDS = ("holds", "breaks")
 def _judged(bins: Sequence[Pairs]) -> str:
     strata = [checked(b.control, b.treated, b.clusters) for b in bins]
     evidence = over_bins(strata)
+    if isinstance(evidence, BinaryPairs):
+        p = _binary_p(evidence.losses, evidence.gains, evidence.n, 0.10)
+        return verdict_of(p.p_holds, p.p_breaks, ALPHA)
     if isinstance(evidence, StratifiedPairs):
         parts = sorted(zip(evidence.strata, evidence.shares, strict=True), key=repr)
         return _word_of_strata(*(tuple(column) for column in zip(*parts, strict=True)))
@@ -650,14 +662,12 @@ def transitions(random: Random, scale: Scale) -> Iterable[Check]:
             yield from _brackets(random, planted, bins, n, scale.ladders)
 
 
-def _brackets(
-    random: Random, planted: Planted, bins: int, n: int, runs: int, margin: float = 0.10
-) -> Iterable[Check]:
+def _brackets(random: Random, planted: Planted, bins: int, n: int, runs: int) -> Iterable[Check]:
     found = []
     for _ in range(runs):
         rungs = [ladder(random, n, planted.losses) for _ in range(bins)]
-        words = [_word(cells, margin) for cells in zip(*rungs, strict=True)]
-        found.append((bracket_of(words, planted.truth(margin)), words))
+        words = [_judged(cells) for cells in zip(*rungs, strict=True)]
+        found.append((bracket_of(words, planted.truth(0.10)), words))
     wrong = float(np.mean([b.excludes for b, _ in found]))
     width = float(np.median([b.width for b, _ in found]))
     ends = np.mean([w[0] == "breaks" and w[-1] == "holds" for _, w in found])
@@ -668,13 +678,6 @@ def _brackets(
     if planted.name.startswith("cliff") and most:
         narrow = float(width <= most)
         yield Check(f"width <= {most}, {what}", narrow, 1.0, runs, at_least=True)
-
-
-def _word(cells: Sequence[Pairs], margin: float) -> str:
-    if len(cells) > 1:
-        return judge_pooled(cells, margin=margin, alpha=ALPHA).verdict
-    p = p_values(cells[0], margin)
-    return verdict_of(p.p_holds, p.p_breaks, ALPHA)
 
 
 # -- sampling until decided ----------------------------------------------------------------------
