@@ -9,15 +9,17 @@ remains is that a context may be lost whole: 20 lossless contexts hold no margin
 however many examples each has. Where single examples differ here and there, it is known to be
 small.
 
-Contexts are taken to be of one kind. Should one in ten be lost whole while the others lose single
-examples at random, 20 contexts show none of it in 12% of samples, and no rule that ever holds on
-such data can be right more often.
+Contexts may be of two kinds: some lost (or gained) whole, while the others lose single examples at
+random. Such models are averaged in, believed little until the data ask for them. Should one in ten
+be lost whole, 20 contexts show none of it in 12% of samples, and no rule that ever holds on such
+data can be right more often.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -29,11 +31,49 @@ from pytest_kvbench.analyse.binary import restricted_rates, whole_power
 SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 PRIOR = np.array([5.0, *[1.0] * 6, 1000.0])
 """That a context is kept or lost whole is believed until one is seen that is mixed."""
+APART = (0.01, 0.02, 0.035, 0.055, 0.08, 0.11, 0.15, 0.2, 0.28, 0.4, 0.6)
+APART_PRIOR = 0.1 / len(APART)
+"""So little that single losses let 20 contexts hold, and 50 that are of two kinds do not."""
 MOST_OF_ONE = 64  # examples of a context; tables of outcomes grow with its square
 UNEVEN = 1.5  # the largest context over the smallest, beyond which losses may go with size
 MANY = 500  # pairs that differ; with more, the normal tail is as good and far quicker
 LEAST_RATE = 1e-12
 NEGLIGIBLE = 1e-12  # of a p-value: what a share so unlikely adds to it
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What becomes of a context.
+
+    Args:
+        prior: how much it is believed beside the other models.
+        rates: mean rates of losses, gains and the rest of the contexts that are not apart.
+        share: the correlation of their pairs.
+        apart: the chance that a context is lost whole, whatever the others are like.
+        side: 0; 1 where it is gained.
+    """
+
+    prior: float
+    rates: np.ndarray
+    share: float = 0.0
+    apart: float = 0.0
+    side: int = 0
+
+    def log_chances(self, kinds: np.ndarray) -> np.ndarray:
+        """Of each kind of context in one order of its pairs."""
+        others = log_chances(kinds, self.rates, self.share)
+        if not self.apart:
+            return others
+        whole = kinds[:, self.side] == kinds.sum(axis=1)
+        apart = np.where(whole, math.log(self.apart), -np.inf)
+        both: np.ndarray = np.logaddexp(others + math.log1p(-self.apart), apart)
+        return both
+
+    def nets(self, size: int) -> np.ndarray:
+        """The chances of gains - losses of a context, from -size to size."""
+        outcomes, ways = outcomes_of(size)
+        chances = np.exp(ways + self.log_chances(outcomes))
+        return np.bincount(outcomes[:, 1] - outcomes[:, 0] + size, weights=chances)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,36 +130,48 @@ class ContextPairs:
         return replace(self, counts=self.counts * factor)
 
     def p_above(self, delta: float) -> float:
-        """P(gains - losses as seen or larger), at the likeliest rates that differ by `delta`."""
-        losses, gains, rest = self._totals
-        loss, gain = restricted_rates(losses, gains, losses + gains + rest, delta)
-        rates = np.maximum([loss, gain, 1 - loss - gain], LEAST_RATE)
-        likely = np.array([self.log_likelihood(rates, share) for share in SHARES])
-        weights = PRIOR * np.exp(likely - likely.max())
+        """P(gains - losses as seen or larger), by the likeliest models that differ by `delta`."""
+        models = [*self._alike(delta), *self._apart(delta)]
+        likely = np.array([self.log_likelihood(model) for model in models])
+        weights = np.array([model.prior for model in models]) * np.exp(likely - likely.max())
         weights /= weights.sum()
-        shares = [pair for pair in zip(weights, SHARES, strict=True) if pair[0] > NEGLIGIBLE]
-        return math.fsum(weight * self._tail(rates, share) for weight, share in shares)
+        kept = [pair for pair in zip(weights, models, strict=True) if pair[0] > NEGLIGIBLE]
+        return math.fsum(weight * self._tail(model) for weight, model in kept)
 
-    def log_likelihood(self, rates: np.ndarray, share: float) -> float:
+    def log_likelihood(self, model: Model) -> float:
         """Of what was seen, but for a constant."""
-        return float(self.counts @ log_chances(self.kinds, rates, share))
+        return float(self.counts @ model.log_chances(self.kinds))
 
-    def _tail(self, rates: np.ndarray, share: float) -> float:
+    def _alike(self, delta: float) -> Iterator[Model]:
+        """Contexts of one kind, whose pairs share a lot or a little."""
+        rates = rates_of(self._totals, delta)
+        for prior, share in zip(PRIOR, SHARES, strict=True):
+            yield Model(float(prior), rates, share)
+
+    def _apart(self, delta: float) -> Iterator[Model]:
+        """Some contexts lost, or gained, whole; of the others each pair for itself."""
+        for side, sign in ((0, 1), (1, -1)):
+            others = self.counts * (self.kinds[:, side] < self._sizes) @ self.kinds
+            if self._sizes.max() == 1 or not others.any():
+                continue
+            for apart in APART:
+                left = (delta + sign * apart) / (1 - apart)
+                if abs(left) < 1:
+                    yield Model(APART_PRIOR, rates_of(others, left), 0.0, apart, side)
+
+    def _tail(self, model: Model) -> float:
         """P(gains - losses >= seen)."""
         sizes, inverse = np.unique(self._sizes, return_inverse=True)
         numbers = np.ceil(np.bincount(inverse, weights=self.counts) - 1e-9)
+        nets = [model.nets(int(size)) for size in sizes]
         most = int(sizes @ numbers)
         seen = math.floor(float(self.counts @ self._nets) + 1e-9)
         if self._totals[:2].sum() > MANY:
-            pairs = float(numbers @ (sizes * (1 + (sizes - 1) * share)))
-            return normal_tail(rates, most, pairs, seen)
+            return normal_tail(nets, numbers, seen)
         width = 1 << (2 * most).bit_length()
         characteristic = np.ones(width // 2 + 1, dtype=complex)
-        for size, number in zip(sizes, numbers, strict=True):
-            outcomes, ways = outcomes_of(int(size))
-            chances = np.exp(ways + log_chances(outcomes, rates, share))
-            shifted = np.bincount(outcomes[:, 1] - outcomes[:, 0] + size, weights=chances)
-            characteristic *= whole_power(np.fft.rfft(shifted, width), int(number))
+        for chances, number in zip(nets, numbers, strict=True):
+            characteristic *= whole_power(np.fft.rfft(chances, width), int(number))
         sums = np.fft.irfft(characteristic, width)
         return float(sums[most + seen : 2 * most + 1].sum().clip(0.0, 1.0))
 
@@ -139,11 +191,24 @@ class ContextPairs:
         return totals
 
 
-def normal_tail(rates: np.ndarray, n: int, inflated: float, seen: int) -> float:
-    """P(gains - losses >= seen) of `n` pairs with the variance of `inflated` independent ones."""
-    loss, gain, _ = rates
-    spread = math.sqrt(inflated * (loss + gain - (gain - loss) ** 2))
-    return float(ndtr((n * (gain - loss) - seen + 0.5) / spread))
+def rates_of(totals: np.ndarray, delta: float) -> np.ndarray:
+    """The likeliest rates of losses, gains and the rest that differ by `delta`."""
+    losses, gains, rest = totals
+    loss, gain = restricted_rates(losses, gains, losses + gains + rest, delta)
+    return np.maximum([loss, gain, 1 - loss - gain], LEAST_RATE)
+
+
+def normal_tail(nets: Sequence[np.ndarray], numbers: np.ndarray, seen: int) -> float:
+    """P(sum of nets >= seen), of so many contexts of each size, whose nets have these chances."""
+    mean = variance = 0.0
+    for chances, number in zip(nets, numbers, strict=True):
+        values = np.arange(len(chances)) - len(chances) // 2
+        middle = float(chances @ values)
+        mean, variance = (
+            mean + number * middle,
+            variance + number * (chances @ values**2 - middle**2),
+        )
+    return float(ndtr((mean - seen + 0.5) / math.sqrt(variance)))
 
 
 def log_chances(kinds: np.ndarray, rates: np.ndarray, share: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -46,14 +46,15 @@ Draw = Callable[[Random, int, float], Pairs]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is simulated."""
+    """How much is simulated: experiments a row."""
 
     intervals: int
+    levels: int
     experiments: int
     ladders: int
 
 
-FULL, QUICK = Scale(1_000, 400, 500), Scale(200, 100, 60)
+FULL, QUICK = Scale(400, 1_000, 400, 500), Scale(200, 200, 100, 60)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,11 @@ def _binary_interval(losses: int, gains: int, n: int) -> tuple[float, float]:
 
 @functools.cache
 def _contexts_interval(kinds: bytes, counts: bytes) -> tuple[float, float]:
-    table = np.frombuffer(kinds, dtype=int).reshape(-1, 3)
-    return interval(ContextPairs(table, np.frombuffer(counts)), ALPHA)
+    return interval(_contexts_of(kinds, counts), ALPHA)
+
+
+def _contexts_of(kinds: bytes, counts: bytes) -> ContextPairs:
+    return ContextPairs(np.frombuffer(kinds, dtype=int).reshape(-1, 3), np.frombuffer(counts))
 
 
 def ours(pairs: Pairs) -> tuple[float, float]:
@@ -275,6 +279,16 @@ def contexts(
     return Pairs(1.0 - won, 1.0 - lost, ids)
 
 
+def of_two_kinds(random: Random, count: int) -> Pairs:
+    """Contexts of five: one in ten is lost whole, the others lose and gain 5% at random."""
+    whole = random.random(count) < 0.10
+    spread = contexts(random, count, 5, 0.05, 0.05, 0)
+    lost = whole[spread.clusters]
+    return replace(
+        spread, control=np.where(lost, 1, spread.control), treated=np.where(lost, 0, spread.treated)
+    )
+
+
 def growing(random: Random, count: int, whole: bool) -> Pairs:
     """Contexts of 1 to 10 examples; the larger, the more is lost: 0.10 of all examples."""
     sizes = random.integers(1, 11, count)
@@ -320,6 +334,8 @@ def _at_margin() -> Iterable[tuple[str, Bins]]:
                     contexts, count=count, size=5, loss=0.10 + gain, gain=gain, share=share
                 )
                 yield name, lambda r, d=draw: [d(r)]
+    for count in (50, 100, 200):
+        yield f"{count} contexts of 5, one in ten whole", lambda r, c=count: [of_two_kinds(r, c)]
 
 
 def _powers() -> Iterable[tuple[str, str, float, Bins]]:
@@ -338,7 +354,7 @@ def shapes(random: Random, scale: Scale) -> Iterable[Check]:
     print("\n## A loss of exactly the margin, 0.10, one verdict at one-sided 0.025\n")
     print("| plan | false holds | false breaks | coverage of 95% |\n|---|---|---|---|")
     for name, draw in _at_margin():
-        found = [_judged(draw(random)) for _ in range(2 * scale.intervals)]
+        found = [_judged(draw(random)) for _ in range(2 * scale.levels)]
         holds, breaks = (float(np.mean([w == word for w in found])) for word in WORDS)
         print(f"| {name} | {holds:.3f} | {breaks:.3f} | {1 - holds - breaks:.3f} |", flush=True)
         yield Check(f"false holds, {name}", holds, 0.025, len(found), at_least=False)
@@ -347,9 +363,9 @@ def shapes(random: Random, scale: Scale) -> Iterable[Check]:
         yield Check(f"coverage, {name}", covered, 0.95, len(found), at_least=True)
     print("\n| plan | verdict | how often |\n|---|---|---|")
     for name, word, least, draw in _powers():
-        share = float(np.mean([_judged(draw(random)) == word for _ in range(scale.intervals)]))
+        share = float(np.mean([_judged(draw(random)) == word for _ in range(scale.levels)]))
         print(f"| {name} | {word} | {share:.3f} |", flush=True)
-        yield Check(f"power, {name}", share, least, scale.intervals, at_least=True)
+        yield Check(f"power, {name}", share, least, scale.levels, at_least=True)
 
 
 WORDS = ("holds", "breaks")
@@ -361,10 +377,17 @@ def _judged(bins: Sequence[Pairs]) -> str:
     if isinstance(evidence, BinaryPairs):
         p = _binary_p(evidence.losses, evidence.gains, evidence.n, 0.10)
         return verdict_of(p.p_holds, p.p_breaks, ALPHA)
+    if isinstance(evidence, ContextPairs):
+        return _word_of_contexts(evidence.kinds.tobytes(), evidence.counts.tobytes())
     if isinstance(evidence, StratifiedPairs):
         parts = sorted(zip(evidence.strata, evidence.shares, strict=True), key=repr)
         return _word_of_strata(*(tuple(column) for column in zip(*parts, strict=True)))
     return _word_of(evidence)
+
+
+@functools.cache
+def _word_of_contexts(kinds: bytes, counts: bytes) -> str:
+    return _word_of(_contexts_of(kinds, counts))
 
 
 @functools.cache
@@ -390,15 +413,15 @@ def unpaired(random: Random, scale: Scale) -> Iterable[Check]:
     print("| bins | before | now | right | worse | better |\n|---|---|---|---|---|---|")
     for bins, before, now, right in SIDES:
         wrong = np.zeros(2)
-        for _ in range(scale.intervals):
+        for _ in range(scale.levels):
             pairs = [tuple(_sample(random, n, right) for n in (before, now)) for _ in range(bins)]
             found = two_samples(pairs)
             wrong += [p_breaks(found, 0.0) < ALPHA / 2, p_holds(found, 0.0) < ALPHA / 2]
-        worse, better = (float(share) for share in wrong / scale.intervals)
+        worse, better = (float(share) for share in wrong / scale.levels)
         print(f"| {bins} | {before} | {now} | {right} | {worse:.3f} | {better:.3f} |", flush=True)
         what = f"{bins} bins, {before} against {now}, {right}"
-        yield Check(f"worse, {what}", worse, 0.025, scale.intervals, at_least=False)
-        yield Check(f"better, {what}", better, 0.025, scale.intervals, at_least=False)
+        yield Check(f"worse, {what}", worse, 0.025, scale.levels, at_least=False)
+        yield Check(f"better, {what}", better, 0.025, scale.levels, at_least=False)
 
 
 def _sample(random: Random, n: int, right: float) -> Sample:
@@ -414,15 +437,15 @@ def failures(random: Random, scale: Scale) -> Iterable[Check]:
     print("| n | holds | of the answers alone |\n|---|---|---|")
     for n in (100, 200, 400):
         held = np.zeros(2)
-        for _ in range(2 * scale.intervals):
+        for _ in range(2 * scale.levels):
             lost, wrong, _ = (int(k) for k in random.multinomial(n, (0.05, 0.05, 0.9)))
             if lost <= 0.05 * n:
                 answered, worst = BinaryPairs(wrong, 0, n - lost), BinaryPairs(wrong + lost, 0, n)
                 p = [p_holds(evidence, 0.10) for evidence in (answered, worst)]
                 held += [max(p) < ALPHA / 2, p[0] < ALPHA / 2]
-        with_lost, alone = (float(share) for share in held / (2 * scale.intervals))
+        with_lost, alone = (float(share) for share in held / (2 * scale.levels))
         print(f"| {n} | {with_lost:.3f} | {alone:.3f} |", flush=True)
-        yield Check(f"holds by failures, n {n}", with_lost, 0.025, scale.intervals, at_least=False)
+        yield Check(f"holds by failures, n {n}", with_lost, 0.025, scale.levels, at_least=False)
 
 
 # -- the control's own noise -----------------------------------------------------------------------
@@ -441,13 +464,13 @@ def noise(random: Random, scale: Scale) -> Iterable[Check]:
         ("one bin of 120", (120,), 0.95),
         ("bins of 50, 20, 5", (50, 20, 5), 0.9),
     ):
-        seen = np.mean([_noisy(random, sizes) for _ in range(scale.intervals)], axis=0)
+        seen = np.mean([_noisy(random, sizes) for _ in range(scale.levels)], axis=0)
         worse, better, placebo, spared = map(float, seen)
         print(f"| {name} | {worse:.3f} | {better:.3f} | {placebo:.3f} | {spared:.3f} |", flush=True)
-        yield Check(f"noise is worse, {name}", worse, 0.025, scale.intervals, at_least=False)
-        yield Check(f"noise is better, {name}", better, 0.025, scale.intervals, at_least=False)
-        yield Check(f"placebo found, {name}", placebo, found_out, scale.intervals, at_least=True)
-        yield Check(f"real one spared, {name}", spared, 0.05, scale.intervals, at_least=False)
+        yield Check(f"noise is worse, {name}", worse, 0.025, scale.levels, at_least=False)
+        yield Check(f"noise is better, {name}", better, 0.025, scale.levels, at_least=False)
+        yield Check(f"placebo found, {name}", placebo, found_out, scale.levels, at_least=True)
+        yield Check(f"real one spared, {name}", spared, 0.05, scale.levels, at_least=False)
 
 
 def _noisy(random: Random, sizes: Sequence[int]) -> tuple[bool, bool, bool, bool]:
