@@ -1,10 +1,10 @@
 """The difference of two means over different examples, bins as strata of equal weight.
 
 Several bins of right-or-wrong scores of independent examples: the rule of `strata`, each sample a
-binomial of its own. Else Welch's t, whose variances come from samples with one example of score 0
+binomial of its own. Else Welch's t, whose variances come from samples with one context of score 0
 and one of score 1 added, so that none is zero. One bin takes its means from there too: for
-right-or-wrong scores that is Agresti and Caffo's interval (2000). Over many small bins of unequal
-samples that would add up to a bias. Clusters are kept together.
+right-or-wrong scores of single examples that is Agresti and Caffo's interval (2000). Over many
+small bins of unequal samples that would add up to a bias. Clusters are kept together.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import special
@@ -165,16 +164,16 @@ def two_means(strata: Strata) -> TwoMeans:
 
 
 def _moments(sample: Sample, added: bool) -> tuple[float, float, float]:
-    """The mean, `added` if it is to be that with two examples more; variance and freedom there."""
-    scores = np.append(sample.scores, [0.0, 1.0])
-    codes = _codes(sample.clusters)
-    n, k = len(scores), int(codes.max()) + 1
+    """The mean with its variance and freedom: that of the sample, or with two contexts `added`.
+
+    The spread among contexts is always taken with these two, as large as the largest.
+    """
+    names, codes, counts = np.unique(sample.clusters, return_inverse=True, return_counts=True)
+    k, size = len(names) + 2, int(counts.max())
+    scores = np.append(sample.scores, np.repeat([0.0, 1.0], size))
+    codes = np.append(codes, np.repeat([k - 2, k - 1], size))
     totals = np.bincount(codes, weights=scores - scores.mean())
-    variance = float((totals**2).sum()) / n**2 * k / (k - 1)
-    return float((scores if added else sample.scores).mean()), variance, k - 1.0
-
-
-def _codes(clusters: np.ndarray | Sequence[Any]) -> np.ndarray:
-    """Clusters as integers, the added examples each in one of its own."""
-    names, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.append(codes, [len(names), len(names) + 1])
+    variance = float((totals**2).sum()) / len(scores) ** 2 * k / (k - 1)
+    if added:
+        return float(scores.mean()), variance, k - 1.0
+    return float(sample.scores.mean()), variance * k / (k - 2), k - 1.0

@@ -186,6 +186,22 @@ def test_unequal_samples_that_do_not_differ_are_seldom_worse():
     assert (wrong <= 8).all()  # 2.5 expected
 
 
+def whole_contexts(random, n):
+    """Contexts of 20 that are right or wrong as one, 80% of them right."""
+    clusters = np.arange(n) // 20
+    return Sample((random.random(clusters[-1] + 1) < 0.8)[clusters] * 1.0, clusters)
+
+
+def test_contexts_that_do_not_differ_are_seldom_worse_or_better():
+    """Ten contexts before, two now, two bins: better in a quarter, once."""
+    random, wrong = np.random.default_rng(2), np.zeros(2)
+    for _ in range(200):
+        strata = [tuple(whole_contexts(random, n) for n in (200, 40)) for _ in range(2)]
+        found = two_samples(strata)
+        wrong += [p_breaks(found, 0.0) < 0.025, p_holds(found, 0.0) < 0.025]
+    assert (wrong <= 9).all()  # 5 expected
+
+
 def test_scores_of_any_kind_in_unequal_samples_are_not_shrunk():
     scores = np.full(50, 0.9)
     strata = [(Sample(scores, np.arange(50)), Sample(scores[:5], np.arange(5)))] * 10
