@@ -40,7 +40,7 @@ def fixed_budget(engine: EngineSettings, kv: KV, policy: str) -> float | None:
     endpoint = endpoints(engine).get(policy)
     if endpoint is not None and endpoint.budget is not None:
         return endpoint.budget
-    if (fixed := kind_of(engine).fixed) is not None:
+    if policy != WITHHELD and (fixed := kind_of(engine).fixed) is not None:
         return fixed(engine, base_of(kv, policy), params_of(kv, policy))
     if policy not in kind_of(engine).bits:
         return None

@@ -9,7 +9,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies import own
 from pytest_kvbench.policies.table import POLICIES, get_policy, sources
-from pytest_kvbench.records import Arm
+from pytest_kvbench.records import FULL_CACHE, WITHHELD, Arm
 
 EMBEDDED = "local"
 POLICY, SOURCES = "policy", "sources"
@@ -50,10 +50,14 @@ def as_option(name: str) -> str:
 
 
 def split(arm: Arm) -> tuple[str, dict[str, Any], Mapping[str, str]]:
-    """The policy, its own parameters and the digests of an arm."""
+    """The policy that serves an arm, its own parameters and the digests.
+
+    Where the context is withheld, the full cache answers.
+    """
     params = dict(arm.params)
     digests = params.pop(SOURCES, {})
-    return str(params.pop(POLICY, arm.policy)), params, digests
+    name = FULL_CACHE if arm.policy == WITHHELD else arm.policy
+    return str(params.pop(POLICY, name)), params, digests
 
 
 def slack_of(arm: Arm, tokens: int) -> float:

@@ -23,7 +23,8 @@ FOREIGN = """
 def test_foreign_project_sees_nothing(pytester: pytest.Pytester, n: str) -> None:
     project = pytester.mkdir("project")
     (project / "test_foreign.py").write_text(textwrap.dedent(FOREIGN), encoding="utf-8")
-    args = ("-n", n, "-p", "no:cacheprovider", "-p", "no:benchmark", "project")
+    others = ("no:cacheprovider", "no:benchmark", "no:zarr")
+    args = ("-n", n, *(f"-p{other}" for other in others), "project")
     result = pytester.runpytest_subprocess(*args, timeout=120)
     result.assert_outcomes(passed=20)
     created = {path.name for path in project.iterdir()}
@@ -44,7 +45,9 @@ def test_foreign_tests_keep_xdist_load_scheduling(pytester: pytest.Pytester) -> 
                 print("chose", type(dsession.sched._chosen).__name__)
         """
     )
-    result = pytester.runpytest_subprocess("-n", "2", "-s", "-p", "no:benchmark", timeout=120)
+    result = pytester.runpytest_subprocess(
+        "-n", "2", "-s", "-p", "no:benchmark", "-p", "no:zarr", timeout=120
+    )
     result.stdout.fnmatch_lines(["*chose LoadScheduling*"])
 
 

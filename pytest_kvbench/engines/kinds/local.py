@@ -19,7 +19,7 @@ from pytest_kvbench.engines.policies import split
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.table import checked, get_policy
-from pytest_kvbench.records import FULL_CACHE, WITHHELD, Request
+from pytest_kvbench.records import Request
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire import bounded, sound
 
@@ -59,7 +59,7 @@ def _arm(request: Request) -> dict[str, Any]:
     arm = request.arm
     policy, params, digests = split(arm)
     return {
-        "policy": FULL_CACHE if arm.policy == WITHHELD else policy,
+        "policy": policy,
         "budget": arm.budget,
         "question_aware": arm.question_aware,
         "params": params,

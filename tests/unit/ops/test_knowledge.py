@@ -147,7 +147,7 @@ def test_what_best_names_has_an_interval_for_all_it_was_chosen_from(tmp_path):
 def test_treatments_of_a_sick_control_are_not_measured_asked_or_not(tmp_path):
     prepared = make_group(tmp_path, draw=lambda cell, i, rng: float(cell.bin > 0), per_bin=60)
     rows = observed(prepared).rows
-    kept = [row for row in rows if row.cell.is_control or row.cell.bin]  # as one asks live
+    kept = rows.where(lambda row: row.cell.is_control or row.cell.bin > 0)  # as one asks live
     asked, unasked = (judge(prepared.experiment, some) for some in (rows, kept))
     names = ("bin", "policy", "budget", "verdict", "verdict_holm", "reason")
     for whole, part in zip(asked.cells, unasked.cells, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,12 @@ def test_every_press_has_its_usual_name_and_torch_stays_out() -> None:
     presses = [policy for policy in every.values() if policy.press]
     assert {policy.name for policy in presses} == USUAL
     assert list(every)[: len(POLICIES)] == list(POLICIES)
-    assert "kvpress" not in sys.modules
+    code = (
+        "import sys; from pytest_kvbench.policies.table import catalogue; catalogue();"
+        "print({'kvpress', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(
