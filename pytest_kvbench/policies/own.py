@@ -100,16 +100,16 @@ def digest(spec: str) -> str:
 
 
 def _class(spec: str) -> Class:
-    known = _READ.get(spec)
+    place = f"{_located(spec)}:{spec}"  # from another folder the same name is another file
+    known = _READ.get(place)
     if known is None or known.state != _state(known.state):
-        known = _READ[spec] = _remembered(spec)
+        known = _READ[place] = _remembered(spec, place)
     return known
 
 
-def _remembered(spec: str) -> Class:
+def _remembered(spec: str, place: str) -> Class:
     """From the file that remembers it, if no file of the class has changed; else read anew."""
-    place = _located(spec)
-    name = hashlib.sha256(f"{place}:{parts(spec)[1]}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
     file = cache_root() / "policies" / f"own-{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(file.with_suffix(".lock")):

@@ -194,6 +194,20 @@ def test_the_class_of_the_page_is_a_policy(tiny: LocalModel, folder: Path) -> No
     assert (report.error, report.achieved) == ("", pytest.approx(0.5, abs=0.02))
 
 
+@pytest.mark.usefixtures("at_once")
+def test_classes_of_one_name_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, power in (("pack/one", 3.0), ("pack/two", 4.0), ("elsewhere/mine", 5.0)):
+        (folder / where).parent.mkdir(exist_ok=True)
+        code = CLASS.replace("power: float = 1.0", f"power: float = {power}")
+        (folder / f"{where}.py").write_text(code)
+    (folder / "pack/__init__.py").touch()
+    monkeypatch.syspath_prepend(folder)
+    names = ("./mine.py:Fine", "pack.one:Fine", "pack.two:Fine")
+    found = [get_policy(name).params["power"].default for name in names]
+    monkeypatch.chdir(folder / "elsewhere")
+    assert [*found, get_policy(names[0]).params["power"].default] == [1.0, 3.0, 4.0, 5.0]
+
+
 def test_identity_follows_the_files_of_a_class(folder: Path) -> None:
     name = "./mine.py:Fine"
     before = own.digest(name)
