@@ -39,7 +39,8 @@ def test_every_press_has_its_usual_name_and_torch_stays_out() -> None:
         "import sys; from pytest_kvbench.policies.table import catalogue; catalogue();"
         "print({'kvpress', 'torch'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "set()"
 
 
