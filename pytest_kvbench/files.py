@@ -106,6 +106,25 @@ def unfinished_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def make_folder(place: Path, fill: Callable[[Path], None]) -> bool:
+    """Make a folder that `fill` fills, whole or not at all; False where it is there already.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with writing(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place.parent)
+    with locked(place.parent / ".lock"), writing(place):
+        if place.exists():
+            return False
+        with unfinished_folder(place.parent) as room:
+            fill(room)
+            room.chmod(0o755)
+            room.rename(place)
+    return True
+
+
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A folder where temporary files go; those of dead processes are taken away."""

@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import select
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +26,18 @@ def end_with(pid: int) -> None:
     except psutil.NoSuchProcess:
         os._exit(1)
     threading.Thread(target=_outlive, args=(watched,), daemon=True).start()
+
+
+def run_ours(module: str, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """A module of this package as a program of its own, without secrets, until it ends."""
+    return subprocess.run(  # noqa: S603 -- our own module, by this very interpreter
+        [sys.executable, "-m", f"pytest_kvbench.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        env=without_secrets(),
+    )
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from pytest_kvbench.policies.table import Policy, catalogue
+from pytest_kvbench.policies.table import catalogue
 
 
 @click.command()
@@ -17,7 +17,7 @@ def policies(as_json: bool) -> None:
     Each with its class, paper, parameters, how it is served and what proves it.
     """
     if as_json:
-        click.echo(json.dumps([_row(policy) for policy in catalogue().values()], indent=1))
+        click.echo(json.dumps([policy.listed() for policy in catalogue().values()], indent=1))
         return
     for policy in catalogue().values():
         click.echo(f"{policy.name}: {policy.note}")
@@ -28,20 +28,3 @@ def policies(as_json: bool) -> None:
         for word, value in more.items():
             if value:
                 click.echo(f"    {word}: {value}")
-
-
-def _row(policy: Policy) -> dict[str, object]:
-    return {
-        "name": policy.name,
-        "class": policy.press,
-        "paper": policy.paper and f"arXiv:{policy.paper}",
-        "note": policy.note,
-        "served": policy.served,
-        "proof": policy.proof,
-        "needs": policy.trained,
-        "refused": policy.refused,
-        "params": {
-            name: {"default": param.default, "valid": param.valid}
-            for name, param in policy.params.items()
-        },
-    }

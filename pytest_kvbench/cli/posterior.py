@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pytest_kvbench.cli import options
 from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
@@ -19,15 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("groups", nargs=-1, metavar="[GROUP]...")
-@click.option(
-    "--dir",
-    "reports",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="KVBENCH_DIR",
-    default="reports",
-    show_default=True,
-    help="Where the groups are.",
-)
+@options.reports
 @click.option("--model", help="Groups of this model alone; needed where there are several.")
 @click.option(
     "--margin",
@@ -50,7 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where posteriors/post_... is made; one that is there is not made again.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print its analysis.json instead.")
+@options.as_json
 def posterior(
     groups: tuple[str, ...],
     reports: Path,

@@ -1,8 +1,8 @@
 """Posteriors as content-addressed folders.
 
-    posteriors/post_<sampler>_<sha>/trace.nc        the draws (ArviZ), without what tells the time
-                                    analysis.json   what is said, diagnostics, inputs
-                                    diagnostics/    trace.png, rank.png, forest.png
+    posteriors/post_<sampler>_<sha1>/trace.nc        the draws (ArviZ), without what tells the time
+                                     analysis.json   what is said, diagnostics, inputs
+                                     diagnostics/    trace.png, rank.png, forest.png
 
 The name is a hash of what goes in: the pairs themselves, the sampler, its seed, the margin. Same
 inputs, same folder; a folder that is there is not made again.
@@ -14,13 +14,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_kvbench.files import locked, replace_json, sweep, unfinished_folder, writing
+from pytest_kvbench.files import make_folder, replace_json
 from pytest_kvbench.ops.posterior_plots import draw
-from pytest_kvbench.records import digest
+from pytest_kvbench.ops.target_store import ANALYSIS, RunStore, posterior_id
 
 if TYPE_CHECKING:
     from pytest_kvbench.posterior.curves import Pairs
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pytest_kvbench.posterior.fit import Fitted
     from pytest_kvbench.posterior.rows import Analysis
 
-FOLDER = "posteriors"
-ANALYSIS = "analysis.json"
 PACKAGES = ("arviz", "numba", "numpy", "nutpie")
 """Their versions decide the draws."""
 
@@ -59,11 +57,12 @@ def make_posterior(
     from pytest_kvbench.posterior.fit import fit
 
     config = _config(pairs, how, margin)
-    folder = target / FOLDER / f"post_{how.sampler}_{digest(config)[:16]}"
-    if not folder.exists():
-        _write(fit(pairs, how, margin, progress=progress), config, margin, folder)
-        return Made(folder, _read(folder), known=False)
-    return Made(folder, _read(folder), known=True)
+    folder = RunStore(target).posteriors / posterior_id(how.sampler, config)
+    known = folder.exists()
+    if not known:
+        fitted = fit(pairs, how, margin, progress=progress)
+        make_folder(folder, lambda room: _write(fitted, config, margin, room))
+    return Made(folder, _read(folder), known)
 
 
 def _read(folder: Path) -> Analysis:
@@ -85,8 +84,6 @@ def _config(pairs: Sequence[Pairs], how: Sampling, margin: float) -> dict[str, A
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-
     try:
         return version(package)
     except PackageNotFoundError:
@@ -98,19 +95,11 @@ def _sha(p: Pairs) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
 
 
-def _write(fitted: Fitted, config: Mapping[str, Any], margin: float, folder: Path) -> None:
-    """Make the folder whole before it gets its name."""
-    with writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
-    with locked(folder.parent / ".lock"), writing(folder), unfinished_folder(folder.parent) as room:
-        if fitted.posterior is not None:
-            fitted.posterior.trace.to_netcdf(str(room / "trace.nc"))
-            draw(fitted.posterior, margin, room / "diagnostics")
-        replace_json(room / ANALYSIS, {"config": config, **_said(fitted)})
-        room.chmod(0o755)
-        if not folder.exists():
-            room.rename(folder)
+def _write(fitted: Fitted, config: Mapping[str, Any], margin: float, room: Path) -> None:
+    if fitted.posterior is not None:
+        fitted.posterior.trace.to_netcdf(str(room / "trace.nc"))
+        draw(fitted.posterior, margin, room / "diagnostics")
+    replace_json(room / ANALYSIS, {"config": config, **_said(fitted)})
 
 
 def _said(fitted: Fitted) -> dict[str, Any]:

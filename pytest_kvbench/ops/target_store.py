@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import locked, replace_text, sweep, unfinished_folder, writing
+from pytest_kvbench.files import make_folder, replace_text, writing
 from pytest_kvbench.records import canonical, digest
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ def target_id(config: Json) -> str:
 def run_id(policy: str, config: Json) -> str:
     """The name of a run by its configuration, which names its target."""
     return f"run_{_slug(policy)}_{_sha1(config)}"
+
+
+def posterior_id(sampler: str, config: Json) -> str:
+    """The name of a posterior by all that decides what it says."""
+    return f"post_{sampler}_{_sha1(config)}"
 
 
 def _sha1(config: Json) -> str:
@@ -84,26 +89,18 @@ class RunStore:
         """The folder of a run."""
         return self.targets / target / run
 
-    def put(self, place: Path, files: Mapping[str, str | bytes]) -> bool:
+    def put(self, place: Path, files: Mapping[str, str]) -> bool:
         """Make a folder with files, whole or not at all; False where it is there already.
 
         Raises:
             StoreError: it cannot be written.
         """
-        with writing(place.parent):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        sweep(place.parent)
-        with locked(place.parent / ".lock"), writing(place):
-            if place.exists():
-                return False
-            with unfinished_folder(place.parent) as room:
-                for name, content in files.items():
-                    (room / name).parent.mkdir(parents=True, exist_ok=True)
-                    data = content.encode() if isinstance(content, str) else content
-                    (room / name).write_bytes(data)
-                room.chmod(0o755)
-                room.rename(place)
-        return True
+
+        def fill(room: Path) -> None:
+            for name, text in files.items():
+                (room / name).write_text(text, encoding="utf-8")
+
+        return make_folder(place, fill)
 
     def index(self) -> None:
         """Bring `_runs.jsonl` of every target and the catalog up to date: a line a folder, once."""
@@ -176,7 +173,7 @@ def _posterior(folder: Path) -> dict[str, Any]:
     return {
         "kind": "posterior",
         "id": folder.name,
-        "sampler": folder.name.split("_")[1],
+        "sampler": found["config"]["sampling"]["sampler"],
         "config": found["config"],
         "metrics": {"ess": checks.get("ess_bulk"), "rhat": checks.get("r_hat")},
     }

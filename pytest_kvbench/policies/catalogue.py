@@ -2,7 +2,7 @@
 
 kvpress's classes are read by a process of its own (`server.reading`), once for every state of its
 source, and kept as JSON in the cache folder: no process that collects or asks imports torch. What
-the pinned version says is part of this package.
+the pinned version says is part of this package, without the words of its documentation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def policy_of(entry: Mapping[str, Any], note: Note) -> Policy:
         name=entry["name"],
         press=entry["press"],
         paper=note.paper or entry["paper"],
-        note=note.text or entry["note"],
+        note=note.text or entry.get("note", ""),
         params=params,
         floor=note.floor,
         needs=note.needs,

@@ -135,6 +135,24 @@ class Policy:
         """The fewest prompt tokens this policy can work on, whatever it wraps."""
         return 1 + (int(params[self.needs]) if self.needs else self.floor)
 
+    def listed(self) -> dict[str, Any]:
+        """What lists say of it, as JSON."""
+        return {
+            "name": self.name,
+            "press": self.press,
+            "paper": self.paper and f"arXiv:{self.paper}",
+            "note": self.note,
+            "served": self.served,
+            "proof": self.proof,
+            "needs": self.trained,
+            "refused": self.refused,
+            "min_tokens": self.min_tokens({n: p.default for n, p in self.params.items()}),
+            "params": {
+                name: {"default": param.default, "valid": param.valid}
+                for name, param in self.params.items()
+            },
+        }
+
     def _check(self, name: str, value: Any) -> None:
         if name not in self.params:
             raise UsageError(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import locked, replace_json
-from pytest_kvbench.processes import without_secrets
+from pytest_kvbench.processes import run_ours
 
 _TIMEOUT_S = 300
 
@@ -36,15 +34,7 @@ def read(arguments: Sequence[str]) -> Any:
     Raises:
         UsageError: it failed; the message is its own.
     """
-    command = [sys.executable, "-m", "pytest_kvbench.server.reading", *arguments]
-    done = subprocess.run(  # noqa: S603 - our own module, run by this very interpreter
-        command,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-        env=without_secrets(),
-    )
+    done = run_ours("server.reading", *arguments, timeout_s=_TIMEOUT_S)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         what, hint = [*["policies could not be read", *lines][-2:]]

@@ -206,13 +206,18 @@ def own(spec: str) -> dict[str, Any]:
     """
     before = set(sys.modules)
     press = load_class(spec)
-    new = [sys.modules[name] for name in {*sys.modules, press.__module__} - before]
-    files = [file for one in new if isinstance(file := getattr(one, "__file__", None), str)]
-    return {"entry": read(press), "files": sorted(filter(_is_users, files))}
+    package = press.__module__.partition(".")[0]
+    files = [
+        file
+        for name in {*sys.modules, press.__module__} - before
+        if isinstance(file := getattr(sys.modules[name], "__file__", None), str)
+        and (name.partition(".")[0] == package or _is_users(file))
+    ]
+    return {"entry": read(press), "files": sorted(files)}
 
 
 def _is_users(file: str) -> bool:
-    """Neither Python's nor one that was installed: an installed package of the user's is named."""
+    """Neither Python's nor one that was installed."""
     libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")}
     folders = [Path(folder).resolve() for folder in libraries if folder]
     return not any(Path(file).resolve().is_relative_to(folder) for folder in folders)

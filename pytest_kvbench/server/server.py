@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pytest_kvbench.policies.table import Policy, catalogue, get_policy
+from pytest_kvbench.policies.table import catalogue, get_policy
 from pytest_kvbench.records import digest
 from pytest_kvbench.server import intake, replies
 from pytest_kvbench.server.batches import Complete, Shelf
@@ -244,26 +244,9 @@ def _models(served: Served) -> Handler:
 def _policies(model: LocalModel) -> Handler:
     async def handle(_request: Request) -> Response:
         every = [*catalogue().values(), *map(get_policy, model.classes)]
-        return JSONResponse({"policies": [_listed(policy) for policy in every]})
+        return JSONResponse({"policies": [policy.listed() for policy in every]})
 
     return handle
-
-
-def _listed(policy: Policy) -> dict[str, Any]:
-    defaults = {name: param.default for name, param in policy.params.items()}
-    return {
-        "name": policy.name,
-        "press": policy.press,
-        "paper": policy.paper and f"arXiv:{policy.paper}",
-        "note": policy.note,
-        "served": policy.served,
-        "needs": policy.trained,
-        "min_tokens": policy.min_tokens(defaults),
-        "params": {
-            name: {"default": param.default, "valid": param.valid}
-            for name, param in policy.params.items()
-        },
-    }
 
 
 def _tokenize(model: LocalModel) -> Handler:

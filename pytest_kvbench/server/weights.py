@@ -12,8 +12,6 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ import filelock
 
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import cache_root, sweep, unfinished_file, unfinished_folder
-from pytest_kvbench.processes import without_secrets
+from pytest_kvbench.processes import run_ours
 
 SERVER_VERSION = "1"
 """Raised whenever a change of this package may change an answer."""
@@ -179,21 +177,7 @@ def _convert_once(gguf: Path) -> Path:
 def _convert(gguf: Path, target: Path) -> None:
     sweep(target.parent)
     with unfinished_folder(target.parent) as temporary:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest_kvbench.server.convert",
-            str(gguf),
-            str(temporary),
-        ]
-        done = subprocess.run(  # noqa: S603 - our own module, run by this very interpreter
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_CONVERT_TIMEOUT_S,
-            check=False,
-            env=without_secrets(),
-        )
+        done = run_ours("server.convert", str(gguf), str(temporary), timeout_s=_CONVERT_TIMEOUT_S)
         if done.returncode:
             raise EngineError(
                 f"{gguf.name} could not be converted to safetensors.", done.stderr.strip()[-500:]

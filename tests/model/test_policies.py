@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import time
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.policies import catalogue as catalogue_module
 from pytest_kvbench.policies import own
 from pytest_kvbench.policies.table import catalogue, checked, get_policy
 from pytest_kvbench.server import intake, loading, reading
@@ -206,6 +208,28 @@ def test_classes_of_one_name_are_told_apart(folder: Path, monkeypatch: pytest.Mo
     found = [get_policy(name).params["power"].default for name in names]
     monkeypatch.chdir(folder / "elsewhere")
     assert [*found, get_policy(names[0]).params["power"].default] == [1.0, 3.0, 4.0, 5.0]
+
+
+def test_an_installed_package_is_part_of_its_class(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bought").mkdir()
+    (folder / "bought/__init__.py").touch()
+    (folder / "bought/press.py").write_text(CLASS)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(reading.sysconfig, "get_path", lambda _name: str(folder))
+    files = reading.own("bought.press:Fine")["files"]
+    assert [Path(file).name for file in files] == ["__init__.py", "press.py"]
+
+
+def test_what_is_pinned_is_what_kvpress_says() -> None:
+    """Of another version, `KVBENCH_PIN=1` writes it."""
+    file = Path(catalogue_module.__file__).with_name("kvpress.json")
+    presses = [{n: v for n, v in entry.items() if n != "note"} for entry in reading.every()]
+    found = {"presses": presses, "source": catalogue_module.source_digest()}
+    if os.environ.get("KVBENCH_PIN"):
+        file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    assert json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(found))
 
 
 def test_identity_follows_the_files_of_a_class(folder: Path) -> None:
