@@ -109,7 +109,8 @@ def test_key_figures_are_promoted_and_posteriors_have_their_place(tmp_path):
     (place / "diagnostics").mkdir(parents=True)
     (place / "diagnostics/trace.png").write_bytes(b"png")
     checks = {"r_hat": 1.0, "ess_bulk": 900.0, "ess_tail": 800.0, "divergent": 0.0}
-    analysis = {"config": {"curves": [], "margin": 0.1}, "diagnostics": checks, "statements": []}
+    config = {"curves": [], "margin": 0.1, "sampling": {"sampler": "nuts"}}
+    analysis = {"config": config, "diagnostics": checks, "statements": []}
     (place / "analysis.json").write_text(json.dumps(analysis))
     store.index()
     lines = (tmp_path / "runs/targets/_catalog.jsonl").read_text().splitlines()
