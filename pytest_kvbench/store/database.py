@@ -26,6 +26,9 @@ _CHECKPOINT_PAGES = 10_000
 """Of the WAL, 40 MB. Keys are hashes, so new rows go anywhere: at SQLite's 1,000 pages every few
 hundred answers wait for the disk, and a file of 600,000 takes half as many a second."""
 
+_FORMAT_VERSIONS, _WAL = slice(18, 20), b"\2\2"
+"""Where a file's header says who may write and read it, and what it says in WAL mode."""
+
 _NOT_OVERWRITTEN = (
     "move the file away, or restore it from an archive (kvbench restore FILE); "
     "it is never overwritten"
@@ -68,11 +71,18 @@ class Schema:
         return f"create table {name} (".lower() in self.script.lower()
 
     def empty(self) -> bytes:
-        """A database of this schema without a row."""
+        """A database of this schema without a row, in WAL mode from its first byte on.
+
+        Who changes the mode of a file that others have open is told at once that it is locked:
+        SQLite does not wait there. So the mode is written with the file
+        (https://www.sqlite.org/fileformat2.html, 1.3.3).
+        """
         with contextlib.closing(sqlite3.connect(":memory:")) as db:
             db.executescript(self.script)
             db.execute(f"PRAGMA user_version={self.version}")
-            return db.serialize()
+            image = bytearray(db.serialize())
+        image[_FORMAT_VERSIONS] = _WAL
+        return bytes(image)
 
 
 class Database:

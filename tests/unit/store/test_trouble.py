@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,21 @@ def test_a_database_is_made_whole(tmp_path: Path) -> None:
         mode = store._db._db.execute("PRAGMA journal_mode").fetchone()[0]
     assert mode == "wal"
     assert [p.name for p in tmp_path.iterdir()] == [DATABASE]
+
+
+def test_a_new_database_opens_while_another_process_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changing the mode of a file that others read fails at once, however long one would wait."""
+    monkeypatch.setattr(database, "BUSY_S", 0.1)
+    path = tmp_path / DATABASE
+    with Store(tmp_path / "other" / DATABASE) as made:
+        path.write_bytes(made._db._schema.empty())
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM answers").fetchone()
+        with Store(path) as opened:
+            opened.save_manifest(MANIFEST, {})
 
 
 def test_a_copy_has_what_is_still_in_the_wal_and_is_the_same_every_time(tmp_path: Path) -> None:
