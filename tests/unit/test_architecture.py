@@ -24,6 +24,7 @@ LAYERS = {
     "reading": 1,
     "wire": 1,
     "records": 2,
+    "divergence": 2,
     "observation": 3,
     "selection": 3,
     "cellkey": 3,
