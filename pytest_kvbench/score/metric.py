@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Meta, ReasoningRule, Score
-from pytest_kvbench.score import ballots
+from pytest_kvbench.score import ballots, infinitebench
+from pytest_kvbench.score.babilong import check_labels, one_label
 from pytest_kvbench.score.ballots import BallotReader
 from pytest_kvbench.score.choice import among_options, choice, right_choice, states_choice
 from pytest_kvbench.score.classify import classes_of, classification
@@ -33,6 +34,7 @@ from pytest_kvbench.score.maths import (
 from pytest_kvbench.score.numbers import count, has_number, retrieval, retrieval_zh
 from pytest_kvbench.score.reasoning import SplitReply, split
 from pytest_kvbench.score.rouge import rouge_l, rouge_l_zh
+from pytest_kvbench.score.rouge_sum import rouge_l_sum
 from pytest_kvbench.score.segment import f1_zh
 from pytest_kvbench.score.text import exact_match, f1, first_line
 
@@ -142,8 +144,16 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric("exact_match", exact_match),
             Metric("f1", f1),
             Metric("f1_first_line", on_first_line(f1), _EM_FIRST_LINE, ballot=_WORDS_FIRST_LINE),
+            Metric("f1_characters", infinitebench.f1_characters, ballot=ballots.words_zh),
             Metric("f1_zh", f1_zh, ballot=ballots.words_zh),
+            Metric("first_digits", infinitebench.first_digits),
+            Metric("first_number", infinitebench.first_number),
             Metric("last_number", last_number, is_readable=has_result, ballot=result_ballot),
+            Metric("last_word_as_number", infinitebench.last_word_as_number),
+            Metric("numbers_in_order", infinitebench.numbers_in_order),
+            Metric("one_label", one_label, needs=check_labels),
+            Metric("option", infinitebench.option, chance=among_options),
+            Metric("option_of_code", infinitebench.option_of_code, chance=among_options),
             Metric("retrieval", retrieval, is_readable=has_number, ballot=ballots.all_numbers),
             Metric(
                 "retrieval_zh", retrieval_zh, is_readable=has_number, ballot=ballots.all_numbers
@@ -155,7 +165,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                 _EM_FIRST_LINE,
                 ballot=_WORDS_FIRST_LINE,
             ),
+            Metric("rouge_l_sum", rouge_l_sum),
             Metric("rouge_l_zh", rouge_l_zh, ballot=ballots.words_zh),
+            Metric("word_in_capitals", infinitebench.word_in_capitals),
+            Metric("word_of", infinitebench.word_of),
         )
     }
 )

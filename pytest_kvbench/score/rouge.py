@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -72,21 +72,26 @@ class Lengths:
     """
 
     def __init__(self, x: Sequence[str], y: Sequence[str]) -> None:
-        import numpy as np
-
         reach = sys.getrecursionlimit()
-        numbers = {word: number for number, word in enumerate(dict.fromkeys(y))}
-        reply = np.array([numbers[word] for word in y], dtype=np.int32)
-        row = np.zeros(len(y) + 1, dtype=np.int32)
-        self._rows = deque([row[-reach:]], maxlen=reach)
-        for word in x:
-            row = np.append(
-                row[:1], np.maximum(row[1:], row[:-1] + (reply == numbers.get(word, -1)))
-            )
-            row = np.maximum.accumulate(row)
-            self._rows.append(row[-reach:].copy())
+        # A copy of a row's end: a view of it would keep the whole row.
+        rows = (row[-reach:].copy() for row in length_rows(x, y))
+        self._rows = deque(rows, maxlen=reach)
         self._first = (len(x) + 1 - len(self._rows), len(y) + 1 - len(self._rows[0]))
 
     def __getitem__(self, place: tuple[int, int]) -> int:
         row, column = (at - first for at, first in zip(place, self._first, strict=True))
         return int(self._rows[row][column])
+
+
+def length_rows(x: Sequence[str], y: Sequence[str]) -> Iterator[Any]:
+    """The table of longest common subsequences: entry j of row i is that of x[:i] and y[:j]."""
+    import numpy as np
+
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(y))}
+    reply = np.array([numbers[word] for word in y], dtype=np.int32)
+    row = np.zeros(len(y) + 1, dtype=np.int32)
+    yield row
+    for word in x:
+        longer = np.maximum(row[1:], row[:-1] + (reply == numbers.get(word, -1)))
+        row = np.maximum.accumulate(np.append(row[:1], longer))
+        yield row

@@ -66,6 +66,11 @@ def answers_of(value: object, *, numbers: bool = False, blank: bool = False) -> 
     return tuple(texts)
 
 
+def first_list(value: object) -> object:
+    """The answers of a task whose one answer is a list: `[[1, 3, 6]]` is `[1, 3, 6]`."""
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], list) else value
+
+
 def _squad(value: object) -> object:
     if isinstance(value, Mapping):
         return value.get("text", value)

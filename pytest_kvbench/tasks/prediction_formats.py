@@ -9,6 +9,8 @@ looks at it is done here too, so that the same row gets the same score.
     RULER        pred, outputs (the references)         call_api.py
     kvpress      predicted_answer, answer or answers    evaluate.py, a CSV
     lm-eval      doc, filtered_resps or resps, target   --log_samples
+    InfiniteBench  prediction or pred, label or ground_truth
+    BABILong     output, target, question               a CSV
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_kvbench.score.choice import stated_choice
-from pytest_kvbench.tasks.columns import answers_of
+from pytest_kvbench.tasks.columns import answers_of, first_list
 
 Row = Mapping[str, Any]
 
@@ -121,7 +123,8 @@ def _plain(row: Row) -> Prediction:
     meta = {**row, "all_classes": listed(row.get("all_classes"))}
     reason = row.get("finish_reason") or "stop"
     answers = _references(row["answers"])
-    return Prediction(_text(row["prediction"], "prediction"), answers, meta, str(reason))
+    text = _text(row["prediction"], "prediction")
+    return Prediction(text, answers, meta, str(reason), _whole_name(row))
 
 
 def _longbench(row: Row) -> Prediction:
@@ -172,6 +175,24 @@ def _lm_eval(row: Row) -> Prediction:
     return Prediction(_text(responses, "resps"), _references(found), meta)
 
 
+def _infinitebench(row: Row) -> Prediction:
+    """A label is a text, a number, or a list of either; En.MC has the option and its letter."""
+    text = row["prediction"] if "prediction" in row else row["pred"]
+    answers = _references(first_list(row["label"] if "label" in row else row["ground_truth"]))
+    return Prediction(_text(text, "prediction"), answers, row, task=_whole_name(row))
+
+
+def _babilong(row: Row) -> Prediction:
+    """The labels that may be answered are the task's."""
+    return Prediction(_text(row["output"], "output"), _references(row["target"]), row)
+
+
+def _whole_name(row: Row) -> str:
+    """The task that a row names as `family/name`; a bare name may be anything."""
+    task = row.get("task")
+    return task if isinstance(task, str) and "/" in task else ""
+
+
 def _references(cell: object) -> tuple[str, ...]:
     return answers_of(listed(cell), numbers=True)
 
@@ -210,5 +231,7 @@ FORMATS: Sequence[Format] = (
     Format("RULER", ("pred", ("outputs", "output")), _ruler, _clean_ruler),
     Format("LongBench", ("pred", "answers"), _longbench),
     Format("LongBench v2", ("pred", "answer"), _longbench2),
+    Format("InfiniteBench", (("prediction", "pred"), ("label", "ground_truth")), _infinitebench),
+    Format("BABILong", ("output", "target", "question"), _babilong),
 )
 """In the order in which they are tried."""

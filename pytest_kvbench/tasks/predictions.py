@@ -13,12 +13,12 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import TextStream, brief
 from pytest_kvbench.records import ReasoningRule
 from pytest_kvbench.score.metric import score_answer
-from pytest_kvbench.tasks.base import Options
+from pytest_kvbench.tasks.base import Options, Task
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
 
-_NAMED = ("longbench", "ruler")
+_NAMED = ("babilong", "infinitebench", "longbench", "ruler")
 """Families of which a row may say its own task: one file of kvpress holds several."""
 _MOST = 2**31 - 1  # characters of a CSV's cell: whole contexts, where csv expects 131,072
 
@@ -34,8 +34,8 @@ def score_file(
     """Score a file of predictions. The task's data are not needed.
 
     Args:
-        task: name of the task whose metric is taken; a row of kvpress that names another one of
-            the same family is scored by that one's.
+        task: name of the task whose metric is taken; a row that names another one of the same
+            family (as kvpress names it, or as `family/name`) is scored by that one's.
         path: JSON lines, a JSON array or a CSV, its rows in one of `prediction_formats.FORMATS`.
             Of our own, `{"prediction", "answers", "all_classes"?, ...}`, are also read, where
             given: `finish_reason`, `context`, and whatever else the metric needs.
@@ -51,13 +51,13 @@ def score_file(
     """
 
     @cache
-    def metric_of(name: str) -> str:
-        return get_task(name, options=options, extra=extra).metric
+    def task_of(name: str) -> Task:
+        return get_task(name, options=options, extra=extra)
 
-    metric_of(task)
+    task_of(task)
     for number, row in enumerate(_rows(path), start=1):
         try:
-            yield _scored(row, task, metric_of, rule)
+            yield _scored(row, task, task_of, rule)
         except ValueError as error:
             formats = "; ".join(map(str, FORMATS))
             raise UsageError(f"{path}: row {number}: {error}", f"known are {formats}") from error
@@ -66,20 +66,18 @@ def score_file(
 
 
 def _scored(
-    row: Mapping[str, Any], task: str, metric_of: Callable[[str], str], rule: ReasoningRule
+    row: Mapping[str, Any], name: str, task_of: Callable[[str], Task], rule: ReasoningRule
 ) -> dict[str, Any]:
     form, prediction = read_prediction(row)
-    family = task.partition("/")[0]
-    metric = metric_of(
-        _named(prediction.task, family) if prediction.task and family in _NAMED else task
-    )
-    text = form.clean(prediction.text, family, metric) if form.clean else prediction.text
+    family = name.partition("/")[0]
+    task = task_of(_named(prediction.task, family) or name)
+    text = prediction.text
     score = score_answer(
-        metric,
-        text,
+        task.metric,
+        form.clean(text, family, task.metric) if form.clean else text,
         prediction.finish_reason,
         prediction.answers,
-        prediction.meta,
+        {**getattr(task, "shared_meta", {}), **prediction.meta},
         prediction.context,
         rule=rule,
     )
@@ -87,8 +85,14 @@ def _scored(
 
 
 def _named(task: str, family: str) -> str:
-    """A task as we write it: kvpress says `qasper-e` where LongBench's file is `qasper_e`."""
-    return f"{family}/{task.removesuffix('-e')}{'_e' * task.endswith('-e')}"
+    """A row's task as we write it, "" where it names none of the family.
+
+    kvpress says `qasper-e` where LongBench's file is `qasper_e`.
+    """
+    of, _, name = task.rpartition("/")
+    if not name or family not in _NAMED or of not in {"", family}:
+        return ""
+    return f"{family}/{name.removesuffix('-e')}{'_e' * name.endswith('-e')}"
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -23,7 +23,11 @@ TaskFactory = Callable[[Options], Task]
 
 GROUP = "pytest_kvbench.tasks"
 JSONL, MATH = "jsonl:", "math:"
-FILES: Mapping[str, str] = {JSONL: "jsonl:jsonl", MATH: "math:math"}
+FILES: Mapping[str, str] = {
+    JSONL: "jsonl:jsonl",
+    MATH: "math:math",
+    "kvpress:": "kvpress_rows:kvpress",
+}
 """First letters of the name of a file's task -> module and function from path and options."""
 
 BUILT_IN: Mapping[str, str] = {
@@ -39,8 +43,11 @@ BUILT_IN: Mapping[str, str] = {
 """Task name -> module of this package and its function from options to the task."""
 
 FAMILIES: Mapping[str, str] = {
+    "babilong": "babilong:babilong",
+    "infinitebench": "infinitebench:infinitebench",
     "longbench": "longbench:longbench",
     "longbench2": "longbench2:longbench2",
+    "longmemeval": "longmemeval:longmemeval",
     "ruler": "ruler:ruler",
 }
 """First part of a name -> module and function from the second part and options to the task."""
@@ -48,7 +55,8 @@ FAMILIES: Mapping[str, str] = {
 _PARTS = ("name", "metric", "template_version", "data_version", "generated", "prompt", "examples")
 """Of a task. Looked at without asking: `data_version` may read the data."""
 
-_HINT = f", {', '.join(f'{family}/NAME' for family in FAMILIES)}, {MATH}PATH or {JSONL}PATH"
+_NAMED = [*(f"{family}/NAME" for family in FAMILIES), *(f"{prefix}PATH" for prefix in FILES)]
+_HINT = f", {', '.join(_NAMED)}"
 
 
 def check_task_name(

@@ -130,7 +130,7 @@ def options() -> str:
 
 def _options_by_family() -> dict[str, type[TaskOptions]]:
     modules = {name.split("/")[0]: made for name, made in (*BUILT_IN.items(), *FAMILIES.items())}
-    modules["jsonl"] = "jsonl:"
+    modules |= {"jsonl": "jsonl:", "kvpress": "kvpress_rows:"}
     return {family: _options_in(made.split(":")[0]) for family, made in modules.items()}
 
 

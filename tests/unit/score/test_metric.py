@@ -18,6 +18,8 @@ PACKAGE = Path(pytest_kvbench.__file__).parent
 TABLE = PACKAGE / "score" / "metric.py"
 META = {
     "all_classes": ["Entity", "Human"],
+    "labels": ["Entity", "Human"],
+    "question": "Which?",
     "options": {"A": "one", "B": "two", "C": "three", "D": "four"},
     "context": "one two three four",
     "supports": {"A": [], "B": [], "C": [], "D": []},
@@ -65,14 +67,14 @@ def test_everything_that_is_asked_of_a_metric_is_its_record(name: str) -> None:
 
 def test_what_can_be_guessed_and_what_needs_a_meta() -> None:
     guessed = {m.name for m in METRICS.values() if m.chance({"options": ["a", "b", "c", "d"]})}
-    assert guessed == {"choice", "credited"}
+    assert guessed == {"choice", "credited", "option", "option_of_code"}
     refusing = set()
     for name in METRICS:
         try:
             check_meta(name, {})
         except ValueError:
             refusing.add(name)
-    assert refusing == {"classification", "classification_first_line", "credited"}
+    assert refusing == {"classification", "classification_first_line", "credited", "one_label"}
     with pytest.raises(UsageError, match="unknown metric 'f2'"):
         check_meta("f2", {})
 
