@@ -1,4 +1,4 @@
-"""What concerns results already there: compared, and saved to be compared with."""
+"""What concerns results already there: compared, saved to be compared with, and viewed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pytest_kvbench.cli import options, reasons
+from pytest_kvbench.cli import options, reasons, view
 
 
 @click.command()
@@ -68,4 +68,4 @@ def _echo_lines(lines: Iterable[str]) -> None:
         click.echo(line)
 
 
-COMMANDS: tuple[click.Command, ...] = (compare, save)
+COMMANDS: tuple[click.Command, ...] = (compare, save, view.view)

@@ -2,7 +2,7 @@
 
 files      validate, resolve
 keeping    controls, archive, restore, trust, clean
-groups     compare, save
+groups     compare, save, view
 scores     judge, score-file, inspect
 batch      batch submit, status, fetch, cancel, export, import
 knowledge  aggregate, catalog, best, effects, insights, export

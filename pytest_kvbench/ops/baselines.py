@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.baseline import (
     FOLDER,
     Side,
@@ -15,6 +14,7 @@ from pytest_kvbench.pipeline.baseline import (
 )
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.store.places import group_names, is_group
 
 

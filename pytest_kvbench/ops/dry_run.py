@@ -7,10 +7,10 @@ from typing import Literal
 
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observations, Outcome
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.report.summary import build_summary
 from pytest_kvbench.rows import Summary
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Outcome
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.records import Arm, Cell, Example, Request, format_budget
 from pytest_kvbench.store.store import RunRow
 

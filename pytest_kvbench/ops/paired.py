@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.cellkey import CellKey
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import question_of
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.selection import Bin
 
 if TYPE_CHECKING:

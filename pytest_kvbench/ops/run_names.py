@@ -6,9 +6,9 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_kvbench.ops.stored_plan import stored_plan, unanswered
 from pytest_kvbench.ops.target_store import run_id, target_id
 from pytest_kvbench.pipeline.group import Prepared
+from pytest_kvbench.pipeline.stored_plan import stored_plan, unanswered
 from pytest_kvbench.records import FULL_CACHE, Arm, digest
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import Store

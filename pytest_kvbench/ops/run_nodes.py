@@ -16,10 +16,10 @@ from typing import Any
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Observations
 from pytest_kvbench.ops.run_names import CONTROL, NamedRun, named_runs
-from pytest_kvbench.ops.stored_plan import Observed, observed
 from pytest_kvbench.ops.target_store import ANALYSIS, META, TIMINGS, RunStore, lines_of, text_of
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.stored_plan import Observed, observed
 from pytest_kvbench.report.summary import provenance_of
 from pytest_kvbench.rows import CellRow
 

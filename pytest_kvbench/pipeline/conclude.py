@@ -296,20 +296,25 @@ def report(prepared: Prepared, summary: Summary | None = None, folder: Path | No
     Raises:
         MissingPrerequisiteError: the group has not been analysed.
     """
+    from pytest_kvbench.pipeline.browse import answers_page
     from pytest_kvbench.report import write_report
 
     summary = summary or summary_of(prepared)
     if summary is None:
-        group = prepared.experiment.group
-        raise MissingPrerequisiteError(
-            f"group {group}: there is no {SUMMARY}"
-            + (" as it was written" if (prepared.folder / SUMMARY).exists() else ""),
-            f"make it: {command('analyse', prepared.folder)}",
-        )
+        raise unsummarised(prepared)
     folder = folder or prepared.folder
     if folder != prepared.folder:
         replace_json(folder / SUMMARY, summary)
-    return write_report(folder, summary)
+    return write_report(folder, summary, page=answers_page(prepared, summary["cells"]))
+
+
+def unsummarised(prepared: Prepared) -> MissingPrerequisiteError:
+    """The refusal of a group that has not been analysed."""
+    return MissingPrerequisiteError(
+        f"group {prepared.experiment.group}: there is no {SUMMARY}"
+        + (" as it was written" if (prepared.folder / SUMMARY).exists() else ""),
+        f"make it: {command('analyse', prepared.folder)}",
+    )
 
 
 def _reports(path: Path, summary: Summary) -> bool:

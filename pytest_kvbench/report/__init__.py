@@ -3,6 +3,7 @@
 results     the summary, indexed
 answers, costs, caveats, tables -> context    what is said, as one frozen document
 markup, *.j2    how it looks in Markdown and HTML
+pages           answers one by one, for report.html and the page of a comparison
 plots           pictures (the only place that imports matplotlib)
 terminal, progress    lines for a terminal
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.files import replace_text
 from pytest_kvbench.report.blocks import Image
@@ -19,18 +21,24 @@ from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.terminal import terminal_lines
 from pytest_kvbench.rows import Summary
 
+if TYPE_CHECKING:
+    from pytest_kvbench.report.pages.packed import AnswersPage
+
 __all__ = ["append_step_summary", "step_summary", "terminal_lines", "write_report"]
 
 # Imports inside: a session that writes no report loads neither jinja2 nor matplotlib.
 
 
-def write_report(folder: Path, summary: Summary, *, plots: bool = True) -> Path:
+def write_report(
+    folder: Path, summary: Summary, *, plots: bool = True, page: AnswersPage | None = None
+) -> Path:
     """Write plots/*.png, report.md and report.html, replacing older ones.
 
     Args:
         folder: made where it is missing.
         summary: absent parts are left out of the report.
         plots: False skips the pictures (and the seconds they take).
+        page: the answers themselves, to go through in report.html.
 
     Returns:
         The path of report.md.
@@ -40,7 +48,7 @@ def write_report(folder: Path, summary: Summary, *, plots: bool = True) -> Path:
 
     results = Results(summary)
     document = build(results, _draw(results, folder) if plots else ())
-    replace_text(folder / "report.html", to_html(document, folder))
+    replace_text(folder / "report.html", to_html(document, folder, page))
     replace_text(folder / "report.md", to_markdown(document))
     return folder / "report.md"
 

@@ -25,11 +25,15 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Value:
-    """One table cell: what is shown, what it is sorted by, and a word for its look."""
+    """One table cell: what is shown, what it is sorted by, and a word for its look.
+
+    `link` are the filters by which a page of answers shows what stands behind it.
+    """
 
     prose: str
     key: float | str | None = None
     tone: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

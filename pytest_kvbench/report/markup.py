@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pytest_kvbench.report.blocks import Document, Table
+from pytest_kvbench.report.pages.packed import AnswersPage
 from pytest_kvbench.report.text import printable
 
 # Outside code, GitHub gives these a meaning; an underscore only where it is not inside a word.
@@ -110,8 +111,14 @@ def to_markdown(document: Document) -> str:
     return environment.get_template("report.md.j2").render(document=document)
 
 
-def to_html(document: Document, folder: Path) -> str:
-    """One HTML file that needs no other; images are read from `folder`."""
+def to_html(document: Document, folder: Path, page: AnswersPage | None = None) -> str:
+    """One HTML file that needs no other.
+
+    Args:
+        document: what it says.
+        folder: where its images are read from.
+        page: the answers that one can go through in it, within `AnswersPage.most` characters.
+    """
 
     def embed(path: str) -> str:
         return f"data:image/png;base64,{b64encode((folder / path).read_bytes()).decode()}"
@@ -122,7 +129,8 @@ def to_html(document: Document, folder: Path) -> str:
     filters = {"prose": html_prose, "printable": printable}
     environment = _environment(autoescape=True, finalize=None, filters=filters)
     template = environment.get_template("report.html.j2")
-    return template.render(document=document, embed=embed, width=width)
+    html = template.render(document=document, embed=embed, width=width, browse=page)
+    return html if page is None else page.filled(html)
 
 
 def png_width(path: Path) -> int:

@@ -10,6 +10,7 @@ from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
+from pytest_kvbench.report.pages.links import link_to
 from pytest_kvbench.report.results import Results, Series, bracket, ends, ends_alone, qualified
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import (
@@ -48,11 +49,16 @@ def _verdict_row(cell: CellRow) -> tuple[Value, ...]:
         _number(cell["n"]),
         _score(cell["control_mean"]),
         _score(cell["treated_mean"]),
-        Value(f"{text.whole(cell['losses'])}, {text.whole(cell['gains'])}", cell["losses"]),
+        _changed(cell),
         Value(f"+{cell['needed']:,}" if cell["needed"] else "", cell["needed"]),
         Value(text.achieved(cell["achieved"]), cell["achieved"]),
         Value(", ".join(flag.partition(":")[0] for flag in cell["flags"])),
     )
+
+
+def _changed(cell: CellRow) -> Value:
+    shown = f"{text.whole(cell['losses'])}, {text.whole(cell['gains'])}"
+    return Value(shown, cell["losses"], link=link_to(cell))
 
 
 def transitions(results: Results) -> Table:

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.store.store import DATABASE
 from tests.support.groups import make_group
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.records import Answer, Cell, Example, Failure, Score, Telemetry
 from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
 from pytest_kvbench.store.store import DATABASE, RunRow, Store

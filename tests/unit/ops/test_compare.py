@@ -19,10 +19,10 @@ from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.ops.baselines import find_side, side_of
 from pytest_kvbench.ops.listing import comparison_lines
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.baseline import Measured, Side, load_baseline, save_baseline
 from pytest_kvbench.pipeline.compare import compare
 from pytest_kvbench.pipeline.ending import of_comparison
+from pytest_kvbench.pipeline.stored_plan import observed
 from tests.support.groups import by_budget, make_group
 
 

@@ -25,9 +25,9 @@ from pytest_kvbench.ops.effects import effects
 from pytest_kvbench.ops.insights import rank_correlation
 from pytest_kvbench.ops.recipes import with_dials
 from pytest_kvbench.ops.sheet import csv_text
-from pytest_kvbench.ops.stored_plan import observed
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.pipeline.observe import missing_cells
+from pytest_kvbench.pipeline.stored_plan import observed
 from pytest_kvbench.store.store import DATABASE, Store
 from tests.support.groups import make_group
 
