@@ -54,7 +54,7 @@ class Counting(Generated):
     def _make(self, slot: Slot, filler: int, costs: Mapping[str, int]) -> Example:
         rng = slot.rng()
         words = rng.sample(vocabulary(), len(vocabulary()))
-        common = _unambiguous(words, self.options.common)
+        common = unambiguous(words, self.options.common)
         rare = [w for w in words if not any(c in w or w in c for c in common)]
         # At least three: below that, "far more often" would not be true of a short list.
         repeats = max(3, int(COMMON_SHARE * filler / sum(costs[w] for w in common)))
@@ -73,7 +73,7 @@ def _worth(words: list[str], tokens: int, costs: Mapping[str, int]) -> list[str]
     return list(itertools.islice(itertools.cycle(words), enough))
 
 
-def _unambiguous(words: list[str], count: int) -> list[str]:
+def unambiguous(words: list[str], count: int) -> list[str]:
     """The first `count` words of which none is part of another: a metric looks for substrings."""
     chosen: list[str] = []
     for word in words:

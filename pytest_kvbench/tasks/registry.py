@@ -49,6 +49,7 @@ FAMILIES: Mapping[str, str] = {
     "longbench2": "longbench2:longbench2",
     "longmemeval": "longmemeval:longmemeval",
     "ruler": "ruler:ruler",
+    "ruler_made": "ruler_made:ruler_made",
 }
 """First part of a name -> module and function from the second part and options to the task."""
 
