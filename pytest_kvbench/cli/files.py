@@ -15,7 +15,7 @@ from pytest_kvbench.cli import given, options
 @options.sets
 def validate(file: Path, sets: tuple[str, ...]) -> None:
     """Check an experiment FILE; say what it would measure."""
-    from pytest_kvbench.pipeline import plan
+    from pytest_kvbench.pipeline import foresee, plan
 
     for declared in given.loaded(file, sets):
         cells = plan.cells(declared.experiment)
@@ -23,6 +23,8 @@ def validate(file: Path, sets: tuple[str, ...]) -> None:
             f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
             f"{plan.treated_cells(declared.experiment)} of them judged"
         )
+        for line in foresee.shortcomings(declared.experiment):
+            click.echo(f"kvbench: warning: {line}", err=True)
 
 
 @click.command()

@@ -26,7 +26,7 @@ _LINE_S = 30.0
 
 def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
     """The stages of an experiment FILE, checked."""
-    return _checked(load_stages(file, overrides=_overrides(sets)), ())
+    return _checked(load_stages(file, overrides=overrides(sets)), ())
 
 
 def declared(
@@ -35,7 +35,7 @@ def declared(
     """The stages of a file or a group, checked: see `find_declared`."""
     from pytest_kvbench.pipeline.find import find_declared
 
-    found = find_declared(name, reports, _overrides(sets), ran=ran, reads=reads)
+    found = find_declared(name, reports, overrides(sets), ran=ran, reads=reads)
     return _checked(found, (reports,))
 
 
@@ -43,7 +43,7 @@ def stored(name: str, reports: Path, sets: tuple[str, ...]) -> tuple[Declared, .
     """The experiments of the last runs of a file or a group; data and code need not be there."""
     from pytest_kvbench.pipeline.find import find_declared
 
-    return find_declared(name, reports, _overrides(sets), ran=True)
+    return find_declared(name, reports, overrides(sets), ran=True)
 
 
 def opened(declared: Declared, reports: Path) -> Prepared:
@@ -95,8 +95,9 @@ def site(
     )
 
 
-def _overrides(sets: tuple[str, ...]) -> list[Override]:
-    return [Override.parse(text) for text in sets]
+def overrides(sets: tuple[str, ...]) -> list[Override]:
+    """The keys that `--set` overrides, named by it in errors."""
+    return [Override.parse(text, "--set") for text in sets]
 
 
 def _checked(every: tuple[Declared, ...], folders: Sequence[Path]) -> tuple[Declared, ...]:

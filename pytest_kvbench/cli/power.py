@@ -14,7 +14,7 @@ import click
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.gate import Gate
-from pytest_kvbench.experiment.load import Override, load_experiment
+from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.experiment.schema import Experiment
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def power(
 def _experiment(file: Path, sets: tuple[str, ...]) -> Experiment:
     from pytest_kvbench.pipeline import plan
 
-    declared = load_experiment(file, overrides=[Override.parse(text) for text in sets])
+    declared = load_experiment(file, overrides=given.overrides(sets))
     plan.check(declared, given.tasks(of=[declared]))
     return declared.experiment
 

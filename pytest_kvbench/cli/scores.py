@@ -10,7 +10,7 @@ import click
 
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.experiment.load import Override, load_experiment
+from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.records import ReasoningRule
 
 if TYPE_CHECKING:
@@ -102,10 +102,9 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     from pytest_kvbench.tasks.registry import get_task
     from pytest_kvbench.tasks.show import show_task
 
-    overrides = [Override.parse(text) for text in sets]
     inline = {"group": "inspect", "tasks": [task]}
     declared = load_experiment(
-        None, inline=inline, overrides=overrides, inline_source="kvbench inspect"
+        None, inline=inline, overrides=given.overrides(sets), inline_source="kvbench inspect"
     )
     site = given.site(Path())
     plan.check(declared, site.tasks)

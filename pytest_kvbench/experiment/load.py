@@ -25,6 +25,8 @@ _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 _STAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
+PACKAGED = Path(__file__).with_name("packaged")
+"""The bases that need no file of the user's: `extends: default` is default.yaml of it."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,14 @@ class Override:
     source: str
 
     @classmethod
-    def parse(cls, text: str) -> Override:
-        """The override of `--kvbench-set a.b=VALUE`, where VALUE is YAML."""
-        source = f"--kvbench-set {text}"
+    def parse(cls, text: str, option: str = "--kvbench-set") -> Override:
+        """The override of `--kvbench-set a.b=VALUE`, where VALUE is YAML.
+
+        Args:
+            text: as given.
+            option: by which; errors name it.
+        """
+        source = f"{option} {text}"
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ExperimentError(f"{source}: is not KEY=VALUE", "valid: bins.per_bin=4")
@@ -91,8 +98,9 @@ def load_experiment(
     """Read, merge and check an experiment without stages.
 
     Args:
-        file: a YAML file; its `extends` names a base relative to itself, and `${NAME}` and
-            `${NAME:-default}` in it are variables of the environment.
+        file: a YAML file; its `extends` names a base relative to itself, or `default`, which
+            comes with the package; `${NAME}` and `${NAME:-default}` in it are variables of the
+            environment.
         inline: the same keys, from a marker; they win over the file. Dotted keys are allowed.
         overrides: from the command line; they win over everything.
         inline_source: how errors name the place of `inline`.
@@ -198,9 +206,13 @@ def _add_file(merged: _Merged, file: Path, chain: tuple[Path, ...]) -> None:
         if not isinstance(base, str):
             raise ExperimentError(
                 f"{shown_path(file)}: extends: {brief(base)} is not a file name",
-                "valid: extends: default.yaml",
+                "valid: extends: default, or a file as base.yaml",
             )
-        _add_file(merged, file.parent / base, (*chain, place))
+        packaged = PACKAGED / f"{base}.yaml"
+        if base.isidentifier() and packaged.is_file():
+            merged.add(_read_yaml(packaged), f"extends: {base}")  # no file of the project's
+        else:
+            _add_file(merged, file.parent / base, (*chain, place))
     merged.add(data, shown_path(file))
     merged.files.append(file)
 

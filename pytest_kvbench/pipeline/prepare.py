@@ -25,6 +25,7 @@ from pytest_kvbench.pipeline.group import (
     prepared_from,
     source_of,
 )
+from pytest_kvbench.score.metric import check_installed
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.store.upkeep import orphans
@@ -151,6 +152,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
     manifests, selections, made = {}, {}, False
     for name in experiment.tasks:
         task = get_task(name, options=experiment.options_of(name), extra=site.tasks)
+        check_installed(task.metric)
         stored = store.manifest(name)
         selection = _selection(experiment, task, stored[1] if stored else {})
         if stored is None or _differs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ import pytest
 from pytest_kvbench.errors import ExperimentError, KvbenchError
 from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import certify
+from pytest_kvbench.pipeline import certify, foresee
 from pytest_kvbench.plugin.declaration import declarations
 from pytest_kvbench.plugin.options import ERROR_PREFIX, RUNTIME, Options
 
@@ -31,7 +32,9 @@ def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
             return
         for declared in stages:
             certify.check(declared, options.tasks)
-            if not (metafunc.config.option.collectonly or options.plan):
+            if metafunc.config.option.collectonly:
+                _foresee(declared.experiment)
+            elif not options.plan:
                 _check_engine(declared, metafunc.config)
         parameters = [one for declared in stages for one in declarations(declared)]
     except KvbenchError as error:
@@ -68,6 +71,12 @@ def _find(name: str, metafunc: pytest.Metafunc) -> Path:
         if (folder / name).is_file():
             return folder / name
     return here / "experiments" / name  # reading it explains what is there
+
+
+def _foresee(experiment: Experiment) -> None:
+    """Warn of what the plan can never decide; a run says so itself, once its data are there."""
+    for line in foresee.shortcomings(experiment):
+        warnings.warn(f"group {experiment.group}: {line}", stacklevel=2)
 
 
 def _check_engine(declared: Declared, config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.extras import need
 from pytest_kvbench.records import Meta, ReasoningRule, Score
 from pytest_kvbench.score import ballots, infinitebench
 from pytest_kvbench.score.babilong import check_labels, one_label
@@ -75,6 +76,7 @@ class Metric:
         chance: the score of guessing, in [0, 1], given an example's `meta`.
         needs: raises a `UsageError` where an example's `meta` lacks what scoring needs.
         backend: the package that computes it, where the benchmark leaves that to the machine.
+        packages: what must be installed for it, by import names.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Metric:
     chance: Callable[[Meta], float] = _no_chance
     needs: Needs = _nothing
     backend: str = ""
+    packages: tuple[str, ...] = ()
 
 
 def on_first_line(measure: Measure) -> Measure:
@@ -145,7 +148,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric("f1", f1),
             Metric("f1_first_line", on_first_line(f1), _EM_FIRST_LINE, ballot=_WORDS_FIRST_LINE),
             Metric("f1_characters", infinitebench.f1_characters, ballot=ballots.words_zh),
-            Metric("f1_zh", f1_zh, ballot=ballots.words_zh),
+            Metric("f1_zh", f1_zh, ballot=ballots.words_zh, packages=("jieba",)),
             Metric("first_digits", infinitebench.first_digits),
             Metric("first_number", infinitebench.first_number),
             Metric("last_number", last_number, is_readable=has_result, ballot=result_ballot),
@@ -158,15 +161,21 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(
                 "retrieval_zh", retrieval_zh, is_readable=has_number, ballot=ballots.all_numbers
             ),
-            Metric("rouge_l", rouge_l),
+            Metric("rouge_l", rouge_l, packages=("rouge",)),
             Metric(
                 "rouge_l_first_line",
                 on_first_line(rouge_l),
                 _EM_FIRST_LINE,
                 ballot=_WORDS_FIRST_LINE,
+                packages=("rouge",),
+            ),
+            Metric(
+                "rouge_l_zh",
+                rouge_l_zh,
+                ballot=ballots.words_zh,
+                packages=("jieba", "rouge"),
             ),
             Metric("rouge_l_sum", rouge_l_sum),
-            Metric("rouge_l_zh", rouge_l_zh, ballot=ballots.words_zh),
             Metric("word_in_capitals", infinitebench.word_in_capitals),
             Metric("word_of", infinitebench.word_of),
         )
@@ -184,6 +193,15 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise UsageError(f"unknown metric {name!r}", f"valid: {', '.join(sorted(METRICS))}")
     return METRICS[name]
+
+
+def check_installed(name: str) -> None:
+    """Refuse a metric whose packages are not installed.
+
+    Raises:
+        UsageError: an unknown metric, or one without its packages; with what brings them.
+    """
+    need(get_metric(name).packages, f"the metric {name}")
 
 
 def backend_of(name: str) -> str:
@@ -232,6 +250,7 @@ def score_answer(
     Raises:
         UsageError: an unknown metric, or one that lacks what it needs.
     """
+    check_installed(metric)
     found = get_metric(metric)
     example_meta = meta if context is None else {**meta, "context": context}
     reply = SplitReply(text) if rule == "keep" else split(text)

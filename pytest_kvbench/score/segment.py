@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from pytest_kvbench.extras import need
 from pytest_kvbench.records import Meta
 from pytest_kvbench.score.text import bag_f1
 
@@ -43,6 +44,7 @@ def normalised_words(text: str) -> list[str]:
 @cache
 def _jieba() -> Any:
     """The cutter, with its dictionary loaded on first use (about a second)."""
+    need(["jieba"], "the cutting of Chinese words")
     with warnings.catch_warnings():
         # jieba 0.42.1 imports pkg_resources and has invalid escapes in its source.
         warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.extras import need
 
 
 def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
@@ -40,6 +41,7 @@ def hub_rows(repo: str, config: str, revision: str, variable: str) -> Iterator[d
     Raises:
         UsageError: it is not cached and cannot be had.
     """
+    need(["datasets"], f"{repo}, a table of the hub,")
     from datasets import load_dataset
 
     with _had(config, repo, variable):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.extras import need
 
 
 def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -19,6 +20,7 @@ def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: it is no parquet file.
     """
+    need(["datasets"], f"{file}, a parquet file,")
     from datasets import Dataset
 
     try:

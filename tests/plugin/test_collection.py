@@ -39,6 +39,12 @@ def test_missing_model_is_two_lines_and_exit_code_4(project: Project, n: str) ->
     assert project.run("--collect-only", *local).ret == 0
 
 
+def test_collection_says_what_a_plan_can_never_decide(project: Project) -> None:
+    result = project.run("--collect-only")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*group g: *20 examples in 2 bins can never hold a margin*"])
+
+
 def test_yaml_typo_names_file_and_line(project: Project) -> None:
     (project.path / "exp.yaml").write_text("group: g\n tasks: [a\n", encoding="utf-8")
     result = project.run()

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from pytest_kvbench.cli.stages import main
+from pytest_kvbench.experiment import load
 from tests.conftest import Project
 from tests.support import pages
 from tests.support.mock_server import MockServer
@@ -59,7 +60,7 @@ def needle(prompt: str) -> str:
 
 
 @pytest.fixture
-def reader(project: Project, mock: MockServer) -> Project:
+def reader(project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch) -> Project:
     """What a reader of the pages has: `evals/` (of a scripted server) and their own files."""
     mock.word_of = needle
     mock.accuracy = lambda policy, budget: float(budget == 1)
@@ -69,7 +70,8 @@ def reader(project: Project, mock: MockServer) -> Project:
     (project.path / "evals/test_policies.py").unlink()  # the largest, and no command names it
     experiments = project.path / "evals/experiments"
     engine = f'{{name: local, model: mock, base_url: "{mock.base_url}"}}'
-    (experiments / "default.yaml").write_text(f"engine: {engine}\ntokenizer: approximate\n")
+    monkeypatch.setattr(load, "PACKAGED", project.path)
+    (project.path / "default.yaml").write_text(f"engine: {engine}\ntokenizer: approximate\n")
     (project.path / "my.yaml").write_text(pages.block("yaml", "group: my_experiment"))
     for declared in (project.path / "my.yaml", experiments / "submission.yaml"):
         fewer = declared.read_text().replace("n: 5, per_bin: 5", "n: 2, per_bin: 4")

@@ -19,6 +19,7 @@ PACKAGE = "pytest_kvbench"
 LAYERS = {
     "errors": 0,
     "hints": 0,
+    "extras": 1,
     "processes": 0,
     "files": 1,
     "reading": 1,

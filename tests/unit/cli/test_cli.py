@@ -169,12 +169,16 @@ def test_validate_and_resolve(kvbench: Kvbench) -> None:
     assert "# files: exp.yaml" in resolved
     again = kvbench("resolve", "exp.yaml", "--set", "executor.name=parsl").output
     assert yaml.safe_load(again)["executor"]["name"] == "parsl"
+    enough = kvbench("validate", "exp.yaml", "--set", "bins.per_bin=42").output
+    assert "never hold" not in enough
+    few = kvbench("validate", "exp.yaml", "--set", "bins.per_bin=4").output
+    assert "warning: jsonl:words.jsonl: 4 examples in 1 bin can never hold or break" in few
     off = kvbench("validate", "exp.yaml", "--set", "engine.base_url=localhost:8000/v1")
     assert off.exit_code == 4
     assert "engine.base_url: 'localhost:8000/v1' is not valid: has no http://" in off.output
     wrong = kvbench("validate", "exp.yaml", "--set", "kv.policies=[snapvk]")
     assert wrong.exit_code == 4
-    assert "unknown policy 'snapvk'" in wrong.output
+    assert wrong.output.startswith("kvbench: --set kv.policies=[snapvk]: kv.policies.0: unknown")
 
 
 def test_judge_any_csv(kvbench: Kvbench) -> None:

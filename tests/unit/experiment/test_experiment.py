@@ -33,6 +33,17 @@ def test_extends_merges_sections_and_replaces_lists(tmp_path: Path) -> None:
     assert experiment.bins.n == 2
 
 
+def test_the_packaged_default_needs_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = load_experiment(write(tmp_path, "extends: default\n" + MINIMAL))
+    assert declared.experiment.sampling.seed == 20261121
+    assert [file.name for file in declared.files] == ["e.yaml"]  # the project's own alone
+    monkeypatch.setenv("KVBENCH_THREADS", "0")
+    with pytest.raises(ExperimentError, match=r"^extends: default: engine\.threads"):
+        load_experiment(write(tmp_path, "extends: default\n" + MINIMAL))
+
+
 def test_a_circle_of_extends_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "extends: b.yaml\n", "a.yaml")
     file = write(tmp_path, "extends: a.yaml\n" + MINIMAL, "b.yaml")

@@ -1,0 +1,26 @@
+"""Packages that only some tasks need: what to install is said before anything is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from pytest_kvbench.errors import MissingPrerequisiteError
+
+
+def need(packages: Iterable[str], by: str, extra: str = "benchmarks") -> None:
+    """Refuse to go on without packages.
+
+    Args:
+        packages: as they are imported.
+        by: what needs them.
+        extra: of ours, that brings them.
+
+    Raises:
+        MissingPrerequisiteError: with the one command that brings what is missing.
+    """
+    if lacking := [package for package in packages if find_spec(package) is None]:
+        raise MissingPrerequisiteError(
+            f"{by} needs {' and '.join(lacking)}, not installed here",
+            f"install: pip install 'pytest-kvbench[{extra}]'",
+        )

@@ -1,0 +1,87 @@
+"""What is installed where: packages that only some tasks need, and what a wheel holds."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pytest_kvbench.cli.stages import main
+from pytest_kvbench.errors import MissingPrerequisiteError
+from pytest_kvbench.score.metric import METRICS, score_answer
+from pytest_kvbench.tasks.parquet import parquet_rows
+from tests.support.mock_server import MockServer
+from tests.support.pages import ROOT
+
+BRINGS = "install: pip install 'pytest-kvbench[benchmarks]'"
+PROJECT: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize("package", ["jieba", "rouge"])
+def test_a_metric_without_its_package_is_refused_before_anything_is_asked(
+    package: str, tmp_path: Path, mock: MockServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    Path("rows.jsonl").write_text('{"question": "Say a", "answers": ["a"]}\n')
+    Path("exp.yaml").write_text(
+        f"""\
+group: g
+tasks: ["jsonl:rows.jsonl"]
+task_options: {{jsonl: {{metric: rouge_l_zh}}}}
+bins: {{n: 1, per_bin: 1}}
+engine: {{model: mock, base_url: "{mock.base_url}"}}
+tokenizer: approximate
+"""
+    )
+    done = CliRunner().invoke(main, ["all", "exp.yaml"], catch_exceptions=False)
+    assert done.exit_code == 4
+    lines = [f"kvbench: the metric rouge_l_zh needs {package}, not installed here", BRINGS]
+    assert done.output.splitlines()[-2:] == lines
+    assert mock.posts == 0
+
+
+@pytest.mark.parametrize("metric", [m for m in METRICS.values() if m.packages])
+def test_no_score_is_made_up_without_its_package(
+    metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, metric.packages[0], None)
+    with pytest.raises(MissingPrerequisiteError):
+        score_answer(metric.name, "a", "stop", ["a"], {})
+
+
+def test_tables_without_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingPrerequisiteError) as caught:
+        list(parquet_rows(tmp_path / "a.parquet"))
+    assert caught.value.hint == BRINGS
+
+
+def test_what_only_some_tasks_need_is_an_extra() -> None:
+    names = {re.split(r"[<>=]", need)[0] for need in PROJECT["dependencies"]}
+    assert not names & {"datasets", "jieba", "rouge", "torch", "transformers", "kvpress"}
+    needed = {package for metric in METRICS.values() for package in metric.packages}
+    extra = PROJECT["optional-dependencies"]["benchmarks"]
+    assert needed | {"datasets"} == {re.split(r"[<>=]", need)[0] for need in extra}
+    assert set(extra) <= set(PROJECT["optional-dependencies"]["dev"])  # the tests have all
+
+
+def test_a_wheel_holds_every_file_of_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    held = {
+        file
+        for pattern in patterns["package-data"]["pytest_kvbench"]
+        for file in (ROOT / "pytest_kvbench").glob(pattern)
+    }
+    there = {
+        file
+        for file in (ROOT / "pytest_kvbench").rglob("*")
+        if file.is_file() and file.suffix not in {".py", ".pyc"}
+    }
+    assert there == held
