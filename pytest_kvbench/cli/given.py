@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.hints import command_of_file
+from pytest_kvbench.own.classes import ask_before
 from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:
@@ -66,7 +67,9 @@ def tasks(*folders: Path, of: Sequence[Declared] = ()) -> ProjectTasks:
     """The tasks of the projects that experiments, this process, or some folders are in."""
     files = dict.fromkeys(file for one in of for file in reversed(one.files))
     starts = [*(file.parent for file in files), Path.cwd(), *folders]
-    return ProjectTasks(starts, lambda root, conftests: _load(root, tuple(conftests)))
+    found = ProjectTasks(starts, lambda root, conftests: _load(root, tuple(conftests)))
+    ask_before(found.load)
+    return found
 
 
 @cache

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_kvbench.engines.kinds import kind_of
-from pytest_kvbench.engines.policies import base_of, identity_of, params_of
+from pytest_kvbench.engines.policies import base_of, params_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
@@ -81,9 +81,10 @@ _TYPE_OPTIONS = tuple(
 
 def identity_params(engine: EngineSettings, kv: KV, policy: str) -> dict[str, Any]:
     """All that an arm's answers depend on, beside its policy's name and budget."""
-    if kind_of(engine).one_server and policy not in (FULL_CACHE, WITHHELD):
-        return identity_of(kv, policy)
-    return dict(kv.params.get(policy, {}))
+    identity = kind_of(engine).identity
+    if identity is None or policy in (FULL_CACHE, WITHHELD):
+        return dict(kv.params.get(policy, {}))
+    return identity(kv, policy)
 
 
 def budgets(engine: EngineSettings, kv: KV, policy: str) -> tuple[float, ...]:
@@ -123,7 +124,7 @@ def check_policy(engine: EngineSettings, kv: KV, policy: str) -> None:
     """
     if (check := kind_of(engine).check_policy) is not None:
         check_named(kv, policy)
-        check(base_of(kv, policy), params_of(kv, policy))
+        check(engine, base_of(kv, policy), params_of(kv, policy))
         return
     params = kv.params.get(policy, {})
     if policy != FULL_CACHE:
@@ -153,6 +154,11 @@ def check_servers(engine: EngineSettings, kv: KV) -> None:
         UsageError: with what is missing.
     """
     kind, declared = kind_of(engine), endpoints(engine)
+    if kind.only_ours and declared:
+        raise UsageError(
+            f"a run starts engine.name: {engine.name} by itself, and asks no other server",
+            "valid: neither base_url nor endpoints, and mode: live",
+        )
     if kind.one_server and (engine.endpoints or engine.launch != Launch()):
         raise UsageError(
             f"endpoints and launch are for other engines than {engine.name}, whose one server has "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_kvbench.engines.policies import split
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.records import Request
 
@@ -43,3 +44,16 @@ def one_arm(
     }
     sent = {name: value for name, value in body.items() if value is not None}
     return "/chat/completions" if chat else "/completions", sent
+
+
+def arm_fields(request: Request) -> dict[str, Any]:
+    """An arm as a server of ours takes it, in `kv`."""
+    arm = request.arm
+    policy, params, digests = split(arm)
+    return {
+        "policy": policy,
+        "budget": arm.budget,
+        "question_aware": arm.question_aware,
+        "params": params,
+        **({"sources": dict(digests)} if digests else {}),
+    }

@@ -1,4 +1,7 @@
-"""The embedded server as an engine: found, identified, started and asked. Imports no torch."""
+"""A server that has all arms, as an engine: found, identified, started and asked.
+
+It is the embedded one, or serves an engine of the user's. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,11 @@ from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError
 from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.kinds import Kind, Startable, arms_per_request, kind_of
-from pytest_kvbench.engines.kinds.local import folder_of
 from pytest_kvbench.engines.launch import serve
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.places import Crowd, name_of
-from pytest_kvbench.engines.policies import as_option, classes_of
+from pytest_kvbench.engines.policies import as_option
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
@@ -63,7 +65,7 @@ class EmbeddedSource:
 
     def tokenizer_folder(self) -> Path | None:
         """See `EngineSource.tokenizer_folder`. What a foreign server serves may not be here."""
-        return None if self._settings.base_url else folder_of(self._settings)
+        return None if self._settings.base_url else self._kind.folder(self._settings)
 
     def tokenizer_server(self) -> TokenizerServer | None:
         """See `EngineSource.tokenizer_server`."""
@@ -139,7 +141,7 @@ class EmbeddedSource:
         wanted = self.fingerprint()
         threads = self._settings.threads
 
-        classes = classes_of(self._kv)
+        classes = self._kind.classes(self._kv)
 
         def command(address: Path) -> list[str]:
             given = [f"--policy={name}" for name in map(as_option, classes)]

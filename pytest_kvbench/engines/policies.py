@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import KV
-from pytest_kvbench.policies import own
+from pytest_kvbench.policies.own import CLASSES
 from pytest_kvbench.policies.table import POLICIES, get_policy, sources
 from pytest_kvbench.records import FULL_CACHE, WITHHELD, Arm
 
@@ -27,12 +27,17 @@ def params_of(kv: KV, policy: str) -> dict[str, Any]:
     return {**recipe, **kv.params.get(policy, {})}
 
 
+def recipe_of(kv: KV, policy: str) -> dict[str, Any]:
+    """The parameters of a policy, and the policy that its name stands for, if it is another."""
+    named = {POLICY: base_of(kv, policy)} if policy in kv.named else {}
+    return {**named, **params_of(kv, policy)}
+
+
 def identity_of(kv: KV, policy: str) -> dict[str, Any]:
     """All that an arm's answers depend on, beside its policy's name and budget."""
     base, params = base_of(kv, policy), params_of(kv, policy)
-    named = {POLICY: base} if policy in kv.named else {}
     digests = {} if base in POLICIES else sources(base, params)  # those of the table wrap none
-    return {**named, **params, **({SOURCES: digests} if digests else {})}
+    return {**recipe_of(kv, policy), **({SOURCES: digests} if digests else {})}
 
 
 def classes_of(kv: KV) -> dict[str, str]:
@@ -45,7 +50,7 @@ def classes_of(kv: KV) -> dict[str, str]:
 
 def as_option(name: str) -> str:
     """A user's class as a server's command line takes it: the class, or a name for one."""
-    spec = own.spec_of(name)
+    spec = CLASSES.spec_of(name)
     return name if name == spec else f"{name}={spec}"
 
 

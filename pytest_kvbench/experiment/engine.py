@@ -116,11 +116,19 @@ WITH_EVERY_LEVER = frozenset({"local"})
 """Engines of which one server has every policy, each in its own request."""
 
 
+ENGINES = ("local", "llamacpp", "vllm", "sglang", "ollama", "openai")
+"""The engines that there are; every other name is that of a user's."""
+
+
 class EngineSettings(Section):
     """Which servers answer, and how they are asked."""
 
-    name: Literal["local", "llamacpp", "vllm", "sglang", "ollama", "openai"] = about(
-        "local (the embedded server), llamacpp, vllm, sglang, ollama or openai", default="local"
+    name: str = about(
+        "local (the embedded server), llamacpp, vllm, sglang, ollama, openai, or an engine of "
+        "yours: ./FILE.py:Class, MODULE:Class, or a name that a conftest gives one",
+        default="local",
+        min_length=1,
+        max_length=1_000,
     )
     model: str = about(
         "a folder, a .gguf file, a hub id, a served name or smollm2-135m", default="smollm2-135m"

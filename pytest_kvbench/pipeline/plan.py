@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines import arms, fingerprint
-from pytest_kvbench.engines.kinds import arms_per_request, kind_of
+from pytest_kvbench.engines.kinds import arms_per_request, check_name, kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
@@ -69,6 +69,10 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
         ExperimentError: naming the file, the key, the value and what is valid.
     """
     experiment = declared.experiment
+    try:
+        check_name(experiment.engine.name)
+    except UsageError as unknown:
+        declared.refuse("engine.name", unknown.what, unknown.hint)
     for position, name in enumerate(experiment.tasks):
         with_key = f"tasks.{position}"
         try:

@@ -114,12 +114,14 @@ class Controller:
 
     def _find_tasks(self, nodeids: Iterable[str]) -> None:
         """Find the tasks of conftest files that only workers have loaded."""
+        from pytest_kvbench.own.classes import ask_before
         from pytest_kvbench.plugin.project import conftest_tasks
         from pytest_kvbench.tasks.project import ProjectTasks
 
         files = dict.fromkeys(nodeid.partition("::")[0] for nodeid in nodeids)
         folders = [Path(self._config.rootpath, file).parent for file in files]
-        self._config.stash[NOT_LOADED] = ProjectTasks(folders, conftest_tasks)
+        self._config.stash[NOT_LOADED] = found = ProjectTasks(folders, conftest_tasks)
+        ask_before(found.load)
 
     def _expect(self, selected: Mapping[str, Sequence[str]]) -> None:
         """Prepare for items that will run: warm the judge up, and show a progress line."""

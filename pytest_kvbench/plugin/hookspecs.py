@@ -40,3 +40,15 @@ def pytest_kvbench_policies() -> Mapping[str, str]:
             return {"mine": "./mypress.py:MyPress"}  # or "mypkg.press:MyPress"
     """
     raise NotImplementedError
+
+
+@pytest.hookspec
+def pytest_kvbench_engines() -> Mapping[str, object]:
+    """Give engines of your own names, for `engine.name`: name -> class, or object, with `generate`.
+
+    Named as text, no collection imports it. In a conftest.py::
+
+        def pytest_kvbench_engines():
+            return {"mine": "./myengine.py:MyEngine"}  # or "mypkg.engine:MyEngine", or MyEngine
+    """
+    raise NotImplementedError

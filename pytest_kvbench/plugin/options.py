@@ -149,22 +149,25 @@ class Options:
         )
 
 
-def bring_policies(config: pytest.Config) -> None:
+def bring_classes(config: pytest.Config) -> None:
     """Take the names that conftests and plugins give to classes of users; the nearest wins.
 
     Raises:
-        ExperimentError: one brings something else than classes by name.
+        UsageError: one brings something else than classes by name.
     """
+    from pytest_kvbench.engines.own import CLASSES as ENGINES
     from pytest_kvbench.errors import ExperimentError
-    from pytest_kvbench.policies import own
+    from pytest_kvbench.policies.own import CLASSES as POLICIES
 
-    for brought in reversed(config.hook.pytest_kvbench_policies()):
-        if not isinstance(brought, Mapping):
-            raise ExperimentError(
-                f"pytest_kvbench_policies gave {brought!r}",
-                "needed: classes by name, as in {'mine': './mypress.py:MyPress'}",
-            )
-        own.bring(brought)
+    for classes in (POLICIES, ENGINES):
+        hook = f"pytest_kvbench_{classes.plural}"
+        for brought in reversed(getattr(config.hook, hook)()):
+            if not isinstance(brought, Mapping):
+                raise ExperimentError(
+                    f"{hook} gave {brought!r}",
+                    "needed: classes by name, as in {'mine': './mine.py:Mine'}",
+                )
+            classes.bring(brought)
 
 
 def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
@@ -175,7 +178,7 @@ def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:
     """
     from pytest_kvbench.errors import ExperimentError
 
-    bring_policies(config)
+    bring_classes(config)
     every = config.hook.pytest_kvbench_tasks()
     for brought in every:
         if not isinstance(brought, Mapping) or not all(isinstance(name, str) for name in brought):

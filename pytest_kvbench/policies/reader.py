@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import locked, replace_json
-from pytest_kvbench.processes import run_ours
-
-_TIMEOUT_S = 300
+from pytest_kvbench.own import reader
 
 
 def read_once(file: Path, arguments: Sequence[str]) -> Any:
@@ -34,9 +31,4 @@ def read(arguments: Sequence[str]) -> Any:
     Raises:
         UsageError: it failed; the message is its own.
     """
-    done = run_ours("server.reading", *arguments, timeout_s=_TIMEOUT_S)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        what, hint = [*["policies could not be read", *lines][-2:]]
-        raise UsageError(what, hint)
-    return json.loads(done.stdout)
+    return reader.read("server.reading", *arguments, what="policies")

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.policies import own
+from pytest_kvbench.own.classes import is_spec
 from pytest_kvbench.policies.builtin import POLICIES
 from pytest_kvbench.policies.catalogue import catalogue, policy_of
 from pytest_kvbench.policies.notes import Note
+from pytest_kvbench.policies.own import CLASSES
 from pytest_kvbench.policies.params import Param
 from pytest_kvbench.policies.policy import Policy, recipe_of
 
@@ -35,13 +36,13 @@ def get_policy(name: str) -> Policy:
     """
     if name in POLICIES:
         return POLICIES[name]
-    if own.is_spec(spec := own.spec_of(name)):
-        return replace(policy_of(own.entry(spec), Note()), name=name)
+    if is_spec(spec := CLASSES.spec_of(name)):
+        return replace(policy_of(CLASSES.entry(spec), Note()), name=name)
     every = catalogue()
     if name not in every:
         raise UsageError(
             f"unknown policy {name!r}.",
-            f"Valid: {', '.join([*every, *own.named()])}, or a class: ./FILE.py:Class, "
+            f"Valid: {', '.join([*every, *CLASSES.named()])}, or a class: ./FILE.py:Class, "
             "MODULE:Class.",
         )
     return every[name]
@@ -76,7 +77,7 @@ def min_tokens(policy: Policy, params: Mapping[str, Any]) -> int:
 def sources(name: str, params: Mapping[str, Any]) -> dict[str, str]:
     """The digests of the users' classes in a policy, by name: what its answers depend on."""
     policy = get_policy(name)
-    found = {name: own.digest(spec)} if own.is_spec(spec := own.spec_of(name)) else {}
+    found = {name: CLASSES.digest(spec)} if is_spec(spec := CLASSES.spec_of(name)) else {}
     for inside, its in policy.inner(policy.with_defaults(params)):
         found |= sources(inside, its)
     return found

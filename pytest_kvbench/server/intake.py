@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.policies import own
+from pytest_kvbench.own.classes import is_spec
+from pytest_kvbench.policies.own import CLASSES
 from pytest_kvbench.policies.table import Policy, catalogue, checked, min_tokens
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.server.drawing import Sampling
@@ -149,7 +150,7 @@ def _arm(model: LocalModel, arm: KvArm, prompt: Prompt) -> ArmSpec:
 def _check_classes(model: LocalModel, arm: KvArm) -> None:
     """Refuse classes that this server was not started with: a request brings no program."""
     for name in [arm.policy, *_texts(arm.params)]:
-        if own.is_spec(own.spec_of(name)) and name not in model.classes:
+        if is_spec(CLASSES.spec_of(name)) and name not in model.classes:
             raise ApiError(
                 400,
                 f"kv: {name!r} is a class that this server was not started with: --policy {name}.",
@@ -180,7 +181,7 @@ def _policy(arm: KvArm) -> tuple[Policy, dict[str, object]]:
     try:
         return checked(arm.policy, arm.params)
     except UsageError as error:
-        known = arm.policy in catalogue() or own.is_spec(arm.policy)
+        known = arm.policy in catalogue() or is_spec(arm.policy)
         code, param = ("invalid_params", "params") if known else ("unknown_policy", "policy")
         raise ApiError(
             400, f"kv: {error.what} {error.hint}", code=code, param=f"kv.{param}"

@@ -1,7 +1,7 @@
 """What kvpress's classes are, and classes of users: read by a process of its own, written as JSON.
 
     python -m pytest_kvbench.server.reading            all that the installed kvpress exports
-    python -m pytest_kvbench.server.reading SPEC       one class of a user's, see `policies.own`
+    python -m pytest_kvbench.server.reading SPEC       one class of a user's, see `own.classes`
 
 Nothing is known by name: parameters are those of a class's constructor, and how it must be served
 follows from which methods it has and what they do. A class may say it itself: `kvbench_serving`.
@@ -16,17 +16,16 @@ import inspect
 import json
 import re
 import sys
-import sysconfig
 import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import kvpress
 
 from pytest_kvbench.errors import KvbenchError
+from pytest_kvbench.own.loading import files_of
 from pytest_kvbench.policies.naming import name_of
 from pytest_kvbench.server.loading import load_class
 
@@ -206,21 +205,7 @@ def own(spec: str) -> dict[str, Any]:
     """
     before = set(sys.modules)
     press = load_class(spec)
-    package = press.__module__.partition(".")[0]
-    files = [
-        file
-        for name in {*sys.modules, press.__module__} - before
-        if isinstance(file := getattr(sys.modules[name], "__file__", None), str)
-        and (name.partition(".")[0] == package or _is_users(file))
-    ]
-    return {"entry": read(press), "files": sorted(files)}
-
-
-def _is_users(file: str) -> bool:
-    """Neither Python's nor one that was installed."""
-    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")}
-    folders = [Path(folder).resolve() for folder in libraries if folder]
-    return not any(Path(file).resolve().is_relative_to(folder) for folder in folders)
+    return {"entry": read(press), "files": files_of(press.__module__, before)}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ Load = Callable[[Path, Sequence[Path]], Mapping[str, TaskFactory]]
 """From a root and conftest files to the tasks they bring; raises UsageError."""
 
 CONFTEST = "conftest.py"
-HOOK = b"pytest_kvbench_tasks"
+HOOKS = b"pytest_kvbench_"
 FOLDERS = 2_000
 """So many folders of a project are looked into, the upper ones first."""
 
@@ -35,7 +35,7 @@ class ProjectTasks(Mapping[str, TaskFactory]):
     """The tasks of the projects around some folders, as `pytest_kvbench_tasks` brings them.
 
     Conftests are loaded when a task is asked for by a name that nothing else has, or where one
-    mentions the hook: its tasks win over others of their name.
+    mentions a hook of ours: its tasks win over others of their name.
 
     Args:
         starts: folders of projects, the first wins.
@@ -68,6 +68,16 @@ class ProjectTasks(Mapping[str, TaskFactory]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def load(self) -> None:
+        """Load the conftests that mention a hook of ours, for what they bring beside tasks.
+
+        Raises:
+            UsageError: one cannot be loaded.
+        """
+        for project in reversed(self._projects):
+            if project.bringing:
+                project.tasks  # noqa: B018 -- loads them
+
 
 @dataclass(frozen=True)
 class Project:
@@ -79,7 +89,7 @@ class Project:
 
     @cached_property
     def bringing(self) -> Sequence[Path]:
-        """The conftest files that mention the hook."""
+        """The conftest files that mention a hook of ours."""
         every = dict.fromkeys([*self._on_the_way, *_conftests_below(self.root)])
         return [file for file in every if _mentions(file)]
 
@@ -161,6 +171,6 @@ def _is_anybodys(folder: Path) -> bool:
 
 def _mentions(file: Path) -> bool:
     try:
-        return HOOK in file.read_bytes()
+        return HOOKS in file.read_bytes()
     except OSError:
         return False

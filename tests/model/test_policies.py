@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.own import loading as own_loading
 from pytest_kvbench.policies import catalogue as catalogue_module
 from pytest_kvbench.policies import own
 from pytest_kvbench.policies.table import catalogue, checked, get_policy
@@ -217,7 +218,7 @@ def test_an_installed_package_is_part_of_its_class(
     (folder / "bought/__init__.py").touch()
     (folder / "bought/press.py").write_text(CLASS)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(reading.sysconfig, "get_path", lambda _name: str(folder))
+    monkeypatch.setattr(own_loading.sysconfig, "get_path", lambda _name: str(folder))
     files = reading.own("bought.press:Fine")["files"]
     assert [Path(file).name for file in files] == ["__init__.py", "press.py"]
 
@@ -234,10 +235,10 @@ def test_what_is_pinned_is_what_kvpress_says() -> None:
 
 def test_identity_follows_the_files_of_a_class(folder: Path) -> None:
     name = "./mine.py:Fine"
-    before = own.digest(name)
-    assert own.digest(name) == before
+    before = own.CLASSES.digest(name)
+    assert own.CLASSES.digest(name) == before
     (folder / "helper.py").write_text("POWER = 22.0\n")
-    assert own.digest(name) != before
+    assert own.CLASSES.digest(name) != before
     assert get_policy(name).params["power"].default == 1.0
 
 
@@ -258,9 +259,9 @@ def test_a_server_takes_classes_from_its_command_line_alone(tiny: LocalModel, fo
 @pytest.mark.usefixtures("at_once")
 def test_a_class_that_is_no_press_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="no press"):
-        own.entry("./mine.py:NoPress")
+        own.CLASSES.entry("./mine.py:NoPress")
     with pytest.raises(UsageError, match="cannot be imported"):
-        own.entry("./mine.py:Missing")
+        own.CLASSES.entry("./mine.py:Missing")
 
 
 def test_random_numbers_are_an_arms_own(tiny: LocalModel) -> None:

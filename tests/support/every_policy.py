@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,19 +192,29 @@ class Bench:
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
 
 
-def table(seen: Sequence[Seen]) -> str:
-    """What was seen as a table of the docs."""
-    rows = ["| policy | served by | proof | kept of 0.6 | equal to kvpress |", "|" + "---|" * 5]
-    for one in seen:
-        name, served = f"`{one.policy.name}`", one.policy.served
-        if one.why:
-            rows.append(f"| {name} | {served} | | | not run here: {_brief(one.why)} |")
-            continue
-        proof = "`simulated`" if one.simulated else "`proven`"
-        how = "" if one.how == "pipeline" else f", {one.how}"
-        kept = "" if one.achieved is None else f"{one.achieved:.2f}"
-        rows.append(f"| {name} | {served} | {proof} | {kept} | {one.equal} of {one.of}{how} |")
-    return "\n".join(rows) + "\n"
+def row(one: Seen) -> str:
+    """What was seen of a policy as a row of the table."""
+    name, served = f"`{one.policy.name}`", one.policy.served
+    if one.why:
+        return f"| {name} | {served} | | | not run here: {_brief(one.why)} |"
+    proof = "`simulated`" if one.simulated else "`proven`"
+    how = "" if one.how == "pipeline" else f", {one.how}"
+    kept = "" if one.achieved is None else f"{one.achieved:.2f}"
+    return f"| {name} | {served} | {proof} | {kept} | {one.equal} of {one.of}{how} |"
+
+
+def with_row(page: str, one: Seen) -> str:
+    """The page with a policy's row in its table, in the order of the catalogue."""
+    before, mark, rest = page.partition(_MARKS[0])
+    old, end, after = rest.partition(_MARKS[1])
+    rows = {line.split("`")[1]: line for line in old.splitlines() if line.startswith("| `")}
+    rows[one.policy.name] = row(one)
+    lines = [*_HEAD, *(rows[name] for name in catalogue() if name in rows)]
+    return before + mark + "\n".join(lines) + "\n" + end + after
+
+
+_MARKS = "<!-- seen -->\n\n", "\n<!-- end seen -->"
+_HEAD = ("| policy | served by | proof | kept of 0.6 | equal to kvpress |", "|" + "---|" * 5)
 
 
 def _brief(why: str) -> str:
@@ -214,7 +224,7 @@ def _brief(why: str) -> str:
 
 
 def main() -> int:
-    """Run and print; with `--write` the table replaces the one in docs/policies.md."""
+    """Run and print; with `--write` each row replaces the policy's in docs/policies.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--prompts", type=int, default=5)
@@ -234,11 +244,8 @@ def main() -> int:
         seen.append(one)
         print(name, one.equal, one.of, one.achieved, one.how, f"{one.seconds:.1f}", one.why)
         sys.stdout.flush()
-    if options.write:
-        marks = "<!-- seen -->\n\n", "\n<!-- end seen -->"
-        before, _, rest = DOCS.read_text().partition(marks[0])
-        after = rest.partition(marks[1])[2]
-        DOCS.write_text(before + marks[0] + table(seen) + marks[1] + after)
+        if options.write:
+            DOCS.write_text(with_row(DOCS.read_text(), one))
     return int(any(one.equal != one.of for one in seen))
 
 

@@ -26,6 +26,7 @@ LAYERS = {
     "wire": 1,
     "records": 2,
     "divergence": 2,
+    "own": 2,
     "observation": 3,
     "selection": 3,
     "cellkey": 3,

@@ -7,10 +7,11 @@ from types import MappingProxyType
 
 from pytest_kvbench.engines.kinds import llamacpp, local, ollama, sglang, vllm
 from pytest_kvbench.engines.kinds.base import Kind, Startable
+from pytest_kvbench.engines.kinds.own import check_name, kind_of_class
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.kv_types import FP8, GGML
 
-__all__ = ["KINDS", "Kind", "Startable", "arms_per_request", "kind_of"]
+__all__ = ["KINDS", "Kind", "Startable", "arms_per_request", "check_name", "kind_of"]
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -23,12 +24,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "openai": Kind(bits={**GGML, **FP8}, by_address=True),
     }
 )
-"""By engine name."""
+"""By engine name; every other is a user's."""
 
 
 def kind_of(settings: EngineSettings) -> Kind:
     """The kind of server that an experiment's `engine` section names."""
-    return KINDS[settings.name]
+    return KINDS.get(settings.name) or kind_of_class()
 
 
 def arms_per_request(settings: EngineSettings) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.body import Body, one_arm
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.records import Answer, Failure, Request
 
 if TYPE_CHECKING:  # a plan needs a kind's facts, not the client that asks servers
@@ -54,6 +55,14 @@ def _no_facts(_probe: Probe) -> dict[str, str]:
     return {}  # hosted servers say next to nothing of themselves
 
 
+def _no_classes(_kv: KV) -> Mapping[str, str]:
+    return {}
+
+
+def _no_folder(_settings: EngineSettings) -> Path | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of server. Importing it needs no HTTP client: a plan reads it and asks nobody.
@@ -65,6 +74,11 @@ class Kind:
         dtypes: the types of weights and activations that it serves.
         one_server: whether one server has all arms, each request saying which; else each arm has
             a server of its own.
+        only_ours: whether a run always starts that server: none runs already at an address.
+        identity: all that an arm's answers depend on, beside its policy's name and budget; None:
+            what `kv.params` has.
+        classes: users' classes that the server is to know, by their names, with their digests.
+        folder: that of the model, for its tokenizer; None where it is not here.
         check_policy: refuses a policy that requests cannot name, or parameters of it; None where
             requests name none.
         fixed: the fraction that a policy always keeps, given the settings, its name and
@@ -88,7 +102,11 @@ class Kind:
     params: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
     one_server: bool = False
-    check_policy: Callable[[str, Mapping[str, Any]], None] | None = None
+    only_ours: bool = False
+    identity: Callable[[KV, str], dict[str, Any]] | None = None
+    classes: Callable[[KV], Mapping[str, str]] = _no_classes
+    folder: Callable[[EngineSettings], Path | None] = _no_folder
+    check_policy: Callable[[EngineSettings, str, Mapping[str, Any]], None] | None = None
     fixed: Callable[[EngineSettings, str, Mapping[str, Any]], float | None] | None = None
     marks_question: bool = False
     arms_per_request: int = 1

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.engines import completion
-from pytest_kvbench.engines.body import Body
+from pytest_kvbench.engines.body import Body, arm_fields
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
-from pytest_kvbench.engines.policies import split
+from pytest_kvbench.engines.policies import classes_of, identity_of
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.table import checked, get_policy
@@ -35,7 +35,7 @@ def _body(
 ) -> Body:
     first = requests[0]
     prompt, sampling = first.prompt, first.arm.sampling
-    arms = [_arm(request) for request in requests]
+    arms = [arm_fields(request) for request in requests]
     body: dict[str, Any] = {
         "model": settings.model,
         "max_tokens": prompt.max_tokens,
@@ -53,18 +53,6 @@ def _body(
         if not arm["question_aware"]:
             arm["context_chars"] = len(prompt.head)
     return "/completions", {**body, "prompt": prompt.text}
-
-
-def _arm(request: Request) -> dict[str, Any]:
-    arm = request.arm
-    policy, params, digests = split(arm)
-    return {
-        "policy": policy,
-        "budget": arm.budget,
-        "question_aware": arm.question_aware,
-        "params": params,
-        **({"sources": dict(digests)} if digests else {}),
-    }
 
 
 def _fingerprint(probe: Probe) -> dict[str, str]:
@@ -103,7 +91,7 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _check_policy(policy: str, params: Mapping[str, Any]) -> None:
+def _check_policy(_settings: EngineSettings, policy: str, params: Mapping[str, Any]) -> None:
     checked(policy, params)
 
 
@@ -155,6 +143,9 @@ def _dtype(settings: EngineSettings) -> str:
 KIND = Kind(
     one_server=True,
     arms_per_request=_ARMS,
+    identity=identity_of,
+    classes=classes_of,
+    folder=folder_of,
     marks_question=True,
     dtypes=("float32", "bfloat16"),
     check_policy=_check_policy,

@@ -98,7 +98,6 @@ def test_precedence_is_file_marker_command_line(tmp_path: Path) -> None:
         ("sampling.trials", "3", "use trials: 1 or a temperature above 0", "sampling"),
         ("tokenizer", "foo", "tokenizer: 'foo'", "tiktoken:NAME"),
         ("tasks", "[]", "tasks: [] is not valid", "[niah/single]"),
-        ("engine.name", "vlm", "engine.name: 'vlm' is not valid", "local"),
         ("kv", "3", "kv: 3 is not valid", "budgets"),
         ("group", "a b", "group: 'a b' is not valid", "letters"),
     ],
