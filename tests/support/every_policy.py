@@ -1,6 +1,6 @@
 """Every policy on the real model, beside kvpress's own pipeline: the table of docs/policies.md.
 
-    python -m tests.support.every_policy [--write] [NAME ...]
+    python -m tests.support.every_policy [--look] [NAME ...]
 
 Five prompts in float32: a context that the policy compresses, and a question behind it. What the
 embedded server answers must be what kvpress answers where it is used directly.
@@ -224,12 +224,12 @@ def _brief(why: str) -> str:
 
 
 def main() -> int:
-    """Run and print; with `--write` each row replaces the policy's in docs/policies.md."""
+    """Run and print; each row replaces the policy's in docs/policies.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--prompts", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--look", action="store_true", help="leave the page as it is")
     options = parser.parse_args()
     bench = Bench(options.threads)
     every = [name for name, policy in catalogue().items() if name != "none"]
@@ -244,7 +244,7 @@ def main() -> int:
         seen.append(one)
         print(name, one.equal, one.of, one.achieved, one.how, f"{one.seconds:.1f}", one.why)
         sys.stdout.flush()
-        if options.write:
+        if not options.look:
             DOCS.write_text(with_row(DOCS.read_text(), one))
     return int(any(one.equal != one.of for one in seen))
 
