@@ -42,7 +42,7 @@ def _inner(name: str, key: str = "press") -> Mapping[str, Param]:
 
 MASKS = "Masks, and frees nothing: its arms are simulated."
 CHANNELS = "key_channel_compression_ratio"
-_FETCH = "the model's trained parts, which kvpress fetches by the model's name: "
+_PARTS = "the model's trained parts, which kvpress fetches by the model's name"
 _INTERVAL = {"compression_interval": Param(16, low=1)}
 
 NOTES: Mapping[str, Note] = MappingProxyType(
@@ -105,11 +105,11 @@ NOTES: Mapping[str, Note] = MappingProxyType(
         "expected_attention_stats": Note(
             "expected_attention with statistics of the model's queries, made before.",
             paper="2510.00636",
-            trained=f"{_FETCH}or statistics of yours (stats_folder)",
+            trained=f"{_PARTS}, or statistics of yours (stats_folder)",
         ),
         "fastkvzip": Note(
             f"kvzip's scores by trained gates, in one pass. {MASKS}",
-            trained=f"{_FETCH}hf download Jang-Hyun/Fast-KVzip",
+            trained=f"{_PARTS}: hf download Jang-Hyun/Fast-KVzip",
         ),
         "finch": Note(
             "Keeps what the question attends to, at new positions.",
@@ -129,7 +129,7 @@ NOTES: Mapping[str, Note] = MappingProxyType(
         ),
         "kvzap": Note(
             "kvzip's scores by a trained surrogate.",
-            trained=f"{_FETCH}hf download nvidia/KVzap-mlp-MODEL",
+            trained=f"{_PARTS}: hf download nvidia/KVzap-mlp-MODEL",
         ),
         "kvzip": Note(
             f"Keeps what is needed to repeat the prompt. {MASKS} Two passes; it must see the "
@@ -162,7 +162,7 @@ NOTES: Mapping[str, Note] = MappingProxyType(
         ),
         "qfilter": Note(
             "Keeps keys by trained directions of the model's queries.",
-            trained=f"{_FETCH}hf download nthngdy/MODEL_qfilt",
+            trained=f"{_PARTS}: hf download nthngdy/MODEL_qfilt",
         ),
         "ratio_decoding": Note(
             "While decoding: every `compression_interval` new tokens the cache is cut back to the "
