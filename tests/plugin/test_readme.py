@@ -28,7 +28,7 @@ NOT_RUN = {
     "pytest tests": "this is one of them",
     "python tests/benchmarks/": "minutes each",
     "python -m tests.support.generated": "tests/unit/test_docs.py compares what it writes",
-    "python -m tests.support.every_policy": "half an hour with the model: tests/model/test_policies.py",
+    "python -m tests.support.every_policy": "half an hour: tests/model/test_policies.py",
     "kvbench posterior": "compiles and samples: tests/model/test_posterior.py",
     "kvbench batch ": "needs a server that keeps batches: tests/unit/batch/test_batch.py has one",
 }
