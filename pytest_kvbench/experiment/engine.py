@@ -131,7 +131,8 @@ class EngineSettings(Section):
         max_length=1_000,
     )
     model: str = about(
-        "a folder, a .gguf file, a hub id, a served name or smollm2-135m", default="smollm2-135m"
+        "a folder, a .gguf file, a hub id (org/name[@revision]), a served name or smollm2-135m",
+        default="smollm2-135m",
     )
     base_url: Address | None = about(
         "the address of a server that already runs (the control's, where there are several), as in "

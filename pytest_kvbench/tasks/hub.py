@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.extras import need
+from pytest_kvbench.hub import reason
 
 
 def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
@@ -54,7 +55,8 @@ def _had(name: str, repo: str, variable: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # hub, network and disk errors share no base class
+        why, remedy = reason(error)
         raise UsageError(
-            f"{name} of {repo} is not cached and cannot be had ({type(error).__name__})",
-            f"get it elsewhere and set {variable} to where it is",
+            f"{name} of {repo} cannot be had: {why}",
+            f"{remedy}; or get it elsewhere and set {variable} to where it is",
         ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.hub import reason
 from pytest_kvbench.tasks.together import Say, say_nothing
 from pytest_kvbench.tasks.tokenizers import (
     SPECS,
@@ -95,9 +96,10 @@ def _hub_tokenizer(name: str) -> Tokenizer:
         # The library raises bare Exception subclasses of its own for whatever goes wrong.
         backend = _quietly(Backend.from_pretrained, name)
     except Exception as error:
+        why, remedy = reason(error)
         raise UsageError(
-            f"tokenizer hf:{name}: neither a folder with tokenizer.json nor to be had from the hub",
-            f"check the name and the network ({type(error).__name__}), or use a local folder",
+            f"tokenizer hf:{name}: neither a folder with tokenizer.json, nor on the hub: {why}",
+            f"{remedy}, or use a local folder",
         ) from error
     return FastTokenizer(f"hf:{name}@{_short_hash(backend.to_str().encode())}", backend)
 

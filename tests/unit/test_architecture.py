@@ -22,6 +22,7 @@ LAYERS = {
     "extras": 1,
     "processes": 0,
     "files": 1,
+    "hub": 1,
     "reading": 1,
     "wire": 1,
     "records": 2,
