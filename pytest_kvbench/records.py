@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pytest_kvbench.wire import sound
 
@@ -24,6 +24,13 @@ VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
 FULL_CACHE = "none"  # the policy of a control: nothing is removed
 WITHHELD = "withheld"  # the full cache, asked without the context: an arm that must break
+
+NOT_APPLIED: Final = "not-applied"
+PROVEN: Final = "proven"
+SIMULATED: Final = "simulated"
+UNVERIFIED: Final = "unverified"
+SHOWN: Final = (PROVEN, SIMULATED)
+"""Of what is kept: measured, whether or not bytes were freed."""
 
 _REASON = 100  # characters of a finish reason
 

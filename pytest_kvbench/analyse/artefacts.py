@@ -14,9 +14,10 @@ from scipy.special import bdtr
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.alike import Agreement, is_lopsided
 from pytest_kvbench.analyse.cell import CellResult
-from pytest_kvbench.analyse.facts import SHOWN, cuts_of
+from pytest_kvbench.analyse.facts import cuts_of
 from pytest_kvbench.analyse.floor import REPEATED
 from pytest_kvbench.analyse.rules import Rules
+from pytest_kvbench.records import SHOWN
 from pytest_kvbench.rows import CellRow, Facts
 from pytest_kvbench.wire import finish
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-
 from pytest_kvbench.analyse.cell import CellResult, judge_cell, tipped, verdict_of
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.multiplicity import Bonferroni, adjusted
@@ -191,15 +189,12 @@ def _verdicts(
     alpha: float,
     correction: Correction | Bonferroni,
 ) -> dict[Key, VerdictWord]:
-    def side(p_values: Iterable[float | None]) -> np.ndarray:
+    def side(p_values: Iterable[float | None]) -> list[float]:
         return adjusted([1.0 if p is None else p for p in p_values], members, correction)
 
     holds = side(result.p_holds for result in tested.values())
     breaks = side(result.p_breaks for result in tested.values())
-    return {
-        key: verdict_of(float(h), float(b), alpha)
-        for key, h, b in zip(tested, holds, breaks, strict=True)
-    }
+    return {key: verdict_of(h, b, alpha) for key, h, b in zip(tested, holds, breaks, strict=True)}
 
 
 def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> CellRow:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_kvbench.analyse.facts import PROVEN
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.records import PROVEN
 from pytest_kvbench.rows import CellRow, Certificate, NoiseFloor, WorstBin
 
 Missing = Mapping[CellKey, str]

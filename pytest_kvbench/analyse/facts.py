@@ -14,15 +14,8 @@ from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.tables import CELL, cell_key
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Cut
-from pytest_kvbench.records import Proof
+from pytest_kvbench.records import NOT_APPLIED, PROVEN, SIMULATED, UNVERIFIED, Proof
 from pytest_kvbench.rows import Facts
-
-NOT_APPLIED: Final = "not-applied"
-PROVEN: Final = "proven"
-SIMULATED: Final = "simulated"
-UNVERIFIED: Final = "unverified"
-SHOWN: Final = (PROVEN, SIMULATED)
-"""Of what is kept: measured, whether or not bytes were freed."""
 
 NOT_ASKED: Final[Facts] = {
     "achieved": None,

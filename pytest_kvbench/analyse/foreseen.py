@@ -90,7 +90,9 @@ def stratum_of(counts: np.ndarray) -> Stratum:
 def held_in_family(random: Random, p: Sequence[float], rows: int, rules: Rules) -> float:
     """The share that holds in families of `rows` such p-values."""
     families = random.choice(p, size=(DRAWS, rows))
-    shares = [adjusted(list(f), rows, rules.correction) < rules.alpha / 2 for f in families]
+    shares = [
+        np.array(adjusted(list(f), rows, rules.correction)) < rules.alpha / 2 for f in families
+    ]
     return float(np.mean(shares))
 
 

@@ -2,6 +2,7 @@
 
 A row over bins whose pairs lose nothing holds its margin, or no row of that plan ever can; the rule
 is the one that will judge it, at the level that is left when all rows of the family do as well.
+Where a closed form says as much, nothing of the rule is loaded: every run asks this as it starts.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pytest_kvbench.analyse.evidence import Evidence, p_breaks, p_holds
 from pytest_kvbench.analyse.multiplicity import adjusted
-from pytest_kvbench.analyse.pooled import over_bins
 from pytest_kvbench.analyse.rules import Rules
 
+if TYPE_CHECKING:
+    from pytest_kvbench.analyse.evidence import Evidence
+
+SLACK = 1.1
+"""Of a p-value's bound: those of contexts are approximations, exact to a few percent."""
 MOST = 10_000  # examples of a bin; beyond, "more examples" is no advice
 MOST_BETS = (
     12  # bins bet on apart; of more it is said what they could do as one, which takes no time
@@ -55,7 +58,7 @@ class Layout:
 def _repeated(sizes: Sequence[int], n: int) -> tuple[int, ...]:
     ends = itertools.accumulate(itertools.cycle(sizes))
     whole = list(itertools.takewhile(lambda end: end < n, ends))
-    return tuple(int(size) for size in np.diff([0, *whole, n]))
+    return tuple(end - start for start, end in itertools.pairwise([0, *whole, n]))
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,49 @@ def prospects(layouts: Sequence[Layout], rules: Rules) -> list[Prospect]:
     ]
 
 
+def surely_hold(layouts: Sequence[Layout], rules: Rules) -> bool:
+    """Whether the rows of each layout surely can hold; where not, `prospects` says whether."""
+    rows = sum(layout.rows for layout in layouts)
+    level = rules.alpha / 2 / max(1, rows)  # Bonferroni's: what it rejects, all others do
+    return not rules.anytime and all(_p_at_most(layout, rules) < level for layout in layouts)
+
+
+def _p_at_most(layout: Layout, rules: Rules) -> float:
+    """A bound on `p_lossless`, but for rounds: that of `bounded`, whose integral is a product.
+
+    P(sum of E_g gain w_g <= E loss max w) for standard exponential E, over contexts of weight w_g.
+    """
+    gain = rules.margin if rules.retain is None else 1 - rules.retain
+    loss = 1 - _margin(rules)
+    weights = [size / sum(sizes) for sizes in layout.bins for size in sizes]
+    odds = gain / loss / max(weights)
+    return SLACK * math.exp(-math.fsum(math.log1p(odds * weight) for weight in weights))
+
+
 @functools.lru_cache(maxsize=1024)
 def p_lossless(layout: Layout, rules: Rules) -> float:
     """The p-value of `holds` where every pair is equal."""
+    if _is_plain(layout, rules):
+        return float((1 - rules.margin) ** layout.n)
+    from pytest_kvbench.analyse.evidence import p_holds
+
     return p_holds(_evidence(layout, 1.0, rules), _margin(rules))
 
 
 @functools.lru_cache(maxsize=1024)
 def _p_hopeless(layout: Layout, rules: Rules) -> float:
     """The p-value of `breaks` where every right answer is lost."""
+    if _is_plain(layout, rules):
+        return float(((1 + rules.margin) / 2) ** layout.n)
+    from pytest_kvbench.analyse.evidence import p_breaks
+
     return p_breaks(_evidence(layout, 0.0, rules), _margin(rules))
+
+
+def _is_plain(layout: Layout, rules: Rules) -> bool:
+    """Whether all bins have equally many examples, each independent, and none is a share."""
+    alike = len({len(sizes) for sizes in layout.bins}) == 1 and set().union(*layout.bins) == {1}
+    return alike and rules.retain is None and not rules.anytime
 
 
 def _margin(rules: Rules) -> float:
@@ -105,6 +141,10 @@ def _margin(rules: Rules) -> float:
 
 
 def _evidence(layout: Layout, treated: float, rules: Rules) -> Evidence:
+    import numpy as np
+
+    from pytest_kvbench.analyse.pooled import over_bins
+
     bins = layout.bins
     if rules.anytime and len(bins) > MOST_BETS:
         bins = (tuple(itertools.chain(*bins)),)
@@ -118,9 +158,10 @@ def _evidence(layout: Layout, treated: float, rules: Rules) -> Evidence:
 
 def rejected(p_values: Sequence[float], rows: Sequence[int], rules: Rules) -> list[bool]:
     """Which p-values are small enough, each that of so many rows of one family."""
-    every = adjusted(list(np.repeat(p_values, rows)), 0, rules.correction)
-    firsts = np.cumsum([0, *rows[:-1]])
-    return [bool(p < rules.alpha / 2) for p in every[firsts]]
+    family = [p for p, n in zip(p_values, rows, strict=True) for _ in range(n)]
+    every = adjusted(family, 0, rules.correction)
+    firsts = itertools.accumulate(rows[:-1], initial=0)
+    return [every[first] < rules.alpha / 2 for first in firsts]
 
 
 def _needed(layouts: Sequence[Layout], p: Sequence[float], place: int, rules: Rules) -> int | None:

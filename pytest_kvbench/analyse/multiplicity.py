@@ -7,10 +7,9 @@ measured, not run) count as never rejected, so a family is never made smaller by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from itertools import accumulate
 from typing import Literal
-
-import numpy as np
 
 from pytest_kvbench.analyse.rules import Correction
 
@@ -19,29 +18,28 @@ Bonferroni = Literal["bonferroni"]  # of items: it needs no other member's p-val
 
 def adjusted(
     p_values: Sequence[float], members: int, correction: Correction | Bonferroni
-) -> np.ndarray:
-    """Adjusted p-values, in the order given: shape (len(p_values),).
+) -> list[float]:
+    """Adjusted p-values, in the order given.
 
     Args:
         p_values: one per member that was tested.
         members: size of the family, at least `len(p_values)`; the rest have p = 1.
         correction: "holm", "bh", "none", or "bonferroni".
     """
-    p = np.asarray(p_values, dtype=float)
-    if correction == "none" or not len(p):
-        return p
-    members = max(members, len(p))
+    if correction == "none":
+        return list(p_values)
+    members = max(members, len(p_values))
     if correction == "bonferroni":
-        return (p * members).clip(max=1.0)
-    order = np.argsort(p, kind="stable")
-    rank = np.arange(len(p))
+        return [min(p * members, 1.0) for p in p_values]
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    ranked = [p_values[place] for place in order]
     if correction == "holm":
-        stepped = np.maximum.accumulate(p[order] * (members - rank))
+        stepped = list(accumulate((p * (members - rank) for rank, p in enumerate(ranked)), max))
     else:
-        stepped = np.minimum.accumulate((p[order] * members / (rank + 1))[::-1])[::-1]
-    result = np.empty(len(p))
-    result[order] = np.minimum(stepped, 1.0)
-    return result
+        shares = [p * members / rank for rank, p in enumerate(ranked, 1)]
+        stepped = list(accumulate(reversed(shares), min))[::-1]
+    found = dict(zip(order, stepped, strict=True))
+    return [min(found[place], 1.0) for place in range(len(p_values))]
 
 
 def fallback(p_values: Sequence[float], alpha: float) -> list[float]:
@@ -56,21 +54,22 @@ def fallback(p_values: Sequence[float], alpha: float) -> list[float]:
         p_values: one-sided, in the order of testing.
         alpha: the two-sided error that each brings.
     """
-    alone = np.full(len(p_values), alpha / 2)
-    alone[:1] += alpha / 2 * len(alone)
-    levels, rejected = alone.copy(), np.zeros(len(alone), dtype=bool)
-    while (new := ~rejected & (np.asarray(p_values) < levels / 2)).any():
+    alone = [alpha / 2] * len(p_values)
+    alone[:1] = [level + alpha / 2 * len(alone) for level in alone[:1]]
+    levels, rejected = alone, set[int]()
+    while new := {i for i, p in enumerate(p_values) if i not in rejected and p < levels[i] / 2}:
         rejected |= new
-        levels = np.where(rejected, levels, _handed_on(alone, rejected))
-    return [float(level) for level in levels]
+        handed = _handed_on(alone, rejected)
+        levels = [levels[i] if i in rejected else handed[i] for i in range(len(alone))]
+    return levels
 
 
-def _handed_on(alone: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+def _handed_on(alone: Sequence[float], rejected: Set[int]) -> list[float]:
     """What each has with what the rejected ones in front of it, all round, have handed to it."""
-    levels = alone.copy()
-    for place in np.flatnonzero(~rejected):
+    levels = list(alone)
+    for place in {*range(len(alone))} - rejected:
         before = place - 1
-        while rejected[before]:
+        while before % len(alone) in rejected:
             levels[place] += alone[before]
             before -= 1
     return levels

@@ -20,8 +20,8 @@ from pytest_kvbench.batch.ledger import Batch, Ledger, strange, waiting_for
 from pytest_kvbench.errors import InfrastructureError, KvbenchError
 from pytest_kvbench.files import is_unconfirmed, try_lock
 from pytest_kvbench.hints import command
+from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.group import Prepared, open_group
-from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.processes import is_alive
 from pytest_kvbench.store.outstanding import Count, Outstanding

@@ -27,9 +27,9 @@ def lost_of(prepared: Prepared, *, answered: bool = True) -> Lost:
     Raises:
         EngineError: not one of its requests has an answer.
     """
+    from pytest_kvbench.pipeline.drawn import drawn_so_far
     from pytest_kvbench.pipeline.ending import of_lost
     from pytest_kvbench.pipeline.observe import lost_cells
-    from pytest_kvbench.pipeline.rounds import drawn_so_far
     from pytest_kvbench.report.summary import failure_messages
     from pytest_kvbench.report.terminal import failure_lines
     from pytest_kvbench.store.store import Store

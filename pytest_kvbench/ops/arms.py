@@ -32,14 +32,13 @@ from pytest_kvbench.ops.recipes import (
     is_measured,
     with_recipe,
 )
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.records import FULL_CACHE, UNVERIFIED
 from pytest_kvbench.rows import CellRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PLACEBO = "placebo?"
-UNVERIFIED = "unverified"
 
 COLUMNS = [
     *RECIPE,

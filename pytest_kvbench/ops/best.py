@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_kvbench.ops.arms import PLACEBO, UNVERIFIED
+from pytest_kvbench.ops.arms import PLACEBO
 from pytest_kvbench.ops.columns import Record
 from pytest_kvbench.ops.recipes import ALL_LENGTHS, RECIPE
+from pytest_kvbench.records import UNVERIFIED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from pytest_kvbench.analyse.power import plan as pairs_for
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.load import Declared
@@ -83,6 +82,8 @@ def obstacles(experiment: Experiment) -> Iterator[Obstacle]:
 
 def _enough(experiment: Experiment) -> str:
     """How many examples let an arm without loss pass most of the time."""
+    from pytest_kvbench.analyse.power import plan as pairs_for  # late: numpy and scipy
+
     arms = sum(layout.rows for layout in foresee.layouts(experiment).values())
     gate, bins = experiment.gate, experiment.bins.n
     found = pairs_for(

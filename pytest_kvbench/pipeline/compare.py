@@ -326,7 +326,7 @@ def _estimate(evidence: Evidence, margin: float, alpha: float) -> Estimate:
 def _corrected(family: Sequence[Change], alpha: float) -> list[Change]:
     """The changes of a family, named where they are shown after Holm's correction."""
 
-    def p_values(of: Callable[[Estimate], float]) -> np.ndarray:
+    def p_values(of: Callable[[Estimate], float]) -> list[float]:
         return adjusted([of(change.estimate) for change in family], len(family), "holm")
 
     worse, better = p_values(lambda e: e.p_worse), p_values(lambda e: e.p_better)

@@ -18,11 +18,11 @@ from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
 from pytest_kvbench.observation import Observations, failures_of
 from pytest_kvbench.pipeline import asked_again, plan
+from pytest_kvbench.pipeline.drawn import drawn_of
 from pytest_kvbench.pipeline.group import Prepared, Site, open_group
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells, observations
 from pytest_kvbench.pipeline.provenance import controls_used, inputs_of
-from pytest_kvbench.pipeline.rounds import drawn_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import VerdictWord, digest
@@ -166,8 +166,6 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     Raises:
         MissingPrerequisiteError: no answer, or an answer without a score.
     """
-    from pytest_kvbench.report.summary import build_summary, failure_messages
-
     group = prepared.experiment.group
     most = prepared.requests()
     with Store(prepared.database) as store:
@@ -198,6 +196,8 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         runs = asked_again.settle(store, is_complete=not missing)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         reached = store.throughput(runs[-1].run_id)
+    from pytest_kvbench.report.summary import build_summary, failure_messages
+
     summary = build_summary(
         prepared.experiment.snapshot(),
         prepared.manifests,

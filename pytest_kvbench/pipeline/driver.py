@@ -10,19 +10,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines.kinds import arms_per_request
 from pytest_kvbench.errors import ControlError, CutError
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.observe import cut_controls, observations, voted
-from pytest_kvbench.pipeline.rounds import GroupDraw, Outcomes, group_draws, stored_outcomes
+from pytest_kvbench.pipeline.observe import (
+    Outcomes,
+    Planned,
+    cut_controls,
+    observations,
+    stored_outcomes,
+    voted,
+)
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.store import Store
 
-Planned = Sequence[tuple[Cell, Request]]
+if TYPE_CHECKING:
+    from pytest_kvbench.pipeline.rounds import GroupDraw
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,8 @@ class GroupDriver:
         experiment = self.prepared.experiment
         if not experiment.sequential:
             return ()
+        from pytest_kvbench.pipeline.rounds import group_draws  # late: numpy and scipy
+
         return tuple(group_draws(experiment, self.prepared.manifests, self.planned))
 
 

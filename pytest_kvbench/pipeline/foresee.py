@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from pytest_kvbench.analyse.layout import MOST, Layout, Prospect, prospects
+from pytest_kvbench.analyse.layout import MOST, Layout, Prospect, prospects, surely_hold
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.rules import rules_of
@@ -55,6 +55,8 @@ def shortcomings(
     if not margin:
         return  # it takes gains to hold that
     found = layouts(experiment, manifests)
+    if surely_hold(list(found.values()), rules_of(experiment)):
+        return
     for task, prospect in foreseen(experiment, manifests).items():
         if not prospect.holds:
             yield f"{task}: {_shortcoming(found[task], prospect, margin)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_kvbench.analyse import arrival
@@ -12,18 +12,20 @@ from pytest_kvbench.engines import proof_of
 from pytest_kvbench.observation import Cut, Observation, Observations, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import FULL_CACHE, WITHHELD, Cell, Proof, Request, Telemetry
+from pytest_kvbench.records import FULL_CACHE, SHOWN, WITHHELD, Cell, Proof, Request, Telemetry
 from pytest_kvbench.rows import CellRow, MissingRow
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.tokenizers import is_serving
 
+Planned = Sequence[tuple[Cell, Request]]
+Outcomes = Mapping[str, Outcome]
+"""By request key."""
+
 TOGETHER = 5_000  # answers whose texts and scores are held at once
 
 
-def observations(
-    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Observations:
+def observations(prepared: Prepared, store: Store, planned: Planned) -> Observations:
     """One per planned request that has an answer or a failure.
 
     A treatment is proven only against a control that saw as many tokens: where `planned` has the
@@ -73,7 +75,7 @@ def _proofs(stored: Observations) -> list[Proof]:
 def _proof(one: Observation, control_tokens: int | None) -> Proof:
     tokens = one.outcome.prompt_tokens
     differs = None not in (tokens, control_tokens) and tokens != control_tokens
-    shown = one.proof in ("proven", "simulated")
+    shown = one.proof in SHOWN
     return "unverified" if differs and shown else one.proof
 
 
@@ -102,9 +104,7 @@ def _cuts(prepared: Prepared, stored: Observations) -> list[Cut | None]:
     return [found.get(place) for place in range(len(stored))]
 
 
-def _with_outcomes(
-    store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Iterator[tuple[Cell, Request, Outcome]]:
+def _with_outcomes(store: Store, planned: Planned) -> Iterator[tuple[Cell, Request, Outcome]]:
     """The planned requests that have an outcome, each with it."""
     for start in range(0, len(planned), TOGETHER):
         some = planned[start : start + TOGETHER]
@@ -114,12 +114,22 @@ def _with_outcomes(
                 yield cell, request, outcome
 
 
-def voted(
-    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Observations:
+def voted(prepared: Prepared, store: Store, planned: Planned) -> Observations:
     """The observations that are judged: where samples vote, one per vote (see `votes`)."""
     observed = observations(prepared, store, planned)
     return votes(observed, prepared.experiment, prepared.manifests)
+
+
+def stored_outcomes(prepared: Prepared, store: Store, planned: Planned) -> Outcomes:
+    """The stored outcomes that sampling decides by, by key; of a sample that of its vote."""
+    if not prepared.experiment.votes:
+        return store.outcomes([request.key for _, request in planned])
+    return outcomes_of(voted(prepared, store, planned))
+
+
+def outcomes_of(judged: Iterable[Observation]) -> Outcomes:
+    """The outcomes that sampling decides by, by key: that of a vote for each of its samples."""
+    return {key: one.outcome for one in judged for key in one.keys}
 
 
 def _place(cell: Cell, request: Request) -> Shared:
@@ -140,7 +150,7 @@ def _achieved(outcome: Outcome) -> Telemetry | None:
 
 def missing_cells(
     prepared: Prepared,
-    planned: Sequence[tuple[Cell, Request]],
+    planned: Planned,
     observed: Observations,
     cells: Iterable[CellRow],
 ) -> list[MissingRow]:
@@ -179,7 +189,7 @@ def without_example(prepared: Prepared, cell: Cell) -> str:
 
 def cut_controls(
     prepared: Prepared,
-    planned: Sequence[tuple[Cell, Request]],
+    planned: Planned,
     observed: Iterable[Observation],
 ) -> dict[CellGroup, str]:
     """How the server cut the prompts of a control, by group, where that leaves nothing to measure.
@@ -199,9 +209,7 @@ def cut_controls(
     return found
 
 
-def lost_cells(
-    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> dict[Cell, str]:
+def lost_cells(prepared: Prepared, store: Store, planned: Planned) -> dict[Cell, str]:
     """The cells of which more pairs were lost to failures than `gate.max_lost`, and how many.
 
     It needs no scores, so a run that only asks can report it. A control stands for itself.

@@ -26,18 +26,12 @@ from pytest_kvbench.analyse.sequential import (
 )
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Observation, Observations, Outcome
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.observe import voted
-from pytest_kvbench.pipeline.votes import votes
+from pytest_kvbench.pipeline.observe import Outcomes, Planned, stored_outcomes
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import Store
-
-Planned = Sequence[tuple[Cell, Request]]
-Outcomes = Mapping[str, Outcome]
-"""By request key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,40 +199,6 @@ def first_round(
     ]
 
 
-def drawn_so_far(
-    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Sequence[tuple[Cell, Request]]:
-    """The requests of a plan that are wanted by now: all, or those of the rounds so far."""
-    if not prepared.experiment.sequential:
-        return planned
-    outcomes = stored_outcomes(prepared, store, planned)
-    return drawn(prepared.experiment, prepared.manifests, planned, outcomes)
-
-
-def drawn_of(
-    prepared: Prepared, planned: Planned, observed: Observations
-) -> tuple[Planned, Observations]:
-    """The requests of a plan that are wanted by now, and their observations.
-
-    Args:
-        prepared: the group.
-        planned: its whole plan.
-        observed: all its observations.
-    """
-    if not prepared.experiment.sequential:
-        return planned, observed
-    judged = votes(observed, prepared.experiment, prepared.manifests)
-    wanted = drawn(prepared.experiment, prepared.manifests, planned, outcomes_of(judged))
-    places = {(one.cell, one.outcome.key): place for place, one in enumerate(observed)}
-    found = (places.get((cell, request.key)) for cell, request in wanted)
-    return wanted, observed.at(place for place in found if place is not None)
-
-
-def outcomes_of(judged: Iterable[Observation]) -> Outcomes:
-    """The outcomes that sampling decides by, by request key; of a sample that of its vote."""
-    return {key: one.outcome for one in judged for key in one.keys}
-
-
 def levels(
     prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
 ) -> dict[Cell, float]:
@@ -246,12 +206,3 @@ def levels(
     outcomes = stored_outcomes(prepared, store, planned)
     draws = group_draws(prepared.experiment, prepared.manifests, planned)
     return {cell: level for draw in draws for cell, level in draw.levels(outcomes).items()}
-
-
-def stored_outcomes(
-    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
-) -> Outcomes:
-    """The stored outcomes that sampling decides by, by key; of a sample that of its vote."""
-    if not prepared.experiment.votes:
-        return store.outcomes([request.key for _, request in planned])
-    return outcomes_of(voted(prepared, store, planned))

@@ -13,9 +13,9 @@ from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.hints import command
 from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import observations
-from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.store import RunRow, Store

@@ -8,12 +8,11 @@ from functools import cached_property
 
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.errors import ControlError
-from pytest_kvbench.pipeline import rounds
 from pytest_kvbench.pipeline.ask import Asking
+from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.driver import GroupDriver, sickness
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import Judge
-from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.rows import Certificate
@@ -59,7 +58,9 @@ class MeasuredExperiment:
         rule = self.prepared.experiment.sampling.reasoning
         score(self.store, [request.key for _, request in planned], rule)
         if self.prepared.experiment.sequential:
-            self.levels[group] = rounds.levels(self.prepared, self.store, planned)
+            from pytest_kvbench.pipeline.rounds import levels  # late: numpy and scipy
+
+            self.levels[group] = levels(self.prepared, self.store, planned)
         self.sick[group] = sickness(self.prepared, self.store, planned, whole=True)
         self.problems[group] = self.drivers[group].control_error(self.store, whole=True)
         self.drawn[group] = list(drawn_so_far(self.prepared, self.store, planned))

@@ -12,7 +12,7 @@ from pytest_kvbench.analyse import arrival
 from pytest_kvbench.errors import InfrastructureError
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Cut
-from pytest_kvbench.records import Cell, Proof
+from pytest_kvbench.records import SHOWN, Cell, Proof
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.cell import CellResult
@@ -261,7 +261,7 @@ class Comparison:
                 "llama.cpp with --slot-save-path, vLLM where /metrics tells kv_cache_memory_bytes, "
                 "or judge by the control alone (kv.policies: [none])"
             )
-        shown = self.cell.proof in ("proven", "simulated")
+        shown = self.cell.proof in SHOWN
         _require(shown, f"{where}: the budget is {self.cell.proof}")
 
     def _check_control(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.cells import corrected_verdicts
-from pytest_kvbench.analyse.layout import Layout, Prospect, prospects
+from pytest_kvbench.analyse.layout import Layout, Prospect, prospects, surely_hold
 from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
 
@@ -52,6 +52,32 @@ layouts = st.builds(
 )
 def test_it_is_what_the_judge_will_say(plan, margin, correction):
     check(plan, Rules(margin, 0.05, correction=correction))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 40), st.sampled_from([0.05, 0.1, 0.3]))
+def test_so_it_is_by_the_closed_form_of_equal_bins(bins, n, margin):
+    check([Layout(((1,) * n,) * bins, 2)], Rules(margin, 0.05))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(layouts, min_size=1, max_size=3),
+    st.integers(1, 150),
+    st.sampled_from([(0.02, None), (0.1, None), (0.3, None), (0.05, 0.95), (0.5, 0.5)]),
+    st.sampled_from(["holm", "bh", "none"]),
+)
+def test_what_surely_holds_does(plan, n, bar, correction):
+    rules = Rules(bar[0], 0.05, retain=bar[1], correction=correction)
+    grown = [layout.grown(n) for layout in plan]
+    assert not surely_hold(grown, rules) or all(p.holds for p in prospects(grown, rules))
+
+
+def test_a_plan_of_enough_examples_surely_holds() -> None:
+    plan = [Layout(((1,) * 40, (3,) * 50), 4), Layout(((2, 1) * 60,), 1)]
+    assert surely_hold(plan, Rules(0.10, 0.05))
+    assert not surely_hold([*plan, Layout(((9,) * 12,), 1)], Rules(0.10, 0.05))
+    assert not surely_hold(plan, Rules(0.10, 0.05, anytime=True))
 
 
 @pytest.mark.parametrize("bins", [(SINGLES,) * 2, ((5, 2, 5, 1) * 9,)])

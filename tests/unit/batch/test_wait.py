@@ -34,8 +34,8 @@ from pytest_kvbench.experiment.load import Override, load_experiment
 from pytest_kvbench.pipeline import conclude
 from pytest_kvbench.pipeline import prepare as prepare_stage
 from pytest_kvbench.pipeline.ask import make_pool
+from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.group import Prepared, Site
-from pytest_kvbench.pipeline.rounds import drawn_so_far
 from pytest_kvbench.records import Answer, Request, Telemetry
 from pytest_kvbench.store.outstanding import Count
 from pytest_kvbench.store.presence import Presence, at_work
