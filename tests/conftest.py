@@ -121,7 +121,7 @@ def project(
     """An experiment on the mock server."""
     monkeypatch.setattr(judge_process, "Analyst", AnalystHere)
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(plots, "draw_all", lambda results, folder: ())
+        monkeypatch.setattr(plots, "draw_all", lambda *_: ())
     rows = [
         {
             "question": f"Say {word}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,17 +25,35 @@ from pytest_kvbench.cli import options, reasons, view
 )
 @options.alpha
 @options.as_json
-def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_json: bool) -> None:
+@click.option(
+    "--html",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="A page with all answers (default: NOW-against-BASE.html where groups are).",
+)
+def compare(
+    base: str,
+    now: str,
+    reports: Path,
+    margin: float,
+    alpha: float,
+    as_json: bool,
+    html: str | None,
+) -> None:
     """Compare NOW with BASE (groups, baselines, or baseline files); exit 1 on a regression.
 
     A regression is a row whose score is shown to be lower by more than the margin, or that held and
     breaks now. Cells are paired by example where both sides have the same. Cells that were not
     measured, or had other lengths of answers, are not compared: exit 10; 4 where no other is left.
     """
+    from pytest_kvbench.files import replace_text
     from pytest_kvbench.ops.baselines import find_side
+    from pytest_kvbench.ops.compare_page import Compared, comparison_html, comparison_markdown
     from pytest_kvbench.ops.listing import comparison_lines
     from pytest_kvbench.pipeline.compare import compare as compared
     from pytest_kvbench.pipeline.ending import of_comparison
+    from pytest_kvbench.report import append_to_step_summary
 
     later = find_side(now, reports)
     former = find_side(base, reports, later.name)
@@ -43,6 +62,12 @@ def compare(base: str, now: str, reports: Path, margin: float, alpha: float, as_
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         _echo_lines(comparison_lines(result))
+    append_to_step_summary(comparison_markdown(result), os.environ)
+    if html is not None:
+        sides = (Compared.of(base, former, reports), Compared.of(now, later, reports))
+        file = Path(html) if html else reports / f"{Path(now).stem}-against-{Path(base).stem}.html"
+        replace_text(file, comparison_html(result, *sides))
+        click.echo(file, err=as_json)
     reasons.note(of_comparison(result), printed=as_json)
 
 

@@ -17,6 +17,9 @@ reports = click.option(
     show_default="$KVBENCH_DIR or reports",
     help="Where groups are kept.",
 )
+figures = click.option(
+    "--figures", default="", metavar="FORMATS", help="For a paper: pdf,svg,png, and their numbers."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 sets = click.option(
     "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable."

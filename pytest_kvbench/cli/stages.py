@@ -173,11 +173,17 @@ def analyse(
 @main.command()
 @options.group
 @click.option("--to", "to", type=click.Path(path_type=Path), help="Elsewhere: a folder per group.")
-def report(group_or_yaml: str, reports: Path, to: Path | None) -> None:
+@options.figures
+def report(group_or_yaml: str, reports: Path, to: Path | None, figures: str) -> None:
     """Write report.md, report.html and plots from the analysis."""
+    from pytest_kvbench.pipeline import conclude
+    from pytest_kvbench.report.formats import formats_of
+
+    formats = formats_of(figures, "--figures")
     for declared in given.declared(group_or_yaml, reports, (), reads=True):
         folder = to / declared.experiment.group if to else None
-        _report(given.opened(declared, reports), folder)
+        prepared = given.opened(declared, reports)
+        click.echo(conclude.report(prepared, folder=folder, figures=formats))
 
 
 @main.command("all")
@@ -339,9 +345,3 @@ def _dry_run(
         folder = to / experiment.group
         replace_json(folder / "summary.json", sealed_summary(summary))
         click.echo(write_report(folder, summary), err=as_json)
-
-
-def _report(prepared: Prepared, folder: Path | None) -> None:
-    from pytest_kvbench.pipeline import conclude
-
-    click.echo(conclude.report(prepared, folder=folder))

@@ -40,7 +40,7 @@ def answers_of(prepared: Prepared, cells: Iterable[CellRow]) -> Answers:
 
 
 def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str], Prompt | None]:
-    """What was sent for an example in a variant; None where its task is not here as it was."""
+    """What was sent for one of its examples; None where its task is not here as it was."""
     of_entry = {
         id(entry): manifest.task
         for manifest in prepared.manifests.values()
@@ -49,7 +49,7 @@ def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str], Prompt | No
     task = cache(lambda name: _task(prepared, name))
 
     def prompt(entry: ManifestEntry, variant: str) -> Prompt | None:
-        made = task(of_entry[id(entry)])
+        made = task(of_entry[id(entry)]) if id(entry) in of_entry else None
         return None if made is None else _sent(prepared.experiment, made, entry, variant)
 
     return prompt

@@ -41,13 +41,14 @@ class Wishes:
     """What is wanted beside verdicts.
 
     `report`: the report; `folder`: where, None is the group's own. `compare`, `save`: the names of
-    baselines.
+    baselines. `figures`: formats of figures for a paper, beside the report.
     """
 
     report: bool = False
     folder: Path | None = None
     compare: str | None = None
     save: str | None = None
+    figures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def conclude(
     if wishes.report:
         folder = wishes.folder or prepared.folder
         current = not analysed.changed and _reports(folder / REPORT, analysed.summary)
-        written = folder / REPORT if current else report(prepared, analysed.summary, folder)
+        written = folder / REPORT
+        if wishes.figures or not current:
+            report(prepared, analysed.summary, folder, wishes.figures)
         done = replace(done, report=written)
     return done
 
@@ -285,13 +288,19 @@ def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str
     }
 
 
-def report(prepared: Prepared, summary: Summary | None = None, folder: Path | None = None) -> Path:
+def report(
+    prepared: Prepared,
+    summary: Summary | None = None,
+    folder: Path | None = None,
+    figures: tuple[str, ...] = (),
+) -> Path:
     """Write report and plots; the report's path. Elsewhere, a copy of the summary beside it.
 
     Args:
         prepared: the group.
         summary: its summary; by default what `summary.json` holds.
         folder: where, by default in the group's own.
+        figures: formats of figures for a paper.
 
     Raises:
         MissingPrerequisiteError: the group has not been analysed.
@@ -305,7 +314,9 @@ def report(prepared: Prepared, summary: Summary | None = None, folder: Path | No
     folder = folder or prepared.folder
     if folder != prepared.folder:
         replace_json(folder / SUMMARY, summary)
-    return write_report(folder, summary, page=answers_page(prepared, summary["cells"]))
+    return write_report(
+        folder, summary, page=answers_page(prepared, summary["cells"]), figures=figures
+    )
 
 
 def unsummarised(prepared: Prepared) -> MissingPrerequisiteError:

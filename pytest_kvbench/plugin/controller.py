@@ -27,7 +27,7 @@ from pytest_kvbench.plugin.options import (
     refuse_swallowed_path,
     refuse_unknown_baseline,
 )
-from pytest_kvbench.plugin.properties import progress_wanted
+from pytest_kvbench.plugin.properties import note_on_suite, progress_wanted
 from pytest_kvbench.plugin.scope import group_of, without_scope
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Controller:
             return _Result(group, None, problem=waits or str(error), reasons=reasons)
         except KvbenchError as error:
             return _Result(group, None, problem=str(error), reasons=[Reason.of(error, group)])
-        _step_summary(done.summary)
+        _for_ci(done, self._config)
         same = not landed and not waits and not done.changed
         idle = f"nothing was left to do: {answers:,} answers were there" if same else waits
         files = (*([done.report] if done.report else []), prepared.folder / SUMMARY)
@@ -330,11 +330,16 @@ def _wishes(options: Options, group: str) -> Wishes:
     from pytest_kvbench.pipeline.conclude import Wishes
 
     folder = options.report_folder / group if options.report_folder else None
-    return Wishes(options.report, folder, compare=options.compare, save=options.save)
+    return Wishes(options.report, folder, options.compare, options.save, options.figures)
 
 
-def _step_summary(summary: Summary) -> None:
-    """Append the answer to the page of a CI job, where there is one."""
-    from pytest_kvbench.report import append_step_summary
+def _for_ci(done: Conclusion, config: pytest.Config) -> None:
+    """The answer, and what changed against a baseline: on a CI job's page, and in JUnit XML."""
+    from pytest_kvbench.report import append_step_summary, append_to_step_summary
 
-    append_step_summary(summary, os.environ)
+    append_step_summary(done.summary, os.environ)
+    if done.comparison is not None:
+        from pytest_kvbench.ops.compare_page import comparison_facts, comparison_markdown
+
+        append_to_step_summary(comparison_markdown(done.comparison), os.environ)
+        note_on_suite(config, comparison_facts(done.comparison))

@@ -52,6 +52,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="Write report.md, report.html and plots (default: into the group's folder).",
     )
     group.addoption(
+        "--kvbench-figures",
+        metavar="FORMATS",
+        help="Figures for a paper, as pdf,svg,png, and their numbers, beside the report.",
+    )
+    group.addoption(
         "--kvbench-experiment",
         metavar="FILE",
         help="The experiment of tests marked kvbench without a name of their own.",
@@ -100,6 +105,14 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
+def _formats(given: str | None) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    from pytest_kvbench.report.formats import formats_of
+
+    return formats_of(given, "--kvbench-figures")
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of one session."""
@@ -107,6 +120,7 @@ class Options:
     reports: Path
     report: bool
     report_folder: Path | None
+    figures: tuple[str, ...]
     experiment: Path | None
     overrides: tuple[Override, ...]
     plan: bool
@@ -123,6 +137,7 @@ class Options:
 
         Raises:
             ExperimentError: an override is not KEY=VALUE.
+            UsageError: a format of figures that there is not.
         """
         from pytest_kvbench.experiment.load import Override
 
@@ -135,8 +150,9 @@ class Options:
         here = config.invocation_params.dir
         return cls(
             reports=_below(config.rootpath, given.kvbench_dir),
-            report=given.kvbench_report is not None,
+            report=(given.kvbench_report, given.kvbench_figures) != (None, None),
             report_folder=_below(here, given.kvbench_report) if given.kvbench_report else None,
+            figures=_formats(given.kvbench_figures),
             experiment=_below(here, given.kvbench_experiment) if given.kvbench_experiment else None,
             overrides=(*map(Override.parse, given.kvbench_set), *shortcuts),
             plan=given.kvbench_plan,

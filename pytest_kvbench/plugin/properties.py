@@ -6,6 +6,7 @@ Judging imports numpy and scipy: a process does it only where somebody will look
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +75,20 @@ def _of_cell(comparison: Comparison) -> dict[str, object]:
         if doubtful and result.verdict in ("holds", "breaks"):
             facts["doubt"] = cell.proof
     return facts
+
+
+def note_on_suite(config: pytest.Config, facts: Iterable[tuple[str, str]]) -> None:
+    """Add facts to JUnit XML, where one is asked for: written before they were known, it is anew.
+
+    Its plugin writes at the end of the session, as verdicts are made.
+    """
+    from _pytest.junitxml import xml_key
+
+    xml = config.stash.get(xml_key, None)
+    if xml is not None:
+        for name, value in facts:
+            xml.add_global_property(PREFIX + name, value)
+        xml.pytest_sessionfinish()
 
 
 def progress_wanted(config: pytest.Config) -> bool:

@@ -11,7 +11,7 @@ terminal, progress    lines for a terminal
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +23,28 @@ from pytest_kvbench.rows import Summary
 
 if TYPE_CHECKING:
     from pytest_kvbench.report.pages.packed import AnswersPage
+    from pytest_kvbench.report.pages.records import Answers
 
-__all__ = ["append_step_summary", "step_summary", "terminal_lines", "write_report"]
+__all__ = [
+    "append_step_summary",
+    "append_to_step_summary",
+    "step_summary",
+    "terminal_lines",
+    "write_report",
+]
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 # Imports inside: a session that writes no report loads neither jinja2 nor matplotlib.
 
 
 def write_report(
-    folder: Path, summary: Summary, *, plots: bool = True, page: AnswersPage | None = None
+    folder: Path,
+    summary: Summary,
+    *,
+    plots: bool = True,
+    page: AnswersPage | None = None,
+    figures: Sequence[str] = (),
 ) -> Path:
     """Write plots/*.png, report.md and report.html, replacing older ones.
 
@@ -39,6 +53,7 @@ def write_report(
         summary: absent parts are left out of the report.
         plots: False skips the pictures (and the seconds they take).
         page: the answers themselves, to go through in report.html.
+        figures: formats of figures for a paper, written into figures/.
 
     Returns:
         The path of report.md.
@@ -47,7 +62,8 @@ def write_report(
     from pytest_kvbench.report.markup import to_html, to_markdown
 
     results = Results(summary)
-    document = build(results, _draw(results, folder) if plots else ())
+    found = page.found if page else None
+    document = build(results, _draw(results, folder, found, figures) if plots else ())
     replace_text(folder / "report.html", to_html(document, folder, page))
     replace_text(folder / "report.md", to_markdown(document))
     return folder / "report.md"
@@ -62,17 +78,24 @@ def step_summary(summary: Summary) -> str:
 
 
 def append_step_summary(summary: Summary, environment: Mapping[str, str]) -> None:
-    """Append `step_summary` to the file that a CI job names; nothing where none is named.
+    """Append `step_summary` to the file that a CI job names; nothing where none is named."""
+    if environment.get(STEP_SUMMARY):
+        append_to_step_summary(step_summary(summary), environment)
+
+
+def append_to_step_summary(markdown: str, environment: Mapping[str, str]) -> None:
+    """Append to the file that a CI job names; nothing where none is named.
 
     A file that cannot be written is the job's trouble, not the measurement's.
     """
-    page = environment.get("GITHUB_STEP_SUMMARY")
-    if page:
+    if page := environment.get(STEP_SUMMARY):
         with contextlib.suppress(OSError), Path(page).open("a", encoding="utf-8") as file:
-            file.write(step_summary(summary) + "\n")
+            file.write(markdown + "\n")
 
 
-def _draw(results: Results, folder: Path) -> tuple[Image, ...]:
+def _draw(
+    results: Results, folder: Path, answers: Answers | None, formats: Sequence[str]
+) -> tuple[Image, ...]:
     from pytest_kvbench.report.plots import draw_all
 
-    return draw_all(results, folder)
+    return draw_all(results, folder, answers, formats)

@@ -73,7 +73,7 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
         _tasks(results),
         _sanity(results),
         _integrity(results),
-        _efficiency(results),
+        _efficiency(results, images),
         _missing(results),
         Section("Limitations", [Bullets(tuple(caveats.limitations(results)))]),
         _provenance(results),
@@ -153,7 +153,7 @@ def _cells(results: Results) -> Section:
 def _by_length(results: Results, images: Sequence[Image]) -> Section:
     if not results.bin_stats:
         return Section("By prompt length", [])
-    plots = _of(images, "accuracy", "failures", "latency")
+    plots = _of(images, "accuracy", "depth", "failures", "latency")
     return Section("By prompt length", [*plots, tables.statistics(results)])
 
 
@@ -244,10 +244,10 @@ def _integrity(results: Results) -> Section:
     return Section("Integrity", [tables.integrity(results), *([failures] if failures.rows else [])])
 
 
-def _efficiency(results: Results) -> Section:
+def _efficiency(results: Results, images: Sequence[Image]) -> Section:
     table = tables.efficiency(results)
     words = Paragraph(costs.spent(results))
-    return Section("Efficiency", [words, table] if table.rows else [])
+    return Section("Efficiency", [words, *_of(images, "pareto"), table] if table.rows else [])
 
 
 def _missing(results: Results) -> Section:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 from click.testing import CliRunner
 from starlette.responses import JSONResponse
@@ -25,15 +27,25 @@ def test_the_same_again_is_no_regression(project: Project, n: str) -> None:
     result.stdout.fnmatch_lines(["g against baseline main: *", "*: no regression"])
 
 
-def test_a_worse_run_fails_with_1_though_every_test_passes(
-    project: Project, mock: MockServer
+def test_a_worse_run_fails_with_1_though_every_test_passes_and_ci_is_told(
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.run("--kvbench-save", "main")
     mock.accuracy = lambda policy, budget: 1.0 if budget == 1 else 0.0
-    result = project.run("--kvbench-fresh", "--kvbench-compare", "main", "--kvbench-save", "new")
+    page = project.path / "page.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    wanted = ("--kvbench-compare", "main", "--kvbench-save", "new", "--junitxml=j.xml")
+    result = project.run("--kvbench-fresh", *wanted)
     result.assert_outcomes(passed=6)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*WORSE*", "*REGRESSIONS*", "saved: *new/g.json"])
+    suite = ElementTree.parse(project.path / "j.xml").getroot()[0]
+    facts = [(p.get("name"), p.get("value", "")) for p in suite.findall("properties/property")]
+    assert facts[0][0] == "kvbench_comparison"
+    assert facts[0][1].startswith("g against baseline main: ")
+    assert "kvbench_regression" in {name for name, _ in facts[1:]}
+    assert len(suite.findall("testcase")) == 6
+    assert "# g against baseline main" in page.read_text(encoding="utf-8")
 
 
 def test_a_worse_run_does_not_replace_the_baseline_it_was_compared_with(

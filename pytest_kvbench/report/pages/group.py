@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Observation
+from pytest_kvbench.records import Example
 from pytest_kvbench.report.pages.records import Answer, Answers, Arm, Pair, PromptOf
 from pytest_kvbench.rows import CellRow
 from pytest_kvbench.selection import ManifestEntry, TaskManifest
@@ -28,8 +29,15 @@ class Collected:
 
     @property
     def examples(self) -> list[tuple[str, ManifestEntry]]:
-        """Task and entry of those that were met."""
+        """Task and entry of those that were met; of one that no manifest has, its name."""
         return [(task, self._entries[task, name]) for task, name in self._examples]
+
+    def add_score(self, task: str, name: str, bin_: int, arm: Arm, score: float) -> int:
+        """Take a score of which nothing else was kept; the place of its answer."""
+        unknown = ManifestEntry(Example(name, "", "", ()), bin_, 0, "", 0)
+        self._entries.setdefault((task, name), unknown)
+        self.answers.append(Answer(self.example(task, name), self.arm(arm), 0, score))
+        return len(self.answers) - 1
 
     @property
     def arms(self) -> list[Arm]:

@@ -6,6 +6,7 @@ import json
 from urllib.parse import urlencode
 
 from pytest_kvbench.cellkey import ALL_BINS, Columns
+from pytest_kvbench.records import FULL_CACHE
 
 
 def link_to(cell: Columns) -> str:
@@ -14,7 +15,7 @@ def link_to(cell: Columns) -> str:
         "task": cell["task"],
         "bin": "" if cell["bin"] == ALL_BINS else str(cell["bin"]),
         "variant": cell["variant"],
-        "policy": cell["policy"],
+        "policy": "control" if cell["policy"] == FULL_CACHE else cell["policy"],
         "budget": json.dumps(cell["budget"]),
     }
     return urlencode({name: value for name, value in place.items() if value})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from pytest_kvbench.files import replace_bytes, writing
 from pytest_kvbench.report.blocks import Image
-from pytest_kvbench.report.plots import bybin, curves, heatmap, style
+from pytest_kvbench.report.formats import FORMATS
+from pytest_kvbench.report.pages.records import Answers
+from pytest_kvbench.report.plots import bybin, curves, depth, heatmap, pareto, style
+from pytest_kvbench.report.plots.saved import PAPER, Drawn, empty, save
 from pytest_kvbench.report.results import Results, Series
 
 FOLDER = "plots"
@@ -18,53 +17,78 @@ _CURVES = (
     "A bar is the paired interval of delta, drawn from the control's mean: wholly above the dashed "
     "line the cell holds, wholly below it breaks (before the adjustment for many cells)."
 )
+_PARETO = (
+    "Bytes are those that the engine measured right after compression. Of arms on the grey line "
+    "none is beaten by another in both; a bar is the paired interval, from the control's mean."
+)
 
 
-def draw_all(results: Results, folder: Path) -> tuple[Image, ...]:
+def draw_all(
+    results: Results,
+    folder: Path,
+    answers: Answers | None = None,
+    formats: Sequence[str] = (),
+) -> tuple[Image, ...]:
     """Write every plot into `folder`/plots; what an earlier report left there goes.
+
+    Args:
+        results: what is drawn.
+        folder: the report's.
+        answers: one by one, for what no summary holds: where in a prompt a needle stands.
+        formats: those of figures for a paper, with their numbers, in `folder`/figures.
 
     Returns:
         The images in reading order, paths relative to `folder`. None without treated cells.
     """
-    target = folder / FOLDER
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        for old in target.glob("*.png"):
-            old.unlink()
+    empty(folder / FOLDER, ("png",))
+    if formats:
+        empty(folder / PAPER, (*FORMATS, "csv"))
     if not results.policies:
         return ()
     with style.house_style():
-        return tuple(_save(figure, image, folder) for figure, image in _figures(results))
+        return tuple(save(drawn, folder, formats) for drawn in _drawn(results, answers))
 
 
-def _save(figure: Figure, image: Image, folder: Path) -> Image:
-    picture = io.BytesIO()
-    figure.savefig(picture)
-    replace_bytes(folder / image.path, picture.getvalue())
-    return image
-
-
-def _figures(results: Results) -> Iterator[tuple[Figure, Image]]:
+def _drawn(results: Results, answers: Answers | None) -> Iterator[Drawn]:
+    treated = results.ordered(results.treated())
     for number, figure in enumerate(heatmap.heatmaps(results), start=1):
         alt = "Heatmap of delta and verdict: task and bin by budget, one panel per policy."
-        yield figure, _image("heatmap", str(number), alt)
+        yield Drawn(figure, _image("heatmap", str(number), alt), treated)
     for number, series in enumerate(results.series, start=1):
         yield from _of_series(results, series, f"{number}-{series.slug}")
+        if answers is not None:
+            yield from _by_depth(results, series, f"{number}-{series.slug}", answers)
+    points = {s: found for s in results.series if (found := pareto.points(results, s))}
+    if points:
+        alt = "Mean score by bytes of the KV cache, one panel per task."
+        rows = [point for of_series in points.values() for point in of_series]
+        figure = pareto.frontier(results, points)
+        yield Drawn(figure, _image("pareto", "1", alt, _PARETO), rows)
 
 
-def _of_series(results: Results, series: Series, slug: str) -> Iterator[tuple[Figure, Image]]:
+def _of_series(results: Results, series: Series, slug: str) -> Iterator[Drawn]:
     where = series.label
     curve = f"Mean score by budget for {where}, one curve per policy."
-    yield curves.budget_curves(results, series), _image("curve", slug, curve, _CURVES)
+    cells = results.ordered(results.treated(series))
+    figure = curves.budget_curves(results, series)
+    yield Drawn(figure, _image("curve", slug, curve, _CURVES), cells)
+    rows = [row for policy in results.policies for row in results.stats(series, policy)]
+    rows = [*results.stats(series, "none"), *rows]
     for kind, quantity in (
         ("accuracy", bybin.ACCURACY),
         ("failures", bybin.FAILURES),
         ("latency", bybin.LATENCY),
     ):
-        rows = [row for policy in results.policies for row in results.stats(series, policy)]
-        if any(quantity.point(row) is not None for row in rows):
+        if bybin.is_worth_drawing(results, series, quantity):
             alt = f"{where}: {quantity.title}, one panel per policy."
-            yield bybin.by_bin(results, series, quantity), _image(kind, slug, alt)
+            yield Drawn(bybin.by_bin(results, series, quantity), _image(kind, slug, alt), rows)
+
+
+def _by_depth(results: Results, series: Series, slug: str, answers: Answers) -> Iterator[Drawn]:
+    found = depth.squares(answers, series)
+    for number, (policy, figure, own) in enumerate(depth.by_depth(results, series, found), 1):
+        alt = f"{series.label}: score of {policy} by the needle's depth and the prompt's length."
+        yield Drawn(figure, _image("depth", f"{slug}-{number}", alt), own)
 
 
 def _image(kind: str, slug: str, alt: str, caption: str = "") -> Image:

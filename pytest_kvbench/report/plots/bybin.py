@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from pytest_kvbench.records import FULL_CACHE, format_budget
+from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results, Series
 from pytest_kvbench.rows import BinStats
@@ -47,6 +48,16 @@ LATENCY = Quantity(
 CONTROL = style.Mark(style.CONTROL_COLOUR, "o", ":")
 
 
+def is_worth_drawing(results: Results, series: Series, quantity: Quantity) -> bool:
+    """Whether a treatment has a point, and of failures whether there was one."""
+    points = [
+        quantity.point(row)
+        for policy in (*results.policies, *([FULL_CACHE] if quantity.share else []))
+        for row in results.stats(series, policy)
+    ]
+    return any(points) if quantity.share else any(point is not None for point in points)
+
+
 def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
     """One panel a policy, one colour a budget, the control in black in every panel."""
     budgets = results.budgets(results.treated(series))
@@ -76,13 +87,19 @@ def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
 def _groups(results: Results, series: Series, quantity: Quantity) -> dict[str, list[BinStats]]:
     """The rows of each panel by its title: the control's and a policy's.
 
-    A rate that is zero everywhere gets one panel: the same flat line ten times says no more.
+    Policies without a point have none, and those that would look alike have one together.
     """
     control = results.stats(series, FULL_CACHE)
-    groups = {p: [*control, *results.stats(series, p)] for p in results.policies}
-    if quantity is FAILURES and not any(r["fail_rate"] for rows in groups.values() for r in rows):
-        return {"control and all policies: no request failed": control}
-    return groups
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for policy in results.policies:
+        rows = results.stats(series, policy)
+        drawn = tuple((r["bin"], r["budget"], *quantity.bar(r)) for r in rows)
+        if any(quantity.point(row) is not None for row in rows):
+            alike.setdefault(drawn, []).append(policy)
+    return {
+        text.listing(policies, limit=3): [*control, *results.stats(series, policies[0])]
+        for policies in alike.values()
+    }
 
 
 def _look(position: int, number: int) -> style.Mark:

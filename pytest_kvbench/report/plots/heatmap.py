@@ -107,17 +107,17 @@ def _heatmap(
     results: Results, blocks: Sequence[Block], lines: Sequence[Line], across: int, left: float
 ) -> Figure:
     widest = max(len(block.columns) for block in blocks)
-    cells = left + across * (widest * WIDEST_CELL + BETWEEN)
+    spare = max(0.0, style.WIDTH - left - across * (widest * WIDEST_CELL + BETWEEN)) / 2
     sheet = style.Sheet(
         number=len(blocks),
         columns=across,
         height=len(lines) * CELL,
         title="Change of the mean score against the control, and verdict",
         below="budget: share of the full cache's bytes",
-        left=left,
+        left=left + spare,
+        right=0.08 + spare,
         last_ticks=max(block.tick_height for block in blocks),
         between=BETWEEN,
-        width=min(style.WIDTH, max(4.2, cells)),
         foot=KEY,
     )
     figure, axes = sheet.draw()

@@ -19,6 +19,8 @@ from pytest_kvbench.records import format_budget
 
 WIDTH = 7.0
 """Inches: the text width of a printed page."""
+COLUMN = 3.4
+"""Inches: one of two columns. A figure has this width or the other, and no third."""
 SMALL = 8.0
 """Points: no letter is smaller."""
 DPI = 144
@@ -58,6 +60,9 @@ _RC: dict[Any, Any] = {
     "ytick.labelsize": SMALL,
     "savefig.dpi": DPI,
     "text.usetex": False,
+    "pdf.fonttype": 42,  # whole glyphs inside, as journals ask for
+    "svg.fonttype": "path",  # drawn, so that no font has to be there
+    "svg.hashsalt": "kvbench",
 }
 
 
@@ -89,8 +94,8 @@ class Sheet:
     """A figure of equal panels in rows of `columns`; all measures in inches.
 
     `ticks` is what the tick labels of a row need (`last_ticks`: of the last row, where more),
-    `foot` room below everything. Laid out by hand: matplotlib's constrained layout took most of
-    the time of a figure.
+    `foot` room below everything, `right` beside. Laid out by hand: matplotlib's constrained layout
+    took most of the time of a figure.
     """
 
     number: int
@@ -106,6 +111,7 @@ class Sheet:
     across: int = 4
     width: float = WIDTH
     foot: float = 0.0
+    right: float = 0.08
 
     @property
     def _legend_rows(self) -> int:
@@ -114,7 +120,9 @@ class Sheet:
     @property
     def panel_width(self) -> float:
         """Of one panel."""
-        return (self.width - self.left - 0.08 - (self.columns - 1) * self.between) / self.columns
+        return (
+            self.width - self.left - self.right - (self.columns - 1) * self.between
+        ) / self.columns
 
     def draw(self) -> tuple[Figure, list[Axes]]:
         """The figure with its frame (title, axis name, legend), and the empty panels."""
@@ -125,7 +133,7 @@ class Sheet:
         figure = Figure(figsize=(self.width, height))
         figure.subplots_adjust(
             left=self.left / self.width,
-            right=1 - 0.08 / self.width,
+            right=1 - self.right / self.width,
             top=1 - 0.55 / height,
             bottom=(foot + 0.05) / height,
             wspace=self.between / self.panel_width,
@@ -138,7 +146,7 @@ class Sheet:
         return figure, list(grid[: self.number])
 
     def _frame(self, figure: Figure, height: float) -> None:
-        middle = (self.left + self.width - 0.08) / 2 / self.width
+        middle = (self.left + self.width - self.right) / 2 / self.width
         figure.suptitle(self.title, x=0.5, y=1 - 0.08 / height, va="top")
         above_legend = (self.foot + 0.19 * self._legend_rows + 0.12) / height
         figure.text(middle, above_legend, self.below, ha="center", va="bottom")

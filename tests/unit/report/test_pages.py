@@ -133,7 +133,7 @@ def group(tmp_path_factory):
                 (text, f"%jsonl{name}"),
             )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "draw_all", lambda results, folder: ())
+        patch.setattr(plots, "draw_all", lambda *_: ())
         analyse(prepared)
         report(prepared)
         yield prepared

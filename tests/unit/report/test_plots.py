@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from itertools import pairwise
 
 import matplotlib
@@ -9,9 +11,14 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import Example
 from pytest_kvbench.report import write_report
-from pytest_kvbench.report.plots import bybin, curves, heatmap, style
+from pytest_kvbench.report.formats import formats_of
+from pytest_kvbench.report.pages.records import Answer, Answers, Arm
+from pytest_kvbench.report.plots import bybin, curves, depth, heatmap, pareto, style
 from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.selection import ManifestEntry
 from tests.support.summaries import make_summary
 
 TASK = Series("niah/single")
@@ -44,14 +51,19 @@ def figures(summary):
         for series in results.series:
             yield curves.budget_curves(results, series)
             for quantity in (bybin.ACCURACY, bybin.FAILURES, bybin.LATENCY):
-                yield bybin.by_bin(results, series, quantity)
+                if bybin.is_worth_drawing(results, series, quantity):
+                    yield bybin.by_bin(results, series, quantity)
+            if points := pareto.points(results, series):
+                yield pareto.frontier(results, {series: points})
+                yield pareto.frontier(results, {series: points, Series("b"): points})
 
 
 def test_one_file_a_plot_linked_from_the_report(tmp_path):
     report = write_report(tmp_path, make_summary(bins=2, tasks=("a/b", "a-b"), budgets=(0.5, 0.2)))
     names = sorted(p.name for p in (tmp_path / "plots").iterdir())
-    each = ("accuracy", "curve", "failures", "latency")
-    assert names == sorted(["heatmap-1.png", *(f"{k}-{i}-a-b.png" for k in each for i in (1, 2))])
+    each = ("accuracy", "curve", "latency")
+    alone = ("heatmap-1.png", "pareto-1.png")
+    assert names == sorted([*alone, *(f"{k}-{i}-a-b.png" for k in each for i in (1, 2))])
     text = report.read_text(encoding="utf-8")
     assert all(f"](plots/{name})" in text for name in names)
 
@@ -172,9 +184,8 @@ def test_many_tasks_go_on_to_further_pages_and_none_is_lost():
     assert all(any(t.startswith(f"{task}\n") for t in labels) for task in tasks)
 
 
-def test_failures_without_any_say_so_and_with_some_show_them():
-    calm = bybin.by_bin(Results(make_summary()), TASK, bybin.FAILURES)
-    assert "control and all policies: no request failed" in texts(calm)
+def test_there_is_no_picture_of_failures_without_any_and_with_some_it_shows_them():
+    assert not bybin.is_worth_drawing(Results(make_summary()), TASK, bybin.FAILURES)
     summary = make_summary(failure_rate=0.1)
     panel = bybin.by_bin(Results(summary), TASK, bybin.FAILURES).axes[0]
     rates = [
@@ -200,7 +211,7 @@ def test_rows_without_a_number_are_left_out():
             )
             row |= {"verdict": "not-measured", "verdict_holm": "not-measured"}
     drawn = list(figures(summary))
-    assert len(drawn) == 5
+    assert len(drawn) == 2
     for figure in drawn:
         figure.draw_without_rendering()
 
@@ -209,3 +220,110 @@ def test_settings_of_the_caller_are_left_alone(tmp_path):
     before = dict(matplotlib.rcParams)
     write_report(tmp_path, make_summary(bins=1, budgets=(0.5,), policies=("snapkv",)))
     assert dict(matplotlib.rcParams) == before
+
+
+def lowered(summary, rows, **values):
+    for row in rows:
+        row |= values
+    return Results(summary)
+
+
+def test_policies_that_look_alike_share_a_panel_and_those_without_a_point_have_none():
+    summary = make_summary(bins=2, policies=("snapkv", "tova", "knorm"))
+    stats = {p: [r for r in summary["bin_stats"] if r["policy"] == p] for p in ("snapkv", "tova")}
+    for one, other in zip(stats["snapkv"], stats["tova"], strict=True):
+        one |= {name: other[name] for name in ("acc_mean", "ci_low", "ci_high")}
+        one["latency_p50"] = None
+    results = Results(summary)
+    accuracy = bybin.by_bin(results, TASK, bybin.ACCURACY)
+    assert [a.get_title() for a in accuracy.axes] == ["snapkv and tova", "knorm"]
+    assert [a.get_title() for a in bybin.by_bin(results, TASK, bybin.LATENCY).axes] == [
+        "tova",
+        "knorm",
+    ]
+
+
+def test_no_arm_of_the_frontier_is_beaten_in_bytes_and_score():
+    found = pareto.points(Results(make_summary()), TASK)
+    best = [p for p in found if p["best"]]
+    assert 0 < len(best) < len(found)
+    for point in found:
+        beaten = any(
+            p["kept_bytes"] <= point["kept_bytes"]
+            and p["score"] >= point["score"]
+            and (p["kept_bytes"] < point["kept_bytes"] or p["score"] > point["score"])
+            for p in found
+        )
+        assert beaten is not point["best"]
+
+
+def test_arms_whose_bytes_nobody_measured_are_on_no_frontier():
+    summary = make_summary()
+    treated = [r for r in summary["bin_stats"] if r["policy"] != "none"]
+    assert not pareto.points(lowered(summary, treated, kept_bytes_mean=None), TASK)
+
+
+def needles(scores):
+    """Answers of a control and snapkv at two budgets: by depth, of prompts in bin 0 and 1."""
+    arms = [Arm("none", 1.0), Arm("snapkv", 0.5), Arm("snapkv", 0.2)]
+    examples, answers = [], []
+    for n, (bin_, at) in enumerate(scores):
+        example = Example(f"e{n}", "q", f"c{n}", ("x",), {"depth": at})
+        examples.append((TASK.task, ManifestEntry(example, bin_, 10, "", 5)))
+        right = (1.0, 1.0, float(at > 0.5))
+        answers += [Answer(n, arm, 0, score) for arm, score in enumerate(right)]
+    return Answers(("control", "treated"), examples, arms, answers, [])
+
+
+def test_needles_are_shown_by_depth_and_length_an_arm_a_panel():
+    found = depth.squares(needles([(0, 0.1), (0, 0.15), (1, 0.9), (1, 1.0)]), TASK)
+    lost = [s for s in found if s["score"] == 0]
+    assert [(s["budget"], s["bin"], s["depth_low"], s["n"]) for s in lost] == [(0.2, 0, 0.0, 2)]
+    results = Results(make_summary(bins=2, policies=("snapkv",), budgets=(0.5, 0.2)))
+    with style.house_style():
+        ((policy, figure, _),) = depth.by_depth(results, TASK, found)
+    assert policy == "snapkv"
+    assert [a.get_title() for a in figure.axes if a.images] == [
+        "control",
+        "snapkv 0.50",
+        "snapkv 0.20",
+    ]
+    alike = [s | {"score": 1.0} for s in found]
+    with style.house_style():
+        ((_, figure, _),) = depth.by_depth(results, TASK, alike)
+    titles = [a.get_title() for a in figure.axes if a.images]
+    assert titles == ["control", "snapkv 0.50, 0.20"]
+
+
+def test_tasks_without_needles_have_no_picture_of_depth():
+    assert not depth.squares(needles([(0, 7)]), TASK)
+    assert not depth.squares(needles([(0, 0.5)]), Series("another"))
+
+
+def test_figures_for_a_paper_are_vector_with_their_fonts_and_numbers(tmp_path):
+    summary = make_summary(bins=1, policies=("snapkv",), budgets=(0.5, 0.2))
+    write_report(tmp_path, summary, figures=("pdf", "svg"))
+    folder = tmp_path / "figures"
+    names = {path.stem for path in (tmp_path / "plots").iterdir()}
+    wanted = {f"{name}.{kind}" for name in names for kind in ("pdf", "svg", "csv")}
+    assert {path.name for path in folder.iterdir()} == wanted
+    widths = {style.WIDTH, style.COLUMN}
+    for pdf in folder.glob("*.pdf"):
+        content = pdf.read_bytes()
+        assert b"/FontFile2" in content
+        box = re.search(rb"/MediaBox \[ *0 0 ([\d.]+)", content)
+        assert round(float(box[1]) / 72, 2) in widths
+    assert "<text" not in (folder / "heatmap-1.svg").read_text(encoding="utf-8")
+    rows = list(csv.DictReader((folder / "heatmap-1.csv").open(encoding="utf-8")))
+    treated = [c for c in summary["cells"] if c["policy"] != "none"]
+    assert sorted(float(r["delta"]) for r in rows) == sorted(c["delta"] for c in treated)
+    before = (folder / "pareto-1.pdf").read_bytes()
+    write_report(tmp_path, summary, figures=("pdf",))
+    assert (folder / "pareto-1.pdf").read_bytes() == before
+    assert not list(folder.glob("*.svg"))
+
+
+def test_a_format_that_there_is_not_is_named():
+    assert formats_of("pdf, svg,pdf", "--figures") == ("pdf", "svg")
+    with pytest.raises(UsageError, match="--figures: 'tiff' is no format"):
+        formats_of("pdf,tiff", "--figures")

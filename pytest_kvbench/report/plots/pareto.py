@@ -1,0 +1,162 @@
+"""Quality against memory: which arms no other beats in both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.report import text
+from pytest_kvbench.report.costs import average
+from pytest_kvbench.report.plots import style
+from pytest_kvbench.report.results import Results, Series
+
+_MOST_TICKS = 4
+
+
+class Point(TypedDict):
+    """An arm: bytes of KV cache of a prompt right after compression, and the mean score.
+
+    The interval is that of the difference from the control, from the control's mean on.
+    """
+
+    task: str
+    variant: str
+    policy: str
+    budget: float
+    kept_bytes: float
+    score: float
+    low: float | None
+    high: float | None
+    best: bool
+
+
+def points(results: Results, series: Series) -> list[Point]:
+    """Arms whose bytes were measured; none where no treatment's were."""
+    every = [*_control(results, series), *_treated(results, series)]
+    if all(point["policy"] == FULL_CACHE for point in every):
+        return []
+    return [{**point, "best": _is_best(point, every)} for point in every]
+
+
+def _control(results: Results, series: Series) -> Iterator[Point]:
+    rows = results.stats(series, FULL_CACHE)
+    score = average(row["acc_mean"] for row in rows)
+    size = average(row["kept_bytes_mean"] for row in rows)
+    if score is not None and size:
+        yield _point(series, FULL_CACHE, 1.0, size, score)
+
+
+def _treated(results: Results, series: Series) -> Iterator[Point]:
+    for cell in results.headline_cells(series):
+        policy, budget, control = cell["policy"], cell["budget"], cell["control_mean"]
+        rows = [r for r in results.stats(series, policy) if r["budget"] == budget]
+        size = average(row["kept_bytes_mean"] for row in rows)
+        if size and cell["treated_mean"] is not None and control is not None:
+            point = _point(series, policy, budget, size, cell["treated_mean"])
+            ends = (cell["ci_low"], cell["ci_high"])
+            low, high = (None if end is None else min(1.0, max(0.0, control + end)) for end in ends)
+            yield {**point, "low": low, "high": high}
+
+
+def _point(series: Series, policy: str, budget: float, size: float, score: float) -> Point:
+    return {
+        "task": series.task,
+        "variant": series.variant,
+        "policy": policy,
+        "budget": budget,
+        "kept_bytes": size,
+        "score": score,
+        "low": None,
+        "high": None,
+        "best": False,
+    }
+
+
+def _is_best(point: Point, every: Sequence[Point]) -> bool:
+    """Whether no other is as small and as good, and better in one."""
+    return not any(
+        other["kept_bytes"] <= point["kept_bytes"]
+        and other["score"] >= point["score"]
+        and (other["kept_bytes"], other["score"]) != (point["kept_bytes"], point["score"])
+        for other in every
+    )
+
+
+def frontier(results: Results, found: dict[Series, list[Point]]) -> Figure:
+    """One panel a task, the arms that none beats joined by a line."""
+    number = len(found)
+    columns = min(number, 2)
+    sheet = style.Sheet(
+        number=number,
+        columns=columns,
+        height=1.8,
+        title="Mean score by memory",
+        below="KV cache of a prompt (log scale)",
+        right=0.3,
+        legend=tuple(_legend(results)),
+        across=4 if columns > 1 else 2,
+        width=style.WIDTH if columns > 1 else style.COLUMN,
+    )
+    figure, axes = sheet.draw()
+    for (series, of_series), (panel, left) in zip(found.items(), sheet.leftmost(axes), strict=True):
+        _panel(results, of_series, panel)
+        panel.set_title(series.label)
+        panel.set_ylabel("mean score" if left else "")
+    return figure
+
+
+def _panel(results: Results, of_series: Sequence[Point], panel: Axes) -> None:
+    best = sorted((p["kept_bytes"], p["score"]) for p in of_series if p["best"])
+    panel.plot(*zip(*best, strict=True), color=style.GREY, linewidth=3, zorder=1)
+    for i, policy in enumerate(results.policies):
+        look = style.mark(i)
+        mine = sorted((p for p in of_series if p["policy"] == policy), key=lambda p: p["budget"])
+        x, y = [p["kept_bytes"] for p in mine], [p["score"] for p in mine]
+        panel.plot(x, y, look.marker, color=look.color, linestyle="none", zorder=3)
+        bars = [(p["kept_bytes"], p["low"], p["high"]) for p in mine if p["low"] is not None]
+        if bars:
+            panel.vlines(*zip(*bars, strict=True), color=look.color, linewidth=0.8, zorder=2)
+    for point in of_series:
+        if point["policy"] == FULL_CACHE:
+            place = ([point["kept_bytes"]], [point["score"]])
+            panel.plot(*place, "*", color=style.CONTROL_COLOUR, markersize=8, zorder=3)
+    _scales(panel)
+
+
+def _scales(panel: Axes) -> None:
+    panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    low, high = low / 1.1, high * 1.3
+    panel.set_xlim(low, high)
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
+    panel.set_ylim(-0.03, 1.03)
+    panel.grid(axis="y", color="0.92", linewidth=0.6)
+    panel.set_axisbelow(True)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of two between two sizes, at most `_MOST_TICKS` of them, evenly apart."""
+    first, last = math.ceil(math.log2(low)), math.floor(math.log2(high))
+    step = max(1, math.ceil((last - first + 1) / _MOST_TICKS))
+    return [2.0**power for power in range(first, last + 1, step)]
+
+
+def _legend(results: Results) -> list[Any]:
+    looks = ((policy, style.mark(i)) for i, policy in enumerate(results.policies))
+    return [
+        Line2D([], [], color="black", marker="*", markersize=8, linestyle="none", label="control"),
+        *(
+            Line2D([], [], color=look.color, marker=look.marker, linestyle="none", label=policy)
+            for policy, look in looks
+        ),
+        Line2D([], [], color=style.GREY, linewidth=3, label="none better"),
+    ]
