@@ -15,7 +15,7 @@ from typing import Any
 Array = Any
 """A numpy array or a torch tensor; nothing else of either library is needed here."""
 
-Top = Mapping[Hashable, float]
+Top = Mapping[Any, float]
 """The likeliest tokens of a distribution, at least one: log-probability by token."""
 
 NEVER = -9999.0

@@ -16,6 +16,9 @@ Measure = Literal["overlap", "same_top", "kld", "nll", "prefix"]
 Token = int | str
 """A token's id; its text where a server says no id."""
 
+Named = tuple[tuple[Token, float], ...]
+"""The likeliest tokens of one position, with their log-probabilities."""
+
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 KLD_SHARES: Mapping[str, float] = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -43,6 +46,8 @@ class Positions:
         control_top: the control's likeliest token; `control_top_nll` its -log p.
         same_top: whether both are the same token.
         overlap_low, overlap_high, kld_low, kld_high: bounds, equal where the distance is exact.
+        named: in the full cache's own record, what a server named at each position, the likeliest
+            first: pairs of a token and its log-probability. Arms are compared with it.
     """
 
     reference: tuple[Token, ...] = ()
@@ -58,6 +63,7 @@ class Positions:
     overlap_high: tuple[float, ...] = ()
     kld_low: tuple[float, ...] = ()
     kld_high: tuple[float, ...] = ()
+    named: tuple[Named, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values in self._columns():
@@ -84,7 +90,7 @@ class Positions:
             UnsoundError: it holds what no record does.
         """
         given = _fields(data, "positions", {field.name for field in fields(cls)})
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        return cls(**{name: _tuples(values) for name, values in given.items()})
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,8 @@ class Divergence:
 
     def without_tokens(self) -> Divergence:
         """The same without the tokens, for texts that must not be kept: an id is a text, too."""
-        return replace(
-            self, positions=replace(self.positions, reference=(), top=(), control_top=())
-        )
+        wordless = replace(self.positions, reference=(), top=(), control_top=(), named=())
+        return replace(self, positions=wordless)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; what is not known takes no place."""
@@ -166,6 +171,10 @@ class Divergence:
         given = _fields(data, "divergence", names := {field.name for field in fields(cls)})
         _check(set(given) == names, "divergence", f"all of {', '.join(sorted(names))}")
         return cls(**{**given, "positions": Positions.from_json(given["positions"])})
+
+
+def _tuples(values: object) -> Any:
+    return tuple(map(_tuples, values)) if isinstance(values, list) else values
 
 
 _EXACT = frozenset({"same_top", "nll"})
@@ -203,6 +212,20 @@ def _is_distance(value: object) -> bool:
     return isinstance(value, float | int) and sound.number(value) is not None
 
 
+def _is_named(value: object) -> bool:
+    pairs = value if isinstance(value, tuple) else ()
+    named = [pair for pair in pairs if isinstance(pair, tuple) and len(pair) == 2]
+    sound_pairs = all(_is_token(token) and _is_log(log) for token, log in named)
+    return bool(pairs) and len(named) == len(pairs) and sound_pairs
+
+
+def _is_log(value: object) -> bool:
+    """A log-probability; what a server rounds may be above 0."""
+    if not isinstance(value, float | int) or isinstance(value, bool):
+        return False
+    return sound.number(1 - value) is not None
+
+
 def _is_share(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
 
@@ -216,6 +239,7 @@ _WORDS: Mapping[Callable[[object], bool], str] = {
     _is_distance: "a number, not negative",
     _is_share: "a number from 0 to 1",
     _is_bool: "true or false",
+    _is_named: "tokens with log-probabilities",
 }
 _VALID: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("reference", "top", "control_top"), _is_token),
@@ -223,4 +247,5 @@ _VALID: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("control_top_nll", "kld_low", "kld_high"), _is_distance),
     **dict.fromkeys(("overlap_low", "overlap_high"), _is_share),
     "same_top": _is_bool,
+    "named": _is_named,
 }

@@ -112,3 +112,18 @@ def test_a_perplexity_ratio_is_that_of_mean_log_probabilities() -> None:
     assert measures.perplexity_ratio(2.0, 2.0) == 1.0
     assert measures.perplexity_ratio(2.5, 2.0) == pytest.approx(math.exp(0.5))
     assert math.isfinite(measures.perplexity_ratio(9999.0, 0.0))
+
+
+@pytest.mark.model
+def test_tensors_give_what_arrays_give() -> None:
+    import torch
+
+    p, q = (torch.randn(3, 5, 97, generator=torch.manual_seed(seed)) for seed in (1, 2))
+    logs = [part.log_softmax(-1) for part in (p, q)]
+    arrays = [part.double().numpy() for part in logs]
+    expected = torch.nn.functional.kl_div(logs[1], logs[0], log_target=True, reduction="none")
+    assert torch.allclose(measures.kld(*logs), expected.sum(-1), atol=1e-6)
+    for measure in (measures.overlap, measures.kld, measures.same_top):
+        found = measure(*logs)
+        assert found.shape == (3, 5)
+        assert np.allclose(found.numpy(), measure(*arrays), atol=1e-6)
