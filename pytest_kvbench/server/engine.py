@@ -1,21 +1,23 @@
 """Jobs to rows to tokens: prefill a job into rows, then decode all rows together, step by step.
 
 A job is one request: a prompt and its arms. Each arm becomes a row; every step runs one forward
-pass over all rows, of whichever job, and finished rows leave. The engine is used from one thread.
+pass over all rows, of whichever job, and finished rows leave. A job whose arms are all asked about
+one reply becomes a `Forcing` instead, which takes some positions a step. The engine is used from
+one thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from pytest_kvbench.server.alone import run_alone
 from pytest_kvbench.server.attention import Draws
-from pytest_kvbench.server.drawing import Sampler
+from pytest_kvbench.server.forcing import Forcing
 from pytest_kvbench.server.jobs import (
     ArmReport,
     ArmSpec,
@@ -26,81 +28,23 @@ from pytest_kvbench.server.jobs import (
     Timings,
     removed,
 )
-from pytest_kvbench.server.making import Maker, PolicyError, Wanted, failure
+from pytest_kvbench.server.making import Maker, PolicyError, Wanted
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.prefill import clock, note_of, prefill
-from pytest_kvbench.server.ragged import RaggedCache, RowKV
-from pytest_kvbench.server.reports import failed, final, report
+from pytest_kvbench.server.ragged import RowKV
+from pytest_kvbench.server.reports import failed, report
 from pytest_kvbench.server.reuse import PrefillCache
+from pytest_kvbench.server.rows import KV, Decoding, Leading, Prepared, Row, forward
 from pytest_kvbench.server.solo import SoloKV
 from pytest_kvbench.server.taking import Taker
 from pytest_kvbench.server.text import TextStream
 
-__all__ = ["ArmReport", "ArmSpec", "Done", "Engine", "Event", "Job", "Piece", "Row", "Timings"]
+__all__ = ["ArmReport", "ArmSpec", "Done", "Engine", "Event", "Job", "Piece", "Run", "Timings"]
 
 log = logging.getLogger(__name__)
 
-KV = RowKV | SoloKV
-
-
-@dataclass
-class Prepared:
-    """One arm after the prompt: its cache and the logits (vocabulary,), or why it has none."""
-
-    report: ArmReport
-    kv: KV | None = None
-    logits: torch.Tensor | None = None
-
-
-class Row:
-    """One arm while it decodes."""
-
-    def __init__(self, job: Job, index: int, report: ArmReport, kv: KV, text: TextStream) -> None:
-        self.job = job
-        self.kv = kv
-        self._report = report
-        self.token = 0
-        self.done = False
-        self._index = index
-        self._text = text
-        self._sampler = Sampler(job.sampling)
-        self._count = 0
-
-    @property
-    def position(self) -> int:
-        """Where the last token stands: positions continue at the prompt's original length.
-
-        Where its keys were turned to positions without gaps, they continue there.
-        """
-        shift = self.kv.shift if isinstance(self.kv, RowKV) else 0
-        return len(self.job.ids) + self._count - 1 - shift
-
-    def take(self, logits: torch.Tensor, end_tokens: frozenset[int]) -> None:
-        """Choose the next token from logits (vocabulary,) and emit its text."""
-        self.token = self._sampler(logits)
-        self._count += 1
-        ended = self.token in end_tokens
-        text = "" if ended else self._text.push(self.token)
-        if ended or self._text.stopped:
-            self._finish(text, "stop")
-        elif self._count == self.job.max_tokens:
-            self._finish(text, "length")
-        elif text:
-            self.job.emit(Piece(self._index, text))
-
-    def fail(self, error: Exception) -> None:
-        """End this arm alone: its policy cannot go on."""
-        broken = failure(self.job.arms[self._index].policy, error, {})
-        self.done = True
-        self.job.unfinished -= 1
-        ended = replace(self._report, error=str(broken))
-        self.job.emit(Piece(self._index, "", "error", self._count, ended))
-
-    def _finish(self, text: str, reason: str) -> None:
-        self.done = True
-        self.job.unfinished -= 1
-        ended = final(self._report, self.kv) if isinstance(self.kv, SoloKV) else None
-        self.job.emit(Piece(self._index, text + self._text.finish(), reason, self._count, ended))
+Run = Decoding | Forcing
+"""What is going on, and gets its turn at every step."""
 
 
 class Engine:
@@ -112,8 +56,8 @@ class Engine:
         self._maker = Maker(model)
 
     @torch.inference_mode()
-    def start(self, job: Job) -> list[Row]:
-        """Prefill and compress; emits the reports and each arm's first token."""
+    def start(self, job: Job) -> list[Run]:
+        """Prefill and compress; emits the reports and, of arms that decode, the first token."""
         started = clock(self._model.device)
         job.cached_tokens = len(job.ids)
         prepared = self._prepare(job)
@@ -121,39 +65,70 @@ class Engine:
         job.timings.prefill_s = took - job.timings.compress_s
         job.emit([one.report for one in prepared])
         job.unfinished = len(job.arms)
-        rows = []
         for index, one in enumerate(prepared):
-            if one.kv is None or one.logits is None:
+            if one.kv is None:
                 job.unfinished -= 1
                 job.emit(Piece(index, "", "error"))
-                continue
-            text = TextStream(self._model.backend, job.stops)
-            row = Row(job, index, one.report, one.kv, text)
-            row.take(one.logits, self._model.end_tokens)
-            rows.append(row)
-        if not rows:
+        runs = self._forced(job, prepared) if job.force else self._rows(job, prepared)
+        if not runs:
             self._end(job)
-        return self._still_running(rows)
+        return self._going_on(runs)
+
+    def _rows(self, job: Job, prepared: Sequence[Prepared]) -> list[Run]:
+        """The arms, each with its first token."""
+        rows: list[Run] = []
+        for index, one in enumerate(prepared):
+            if one.kv is not None and one.logits is not None:
+                text = TextStream(self._model.backend, job.stops)
+                row = Row(job, index, one.report, one.kv, text)
+                row.take(one.logits, self._model.end_tokens)
+                rows.append(row)
+        return rows
+
+    def _forced(self, job: Job, prepared: Sequence[Prepared]) -> list[Run]:
+        """What asks the arms about a reply, or what decodes it."""
+        if job.force and job.force.reference is not None:
+            return [Forcing(self._model, job, prepared, job.force.reference)]
+        first = prepared[0]
+        if first.kv is None or first.logits is None:
+            raise RuntimeError("the full cache was not made")
+        leading = Leading(job, prepared, first.kv)
+        leading.take(first.logits, self._model.end_tokens)
+        return [leading]
 
     @torch.inference_mode()
-    def step(self, rows: list[Row]) -> list[Row]:
-        """One more token for every row; returns those that go on."""
+    def step(self, runs: list[Run]) -> list[Run]:
+        """One more token for every row, some positions for what is forced; returns what goes on."""
+        rows = [run for run in runs if isinstance(run, Decoding)]
+        if rows:
+            self._decode(rows)
+        for run in runs:
+            if isinstance(run, Forcing):
+                self._ask_about(run)
+        return self._going_on(runs)
+
+    def _decode(self, rows: list[Decoding]) -> None:
         started = clock(self._model.device)
         together = [(row, kv) for row in rows if isinstance(kv := row.kv, RowKV)]
         if together:
             self._step_together([row for row, _ in together], [kv for _, kv in together])
         for row in rows:
-            if isinstance(row.kv, SoloKV):
+            if isinstance(row, Row) and isinstance(row.kv, SoloKV):
                 self._step_alone(row, row.kv)
         took = clock(self._model.device) - started
         for job in _jobs(rows):
             job.timings.decode_s += took
-        return self._still_running(rows)
 
-    def _step_together(self, rows: list[Row], caches: list[RowKV]) -> None:
+    def _ask_about(self, run: Forcing) -> None:
+        started = clock(self._model.device)
+        with _alone(run.job):
+            run.advance()
+        run.job.timings.force_s += clock(self._model.device) - started
+
+    def _step_together(self, rows: list[Decoding], caches: list[RowKV]) -> None:
         tokens = torch.tensor([[row.token] for row in rows], device=self._model.device)
         positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
-        logits = self._forward(tokens, positions, caches)
+        logits = forward(self._model, caches, tokens, positions)[:, -1]
         for row, row_logits in zip(rows, logits, strict=True):
             self._take(row, row_logits)
 
@@ -166,24 +141,28 @@ class Engine:
             return
         self._take(row, logits[0])
 
-    def _take(self, row: Row, logits: torch.Tensor) -> None:
-        """One row's token; what goes wrong with it is its own job's, not its neighbours'."""
-        try:
+    def _take(self, row: Decoding, logits: torch.Tensor) -> None:
+        with _alone(row.job):
             row.take(logits, self._model.end_tokens)
-        except Exception as error:  # whatever it is, the client must hear of it
-            log.exception("a row failed")
-            row.job.cancelled = True
-            row.job.emit(error)
 
-    def _still_running(self, rows: list[Row]) -> list[Row]:
-        for job in _jobs([row for row in rows if row.done]):
+    def _going_on(self, runs: list[Run]) -> list[Run]:
+        for job in _jobs([run for run in runs if run.done]):
             if job.unfinished == 0:
                 self._end(job)
-        return [row for row in rows if not row.done and not row.job.cancelled]
+        after = [self._after(run) for run in runs if not run.job.cancelled]
+        return [run for run in after if not run.done]
+
+    def _after(self, run: Run) -> Run:
+        """A reply that was decoded is what all are asked about next."""
+        if not isinstance(run, Leading) or not run.done:
+            return run
+        if isinstance(run.kv, RowKV):
+            run.kv.rewind(len(run.tokens) - 1)
+        return Forcing(self._model, run.job, run.arms, run.tokens)
 
     def _end(self, job: Job) -> None:
         timings = job.timings
-        busy = timings.prefill_s + timings.compress_s + timings.decode_s
+        busy = timings.prefill_s + timings.compress_s + timings.decode_s + timings.force_s
         timings.queue_s = clock(self._model.device) - job.created - busy
         job.emit(Done(job.timings, job.cached_tokens))
 
@@ -260,27 +239,22 @@ class Engine:
             return [rows[0].forward(tokens, start)[0]]
         ragged = [row for row in rows if isinstance(row, RowKV)]
         positions = torch.cat([start - row.shift for row in ragged])
-        return list(self._forward(tokens.expand(len(ragged), -1), positions, ragged))
-
-    def _forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, rows: list[RowKV]
-    ) -> torch.Tensor:
-        """Logits (rows, vocabulary) after the last of `tokens` (rows, n) at `positions`."""
-        output = self._model.network(
-            input_ids=tokens,
-            position_ids=positions,
-            # The cache's rows have lengths of their own: only `ragged_attention` knows them.
-            cache_position=positions[0],
-            past_key_values=RaggedCache(rows),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
+        return list(forward(self._model, ragged, tokens.expand(len(ragged), -1), positions)[:, -1])
 
 
-def _jobs(rows: list[Row]) -> list[Job]:
-    return list({id(row.job): row.job for row in rows}.values())
+@contextlib.contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """What goes wrong is this job's own, not its neighbours'."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the client must hear of it
+        log.exception("a job failed")
+        job.cancelled = True
+        job.emit(error)
+
+
+def _jobs(runs: Sequence[Run]) -> list[Job]:
+    return list({id(run.job): run.job for run in runs}.values())
 
 
 def _wanted(arm: ArmSpec, job: Job) -> Wanted:

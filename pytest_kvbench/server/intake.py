@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_kvbench.errors import UsageError
@@ -13,7 +13,7 @@ from pytest_kvbench.policies.own import CLASSES
 from pytest_kvbench.policies.table import Policy, catalogue, checked, min_tokens
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.server.drawing import Sampling
-from pytest_kvbench.server.jobs import ArmSpec, Event, Job, removed
+from pytest_kvbench.server.jobs import ArmSpec, Event, Force, Job, removed
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.prefill import clock
 from pytest_kvbench.server.protocol import (
@@ -48,8 +48,7 @@ def completion_prompts(
 ) -> list[Prompt]:
     """The prompt of a completion, split at each arm's `context_chars`."""
     if isinstance(prompt, list):
-        if max(prompt) >= model.backend.get_vocab_size():
-            raise ApiError(400, "prompt: a token id is outside the vocabulary.", code="bad_token")
+        _check_tokens(model, prompt, "prompt")
         return [Prompt(prompt)] * len(arms)
     ids, ends = model.encode(prompt, special=True)
     return [Prompt(ids, _tokens_before(ends, arm.context_chars)) for arm in arms]
@@ -73,13 +72,16 @@ def make_job(
     _check_fits_at_all(model, request)
     prompts = _prompts(model, request)
     ids = prompts[0].ids
+    force = _force(model, request)
+    asked = len(force.reference) if force and force.reference else request.token_limit
     return Job(
         ids=ids,
         arms=[_arm(model, arm, prompt) for arm, prompt in zip(request.arms, prompts, strict=True)],
-        max_tokens=_max_tokens(model, len(ids), request.token_limit, request.field),
+        max_tokens=_max_tokens(model, len(ids), asked, request.field),
         sampling=_sampling(request),
         stops=request.stops,
         emit=emit,
+        force=force,
         created=clock(model.device),
     )
 
@@ -88,6 +90,19 @@ def _prompts(model: LocalModel, request: ChatRequest | CompletionRequest) -> lis
     if isinstance(request, ChatRequest):
         return [chat_prompt(model, request.messages)] * len(request.arms)
     return completion_prompts(model, request.prompt, request.arms)
+
+
+def _force(model: LocalModel, request: ChatRequest | CompletionRequest) -> Force | None:
+    if request.force is None:
+        return None
+    _check_tokens(model, request.force.reference or [], "force.reference")
+    return Force(request.force.reference)
+
+
+def _check_tokens(model: LocalModel, ids: Sequence[int], field: str) -> None:
+    if max(ids, default=0) >= model.backend.get_vocab_size():
+        message = f"{field}: a token id is outside the vocabulary."
+        raise ApiError(400, message, code="bad_token", param=field)
 
 
 def _render(model: LocalModel, messages: list[Message]) -> str:

@@ -76,10 +76,31 @@ class ArmReport:
 
 
 @dataclass(frozen=True)
+class Forced:
+    """What one arm says of a reply that all arms of its job are asked about, a value a token.
+
+    Attributes:
+        reference: the reply, token by token, its end token included.
+        nll: -log q of the reply's token, in nats; q is the arm's distribution, p the full cache's.
+        top: the arm's own likeliest token; `top_nll` its -log q, `reference_top_nll` its -log p.
+        overlap, kld: of q from p over the whole vocabulary, see `divergence.measures`.
+    """
+
+    reference: Sequence[int]
+    nll: Sequence[float]
+    top: Sequence[int]
+    top_nll: Sequence[float]
+    reference_top_nll: Sequence[float]
+    overlap: Sequence[float]
+    kld: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Piece:
     """Text of arm `index`; the last one has a finish reason and the number of new tokens.
 
-    `report` is the final one of an arm whose cache changed while it was answered.
+    `report` is the final one of an arm whose cache changed while it was answered; `forced` is
+    there where the text is one that it was asked about.
     """
 
     index: int
@@ -87,20 +108,30 @@ class Piece:
     finish_reason: str | None = None
     completion_tokens: int = 0
     report: ArmReport | None = None
+    forced: Forced | None = None
 
 
 @dataclass
 class Timings:
     """Where a job's time went, in seconds.
 
-    `decode_s` counts steps this job took part in, alone or with others; `queue_s` is the rest of
-    the wall time: waiting for other jobs, before this one began or between its steps.
+    `decode_s` counts steps this job took part in, alone or with others; `force_s` is that of asking
+    its arms about a reply; `queue_s` is the rest of the wall time: waiting for other jobs, before
+    this one began or between its steps.
     """
 
     queue_s: float = 0.0
     prefill_s: float = 0.0
     compress_s: float = 0.0
     decode_s: float = 0.0
+    force_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Force:
+    """A reply that all arms are asked about: these tokens, or what the first arm decodes."""
+
+    reference: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +148,10 @@ Event = list[ArmReport] | Piece | Done | Exception
 
 @dataclass
 class Job:
-    """One request on its way through the engine. `cancelled` may be set from any thread."""
+    """One request on its way through the engine. `cancelled` may be set from any thread.
+
+    With `force` the first arm has the full cache: what the others are compared with.
+    """
 
     ids: Sequence[int]
     arms: Sequence[ArmSpec]
@@ -125,6 +159,7 @@ class Job:
     sampling: Sampling
     stops: Sequence[str]
     emit: Callable[[Event], None]
+    force: Force | None = None
     cancelled: bool = False
     created: float = 0.0
     timings: Timings = field(default_factory=Timings)

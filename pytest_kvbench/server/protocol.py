@@ -6,10 +6,13 @@ unknown fields (metadata, user, ...) are ignored, as OpenAI's own servers do.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
+
+from pytest_kvbench.records import FULL_CACHE
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
@@ -76,6 +79,14 @@ class KvArm(_Strict):
     context_chars: int | None = Field(default=None, ge=1)
 
 
+class Force(_Strict):
+    """A reply, in tokens, that all arms are asked about; null: the first arm's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reference: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+
+
 class StreamOptions(_Strict):
     """Whether a stream ends with the usage of tokens."""
 
@@ -96,6 +107,7 @@ class _Request(_Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     kv: KvArm | Annotated[list[KvArm], Field(min_length=1, max_length=64)] = KvArm()
+    force: Force | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +118,25 @@ class _Request(_Strict):
                     "unserved", "{field} is not supported; leave it out", {"field": name}
                 )
         return data
+
+    @model_validator(mode="after")
+    def _forced_as_it_is_served(self) -> Self:
+        for field, valid, fine in self._with_force() if self.force else ():
+            if not fine:
+                raise PydanticCustomError(
+                    "unserved",
+                    "{field}: with force it must be {valid}",
+                    {"field": field, "valid": valid},
+                )
+        return self
+
+    def _with_force(self) -> Iterator[tuple[str, str, bool]]:
+        """Fields: what is valid of each where a reply is forced, and whether it is."""
+        leads = isinstance(self.kv, list) and self.kv[0].policy == FULL_CACHE
+        yield "kv", f"a list that begins with policy {FULL_CACHE}", leads
+        yield "temperature", "0", self.temperature == 0
+        yield "stream", "false", not self.stream
+        yield "stop", "left out", not self.stops
 
     @property
     def arms(self) -> list[KvArm]:

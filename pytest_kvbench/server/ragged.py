@@ -57,6 +57,10 @@ class RowKV:
         self.lengths[layer] = end
         return key_buffer[:, :, :end], value_buffer[:, :, :end]
 
+    def rewind(self, tokens: int) -> None:
+        """Drop the last tokens that were added to every layer."""
+        self.lengths = [length - tokens for length in self.lengths]
+
     def visible(self, layer: int) -> torch.Tensor | None:
         """Which entries of a layer may be looked at, (kv_heads, tokens); None: all."""
         mask = self._visible[layer]

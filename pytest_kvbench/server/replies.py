@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_kvbench.server.engine import ArmReport, Done, Piece, Timings
+from pytest_kvbench.server.jobs import Forced
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Reply:
             "logprobs": None,
             "completion_tokens": end.completion_tokens,
             "kv": _shown(self.reports[index]),
+            **({"forced": _figures(end.forced)} if end.forced else {}),
         }
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -109,13 +111,21 @@ class Reply:
             "total_tokens": self.prompt_tokens + new,
             "prompt_tokens_details": {"cached_tokens": self.done.cached_tokens},
         }
-        return {"usage": usage, "timings": dataclasses.asdict(self.done.timings)}
+        timings = dataclasses.asdict(self.done.timings)
+        if not timings["force_s"]:
+            del timings["force_s"]
+        return {"usage": usage, "timings": timings}
 
 
 def _shown(report: ArmReport) -> dict[str, Any]:
     """A report as JSON; what is not so is left out."""
     whole = dataclasses.asdict(report)
     return {k: v for k, v in whole.items() if k not in _EXTRA or v}
+
+
+def _figures(forced: Forced) -> dict[str, Any]:
+    """What an arm says of a reply; `k`: of the whole vocabulary, not of its likeliest tokens."""
+    return {"k": None, **dataclasses.asdict(forced)}
 
 
 _EXTRA = ("simulated", "while_decoding", "error")

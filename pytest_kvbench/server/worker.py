@@ -13,7 +13,7 @@ import threading
 
 import torch
 
-from pytest_kvbench.server.engine import Engine, Job, Row
+from pytest_kvbench.server.engine import Engine, Job, Run
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Run jobs until the process ends."""
         torch.set_num_threads(self._threads)  # OpenMP keeps this number per thread
-        rows: list[Row] = []
+        rows: list[Run] = []
         while True:
             rows = self._step(self._admit(rows))
 
-    def _admit(self, rows: list[Row]) -> list[Row]:
+    def _admit(self, rows: list[Run]) -> list[Run]:
         """The rows, and those of waiting jobs; waits for a job if there is nothing to do."""
         while not rows or len(rows) < self._shared_rows:
             try:
@@ -57,14 +57,14 @@ class Worker(threading.Thread):
             rows = rows + self._start(job)
         return rows
 
-    def _start(self, job: Job) -> list[Row]:
+    def _start(self, job: Job) -> list[Run]:
         try:
             return [] if job.cancelled else self._engine.start(job)
         except Exception as error:  # whatever it is, the client must hear of it and the line go on
             _fail([job], error)
             return []
 
-    def _step(self, rows: list[Row]) -> list[Row]:
+    def _step(self, rows: list[Run]) -> list[Run]:
         try:
             return self._engine.step(rows)
         except Exception as error:  # as above

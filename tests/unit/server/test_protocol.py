@@ -104,6 +104,42 @@ def test_a_refusal_names_the_field(change: dict[str, Any], field: str) -> None:
     assert field.split(".")[0] in error.body["error"]["message"]
 
 
+FORCED = {**CHAT, "temperature": 0, "kv": [{}, {"policy": "snapkv"}], "force": {"reference": None}}
+
+
+def test_a_reply_may_be_forced() -> None:
+    for reference in (None, [1, 2, 3]):
+        body = json.dumps({**FORCED, "force": {"reference": reference}}).encode()
+        asked = parse(ChatRequest, body)
+        assert asked.force is not None
+        assert asked.force.reference == reference
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "valid"),
+    [
+        ({"kv": {"policy": "none"}}, "kv", "begins with policy none"),
+        ({"kv": [{"policy": "snapkv"}, {}]}, "kv", "begins with policy none"),
+        ({"temperature": 0.5}, "temperature", "must be 0"),
+        ({"temperature": None}, "temperature", "must be 0"),
+        ({"stream": True}, "stream", "must be false"),
+        ({"stop": "."}, "stop", "left out"),
+        ({"force": {"reference": []}}, "force.reference", "at least 1"),
+        ({"force": {"reference": [-1]}}, "force.reference.0", "greater than or equal to 0"),
+        ({"force": {"reference": [1.0]}}, "force.reference.0", "valid integer"),
+        ({"force": {"tokens": [1]}}, "force.tokens", "not permitted"),
+    ],
+)
+def test_what_cannot_be_forced_is_refused_by_name(
+    change: dict[str, Any], field: str, valid: str
+) -> None:
+    error = refusal(ChatRequest, json.dumps({**FORCED, **change}).encode())
+    assert error is not None
+    assert str(error.body["error"]["param"]) == field
+    assert error.body["error"]["message"].startswith(f"{field}: ")
+    assert valid in error.body["error"]["message"]
+
+
 def test_a_refusal_of_very_much_is_short() -> None:
     kv = {"x" * 2_000_000: 1}
     many = {"prompt": ["no"] * 200_000}
