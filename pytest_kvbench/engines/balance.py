@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,9 @@ class Client(Protocol):
 
     async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
         """See `Http.post`."""
+
+    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """See `Http.ask`."""
 
     async def aclose(self) -> None:
         """See `Http.aclose`."""
@@ -68,6 +71,13 @@ class Balanced:
             RequestFailedError: this request has no reply, or no server is to be sent it.
             EngineError: all servers are gone, or refuse every request.
         """
+        return await self._at_one(lambda client: client.post(path, body, stream=stream))
+
+    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """As `Http.ask`, and `post`."""
+        return await self._at_one(lambda client: client.ask(path, body))
+
+    async def _at_one(self, send: Callable[[Client], Awaitable[Reply]]) -> Reply:
         last: EngineError | NotAskedError | None = None
         passed: list[_Endpoint] = []
         while (endpoint := self._least_busy(passed)) is not None:
@@ -75,7 +85,7 @@ class Balanced:
             assert client is not None  # noqa: S101 -- `_least_busy` picks one that is not left out
             endpoint.waiting += 1
             try:
-                return await client.post(path, body, stream=stream)
+                return await send(client)
             except EngineError as gone:
                 last = gone
                 await self._leave_out(endpoint, client, gone)

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -43,6 +43,16 @@ from pytest_kvbench.wire.network import HOPS, RedirectError, certificates, proxy
 
 _STREAM = "text/event-stream"
 _AT_ONCE = 2**20  # bytes of a reply that wait to be read
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A request; `completes`: whether its reply is to be a completion."""
+
+    url: str
+    body: dict[str, Any]
+    stream: bool = False
+    completes: bool = True
 
 
 class Http:
@@ -104,10 +114,19 @@ class Http:
             RequestFailedError: this request has no reply, or was not sent (`NotAskedError`).
             EngineError: the server is gone, or refuses every request.
         """
+        return await self._post(path, _Wanted(self.base_url + path, body, stream))
+
+    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """POST `body` below the server's root, not its `/v1`: as `post`, the reply in any form."""
+        root = self.base_url.removesuffix("/v1")
+        return await self._post(path, _Wanted(root + path, body, completes=False))
+
+    async def _post(self, path: str, wanted: _Wanted) -> Reply:
+        body = wanted.body
         watched = self._breaker.watch(tokens_of(body), path, body.get("model"))
         async with self._places, watched:  # before the deadline starts: waiting is not the server's
             waited_s = 0.0 if self._pace is None else await self._pace.wait(body)
-            reply = await self._tried(path, body, stream)
+            reply = await self._tried(wanted)
             return replace(reply, waited_s=reply.waited_s + waited_s)
 
     async def aclose(self) -> None:
@@ -115,7 +134,7 @@ class Http:
         if self._session is not None:
             await self._session.close()
 
-    async def _tried(self, path: str, body: dict[str, Any], stream: bool) -> Reply:
+    async def _tried(self, wanted: _Wanted) -> Reply:
         attempts, whole_s = 0, deadline_s(self._timeout_s, self._retries)
         limited = Limited()
         try:
@@ -123,7 +142,7 @@ class Http:
                 async for attempt in tries(self._retries):
                     with attempt, limited:
                         attempts += 1
-                        reply = await self._in_time(path, body, stream)
+                        reply = await self._in_time(wanted)
                         return replace(reply, waited_s=limited.waited_s)
         except TimeoutError:
             message = f"no reply within {whole_s:g} s, all tries together"
@@ -137,11 +156,11 @@ class Http:
             raise self._failed(refused, attempts) from None
         raise AssertionError("unreachable: a try returns or raises")
 
-    async def _in_time(self, path: str, body: dict[str, Any], stream: bool) -> Reply:
+    async def _in_time(self, wanted: _Wanted) -> Reply:
         """One try, within its deadline."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._once(path, body, stream)
+                return await self._once(wanted)
         except TimeoutError:
             raise TransientError("TIMEOUT", f"no reply within {self._timeout_s:g} s") from None
 
@@ -161,10 +180,10 @@ class Http:
         """The message without the key, which some servers repeat."""
         return masked(str(error), self._api_key)
 
-    async def _once(self, path: str, body: dict[str, Any], stream: bool) -> Reply:
+    async def _once(self, wanted: _Wanted) -> Reply:
         self._refuse_if_gone()
         try:
-            return await self._reply(self.base_url + path, body, stream, time.perf_counter())
+            return await self._reply(wanted, time.perf_counter())
         except (aiohttp.ClientError, OSError) as error:
             raise TransientError(
                 "ENGINE_ERROR",
@@ -178,19 +197,18 @@ class Http:
         except TooLargeError as error:
             raise RequestFailedError("ENGINE_ERROR", str(error)) from error
 
-    async def _reply(
-        self, url: str, body: dict[str, Any], stream: bool, started: float, hops: int = HOPS
-    ) -> Reply:
+    async def _reply(self, wanted: _Wanted, started: float, hops: int = HOPS) -> Reply:
+        url, body = wanted.url, wanted.body
         async with self._open.post(url, json=body, allow_redirects=False) as response:
             target = _followed(response, url, hops)
             # A server that does not stream after all is taken at its word.
-            if stream and response.status < 300 and response.content_type == _STREAM:
+            if wanted.stream and response.status < 300 and response.content_type == _STREAM:
                 streamed = await _streamed(response, started, self._max_bytes)
                 return replace(streamed, data=hidden(streamed.data, self._api_key))
             content = await bounded.content(response, self._max_bytes)
         if target is not None:
-            return await self._reply(target, body, stream, started, hops - 1)
-        data = _decoded(response, content, self._api_key)
+            return await self._reply(replace(wanted, url=target), started, hops - 1)
+        data = _decoded(response, content, self._api_key, completes=wanted.completes)
         return Reply(data, time.perf_counter() - started)
 
     @property
@@ -227,7 +245,9 @@ def _followed(response: aiohttp.ClientResponse, url: str, hops: int) -> str | No
     return target
 
 
-def _decoded(response: aiohttp.ClientResponse, content: bytes, key: str | None) -> dict[str, Any]:
+def _decoded(
+    response: aiohttp.ClientResponse, content: bytes, key: str | None, *, completes: bool
+) -> dict[str, Any]:
     status = response.status
     if status in PASSING:
         raise TransientError(
@@ -248,7 +268,7 @@ def _decoded(response: aiohttp.ClientResponse, content: bytes, key: str | None) 
     fault = fault_in(data)
     if fault is not None and fault.passes:
         raise TransientError("ENGINE_ERROR", f"HTTP {status}: {fault.message}", status=status)
-    if fault is not None or not data.get("choices"):
+    if fault is not None or (completes and not data.get("choices")):
         reason = fault.message if fault else str(NotACompletionError("it holds no choices"))
         raise RequestFailedError("ENGINE_ERROR", f"HTTP {status}: {reason}", status=status)
     return data

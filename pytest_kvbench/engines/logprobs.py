@@ -99,6 +99,20 @@ def of_next(data: object, token: Token, k: int = K) -> Step:
     return step(token, named.get(token), named.items(), k)
 
 
+def ids_of(data: object) -> list[int]:
+    """The tokens that a server says a text has.
+
+    Raises:
+        UnsoundError: it says none.
+    """
+    tokens = sound.fields(data).get("tokens")
+    ids = [sound.count(token) for token in tokens] if isinstance(tokens, list) else []
+    found = [number for number in ids if number is not None]
+    if not found or len(found) != len(ids):
+        raise UnsoundError("its server does not say a prompt's tokens; valid: /tokenize with ids")
+    return found
+
+
 def _of_ids(named: Mapping[str, Any], token: Token, k: int) -> Step:
     by_id = {_number(key): sound.fields(of).get("logprob") for key, of in named.items()}
     pairs = list(_pairs(by_id.items()))

@@ -65,9 +65,10 @@ def tokens_of(body: Mapping[str, Any]) -> int:
 
 
 def _characters(content: Any) -> int:
-    """Of a text, or of one that comes in parts."""
+    """Of a text, of one that comes in parts, or of one in tokens."""
     if isinstance(content, list):
-        return sum(len(part.get("text", "")) for part in content)
+        parts = (len(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
+        return sum(parts) + CHARACTERS_A_TOKEN * sum(isinstance(part, int) for part in content)
     return len(content if isinstance(content, str) else str(content))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.body import Body, one_arm
+from pytest_kvbench.engines.reference import Forcing
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.records import Answer, Failure, Request
@@ -93,6 +94,7 @@ class Kind:
         by_address: whether that is not enough to recognise it, and its address is needed too.
         size: measures a token's share of the cache, in bytes where `in_bytes`, else in bits a
             value; None where a server does not say.
+        forcing: how it is asked about a reply that is given; None where it cannot be.
         has_slots: whether one that we start answers `launch.parallel` requests at a time.
         start: how we start one; None where we cannot.
     """
@@ -118,6 +120,7 @@ class Kind:
     by_address: bool = False
     size: Callable[[Probe], float | None] | None = None
     in_bytes: bool = False
+    forcing: Forcing | None = None
     has_slots: bool = False
     start: Startable | None = None
 

@@ -10,10 +10,15 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.divergence.named import Step
+from pytest_kvbench.divergence.records import Token
+from pytest_kvbench.engines import logprobs
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
+from pytest_kvbench.engines.reference import Fields, Forcing
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies import kv_types
@@ -22,6 +27,7 @@ from pytest_kvbench.server import weights
 from pytest_kvbench.wire import sound
 
 if TYPE_CHECKING:
+    from pytest_kvbench.engines.balance import Client
     from pytest_kvbench.engines.probe import Probe
 
 _LENGTHS = (16, 80)
@@ -103,6 +109,36 @@ def _command(
     ]
 
 
+async def _prompt(http: Client, fields: Fields) -> list[int]:
+    """As a chat is made a prompt, and a prompt tokens, where it is answered."""
+    text = fields.get("prompt")
+    if text is None:
+        sent = {name: fields[name] for name in _OF_CHATS if name in fields}
+        text = (await http.ask("/apply-template", sent)).data.get("prompt")
+    body = {"content": text, "add_special": True, "parse_special": True}
+    return logprobs.ids_of((await http.ask("/tokenize", body)).data)
+
+
+_OF_CHATS = ("messages", "chat_template_kwargs", "tools", "reasoning_format")
+
+
+async def _steps(
+    http: Client, prompt: Sequence[int], reply: Sequence[Token], _fields: Fields
+) -> list[Step]:
+    """A request a position, each a token more: to the bit what generating these would give."""
+    found = []
+    for at, token in enumerate(reply):
+        body = {
+            "prompt": [*prompt, *reply[:at]],
+            "n_predict": 1,
+            "temperature": 0,
+            "n_probs": logprobs.K,
+            "cache_prompt": at > 0,  # its own prefill, whatever was asked before
+        }
+        found.append(logprobs.of_next((await http.ask("/completion", body)).data, token))
+    return found
+
+
 KIND = Kind(
     control="f16",
     bits=kv_types.GGML,
@@ -112,6 +148,7 @@ KIND = Kind(
     extras={"cache_prompt": False, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
     size=_size,
     in_bytes=True,
+    forcing=Forcing(_prompt, _steps),
     has_slots=True,
     start=Startable(_check, _facts, _command),
 )

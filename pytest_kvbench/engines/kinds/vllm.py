@@ -10,17 +10,23 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.divergence.named import Step
+from pytest_kvbench.divergence.records import Token
+from pytest_kvbench.engines import logprobs
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
+from pytest_kvbench.engines.reference import Fields, Forcing
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies import kv_types
 from pytest_kvbench.server import weights
+from pytest_kvbench.wire import sound
 
 if TYPE_CHECKING:
+    from pytest_kvbench.engines.balance import Client
     from pytest_kvbench.engines.probe import Probe
 
 _CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
@@ -107,6 +113,32 @@ def _command(
     return command_line(pid, address, settings.launch.health, server)
 
 
+async def _prompt(http: Client, fields: Fields) -> list[int]:
+    """By `/tokenize`, which takes a chat as it comes, and its template."""
+    sent = {name: fields[name] for name in _OF_PROMPTS if name in fields}
+    reply = await http.ask("/tokenize", sent)
+    return logprobs.ids_of(reply.data)
+
+
+_OF_PROMPTS = ("model", "messages", "prompt", "chat_template", "chat_template_kwargs", "tools")
+
+
+async def _steps(
+    http: Client, prompt: Sequence[int], reply: Sequence[Token], fields: Fields
+) -> list[Step]:
+    """In one pass: it never reads the prefix cache, so every such request prefills."""
+    body = {
+        "model": fields["model"],
+        "prompt": [*prompt, *reply],
+        "max_tokens": 1,  # of 0 it takes none
+        "temperature": 0,
+        "prompt_logprobs": logprobs.K,
+    }
+    choice = sound.objects((await http.post("/completions", body)).data["choices"])[:1]
+    named = choice[0].get("prompt_logprobs") if choice else None
+    return logprobs.of_prompt(named, reply)
+
+
 KIND = Kind(
     bits=kv_types.FP8,
     fingerprint=_fingerprint,
@@ -114,5 +146,6 @@ KIND = Kind(
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     size=_size,
     in_bytes=True,
+    forcing=Forcing(_prompt, _steps, logprobs.IDS),
     start=Startable(_check, _facts, _command),
 )

@@ -109,3 +109,4 @@ def test_without_limits_nothing_waits(clock: Clock) -> None:
 def test_prompt_and_reply_count() -> None:
     chat = {"messages": [{"role": "user", "content": "a" * 400}], "max_tokens": 16}
     assert tokens_of(chat) == tokens_of({"prompt": "a" * 400, "max_tokens": 16}) == 116
+    assert tokens_of({"prompt": list(range(100)), "max_tokens": 16}) == 116
