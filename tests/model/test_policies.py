@@ -24,6 +24,7 @@ from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.protocol import ApiError, KvArm
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.worker import Worker
+from tests.support import pages
 from tests.support.every_policy import PARAMS, Bench
 from tests.support.tiny_model import tiny_model
 
@@ -186,9 +187,8 @@ def test_a_class_of_a_users_costs_its_own_cells_alone(tiny: LocalModel, folder: 
 
 @pytest.mark.usefixtures("at_once")
 def test_the_class_of_the_page_is_a_policy(tiny: LocalModel, folder: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
-    code = page.partition("```python\n# mypress.py\n")[2].partition("```")[0]
-    assert 5 < len(code.splitlines()) < 20
+    code = pages.block("python", "class MyPress")
+    assert len(code.splitlines()) < 20
     (folder / "mypress.py").write_text(code)
     name = "./mypress.py:MyPress"
     model = loading.with_classes(tiny, [name])
