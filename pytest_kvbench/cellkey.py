@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypedDict
+from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
 
-from pytest_kvbench.records import FULL_CACHE, Cell, format_budget
+from pytest_kvbench.records import FULL_CACHE, SCORE, Cell, format_budget, named_only
 
 ALL_BINS: Final = "all"
 """In place of a bin's index: the row pooled over bins."""
@@ -16,17 +16,18 @@ BinKey = int | Literal["all"]
 
 @dataclass(frozen=True)
 class CellGroup:
-    """The cells that run together: one task, bin and variant, control included."""
+    """The cells that run together: one task, bin, variant and measure, control included."""
 
     task: str
     bin: int
     variant: str = ""
+    measure: str = SCORE
 
     @property
     def group_id(self) -> str:
         """Readable; the scope by which items stay on one worker."""
-        parts = [self.task.replace("/", "-"), f"bin{self.bin}", self.variant]
-        return "-".join(part for part in parts if part)
+        parts = [self.task.replace("/", "-"), f"bin{self.bin}"]
+        return "-".join([*parts, *named_only(self.variant, self.measure)])
 
     @property
     def control_id(self) -> str:
@@ -36,7 +37,7 @@ class CellGroup:
     @classmethod
     def of(cls, cell: Cell) -> CellGroup:
         """The group of a cell."""
-        return cls(cell.task, cell.bin, cell.variant)
+        return cls(cell.task, cell.bin, cell.variant, cell.measure)
 
 
 class ChainKey(NamedTuple):
@@ -46,15 +47,31 @@ class ChainKey(NamedTuple):
     bin: BinKey
     variant: str
     policy: str
+    measure: str = SCORE
+
+    def rung(self, budget: float) -> CellKey:
+        """The row of one of its budgets."""
+        return CellKey(self.task, self.bin, self.variant, self.policy, budget, self.measure)
+
+    def columns(self) -> Chain:
+        """The columns of a row."""
+        told: Chain = {
+            "task": self.task,
+            "bin": self.bin,
+            "variant": self.variant,
+            "policy": self.policy,
+        }
+        return told if self.measure == SCORE else {**told, "measure": self.measure}
 
 
 class Chain(TypedDict):
-    """The columns of every row of a ladder of budgets."""
+    """The columns of every row of a ladder of budgets; without a measure it is that of scores."""
 
     task: str
     bin: BinKey
     variant: str
     policy: str
+    measure: NotRequired[str]
 
 
 class Columns(Chain):
@@ -64,24 +81,29 @@ class Columns(Chain):
 
 
 class CellKey(NamedTuple):
-    """What names a row: a cell's five columns, in the order every table has them."""
+    """What names a row: a cell's columns, in the order every table has them."""
 
     task: str
     bin: BinKey
     variant: str
     policy: str
     budget: float
+    measure: str = SCORE
 
     @classmethod
     def of(cls, cell: Cell) -> CellKey:
         """The key of a cell of one bin."""
-        return cls(cell.task, cell.bin, cell.variant, cell.policy, cell.budget)
+        return cls(cell.task, cell.bin, cell.variant, cell.policy, cell.budget, cell.measure)
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> CellKey:
-        """The key of a row that has the columns; its bin may be text, its variant absent."""
+        """The key of a row that has the columns; its bin may be text.
+
+        Its variant and its measure may be absent.
+        """
         bin_: BinKey = ALL_BINS if row["bin"] == ALL_BINS else int(row["bin"])
-        return cls(row["task"], bin_, row.get("variant") or "", row["policy"], row["budget"])
+        variant, measure = row.get("variant") or "", row.get("measure") or SCORE
+        return cls(row["task"], bin_, variant, row["policy"], row["budget"], measure)
 
     @property
     def is_control(self) -> bool:
@@ -101,7 +123,7 @@ class CellKey(NamedTuple):
     @property
     def chain(self) -> ChainKey:
         """The ladder of budgets this cell is a rung of."""
-        return ChainKey(self.task, self.bin, self.variant, self.policy)
+        return ChainKey(self.task, self.bin, self.variant, self.policy, self.measure)
 
     @property
     def item_id(self) -> str:
@@ -109,14 +131,14 @@ class CellKey(NamedTuple):
         if self.cell is not None:
             return self.cell.item_id
         parts = [self.task.replace("/", "-"), ALL_BINS, self.policy, format_budget(self.budget)]
-        return "-".join(filter(None, [*parts, self.variant]))
+        return "-".join([*parts, *named_only(self.variant, self.measure)])
 
     @property
     def cell(self) -> Cell | None:
         """The cell, None for a row over all bins."""
         if self.bin == ALL_BINS:
             return None
-        return Cell(self.task, self.bin, self.policy, self.budget, self.variant)
+        return Cell(self.task, self.bin, self.policy, self.budget, self.variant, self.measure)
 
     @property
     def group(self) -> CellGroup | None:
@@ -124,11 +146,5 @@ class CellKey(NamedTuple):
         return CellGroup.of(self.cell) if self.cell else None
 
     def columns(self) -> Columns:
-        """The five columns of a row."""
-        return {
-            "task": self.task,
-            "bin": self.bin,
-            "variant": self.variant,
-            "policy": self.policy,
-            "budget": self.budget,
-        }
+        """The columns of a row."""
+        return {**self.chain.columns(), "budget": self.budget}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from pytest_kvbench.records import Cell, Failure, FailureKind, Label, Proof
+from pytest_kvbench.records import SCORE, Cell, Failure, FailureKind, Label, Proof
 
 _PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "simulated", "proven")
 
@@ -104,7 +104,8 @@ class Observation(NamedTuple):
     def to_json(self) -> dict[str, object]:
         """Plain flat data, as exports have it."""
         plain = {name: value for name, value in self._asdict().items() if name not in _NESTED}
-        return {**asdict(self.cell), **plain, **self.outcome._asdict()}
+        cell = {name: of for name, of in vars(self.cell).items() if (name, of) != _SCORED}
+        return {**cell, **plain, **self.outcome._asdict()}
 
 
 class Observations(Collection[Observation]):
@@ -172,6 +173,7 @@ def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
             yield Failure(outcome.key, outcome.failure, outcome.message)
 
 
+_SCORED = ("measure", SCORE)  # as before there were others
 _NESTED = ("cell", "outcome", "samples", "cut", "largest")
 _AT_ONCE = 5_000
 _DIFFER = ("key", "text", "latency_s", "ttft_s", "samples")

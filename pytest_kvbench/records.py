@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
+from pytest_kvbench.divergence.records import Divergence
 from pytest_kvbench.wire import sound
 
 FailureKind = Literal["TIMEOUT", "ENGINE_ERROR"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
 ReasoningRule = Literal["strip", "keep", "fail"]
 Proof = Literal["proven", "simulated", "unverified", "not-applied"]
+Method = Literal["", "forced", "free"]
 VerdictWord = Literal["holds", "breaks", "undetermined", "not-measured"]
 
 FULL_CACHE = "none"  # the policy of a control: nothing is removed
+SCORE = "score"  # the measure of an experiment that declares none: what a task's metric says
 WITHHELD = "withheld"  # the full cache, asked without the context: an arm that must break
 
 NOT_APPLIED: Final = "not-applied"
@@ -128,6 +131,7 @@ class Sampling:
 class Arm:
     """All that may change an answer, apart from the example.
 
+    `method`: how its distributions are compared with the full cache's; "" where its replies are.
     `params` are the policy's own parameters; `fingerprint` is the engine's, server's KV settings
     and version included, so that a restarted server with another KV type never meets stale answers.
     """
@@ -142,32 +146,38 @@ class Arm:
     variant: str = ""
     question_aware: bool = True
     params: Mapping[str, Any] = field(default_factory=dict)
+    method: Method = ""
 
     @property
     def is_control(self) -> bool:
         """Whether this is the full-cache arm."""
         return self.policy == FULL_CACHE
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without a method where there is none."""
+        return {name: of for name, of in to_json(self).items() if (name, of) != ("method", "")}
+
     @cached_property
     def arm_id(self) -> str:
         """Hash of everything above."""
-        return digest(to_json(self))
+        return digest(self.to_json())
 
     @cached_property
     def content_id(self) -> str:
         """Hash of what can change an answer: the variant's name alone cannot."""
-        return digest({**to_json(self), "variant": ""})
+        return digest({**self.to_json(), "variant": ""})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Task x bin x budget (x policy, x variant): one pytest item."""
+    """Task x bin x budget (x policy, x variant, x measure): one pytest item."""
 
     task: str
     bin: int
     policy: str
     budget: float
     variant: str = ""
+    measure: str = SCORE
 
     @property
     def is_control(self) -> bool:
@@ -177,14 +187,19 @@ class Cell:
     @property
     def control(self) -> Cell:
         """The control cell this one is judged against."""
-        return Cell(self.task, self.bin, FULL_CACHE, 1.0, self.variant)
+        return Cell(self.task, self.bin, FULL_CACHE, 1.0, self.variant, self.measure)
 
     @property
     def item_id(self) -> str:
         """Readable and unique: `niah-single-bin2-snapkv-0.20`. Never parsed back."""
         parts = [self.task.replace("/", "-"), f"bin{self.bin}"]
         parts += ["control"] if self.is_control else [self.policy, format_budget(self.budget)]
-        return "-".join([*parts, *([self.variant] if self.variant else [])])
+        return "-".join([*parts, *named_only(self.variant, self.measure)])
+
+
+def named_only(variant: str, measure: str) -> list[str]:
+    """What a name says of both: nothing of a variant without a name, nor of scores."""
+    return [name for name in (variant, measure) if name not in ("", SCORE)]
 
 
 def format_budget(budget: float) -> str:
@@ -198,6 +213,8 @@ class Request:
 
     `prompt_id` is that of the example's manifest: what the task alone would send, which the arm's
     template and `prompt.max_tokens` make what is sent. Where it is "" the prompt names itself.
+    `reference`: the key of the full cache's request whose reply distributions are compared on,
+    `against` that reply, where it is here.
     """
 
     arm: Arm
@@ -208,6 +225,13 @@ class Request:
     prompt: Prompt
     aa: bool = False
     prompt_id: str = ""
+    reference: str = ""
+    against: Answer | None = field(default=None, compare=False)
+
+    @property
+    def is_repeat(self) -> bool:
+        """A control that none is compared with: of scores A/A, of distributions the first."""
+        return self.arm.is_control and self.aa == (self.arm.method == "")
 
     @property
     def asks(self) -> tuple[str, int, str]:
@@ -269,13 +293,18 @@ _NUMBERS = ("latency_s", "ttft_s", "achieved", "kept_tokens")
 
 @dataclass(frozen=True)
 class Answer:
-    """One arm's reply to one example. `reasoning`: thoughts that its server kept apart."""
+    """One arm's reply to one example. `reasoning`: thoughts that its server kept apart.
+
+    `divergence`: how far its distributions are from the full cache's, where these were compared;
+    `text` is then the reply that both were asked about.
+    """
 
     key: str
     text: str
     finish_reason: str
     telemetry: Telemetry
     reasoning: str = ""
+    divergence: Divergence | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", sound.text(self.text))
@@ -285,7 +314,10 @@ class Answer:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Answer:
         """Read back what `to_json` wrote."""
-        return cls(**{**data, "telemetry": Telemetry(**data["telemetry"])})
+        found = data.get("divergence")
+        divergence = None if found is None else Divergence.from_json(found)
+        telemetry = Telemetry(**data["telemetry"])
+        return cls(**{**data, "telemetry": telemetry, "divergence": divergence})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 from pytest_kvbench.cellkey import Chain, Columns
+from pytest_kvbench.distances import Moved
 from pytest_kvbench.records import Proof, VerdictWord
 
 
@@ -133,12 +134,17 @@ class Tokens(TypedDict):
     completion_tokens: int | None
 
 
-class ArmRow(Tokens, Costs):
-    """What one arm cost over all tasks and bins."""
+class ArmName(TypedDict):
+    """What names an arm over all tasks and bins; without a measure it is that of scores."""
 
     variant: str
     policy: str
     budget: float
+    measure: NotRequired[str]
+
+
+class ArmRow(ArmName, Tokens, Costs):
+    """What one arm cost over all tasks and bins, in all requests of one measure."""
 
 
 class Throughput(TypedDict):
@@ -321,4 +327,5 @@ class Summary(TypedDict, total=False):
     partial: bool
     certificates: list[Certificate]
     sampling: Drawn
+    moved: Moved
     checksum: str

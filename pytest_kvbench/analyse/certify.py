@@ -76,15 +76,19 @@ class Shown:
             yield f"nothing proves that the budget was applied ({doubtful[0]})"
 
     def _of_control(self, arm: CellKey) -> Iterator[str]:
-        own = (arm.task, arm.variant)
+        own = (arm.task, arm.variant, arm.measure)
         for key, row in self.cells.items():
-            if key.is_control and (key.task, key.variant) == own and row["reason"]:
+            if key.is_control and (key.task, key.variant, key.measure) == own and row["reason"]:
                 yield f"the control of bin {key.bin} is not sane: {row['reason']}"
                 return
 
     def _of_sensitivity(self, arm: CellKey) -> Iterator[str]:
-        own = (arm.task, arm.variant)
-        found = [row for key, row in self.sensitivity.items() if (key.task, key.variant) == own]
+        own = (arm.task, arm.variant, arm.measure)
+        found = [
+            row
+            for key, row in self.sensitivity.items()
+            if (key.task, key.variant, key.measure) == own
+        ]
         if not found:
             yield "no arm that is known to be bad was asked (`sensitivity`)"
         for row in found:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pytest_kvbench.analyse.binstats import costs
-from pytest_kvbench.rows import ArmRow, Efficiency, Tokens
+from pytest_kvbench.rows import ArmName, ArmRow, Efficiency, Tokens
 
 ARM = ["variant", "policy", "budget"]
 
@@ -30,13 +30,8 @@ def efficiency(table: pd.DataFrame) -> Efficiency:
 def arm_row(key: Any, answers: pd.DataFrame) -> ArmRow:
     """What the answers of one arm cost; `key` has its values of `ARM`."""
     variant, policy, budget = key
-    return {
-        "variant": str(variant),
-        "policy": str(policy),
-        "budget": float(budget),
-        **tokens(answers),
-        **costs(answers),
-    }
+    name: ArmName = {"variant": str(variant), "policy": str(policy), "budget": float(budget)}
+    return {**name, **tokens(answers), **costs(answers)}
 
 
 def tokens(answers: pd.DataFrame) -> Tokens:

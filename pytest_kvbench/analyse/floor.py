@@ -16,6 +16,7 @@ from pytest_kvbench.analyse.pooled import Pairs, judge_pooled
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.analyse.tables import GROUP
 from pytest_kvbench.cellkey import CellGroup
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.rows import NoiseFloor
 
 REPEATED = "repeated"
@@ -37,8 +38,11 @@ class Floor:
 
 
 def repeats(table: pd.DataFrame) -> pd.DataFrame:
-    """The second run's answers of checked observations, each beside that of the first."""
-    again = pair_controls(table)
+    """The second run's answers of checked observations, each beside that of the first.
+
+    Of distributions the second run is the control itself, and there is no other.
+    """
+    again = pair_controls(table[table["measure"] == SCORE])
     return again[~again["lost"]]
 
 
@@ -50,8 +54,8 @@ def floors(again: pd.DataFrame) -> dict[CellGroup, Floor]:
     """
     found = {}
     for key, rows in again.groupby(GROUP, sort=True):
-        task, bin_, variant = map(str, key)
-        found[CellGroup(task, int(bin_), variant)] = floor_of(rows)
+        task, bin_, variant, measure = map(str, key)
+        found[CellGroup(task, int(bin_), variant, measure)] = floor_of(rows)
     return found
 
 

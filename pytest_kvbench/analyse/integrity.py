@@ -9,6 +9,7 @@ import pandas as pd
 
 from pytest_kvbench.analyse.same_answers import Twins
 from pytest_kvbench.cellkey import ALL_BINS
+from pytest_kvbench.records import SCORE, named_only
 from pytest_kvbench.rows import CellRow, Integrity, NoiseFloor, Outcomes, TransitionRow
 
 NAMED = 3  # cells named in a note; the rest are counted
@@ -61,8 +62,8 @@ def counts(values: pd.Series[Any]) -> dict[str, int]:
 
 def where(row: CellRow) -> str:
     """A cell in words."""
-    variant = f" {row['variant']}" if row["variant"] else ""
-    return f"{row['task']} bin {row['bin']} {row['policy']} {row['budget']:g}{variant}"
+    named = [row["task"], f"bin {row['bin']}", row["policy"], f"{row['budget']:g}"]
+    return " ".join([*named, *named_only(row["variant"], row.get("measure", SCORE))])
 
 
 def placebos(rows: Iterable[CellRow]) -> list[str]:

@@ -34,6 +34,7 @@ from pytest_kvbench.analyse.tables import (
 from pytest_kvbench.analyse.transitions import transitions
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.rows import CellRow, JudgedPairs, TransitionRow
 
 PAIRS = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
@@ -56,10 +57,10 @@ def judge_pairs(
 
     Args:
         table: columns task, bin, policy, budget, example_id, cluster, control, treated, and
-            optionally variant; one row per example of a cell.
+            optionally variant and measure; one row per example of a cell.
         margin: the loss that is still acceptable.
         alpha: two-sided error rate.
-        correction: over the cells of this call.
+        correction: over the cells of this call; each measure is a family of its own.
 
     Returns:
         The shape of `summary.json`, with empty integrity, efficiency and provenance.
@@ -68,12 +69,16 @@ def judge_pairs(
         UsageError: missing columns, duplicates, empty values, scores outside [0, 1], wrong rules.
     """
     rules = Rules(margin, alpha, correction=correction)
-    judged = judge_cells(split_cells(checked_pairs(table)), {}, rules)
-    for key, row in judged.rows.items():
-        row["flags"] += flags_of_result(judged.results[key], rules)
+    families = [
+        judge_cells(split_cells(rows), {}, rules)
+        for _, rows in checked_pairs(table).groupby("measure", sort=False)
+    ]
+    for judged in families:
+        for key, row in judged.rows.items():
+            row["flags"] += flags_of_result(judged.results[key], rules)
     return {
-        "cells": list(judged.rows.values()),
-        "transitions": judged.transitions,
+        "cells": [row for judged in families for row in judged.rows.values()],
+        "transitions": [row for judged in families for row in judged.transitions],
         "integrity": {},
         "efficiency": {},
         "provenance": {},
@@ -82,7 +87,7 @@ def judge_pairs(
 
 
 def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with numbers as numbers and a variant, or a refusal.
+    """The table with numbers as numbers, a variant and a measure, or a refusal.
 
     Raises:
         UsageError: as `judge_pairs`.
@@ -90,8 +95,9 @@ def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
     require_columns(table, PAIRS, WHAT)
     if not len(table):
         raise UsageError("pairs: the table has no rows.", "One row per example and cell is needed.")
-    kept = table[[*PAIRS, "variant"] if "variant" in table else PAIRS].copy()
-    kept["variant"] = kept["variant"].fillna("") if "variant" in kept else ""
+    kept = table[PAIRS].copy()
+    for column, usual in (("variant", ""), ("measure", SCORE)):
+        kept[column] = table[column].replace("", usual).fillna(usual) if column in table else usual
     for column in ("bin", "budget", "control", "treated"):
         kept[column] = numbers(kept, column, WHAT)
     refuse_empty(kept, PAIRS, WHAT)
@@ -169,7 +175,11 @@ def flag_pools(rows: Mapping[CellKey, CellRow], results: Mapping[CellKey, CellRe
     for key, row in rows.items():
         if not key.is_pooled or not row["n"]:
             continue
-        bins = {k.bin for k in results if (k.task, k.variant) == (key.task, key.variant)}
+        bins = {
+            k.bin
+            for k in results
+            if k._replace(bin=key.bin, policy=key.policy, budget=key.budget) == key
+        }
         lacking = sorted(
             bin_
             for bin_ in bins

@@ -20,7 +20,7 @@ from pytest_kvbench.analyse.tables import (
 )
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.observation import Cut
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.records import FULL_CACHE, SCORE
 
 IDENTITY = [*CELL, "replicate", "aa", "example_id", "cluster", "proof"]
 TEXTS = ["label", "failure", "text", "finish_reason"]
@@ -52,6 +52,8 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
         UsageError: a column is missing, a row is there twice, a score is outside [0, 1], or a row
             is both an answer with a score and a failure, or neither.
     """
+    if "measure" not in observations:
+        observations = observations.assign(measure=SCORE)
     require_columns(observations, OBSERVATIONS, WHAT)
     table = observations[OBSERVATIONS].copy()
     parts: Any = observations["parts"] if "parts" in observations else [{} for _ in table.index]

@@ -18,7 +18,7 @@ import pandas as pd
 from pytest_kvbench.analyse.alike import Agreement
 from pytest_kvbench.analyse.floor import REPEATED
 from pytest_kvbench.analyse.tables import CELL, GROUP
-from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey
+from pytest_kvbench.cellkey import ALL_BINS, CellKey, ChainKey
 
 FEWEST_CHANGED = 5
 SAME = 0.95
@@ -50,18 +50,19 @@ def twins(joined: pd.DataFrame) -> list[Twins]:
 
 def _in_bins(kept: pd.DataFrame) -> Iterator[Twins]:
     for key, rows in kept.groupby(GROUP, sort=True):
-        task, bin_, variant = map(str, key)
-        yield from _among(task, int(bin_), variant, rows)
+        task, bin_, variant, measure = map(str, key)
+        yield from _among(ChainKey(task, int(bin_), variant, "", measure), rows)
 
 
 def _over_bins(kept: pd.DataFrame) -> Iterator[Twins]:
     """Of tasks with several bins: one bin is judged as itself."""
-    for (task, variant), rows in kept.groupby(["task", "variant"], sort=True):
+    for key, rows in kept.groupby(["task", "variant", "measure"], sort=True):
         if rows["bin"].nunique() > 1:
-            yield from _among(str(task), ALL_BINS, str(variant), rows)
+            task, variant, measure = map(str, key)
+            yield from _among(ChainKey(task, ALL_BINS, variant, "", measure), rows)
 
 
-def _among(task: str, bin_: BinKey, variant: str, rows: pd.DataFrame) -> Iterator[Twins]:
+def _among(place: ChainKey, rows: pd.DataFrame) -> Iterator[Twins]:
     wide = rows.pivot(index=ANSWER, columns=ARM, values=["said", "changed"]).sort_index(axis=1)
     repeated = rows.groupby(ANSWER)[REPEATED].first().reindex(wide.index).to_numpy(dtype=float)
     said, changed = wide["said"], wide["changed"]
@@ -71,7 +72,7 @@ def _among(task: str, bin_: BinKey, variant: str, rows: pd.DataFrame) -> Iterato
         equal = (said[a].to_numpy() == said[b].to_numpy())[known]
         found = Agreement.of(equal, repeated[known], both[known] > 0)
         if is_one(found):
-            one, other = (CellKey(task, bin_, variant, str(p), float(x)) for p, x in (a, b))
+            one, other = (place._replace(policy=str(p)).rung(float(x)) for p, x in (a, b))
             yield Twins(one, other, _sentence(one, other, found))
 
 

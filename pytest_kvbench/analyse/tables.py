@@ -150,5 +150,5 @@ def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
 
 def cell_key(values: Any) -> CellKey:
     """The key of a cell from its values in the order of `CELL`."""
-    task, bin_, variant, policy, budget = values
-    return CellKey(str(task), int(bin_), str(variant), str(policy), float(budget))
+    task, bin_, variant, policy, budget, measure = values
+    return CellKey(str(task), int(bin_), str(variant), str(policy), float(budget), str(measure))

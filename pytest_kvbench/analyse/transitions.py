@@ -78,7 +78,7 @@ def by_chain(results: Results) -> dict[ChainKey, Steps]:
 def measured(chain: ChainKey, steps: Steps, cells: Mapping[CellKey, CellPairs]) -> Rungs:
     """The budgets of a ladder that were measured, with their pairs."""
     return [
-        (budget, cells[CellKey(*chain, budget)])
+        (budget, cells[chain.rung(budget)])
         for budget, result in steps
         if result.verdict != "not-measured"
     ]
@@ -103,15 +103,12 @@ def transition_row(
         rules: margin, alpha, drop threshold.
     """
     alone: Words = [(budget, result.verdict) for budget, result in steps]
-    corrected: Words = [(b, verdicts[CellKey(*chain, b)].corrected) for b, _ in steps]
+    corrected: Words = [(b, verdicts[chain.rung(b)].corrected) for b, _ in steps]
     b_broken, b_safe = bracket(alone)
     broken_adjusted, safe_adjusted = bracket(corrected)
     estimate, limits = crossing_estimate(ladder, rules) if ladder else (None, None)
     return {
-        "task": chain.task,
-        "bin": chain.bin,
-        "variant": chain.variant,
-        "policy": chain.policy,
+        **chain.columns(),
         "b_safe": b_safe,
         "b_broken": b_broken,
         "b_safe_adjusted": safe_adjusted,

@@ -26,6 +26,7 @@ from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import ControlError, GuardError
 from pytest_kvbench.files import CONTROLS, writing
 from pytest_kvbench.pipeline.driver import GroupDriver, drivers
+from pytest_kvbench.pipeline.exchange import compared_with
 from pytest_kvbench.pipeline.group import Prepared, now
 from pytest_kvbench.records import Cell, Failure, FailureKind
 from pytest_kvbench.store.controls import SharedControls
@@ -145,7 +146,7 @@ class Desk:
                 if error := driver.control_error(self.store):
                     errors.append(error)
                 for request in missing(driver, self.store, taken, self._refused):
-                    files.add(*writer.line(request))
+                    files.add(*writer.line(*compared_with(self.store, [request])))
                     count += 1
         return Submitted(count, tuple(errors))
 

@@ -304,8 +304,7 @@ def _wanted(prepared: Prepared) -> Iterator[str]:
     with Store(prepared.database) as store:
         most = prepared.requests()
         # As the run does after a round; unscored, its answers would look outstanding.
-        rule = prepared.experiment.sampling.reasoning
-        score(store, [request.key for _, request in most], rule)
+        score(store, [request.key for _, request in most], prepared.experiment)
         yield from (request.key for _, request in drawn_so_far(prepared, store, most))
 
 

@@ -8,7 +8,7 @@ from pytest_kvbench.batch.files import chunks
 from pytest_kvbench.pipeline.driver import GroupDriver, drivers
 from pytest_kvbench.pipeline.exchange import give, take_over
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.records import Request, to_json
+from pytest_kvbench.records import Request
 from pytest_kvbench.store.controls import SharedControls, control_key
 from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.store.store import Store
@@ -50,7 +50,7 @@ def share_control(driver: GroupDriver, store: Store, shared: SharedControls) -> 
     if not every:
         return
     arm, place = every[0].arm, driver.group.control_id
-    meta = {"arm": to_json(arm), "task_bin": place}
+    meta = {"arm": arm.to_json(), "task_bin": place}
     with shared.take(f"{control_key(arm)}/{place}", meta) as entry:
         for requests in chunks(every):
             store.save_requests(requests)

@@ -80,9 +80,10 @@ def _data_set(reports: Sequence[Path], data: Path | None) -> Iterator[Path]:
 
 def _frames(reports: Sequence[Path], data: Path | None, *tables: str) -> list[pd.DataFrame]:
     from pytest_kvbench.ops.aggregate import frame
+    from pytest_kvbench.ops.recipes import of_scores
 
     with _data_set(reports, data) as folder:
-        return [frame(folder, table) for table in tables]
+        return [of_scores(frame(folder, table)) for table in tables]
 
 
 @click.command()
@@ -96,9 +97,10 @@ def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
     done = _gathered(reports, data)
     if done.read:
         from pytest_kvbench.ops.aggregate import frame
+        from pytest_kvbench.ops.recipes import of_scores
         from pytest_kvbench.ops.rollups import write_rollups
 
-        answers, runs, cells = (frame(done.folder, name) for name in _TABLES)
+        answers, runs, cells = (of_scores(frame(done.folder, name)) for name in _TABLES)
         write_rollups(done.folder, answers, runs, cells, ALPHA)
     gone = f", {len(done.gone)} kept of groups that are gone" if done.gone else ""
     click.echo(

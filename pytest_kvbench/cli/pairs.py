@@ -13,7 +13,7 @@ from pytest_kvbench.reading import TextStream
 if TYPE_CHECKING:
     import pandas as pd
 
-TEXTS = ("task", "policy", "example_id", "cluster", "variant")
+TEXTS = ("task", "policy", "example_id", "cluster", "variant", "measure")
 NUMBERS = ("bin", "budget", "control", "treated")
 _NEEDED = "give a CSV in UTF-8 with a header and commas between the columns"
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_kvbench.divergence.records import UnsoundError
+from pytest_kvbench.engines import forced
 from pytest_kvbench.records import Answer, Failure, Telemetry
 from pytest_kvbench.wire import bounded, finish, sound
 
@@ -74,18 +76,22 @@ def read_arms(
         NotACompletionError: it has not as many choices, or their numbers are not those of arms.
     """
     by_index = {sound.count(sound.fields(c).get("index")): c for c in _choices(data)}
-    if len(by_index) != len(_choices(data)) or set(by_index) != set(range(len(keys))):
+    # One more than was asked: the full cache, which all others are compared with.
+    beside = int(forced.is_forced(_choices(data)) and len(by_index) == len(keys) + 1)
+    whole = set(range(len(keys) + beside))
+    if len(by_index) != len(_choices(data)) or set(by_index) != whole:
         raise NotACompletionError(f"its choices are not those of {len(keys)} arms")
 
     def arm(key: str, choice: object) -> Answer | Failure:
         if refused := _refused(choice):
             return Failure(key, "ENGINE_ERROR", refused)
         try:
-            return _answer(key, choice, sound.fields(data), latency_s, ttft_s, arms=len(keys))
-        except NotACompletionError as refused:
+            found = _answer(key, choice, sound.fields(data), latency_s, ttft_s, arms=len(keys))
+            return replace(found, divergence=forced.divergence_of(choice, by_index[0]))
+        except (NotACompletionError, UnsoundError) as refused:
             return Failure(key, "ENGINE_ERROR", str(refused))
 
-    return [arm(key, by_index[index]) for index, key in enumerate(keys)]
+    return [arm(key, by_index[index]) for index, key in enumerate(keys, start=beside)]
 
 
 def text_of(content: object) -> str:

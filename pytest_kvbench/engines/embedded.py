@@ -15,6 +15,7 @@ from pytest_kvbench.engines import fingerprint
 from pytest_kvbench.engines.balance import Balanced, Client, alike
 from pytest_kvbench.engines.base import Capabilities, Engine, RequestFailedError, TokenizerServer
 from pytest_kvbench.engines.completion import NotACompletionError
+from pytest_kvbench.engines.forced import compared
 from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.kinds import Kind, Startable, arms_per_request, kind_of
 from pytest_kvbench.engines.launch import serve
@@ -191,7 +192,9 @@ class EmbeddedEngine:
             async with self._places:  # who waits holds no copy of a prompt
                 reply = await self._http.post(*self._kind.request_body(self._settings, requests))
             outcomes = self._kind.read([r.key for r in requests], reply.data, reply.latency_s)
-            return [_waited(one, reply.waited_s / len(requests)) for one in outcomes]
+            shared = reply.waited_s / len(requests)
+            pairs = zip(requests, outcomes, strict=True)
+            return [_waited(compared(request, one), shared) for request, one in pairs]
         except RequestFailedError as failed:
             return [Failure(r.key, failed.kind, str(failed), failed.attempts) for r in requests]
         except NotACompletionError as refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pytest_kvbench.experiment.section import Fraction, Section, about
 from pytest_kvbench.records import WITHHELD
@@ -17,6 +17,18 @@ class Retain(Section):
     """A margin that goes with the control's score."""
 
     retain: float = about("the share of the control's score to keep, in (0, 1)", gt=0, lt=1)
+
+
+class DivergenceGate(Section):
+    """When a distribution holds: what is compared, and the loss of it one can live with."""
+
+    measure: Literal["overlap", "same_top", "prefix"] | None = about(
+        "overlap (1 - total variation of next-token distributions), same_top (share of positions "
+        "with the same top token) or prefix (share of a reply before the first other token); "
+        "unset: the first that the engine gives",
+        default=None,
+    )
+    margin: Margin = about("a loss of it that one can live with, in (0, 1)", default=0.05)
 
 
 class Gate(Section):
@@ -57,6 +69,9 @@ class Gate(Section):
         ge=0,
         le=1,
     )
+    divergence: DivergenceGate | None = about(
+        "beside measure: divergence: {measure: overlap, margin: 0.05}", default=None
+    )
     drop_threshold: float = about("the drop rule's step, in (0, 1)", default=0.15, gt=0, lt=1)
     correction: Literal["holm", "bh", "none"] = about(
         "holm, bh or none: how p-values of many cells are adjusted", default="holm"
@@ -89,6 +104,17 @@ class Gate(Section):
                 "give one of them"
             )
         return {**data, "alpha": 2 * side}
+
+    def of_divergence(self) -> Gate:
+        """The same rules for distributions: their own margin, and a control of any agreement."""
+        margin = (self.divergence or DivergenceGate()).margin
+        return self.model_copy(update={"margin": margin, "control_floor": None})
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was before distributions were compared, where none are."""
+        plain: dict[str, Any] = serialised(self)
+        return {key: of for key, of in plain.items() if (key, of) != ("divergence", None)}
 
     @property
     def retain(self) -> float | None:

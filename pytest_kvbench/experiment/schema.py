@@ -7,86 +7,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     model_validator,
 )
 
+from pytest_kvbench.experiment.bins import Bins, PerBin
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.executor import ExecutorSettings
-from pytest_kvbench.experiment.gate import Gate, Sensitivity
+from pytest_kvbench.experiment.gate import DivergenceGate, Gate, Sensitivity
 from pytest_kvbench.experiment.limits import (
     GROUP,
     GROUP_NAMES,
     HOTTEST,
-    MAX_BINS,
     MAX_CELLS,
     MAX_GROUP,
     MAX_REQUESTS,
     MAX_TOKENS,
 )
-from pytest_kvbench.experiment.section import Count, Edge, Fraction, Listed, Section, about, unique
-from pytest_kvbench.records import WITHHELD, ReasoningRule, Sampling
-
-
-class PerBin(Section):
-    """How many examples a bin may take, where sampling stops as soon as its cells are decided."""
-
-    min: int = about("examples before the first look, at least 1", default=12, ge=1)
-    max: Count = about("examples at which to stop, from min to 100,000", default=200)
-
-
-class Bins(Section):
-    """Length classes of prompts, and how many examples each gets."""
-
-    n: int = about("a whole number of bins, from 1 to 1,000", default=3, ge=1, le=MAX_BINS)
-    per_bin: Count | tuple[Count, ...] | PerBin = about(
-        "examples per bin: one whole number up to 100,000, or a list with one per bin; {min: 12, "
-        "max: 200} under sampling.strategy: sequential",
-        default=8,
-    )
-    edges: tuple[Edge, ...] | None = about(
-        "increasing inner edges; n follows", default=None, max_length=MAX_BINS - 1
-    )
-    range: tuple[Edge, Edge] = about(
-        "two increasing numbers: the tokens of generated prompts", default=(256, 2048)
-    )
-    by: Literal["tokens", "length"] = about(
-        "tokens, or length (the data set's own field)", default="tokens"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _count_from_edges(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("edges"), list | tuple):
-            return {"n": len(data["edges"]) + 1, **data}
-        return data
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Bins:
-        edges, per_bin = self.edges, self.per_bin
-        if edges is not None and self.n != len(edges) + 1:
-            raise ValueError(f"n is {self.n}, but {len(edges)} edges make {len(edges) + 1} bins")
-        if edges is not None and list(edges) != sorted(set(edges)):
-            raise ValueError(f"edges must increase, got {list(edges)}")
-        if isinstance(per_bin, tuple) and len(per_bin) != self.n:
-            raise ValueError(f"per_bin lists {len(per_bin)} numbers for {self.n} bins")
-        if isinstance(per_bin, PerBin) and per_bin.min > per_bin.max:
-            raise ValueError(f"per_bin: min {per_bin.min} is above max {per_bin.max}")
-        if not 0 < self.range[0] < self.range[1]:
-            raise ValueError(f"range must be two increasing numbers, got {list(self.range)}")
-        return self
-
-    @property
-    def per_bins(self) -> tuple[int, ...]:
-        """Examples wanted in each bin, at most."""
-        if isinstance(self.per_bin, PerBin):
-            return (self.per_bin.max,) * self.n
-        return self.per_bin if isinstance(self.per_bin, tuple) else (self.per_bin,) * self.n
-
-    @property
-    def least(self) -> int:
-        """Examples before the first look, where sampling is sequential."""
-        return self.per_bin.min if isinstance(self.per_bin, PerBin) else min(self.per_bins)
+from pytest_kvbench.experiment.section import Fraction, Listed, Section, about, unique
+from pytest_kvbench.records import SCORE, WITHHELD, ReasoningRule, Sampling
 
 
 class KV(Section):
@@ -166,6 +106,15 @@ class Prices(Section):
     currency: str = about("a name, as in USD", default="USD")
 
 
+DIVERGENCE = "divergence"
+Measure = Literal["score", "divergence"]
+
+
+def _listed(given: Any) -> Any:
+    """One is a list of one."""
+    return (given,) if isinstance(given, str) else given
+
+
 class Experiment(Section):
     """One experiment: everything that decides what is asked, of whom, and how it is judged."""
 
@@ -196,6 +145,13 @@ class Experiment(Section):
         "auto (the serving model's), approximate, tiktoken:NAME or hf:PATH_OR_ID",
         default="auto",
         pattern=r"^(auto|approximate|(tiktoken|hf):.+)$",
+    )
+    measure: Annotated[
+        tuple[Measure, ...], BeforeValidator(_listed), Listed, AfterValidator(unique)
+    ] = about(
+        "score (what the task's metric says of replies), divergence (how far next-token "
+        "distributions move, without labels) or both: [score, divergence]",
+        default=(SCORE,),
     )
     prices: Prices | None = about(
         "per million tokens, for the report: {prompt: 0.5, completion: 1.5, currency: USD}",
@@ -283,6 +239,50 @@ class Experiment(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _compared(self) -> Experiment:
+        """Distributions are compared token by token, with one greedy reply of the full cache."""
+        if not self.diverges:
+            if self.gate.divergence is not None:
+                raise ValueError(
+                    "gate.divergence is for measure: divergence, or [score, divergence]"
+                )
+            return self
+        for name in self.ways:
+            if self.sampling_of(name).temperature > 0:
+                raise ValueError(
+                    "measure: divergence compares distributions after the same greedy reply: use "
+                    "temperature 0, or measure: score"
+                )
+        bad = self.sensitivity
+        if isinstance(bad, Sensitivity) and bad.policy == WITHHELD and not self.scores:
+            raise ValueError(
+                "sensitivity: withheld is another prompt, whose tokens cannot be compared: name a "
+                "policy, as in {policy: random, budget: 0.1}, or null"
+            )
+        if self.gate.divergence is None:
+            gate = self.gate.model_copy(update={"divergence": DivergenceGate()})
+            object.__setattr__(self, "gate", gate)
+        return self
+
+    @property
+    def scores(self) -> bool:
+        """Whether replies are scored."""
+        return SCORE in self.measure
+
+    @property
+    def diverges(self) -> bool:
+        """Whether distributions are compared."""
+        return DIVERGENCE in self.measure
+
+    def asks_again(self, measure: str) -> bool:
+        """Whether the control is asked twice; of distributions always: it is their noise floor."""
+        return self.aa or measure != SCORE
+
+    def gate_of(self, measure: str) -> Gate:
+        """The rules that a measure is judged by."""
+        return self.gate if measure == SCORE else self.gate.of_divergence()
+
     @property
     def served_kv(self) -> KV:
         """`kv` with the policy that `sensitivity` names beside it: what servers there are."""
@@ -328,4 +328,6 @@ class Experiment(Section):
         plain = self.model_dump(mode="json")
         if not plain["kv"]["named"]:  # as it was before there were any
             del plain["kv"]["named"]
+        if not self.diverges:
+            del plain["measure"]
         return plain

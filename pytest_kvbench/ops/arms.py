@@ -32,7 +32,7 @@ from pytest_kvbench.ops.recipes import (
     is_measured,
     with_recipe,
 )
-from pytest_kvbench.records import FULL_CACHE, UNVERIFIED
+from pytest_kvbench.records import FULL_CACHE, SCORE, UNVERIFIED
 from pytest_kvbench.rows import CellRow
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def _judged(
     table = _once(pairs).assign(
         task="",
         variant="",
+        measure=SCORE,
         bin=lambda rows: rows["length"].map(places),
         policy=lambda rows: [str(codes[key]) for key in _keys(rows)],
     )

@@ -46,10 +46,10 @@ def export_inspect(prepared: Prepared, target: Path) -> list[Path]:
 def _by_arm(
     planned: Sequence[tuple[Cell, Request]],
 ) -> dict[tuple[str, str], list[Request]]:
-    """First runs only: Inspect has no place for a control's second run."""
+    """First runs of what is scored: Inspect has no place for a second run, or distributions."""
     found: dict[tuple[str, str], list[Request]] = {}
     for _, request in planned:
-        if not request.aa:
+        if not request.aa and not request.arm.method:
             found.setdefault((request.task, request.arm.arm_id), []).append(request)
     return found
 

@@ -9,6 +9,7 @@ from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import question_of
 from pytest_kvbench.pipeline.stored_plan import observed
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.selection import Bin
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def paired_curves(prepared: Prepared) -> list[Pairs]:
     from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair
 
     stored = observed(prepared)
-    question = question_of(prepared.experiment, stored.judged)
-    table = pd.DataFrame(question.columns)
+    family = question_of(prepared.experiment, stored.judged).families.get(SCORE)
+    if family is None:
+        return []  # a curve is one of scores
+    table = pd.DataFrame(family.columns)
     found = measured_pairs(pair(checked_observations(table)))
-    judged = analyse(table, question.rules, question.sick).cells
+    judged = analyse(table, family.rules, family.sick).cells
     measured = {CellKey.of_row(row) for row in judged if row["verdict_holm"] != "not-measured"}
     ladders = found.groupby(["task", "bin", "variant", "policy"], sort=True)
     curves = (_curve(prepared, key, rows, measured) for key, rows in ladders)

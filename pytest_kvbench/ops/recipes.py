@@ -34,10 +34,17 @@ RECIPE = [
 ARM = ["policy", "params", "budget"]
 CELL = ["group", "task", "variant", "policy", "budget"]
 ALL_LENGTHS = "all"
+OF_DISTRIBUTIONS = frozenset({"overlap", "same_top", "prefix", "divergence"})
+"""The metrics of what is no reply's score; the last where it failed, whatever was to be said."""
 
 _AWARE = "question_aware"  # of a full cache it says nothing
 _TOGETHER = ["group", *(name for name in RECIPE if name != _AWARE), "variant", "bin"]
 _ASKED = [*_TOGETHER, "example_id", "replicate"]
+
+
+def of_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """What is about scores: what compares groups and dials knows no other measure."""
+    return table[~table["metric"].isin(OF_DISTRIBUTIONS)] if "metric" in table else table
 
 
 def counted(rows: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:

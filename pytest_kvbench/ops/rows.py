@@ -19,6 +19,7 @@ from pytest_kvbench.files import scratch
 from pytest_kvbench.hints import command
 from pytest_kvbench.ops.columns import Record, Table
 from pytest_kvbench.pipeline.votes import spokesman
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.rows import BinStats, Provenance, TransitionRow
 from pytest_kvbench.score.vote import ballot
 from pytest_kvbench.store.contents import Contents, Dataset, Edges
@@ -253,6 +254,7 @@ class _Reader:
                 **statistics.get(CellKey.of_row(cell), {}),
                 **brackets.get(ladder_of(cell), {}),
                 "bin": str(cell["bin"]),
+                **({"metric": measure} if (measure := cell.get("measure")) else {}),
                 "params": json.dumps(declared.params(cell["policy"]), sort_keys=True),
                 "flags": json.dumps(cell["flags"]),
                 "together": json.dumps(cell.get("together") or []),
@@ -272,7 +274,8 @@ class _Reader:
 
 def ladder_of(row: Chain) -> ChainKey:
     """The ladder of budgets that a row is about."""
-    return ChainKey(row["task"], row["bin"], row["variant"], row["policy"])
+    measure = row.get("measure", SCORE)
+    return ChainKey(row["task"], row["bin"], row["variant"], row["policy"], measure)
 
 
 def bracket_of(row: TransitionRow) -> Record:

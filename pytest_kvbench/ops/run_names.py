@@ -9,7 +9,7 @@ from typing import Any
 from pytest_kvbench.ops.target_store import run_id, target_id
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.stored_plan import stored_plan, unanswered
-from pytest_kvbench.records import FULL_CACHE, Arm, digest
+from pytest_kvbench.records import FULL_CACHE, SCORE, Arm, digest
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import Store
 
@@ -104,6 +104,8 @@ def named_runs(prepared: Prepared) -> tuple[list[NamedRun], list[str]]:
         raise unanswered(prepared)
     asked: dict[tuple[str, str, float], list[Any]] = {}
     for cell, request in planned:
+        if cell.measure != SCORE:  # a target is one of scores
+            continue
         asked.setdefault((cell.variant, cell.policy, cell.budget), []).append(request)
     whole = {key for key, some in asked.items() if all(r.key in settled for r in some)}
     found, lacking = [], []

@@ -20,6 +20,7 @@ from pytest_kvbench.ops.target_store import ANALYSIS, META, TIMINGS, RunStore, l
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.pipeline.stored_plan import Observed, observed
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.report.summary import provenance_of
 from pytest_kvbench.rows import CellRow
 
@@ -102,7 +103,10 @@ def _read(folder: str, gate: str, _stamps: tuple[int, ...]) -> _Group:
 def _of(rows: Observations, variant: str, arms: Iterable[tuple[str, float]]) -> Observations:
     wanted = set(arms)
     return rows.where(
-        lambda one: one.cell.variant == variant and (one.cell.policy, one.cell.budget) in wanted
+        lambda one: (
+            (one.cell.variant, one.cell.measure) == (variant, SCORE)
+            and (one.cell.policy, one.cell.budget) in wanted
+        )
     )
 
 

@@ -16,7 +16,7 @@ from pytest_kvbench.engines.kinds import arms_per_request, kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.gate import Sensitivity
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.records import FULL_CACHE, WITHHELD, Cell, Example
+from pytest_kvbench.records import FULL_CACHE, SCORE, WITHHELD, Cell, Example
 from pytest_kvbench.tasks.registry import BUILT_IN, get_task
 
 RANDOM = Sensitivity(policy="random", budget=0.1)
@@ -38,10 +38,15 @@ def _is_generated(task: str) -> bool:
     return task in BUILT_IN and get_task(task).generated
 
 
-def arm(experiment: Experiment, task: str) -> tuple[str, float] | None:
-    """Policy and budget of the bad arm of a task; None where there is none, or nothing to judge."""
+def arm(experiment: Experiment, task: str, measure: str = SCORE) -> tuple[str, float] | None:
+    """Policy and budget of the bad arm of a task; None where there is none, or nothing to judge.
+
+    Without its context an example is another prompt: its distributions are compared with nothing.
+    """
     bad = declared(experiment, task)
     if bad is None or set(experiment.kv.policies) == {FULL_CACHE}:
+        return None
+    if bad.policy == WITHHELD and measure != SCORE:
         return None
     policy, budget = bad.arm
     fixed = arms.fixed_budget(experiment.engine, experiment.served_kv, policy)
@@ -50,14 +55,16 @@ def arm(experiment: Experiment, task: str) -> tuple[str, float] | None:
 
 def cell_beside(experiment: Experiment, cell: Cell) -> Cell | None:
     """The bad cell that is asked with another one."""
-    found = arm(experiment, cell.task)
+    found = arm(experiment, cell.task, cell.measure)
     return None if found is None else replace(cell, policy=found[0], budget=found[1])
 
 
-def bad_arms(experiment: Experiment, planned: Iterable[Cell]) -> tuple[BadArm, ...]:
+def bad_arms(
+    experiment: Experiment, planned: Iterable[Cell], measure: str = SCORE
+) -> tuple[BadArm, ...]:
     """The bad arm of every task, and whether the plan has it too."""
     listed = {(cell.task, cell.policy, cell.budget) for cell in planned}
-    found = ((task, arm(experiment, task)) for task in experiment.tasks)
+    found = ((task, arm(experiment, task, measure)) for task in experiment.tasks)
     return tuple(BadArm(task, *bad, is_listed=(task, *bad) in listed) for task, bad in found if bad)
 
 

@@ -18,7 +18,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.group import Prepared, now
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.records import FULL_CACHE, SCORE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.caveats import item_of
 from pytest_kvbench.rows import CellRow
@@ -79,7 +79,8 @@ class Side:
 
 def pooled_key(key: CellKey) -> str:
     """The name of a row over all bins in a baseline's file."""
-    return json.dumps([key.task, key.variant, key.policy, key.budget])
+    measure = [] if key.measure == SCORE else [key.measure]
+    return json.dumps([key.task, key.variant, key.policy, key.budget, *measure])
 
 
 def side_from(prepared: Prepared, judged: Observations, cells: Sequence[CellRow]) -> Side:

@@ -11,7 +11,7 @@ from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.stored_plan import observed
-from pytest_kvbench.records import FULL_CACHE, Prompt
+from pytest_kvbench.records import FULL_CACHE, SCORE, Prompt
 from pytest_kvbench.report.pages.group import of_group
 from pytest_kvbench.report.pages.packed import AnswersPage
 from pytest_kvbench.report.pages.records import Answers
@@ -36,7 +36,8 @@ def answers_of(prepared: Prepared, cells: Iterable[CellRow]) -> Answers:
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
-    return of_group(prepared.manifests, observed(prepared).judged, cells, prompts_of(prepared))
+    graded = observed(prepared).judged.where(lambda one: one.cell.measure == SCORE)
+    return of_group(prepared.manifests, graded, cells, prompts_of(prepared))
 
 
 def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str], Prompt | None]:

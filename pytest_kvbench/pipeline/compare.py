@@ -26,6 +26,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline.baseline import Measured, Side, find_baseline, pooled_key
 from pytest_kvbench.pipeline.comparable import differences, nothing_compared, why_not
+from pytest_kvbench.records import SCORE
 
 ENOUGH_IN_COMMON = 0.5
 """Share of the larger side's examples that both must have to be paired."""
@@ -61,11 +62,12 @@ class Change:
     verdict_base: str | None
     verdict_now: str | None
     change: Literal["worse", "better", ""] = ""
+    measure: str = SCORE
 
     @property
     def key(self) -> CellKey:
         """What names its row, by the base's name of the policy."""
-        return CellKey(self.task, self.bin, self.variant, self.policy, self.budget)
+        return CellKey(self.task, self.bin, self.variant, self.policy, self.budget, self.measure)
 
     @property
     def new_break(self) -> bool:
@@ -88,7 +90,9 @@ class Change:
 
     def to_json(self) -> dict[str, object]:
         """Plain data, the estimate's fields beside the others."""
-        row = asdict(self)
+        row = {**asdict(self), **self.key.columns(), "policy": self.policy}
+        if self.measure == SCORE:
+            del row["measure"]
         flags = {name: getattr(self, name) for name in ("new_break", "fixed_break", "regression")}
         return {**row, **row.pop("estimate"), **flags}
 
@@ -173,7 +177,12 @@ def compare(
         *(names or (base.name, now.name)),
         margin,
         alpha,
-        (*_corrected(pooled, alpha), *_corrected(cells, alpha)),
+        tuple(
+            change
+            for rows in (pooled, cells)
+            for measure in dict.fromkeys(row.measure for row in rows)
+            for change in _corrected([row for row in rows if row.measure == measure], alpha)
+        ),
         {former: later for former, later in renamed.items() if former != later},
         dict(differences(base, now)),
         tuple(place for place in was if place not in is_),
@@ -270,6 +279,7 @@ def _change(
     estimate = (_paired if paired else _two_samples)(members, margin, alpha)
     return Change(
         *place[:4],
+        measure=place.measure,
         policy_now=first_is.key.policy,
         budget=place.budget,
         n_base=sum(len(was.scores) for was, _ in members),

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.cellkey import ALL_BINS
+from pytest_kvbench.distances import Moved
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
@@ -25,7 +26,7 @@ from pytest_kvbench.pipeline.observe import missing_cells, observations
 from pytest_kvbench.pipeline.provenance import controls_used, inputs_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import VerdictWord, digest
+from pytest_kvbench.records import Cell, Request, VerdictWord, digest
 from pytest_kvbench.rows import Summary
 from pytest_kvbench.store.store import Store
 
@@ -147,7 +148,7 @@ def score_plan(prepared: Prepared) -> int:
     with Store(prepared.database) as store:
         if not store.settled(keys):
             raise _unanswered(prepared)
-        return score(store, keys, prepared.experiment.sampling.reasoning)
+        return score(store, keys, prepared.experiment)
 
 
 def _unanswered(prepared: Prepared) -> MissingPrerequisiteError:
@@ -199,6 +200,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         runs = asked_again.settle(store, is_complete=not missing)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         reached = store.throughput(runs[-1].run_id)
+        far = _moved(prepared, store, planned)
     from pytest_kvbench.report.summary import build_summary, failure_messages
 
     summary = build_summary(
@@ -217,12 +219,25 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
     provenance["controls"] = controls_used(planned, rows)
     if since is not None:
         provenance["answers_since"] = since
+    if far is not None:
+        summary["moved"] = far
     if prepared.experiment.sequential:
         summary["sampling"] = {"wanted": len(planned), "most": len(most)}
         summary["integrity"]["notes"].append(_spared(len(planned), len(most)))
     sealed = sealed_summary(summary)
     replace_json(prepared.folder / SUMMARY, sealed)
     return Analysed(sealed, listed, changed=True)
+
+
+def _moved(
+    prepared: Prepared, store: Store, planned: Sequence[tuple[Cell, Request]]
+) -> Moved | None:
+    """How far distributions moved; None where none was compared."""
+    if not prepared.experiment.diverges:
+        return None
+    from pytest_kvbench.pipeline.moved import moved, words_of
+
+    return moved(store, planned, words_of(prepared.experiment))
 
 
 def sealed_summary(summary: Summary) -> Summary:

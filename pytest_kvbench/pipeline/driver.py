@@ -123,8 +123,7 @@ class GroupDriver:
         return list(chain.from_iterable(rounds))
 
     def _outcomes(self, store: Store) -> Outcomes:
-        rule = self.prepared.experiment.sampling.reasoning
-        score(store, [request.key for _, request in self.planned], rule)
+        score(store, [request.key for _, request in self.planned], self.prepared.experiment)
         return stored_outcomes(self.prepared, store, self.planned)
 
     def _of_the_sane(
@@ -161,11 +160,11 @@ def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = F
     Until all of its requests are settled (or `whole` says that no more will come), a low mean is
     not held against it.
     """
-    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.aa]
+    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.is_repeat]
     keys = [request.key for _, request in controls]
     if not (settled := store.settled(keys)):
         return ""
-    score(store, keys, prepared.experiment.sampling.reasoning)
+    score(store, keys, prepared.experiment)
     return sane_control.problem(
         sane_control.replies(voted(prepared, store, controls)),
         prepared.experiment.gate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytest_kvbench.records import Request
 from pytest_kvbench.store.controls import ControlEntry
@@ -15,6 +16,12 @@ def take_over(store: Store, entry: ControlEntry, missing: Sequence[Request]) -> 
     if found:
         store.save_answers(found, origin="shared-control")
     return {answer.key for answer in found}
+
+
+def compared_with(store: Store, requests: Sequence[Request]) -> list[Request]:
+    """The same with the replies that they are compared on, as far as these are here."""
+    found = store.answers([request.reference for request in requests if request.reference])
+    return [replace(request, against=found.get(request.reference)) for request in requests]
 
 
 def give(store: Store, entry: ControlEntry, controls: Sequence[Request]) -> None:

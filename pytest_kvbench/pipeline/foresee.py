@@ -8,20 +8,24 @@ from types import MappingProxyType
 
 from pytest_kvbench.analyse.layout import MOST, Layout, Prospect, prospects, surely_hold
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline import measures, plan
 from pytest_kvbench.pipeline.rules import rules_of
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.selection import TaskManifest
 
 
 def layouts(
-    experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
+    experiment: Experiment,
+    manifests: Mapping[str, TaskManifest] = MappingProxyType({}),
+    measure: str | None = None,
 ) -> dict[str, Layout]:
-    """By task with treated cells: what its rows over bins rest on.
+    """By task with treated cells: what its rows over bins rest on, by default of its first measure.
 
     Without a manifest, each example that is declared has a context of its own.
     """
+    measure = measure or measures.of(experiment)[0]
     treated = (cell for cell in plan.cells(experiment) if not cell.is_control)
-    rows = Counter(cell.task for cell in treated if not cell.bin)
+    rows = Counter(cell.task for cell in treated if not cell.bin and cell.measure == measure)
     found = {}
     for task, count in rows.items():
         bins = tuple(_contexts(experiment, manifests.get(task)))
@@ -40,10 +44,12 @@ def _contexts(experiment: Experiment, manifest: TaskManifest | None) -> Iterator
 
 
 def foreseen(
-    experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
+    experiment: Experiment,
+    manifests: Mapping[str, TaskManifest] = MappingProxyType({}),
+    measure: str = SCORE,
 ) -> dict[str, Prospect]:
     """By task with treated cells: what its rows over bins can become, at their adjusted level."""
-    found, rules = layouts(experiment, manifests), rules_of(experiment)
+    found, rules = layouts(experiment, manifests, measure), rules_of(experiment, measure)
     return dict(zip(found, prospects(list(found.values()), rules), strict=True))
 
 
@@ -51,18 +57,20 @@ def shortcomings(
     experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
 ) -> Iterator[str]:
     """A line for each task that can never hold, with the number of examples that could."""
-    margin = experiment.gate.loss
-    if not margin:
-        return  # it takes gains to hold that
-    found = layouts(experiment, manifests)
-    if surely_hold(list(found.values()), rules_of(experiment)):
-        return
-    for task, prospect in foreseen(experiment, manifests).items():
-        if not prospect.holds:
-            yield f"{task}: {_shortcoming(found[task], prospect, margin)}"
+    for measure in measures.of(experiment):
+        margin = experiment.gate_of(measure).loss
+        if not margin:
+            continue  # it takes gains to hold that
+        found = layouts(experiment, manifests, measure)
+        if surely_hold(list(found.values()), rules_of(experiment, measure)):
+            continue
+        of = "" if measure == SCORE else f" of {measure}"
+        for task, prospect in foreseen(experiment, manifests, measure).items():
+            if not prospect.holds:
+                yield f"{task}: {_shortcoming(found[task], prospect, margin, of)}"
 
 
-def _shortcoming(layout: Layout, prospect: Prospect, margin: float) -> str:
+def _shortcoming(layout: Layout, prospect: Prospect, margin: float, of: str) -> str:
     bins, words = len(layout.bins), "hold" if prospect.breaks else "hold or break"
     enough = (
         f"per_bin: {prospect.needed} is the least that could"
@@ -71,5 +79,5 @@ def _shortcoming(layout: Layout, prospect: Prospect, margin: float) -> str:
     )
     return (
         f"{layout.n} examples in {bins} bin{'s' * (bins > 1)} can never {words} a margin of "
-        f"{margin:g}, not even without a single loss: {enough}"
+        f"{margin:g}{of}, not even without a single loss: {enough}"
     )

@@ -10,8 +10,9 @@ from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.observation import Observations
-from pytest_kvbench.pipeline import sane_control
+from pytest_kvbench.pipeline import measures, sane_control
 from pytest_kvbench.pipeline.rules import rules_of
+from pytest_kvbench.records import SCORE
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
@@ -39,20 +40,32 @@ def columns_of(observed: Observations) -> Columns:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is to be judged, by which rules, and what is wrong with which control."""
+class Family:
+    """The cells of one measure, the rules that judge them, and what is wrong with which control."""
 
     columns: Columns
     rules: Rules
     sick: Mapping[CellGroup, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be judged: a family for each measure."""
+
+    families: Mapping[str, Family]
 
     def answer(self) -> Analysis:
         """The statistics. Loads pandas."""
         import pandas as pd
 
         from pytest_kvbench.analyse import analyse
+        from pytest_kvbench.analyse.measures import together
 
-        return analyse(pd.DataFrame(self.columns), self.rules, self.sick)
+        found = {
+            measure: analyse(pd.DataFrame(one.columns), one.rules, one.sick)
+            for measure, one in self.families.items()
+        }
+        return together(found, {name: one.rules.margin for name, one in self.families.items()})
 
 
 def judge(experiment: Experiment, observed: Observations) -> Analysis:
@@ -65,5 +78,15 @@ def judge(experiment: Experiment, observed: Observations) -> Analysis:
 
 def question_of(experiment: Experiment, observed: Observations) -> Question:
     """What `judge` answers, ready to be handed to another process."""
-    sick = sane_control.sick_controls(experiment.gate, observed)
-    return Question(columns_of(observed), rules_of(experiment), sick)
+    asked = {cell.measure for cell in observed.column("cell")}
+    judged = [measure for measure in measures.of(experiment) if measure in asked] or [SCORE]
+    return Question({measure: _family(experiment, measure, observed) for measure in judged})
+
+
+def _family(experiment: Experiment, measure: str, observed: Observations) -> Family:
+    mine = observed
+    if experiment.diverges:
+        cells = observed.column("cell")
+        mine = observed.at(at for at, cell in enumerate(cells) if cell.measure == measure)
+    sick = sane_control.sick_controls(experiment.gate_of(measure), mine)
+    return Family(columns_of(mine), rules_of(experiment, measure), sick)

@@ -12,7 +12,17 @@ from pytest_kvbench.engines import proof_of
 from pytest_kvbench.observation import Cut, Observation, Observations, Outcome, Shared
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import FULL_CACHE, SHOWN, WITHHELD, Cell, Proof, Request, Telemetry
+from pytest_kvbench.records import (
+    FULL_CACHE,
+    SCORE,
+    SHOWN,
+    WITHHELD,
+    Cell,
+    Proof,
+    Request,
+    Telemetry,
+    canonical,
+)
 from pytest_kvbench.rows import CellRow, MissingRow
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
@@ -49,17 +59,24 @@ def observations(prepared: Prepared, store: Store, planned: Planned) -> Observat
         Observation(
             cell=cell,
             replicate=request.replicate,
-            aa=request.aa,
+            aa=request.is_repeat,
             example_id=request.example_id,
             cluster=clusters[request.example_id],
-            chance=chances[request.example_id],
+            chance=chances[request.example_id] if cell.measure == SCORE else 0.0,
             proof=proof_of(request.arm, _achieved(outcome)),
-            outcome=outcome,
+            outcome=outcome if cell.measure == SCORE else _of_distributions(outcome),
             largest=largest[cell.task, cell.bin],
         )
         for cell, request, outcome in _with_outcomes(store, planned)
     )
     return stored.with_columns(proof=_proofs(stored), cut=_cuts(prepared, stored))
+
+
+def _of_distributions(outcome: Outcome) -> Outcome:
+    """What came, with what its distributions are in place of the reply that all arms share."""
+    if outcome.text is None:
+        return outcome
+    return outcome._replace(text=canonical(dict(outcome.parts or {})).decode())
 
 
 def _proofs(stored: Observations) -> list[Proof]:
@@ -196,7 +213,9 @@ def cut_controls(
 
     That is where more are cut than `gate.max_cut` of all that are planned, or most of those seen.
     """
-    asked = Counter(CellGroup.of(cell) for cell, r in planned if cell.is_control and not r.aa)
+    asked = Counter(
+        CellGroup.of(cell) for cell, r in planned if cell.is_control and not r.is_repeat
+    )
     seen: dict[CellGroup, list[Cut | None]] = {}
     for one in observed:
         if one.cell.is_control and not one.aa:
@@ -217,10 +236,12 @@ def lost_cells(prepared: Prepared, store: Store, planned: Planned) -> dict[Cell,
     failed = {failure.key for failure in store.failures([r.key for _, r in planned])}
     if not failed:
         return {}
-    controls = {_place(c, r) for c, r in planned if c.is_control and not r.aa and r.key in failed}
+    controls = {
+        _place(c, r) for c, r in planned if c.is_control and not r.is_repeat and r.key in failed
+    }
     lost: dict[Cell, list[bool]] = {}
     for cell, request in planned:
-        if not request.aa:
+        if not request.is_repeat:
             pair = request.key in failed or _place(cell, request) in controls
             lost.setdefault(cell, []).append(pair)
     most = prepared.experiment.gate.max_lost

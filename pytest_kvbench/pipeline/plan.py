@@ -13,9 +13,10 @@ from pytest_kvbench.engines.kinds import arms_per_request, check_name, kind_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
-from pytest_kvbench.pipeline import assay
+from pytest_kvbench.pipeline import assay, measures
 from pytest_kvbench.records import (
     FULL_CACHE,
+    SCORE,
     WITHHELD,
     Arm,
     Cell,
@@ -96,6 +97,7 @@ def check(declared: Declared, extra: Mapping[str, TaskFactory] = MappingProxyTyp
                 f"valid: {', '.join(experiment.kv.policies)}",
             )
     _check_engine(declared)
+    measures.check(declared)
     _check_ids(declared)
 
 
@@ -138,7 +140,7 @@ def _check_engine(declared: Declared) -> None:
 
 
 def cells(experiment: Experiment) -> tuple[Cell, ...]:
-    """All cells in order: by task, bin and variant; the control first, then budgets falling.
+    """All cells in order: by task, bin, variant, measure; the control first, then budgets falling.
 
     A listed budget of 1.0 is the control. A ladder without it has no control item, though the
     control runs all the same. A task that lost all its arms in an earlier stage has no cell.
@@ -158,10 +160,11 @@ def cells(experiment: Experiment) -> tuple[Cell, ...]:
         return [*control, *left] if left or not treated else []
 
     return tuple(
-        Cell(task, index, policy, budget, variant)
+        Cell(task, index, policy, budget, variant, measure)
         for task in experiment.tasks
         for index in range(experiment.bins.n)
         for variant in experiment.ways
+        for measure in measures.of(experiment)
         for policy, budget in asked(task)
     )
 
@@ -186,9 +189,10 @@ def asked(experiment: Experiment, members: Sequence[Cell]) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys([members[0].control, *members, *([bad] if bad else [])]))
 
 
-def treated_cells(experiment: Experiment) -> int:
-    """m: how many cells are judged by the whole plan, whatever `-k` selects."""
-    return sum(not cell.is_control for cell in cells(experiment))
+def treated_cells(experiment: Experiment, measure: str | None = None) -> int:
+    """m: how many cells are judged by the whole plan, whatever `-k` selects; of one measure."""
+    every = (cell for cell in cells(experiment) if not cell.is_control)
+    return sum(measure in (None, cell.measure) for cell in every)
 
 
 def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprint: str) -> Arm:
@@ -205,6 +209,7 @@ def arm_of(experiment: Experiment, cell: Cell, template_version: str, fingerprin
         # A full cache has nothing to be aware of: one control serves both kinds of treatment.
         question_aware=cell.is_control or experiment.kv.question_aware,
         params=arms.identity_params(experiment.engine, experiment.kv, cell.policy),
+        method=measures.METHODS[cell.measure],
     )
 
 
@@ -225,9 +230,16 @@ def _wording(way: Variant) -> str:
 
 
 def prompt_of(
-    experiment: Experiment, task: Task | None, entry: ManifestEntry, variant: str, policy: str
+    experiment: Experiment,
+    task: Task | None,
+    entry: ManifestEntry,
+    variant: str,
+    policy: str,
+    measure: str = SCORE,
 ) -> Prompt:
     """What an experiment sends for a chosen example; without its task, no text.
+
+    Where distributions are compared, a reply ends where the model ends it: no stop cuts it.
 
     Raises:
         GuardError: the task makes another prompt of it than when it was chosen.
@@ -239,7 +251,8 @@ def prompt_of(
     if policy == WITHHELD:
         prompt = task.prompt(assay.shown(entry.example, policy))
     head, tail = way.before + prompt.head, prompt.tail + way.after
-    return dataclasses.replace(prompt, head=head, tail=tail, max_tokens=length)
+    stop = prompt.stop if measure == SCORE else ()
+    return dataclasses.replace(prompt, head=head, tail=tail, max_tokens=length, stop=stop)
 
 
 def _prompt_id(entry: ManifestEntry, policy: str) -> str:
@@ -262,32 +275,34 @@ def requests(
     """
     for group, members in groups(some).items():
         manifest, task = manifests[group.task], tasks.get(group.task)
+        again = experiment.asks_again(group.measure)
         arms = {
             cell: arm_of(experiment, cell, manifest.template_version, target.of(experiment, cell))
             for cell in asked(experiment, members)
         }
         for entry in manifest.of_bin(group.bin):
             prompts = {
-                policy: prompt_of(experiment, task, entry, group.variant, policy)
+                policy: prompt_of(experiment, task, entry, group.variant, policy, group.measure)
                 for policy in dict.fromkeys(cell.policy for cell in arms)
                 if policy in (FULL_CACHE, WITHHELD)
             }
             for draw in range(experiment.draws_of(group.variant)):
+                reference = ""
                 for cell, arm in arms.items():
-                    for aa in (False, True) if cell.is_control and experiment.aa else (False,):
-                        yield (
-                            cell,
-                            Request(
-                                arm=arm,
-                                task=group.task,
-                                bin=group.bin,
-                                example_id=entry.example.example_id,
-                                replicate=target.replicate_offset + draw,
-                                prompt=prompts.get(cell.policy, prompts[FULL_CACHE]),
-                                aa=aa,
-                                prompt_id=_prompt_id(entry, cell.policy),
-                            ),
+                    for aa in (False, True) if cell.is_control and again else (False,):
+                        request = Request(
+                            arm=arm,
+                            task=group.task,
+                            bin=group.bin,
+                            example_id=entry.example.example_id,
+                            replicate=target.replicate_offset + draw,
+                            prompt=prompts.get(cell.policy, prompts[FULL_CACHE]),
+                            aa=aa,
+                            prompt_id=_prompt_id(entry, cell.policy),
+                            reference=reference,
                         )
+                        reference = reference or (request.key if arm.method else "")
+                        yield cell, request
 
 
 def costs(
@@ -298,7 +313,8 @@ def costs(
     for group, members in groups(some).items():
         draws = experiment.draws_of(group.variant)
         cells_asked = asked(experiment, members)
-        arms = len(cells_asked) + experiment.aa
+        again = experiment.asks_again(group.measure)
+        arms = len(cells_asked) + again
         manifest = manifests.get(group.task)
         if manifest is not None:
             lengths = [entry.tokens for entry in manifest.of_bin(group.bin)]
@@ -307,7 +323,8 @@ def costs(
         tokens = draws * sum(lengths)
         requested = arms * draws * len(lengths)
         whole = arms - sum(cell.policy == WITHHELD for cell in cells_asked)
-        prefills = 1 + experiment.aa if arms_per_request(experiment.engine) > 1 else whole
+        shared = 1 + (again and group.measure == SCORE)  # what is forced goes through together
+        prefills = shared if arms_per_request(experiment.engine) > 1 else whole
         spent.append(Cost(group, len(members), requested, whole * tokens, prefills * tokens))
     return spent
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_kvbench.engines.base import Engine
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
-from pytest_kvbench.pipeline.exchange import give, take_over
+from pytest_kvbench.pipeline.exchange import compared_with, give, take_over
 from pytest_kvbench.records import Answer, Failure, Request
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
 from pytest_kvbench.store.presence import Presence
 from pytest_kvbench.store.store import Store
 
+_NO_REPLY = "the full cache gave no reply that this one could be compared with"
 _AHEAD = 256
 """Requests of a group that may wait for an engine of fewer places: more only cost memory."""
 
@@ -155,15 +156,39 @@ class Pool:
         return Tally(len(stored), len(reused), len(left) - failed, failed)
 
     async def _ask(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
-        """Ask the engine for some requests; how many of them failed."""
+        """Ask the engine for some requests; how many of them failed.
+
+        What is compared with a reply that comes first waits for it.
+        """
         engine = await self._get_engine()
-        batches = iter(_batches(missing, engine.capabilities.arms_per_request))
+        every = _batches(missing, engine.capabilities.arms_per_request)
+        failed = await self._ask_all(engine, [b for b in every if not _waits(b)], entry)
+        return failed + await self._ask_compared(engine, [b for b in every if _waits(b)], entry)
+
+    async def _ask_compared(
+        self, engine: Engine, waiting: Sequence[Sequence[Request]], entry: ControlEntry | None
+    ) -> int:
+        """Ask what is compared with replies that are here; of a reply that failed, all do."""
+        asked, failed = [], 0
+        for batch in waiting:
+            told = compared_with(self._store, batch)
+            lost = [r for r in told if r.against is None]
+            self._store.save_failures([Failure(r.key, "ENGINE_ERROR", _NO_REPLY) for r in lost])
+            self._on_answers(len(lost))
+            failed += len(lost)
+            asked += [told] if not lost else []
+        return failed + await self._ask_all(engine, asked, entry)
+
+    async def _ask_all(
+        self, engine: Engine, every: Sequence[Sequence[Request]], entry: ControlEntry | None
+    ) -> int:
+        batches = iter(every)
 
         async def slot() -> int:
             return sum([await self._settle(engine, batch, entry) for batch in batches])
 
         async with asyncio.TaskGroup() as group:
-            most = min(len(missing), max(_AHEAD, engine.capabilities.places))
+            most = min(len(every), max(_AHEAD, engine.capabilities.places))
             slots = [group.create_task(slot()) for _ in range(most)]
         return sum(slot.result() for slot in slots)
 
@@ -210,6 +235,12 @@ def first_cause(error: BaseException) -> KvbenchError:
     raise error
 
 
+def _waits(batch: Sequence[Request]) -> bool:
+    """Whether it is compared with a reply that it does not ask for itself."""
+    own = {request.key for request in batch}
+    return any(request.reference not in own for request in batch if request.reference)
+
+
 def _batches(missing: Sequence[Request], most: int) -> list[list[Request]]:
     """Requests that can share a prefill (same example and repetition), at most `most` together.
 
@@ -217,14 +248,16 @@ def _batches(missing: Sequence[Request], most: int) -> list[list[Request]]:
     """
     together: dict[tuple[object, ...], list[Request]] = {}
     for r in missing:
-        shared = (r.example_id, r.asks, r.replicate, r.aa)
+        shared = (r.example_id, r.asks, r.replicate, r.arm.method, r.aa and not r.arm.method)
         together.setdefault(shared, []).append(r)
     if most == 1:
         by_arm = dict.fromkeys(r.arm.arm_id for r in missing)
         order = {arm_id: place for place, arm_id in enumerate(by_arm)}
         return [[r] for r in sorted(missing, key=lambda r: order[r.arm.arm_id])]
-    return [
-        batch[start : start + most]
-        for batch in together.values()
-        for start in range(0, len(batch), most)
-    ]
+    return [part for batch in together.values() for part in _parts(batch, most)]
+
+
+def _parts(batch: list[Request], most: int) -> Iterator[list[Request]]:
+    """A batch in pieces; where the full cache is sent beside an arm, one place is its own."""
+    places = most - bool(batch[0].arm.method)
+    return (batch[start : start + places] for start in range(0, len(batch), places))

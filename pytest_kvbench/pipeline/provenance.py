@@ -42,7 +42,7 @@ def controls_used(planned: Sequence[tuple[Cell, Request]], rows: Observations) -
     origins = {row.outcome.key: row.outcome.origin for row in rows}
     used: dict[CellGroup, ControlUse] = {}
     for cell, request in planned:
-        if not cell.is_control or request.aa:
+        if not cell.is_control or request.is_repeat:
             continue
         group = CellGroup.of(cell)
         name = f"{control_key(request.arm)}/{group.control_id}"

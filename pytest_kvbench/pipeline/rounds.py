@@ -103,7 +103,7 @@ class GroupDraw:
     def _keys(self) -> dict[tuple[Cell, str], list[tuple[int, str]]]:
         keys: dict[tuple[Cell, str], list[tuple[int, str]]] = {}
         for cell, request in self.planned:
-            if not request.aa:
+            if not request.is_repeat:
                 mine = keys.setdefault((cell, request.example_id), [])
                 mine.append((request.replicate, request.key))
         return keys
@@ -148,18 +148,18 @@ def group_draws(
             members,
             [entries[position].example.example_id for position in order],
             codes[order],
-            limits_of(experiment),
+            limits_of(experiment, group.measure),
             ladder,
-            experiment.gate.retain or 1.0,
+            experiment.gate_of(group.measure).retain or 1.0,
         )
 
 
-def limits_of(experiment: Experiment) -> Limits:
+def limits_of(experiment: Experiment, measure: str) -> Limits:
     """When a group of this experiment stops."""
-    gate, bins = experiment.gate, experiment.bins
+    gate, bins = experiment.gate_of(measure), experiment.bins
     return Limits(
         margin=gate.loss if gate.retain is None else 0.0,
-        alpha=gate.alpha / max(1, plan.treated_cells(experiment)),
+        alpha=gate.alpha / max(1, plan.treated_cells(experiment, measure)),
         least=bins.least,
         most=max(bins.per_bins),
     )

@@ -6,11 +6,13 @@ from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import assay, plan
+from pytest_kvbench.records import SCORE
 
 
-def rules_of(experiment: Experiment) -> Rules:
-    """The rules that an experiment's cells are judged by."""
-    gate, planned = experiment.gate, plan.cells(experiment)
+def rules_of(experiment: Experiment, measure: str = SCORE) -> Rules:
+    """The rules that an experiment's cells of one measure are judged by: a family of its own."""
+    gate = experiment.gate_of(measure)
+    planned = [cell for cell in plan.cells(experiment) if cell.measure == measure]
     treated = tuple(CellKey.of(cell) for cell in planned if not cell.is_control)
     return Rules(
         margin=gate.loss,
@@ -26,6 +28,6 @@ def rules_of(experiment: Experiment) -> Rules:
         planned_rows=max(1, len({key.pooled for key in treated})),
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
-        bad_arms=assay.bad_arms(experiment, planned),
+        bad_arms=assay.bad_arms(experiment, planned, measure),
         treated=treated,
     )

@@ -55,8 +55,7 @@ class MeasuredExperiment:
 
     def _look_at(self, group: CellGroup) -> None:
         planned = self.drivers[group].planned
-        rule = self.prepared.experiment.sampling.reasoning
-        score(self.store, [request.key for _, request in planned], rule)
+        score(self.store, [request.key for _, request in planned], self.prepared.experiment)
         if self.prepared.experiment.sequential:
             from pytest_kvbench.pipeline.rounds import levels  # late: numpy and scipy
 

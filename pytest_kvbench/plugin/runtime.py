@@ -232,7 +232,9 @@ class Runtime:
     def _read(self, experiment: MeasuredExperiment, cell: Cell) -> MeasuredCell:
         group = CellGroup.of(cell)
         mine = [
-            (c, r) for c, r in experiment.drawn[group] if c in (cell, cell.control) and not r.aa
+            (c, r)
+            for c, r in experiment.drawn[group]
+            if c in (cell, cell.control) and not r.is_repeat
         ]
         judged = voted(experiment.prepared, experiment.store, mine)
         observed = [one for one in judged if one.cell == cell]
@@ -241,8 +243,8 @@ class Runtime:
         return MeasuredCell(
             cell=cell,
             experiment=experiment.key,
-            gate=settings.gate,
-            planned_cells=plan.treated_cells(settings),
+            gate=settings.gate_of(cell.measure),
+            planned_cells=plan.treated_cells(settings, cell.measure),
             scores={at: o.score for at, o in outcomes.items() if o.score is not None},
             failed=frozenset(at for at, outcome in outcomes.items() if outcome.failure),
             clusters=experiment.clusters,

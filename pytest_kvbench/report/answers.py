@@ -7,15 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.records import WITHHELD
 from pytest_kvbench.report import text
-from pytest_kvbench.report.results import (
-    DECIDED,
-    Results,
-    Series,
-    doubt,
-    ends,
-    final,
-    together,
-)
+from pytest_kvbench.report.brackets import ends, together
+from pytest_kvbench.report.results import DECIDED, Results, Series, doubt, final
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import CellRow, TransitionRow
 
@@ -43,11 +36,11 @@ def question(results: Results) -> str:
         f"{subject} is compared with the same model and its full cache (the control){size}: "
         f"{text.count(len(results.series), 'task')}, "
         f"{text.count(len(results.policies), 'policy')}, "
-        f"{text.count(results.planned, 'cell')}. {_bar(results)}"
+        f"{text.count(results.planned, 'cell')}. {bar(results)}"
     )
 
 
-def _bar(results: Results) -> str:
+def bar(results: Results) -> str:
     """What a cell is held against."""
     if share := results.retain:
         return (
@@ -56,7 +49,7 @@ def _bar(results: Results) -> str:
         )
     return (
         f"A cell holds when it is shown to lose less than {text.score(results.margin)} of "
-        "score, and breaks when it is shown to lose more."
+        f"{results.measure}, and breaks when it is shown to lose more."
     )
 
 

@@ -5,13 +5,15 @@ What is said comes from `answers` and `tables`; how it looks is the templates' b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 import yaml
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
-from pytest_kvbench.report import answers, caveats, certificates, costs, tables, text
+from pytest_kvbench.records import SCORE
+from pytest_kvbench.report import answers, caveats, certificates, costs, moved, tables, text
 from pytest_kvbench.report.blocks import (
     Block,
     Bullets,
@@ -67,6 +69,8 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
         _certificates(results),
         _transition(results, images),
         _cells(results),
+        *moved.sections(results),
+        *(section for other in results.others for section in _of_measure(other, images)),
         _by_length(results, images),
         _parts(results),
         _flips(results),
@@ -82,6 +86,24 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
     )
     kept = tuple(s for s in sections if s.blocks)
     return Document(_title(results), caveats.notice(results), kept)
+
+
+def _of_measure(results: Results, images: Sequence[Image]) -> Iterator[Section]:
+    """What another measure says of the same arms, each section under its name."""
+    sections = (_figures(results), _certificates(results), _transition(results, images))
+    for section in (*sections, _cells(results)):
+        yield replace(section, title=f"{section.title}: {results.measure}")
+    yield from moved.sections(results)
+
+
+def _figures(results: Results) -> Section:
+    """The answer without what it shares with that of another measure."""
+    leads = [Paragraph(answers.lead(results, series)) for series in results.series]
+    headline = [c for s in results.series for c in results.headline_cells(s)]
+    return Section(
+        "Answer",
+        [Paragraph(answers.bar(results)), *leads, tables.verdicts(results, "Verdicts", headline)],
+    )
 
 
 def brief(results: Results) -> Document:
@@ -129,7 +151,9 @@ def _transition(results: Results, images: Sequence[Image]) -> Section:
         "heatmap shows every cell, the curves each task."
     )
     table = tables.transitions(results)
-    return Section("Transition", [words, *_of(images, "heatmap", "curve"), table])
+    of = "" if results.measure == SCORE else f"-{results.measure}"
+    plots = _of(images, f"heatmap{of}", f"curve{of}")
+    return Section("Transition", [words, *plots, table])
 
 
 def _of(images: Iterable[Image], *plots: str) -> list[Image]:
@@ -164,7 +188,8 @@ def _parts(results: Results) -> Section:
         "Means over bins that weigh the same. The part that falls first says what goes first: a "
         "right choice (`correct`) without evidence for it is not `credited`."
     )
-    return Section("What the score is made of", [words, *made] if made else [])
+    blocks: list[Block] = [words, *made] if made and results.measure == SCORE else []
+    return Section("What the score is made of", blocks)
 
 
 def _tasks(results: Results) -> Section:

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TypeVar
 
 from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey, Chain, Columns
+from pytest_kvbench.distances import Moved
 from pytest_kvbench.experiment.snapshot import Snapshot
-from pytest_kvbench.records import FULL_CACHE, Proof
+from pytest_kvbench.records import FULL_CACHE, SCORE, Proof
 from pytest_kvbench.report import text
 from pytest_kvbench.rows import (
     ArmRow,
@@ -40,7 +41,15 @@ NOTHING_COUNTED: Integrity = {
     "aa": None,
 }
 
+NOTHING_MOVED: Moved = {"bands": [], "most": []}
+
 ColumnsT = TypeVar("ColumnsT", bound=Columns)
+ChainT = TypeVar("ChainT", bound=Chain)
+
+
+def measure_of(row: Chain) -> str:
+    """What a row is about: scores where it does not say."""
+    return row.get("measure", SCORE)
 
 
 @dataclass(frozen=True)
@@ -68,9 +77,29 @@ class Series:
 
 @dataclass(frozen=True)
 class Results:
-    """A summary (DESIGN 7) to ask questions of. Absent parts read as empty."""
+    """A summary (DESIGN 7), `of` one measure, the first by default. Absent parts read as empty."""
 
     summary: Summary
+    of: str = ""
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        """What was judged, scores first."""
+        rows = (*self.summary.get("cells", ()), *self.summary.get("missing", ()))
+        return tuple(dict.fromkeys(map(measure_of, rows))) or (SCORE,)
+
+    @property
+    def measure(self) -> str:
+        """The one that rows are of."""
+        return self.of or self.measures[0]
+
+    @property
+    def others(self) -> tuple[Results, ...]:
+        """The same summary by its other measures."""
+        return tuple(Results(self.summary, name) for name in self.measures if name != self.measure)
+
+    def _mine(self, rows: Iterable[ChainT]) -> list[ChainT]:
+        return [row for row in rows if measure_of(row) == self.measure]
 
     @property
     def group(self) -> str:
@@ -90,32 +119,37 @@ class Results:
     @property
     def cells(self) -> Sequence[CellRow]:
         """Every cell, controls and rows over bins too."""
-        return self.summary.get("cells", ())
+        return self._mine(self.summary.get("cells", ()))
 
     @property
     def transitions(self) -> Sequence[TransitionRow]:
         """A row per ladder of budgets."""
-        return self.summary.get("transitions", ())
+        return self._mine(self.summary.get("transitions", ()))
 
     @property
     def sensitivity(self) -> Sequence[CellRow]:
         """The rows over all bins of arms that are known to be bad."""
-        return self.summary.get("sensitivity", ())
+        return self._mine(self.summary.get("sensitivity", ()))
 
     @property
     def certificates(self) -> Sequence[Certificate]:
         """What is certified of every arm; empty where that was not asked for."""
-        return self.summary.get("certificates", ())
+        return self._mine(self.summary.get("certificates", ()))
 
     @property
     def bin_stats(self) -> Sequence[BinStats]:
         """What every arm did on every bin."""
-        return self.summary.get("bin_stats", ())
+        return self._mine(self.summary.get("bin_stats", ()))
 
     @property
     def tasks(self) -> Sequence[TaskRow]:
         """What was asked."""
         return self.summary.get("tasks", ())
+
+    @property
+    def moved(self) -> Moved:
+        """How far distributions moved, by position."""
+        return self.summary.get("moved", NOTHING_MOVED)
 
     @property
     def bins(self) -> Sequence[BinRow]:
@@ -156,6 +190,8 @@ class Results:
     @cached_property
     def margin(self) -> float:
         """The loss that is acceptable, in score units; of a share, that of a control of 1."""
+        if self.measure != SCORE:
+            return float(self.declared.get("gate.divergence.margin") or MARGIN)
         margin = self.declared.get("gate.margin") or MARGIN
         return float(margin if self.retain is None else 1 - self.retain)
 
@@ -163,7 +199,7 @@ class Results:
     def retain(self) -> float | None:
         """The share of the control's score to keep; None where the margin is a loss."""
         share: float | None = self.declared.get("gate.margin.retain")
-        return share
+        return share if self.measure == SCORE else None
 
     @cached_property
     def alpha(self) -> float:
@@ -201,7 +237,8 @@ class Results:
 
     def cell(self, series: Series, key: BinKey, policy: str, budget: float) -> CellRow | None:
         """One cell, if it is there."""
-        return self._index.get(CellKey(series.task, key, series.variant, policy, budget))
+        place = CellKey(series.task, key, series.variant, policy, budget, self.measure)
+        return self._index.get(place)
 
     def bins_of(self, series: Series) -> tuple[int, ...]:
         """Indices of the bins of a series, shortest prompts first."""
@@ -271,20 +308,14 @@ class Results:
     @cached_property
     def planned(self) -> int:
         """m: the treated cells of the plan, measured or missing."""
-        missing = (row for row in self.missing if row["policy"] != FULL_CACHE)
+        missing = (row for row in self._mine(self.missing) if row["policy"] != FULL_CACHE)
         return len({CellKey.of_row(row) for row in (*self._single, *missing)})
 
     @cached_property
     def rows_over_bins(self) -> int:
         """How many headline rows there are to choose from, measured or missing."""
-        missing = (row for row in self.missing if row["policy"] != FULL_CACHE)
+        missing = (row for row in self._mine(self.missing) if row["policy"] != FULL_CACHE)
         return len({CellKey.of_row(row).pooled for row in (*self.treated(), *missing)})
-
-
-def together(cell: CellRow) -> CellRow:
-    """The row with the interval that holds for all headline rows together, where it has one."""
-    wide = next(iter(cell.get("together") or ()), None)
-    return {**cell, "ci_low": wide["ci_low"], "ci_high": wide["ci_high"]} if wide else cell
 
 
 def final(cell: CellRow) -> str:
@@ -309,25 +340,6 @@ def qualified(cell: CellRow, word: str) -> str:
     """A verdict on a cell with what makes it doubtful: `holds`, `holds (unverified)`."""
     why = doubt(cell)
     return f"{word} ({why})" if why and word in DECIDED else word
-
-
-def ends(row: TransitionRow | None) -> tuple[float | None, float | None]:
-    """(b_safe, b_broken) of a ladder by the verdicts that count, the corrected ones."""
-    return (row["b_safe_adjusted"], row["b_broken_adjusted"]) if row else (None, None)
-
-
-def ends_alone(row: TransitionRow | None) -> tuple[float | None, float | None]:
-    """(b_safe, b_broken) of a ladder tested on its own, before the correction."""
-    return (row["b_safe"], row["b_broken"]) if row else (None, None)
-
-
-def bracket(safe: float | None, broken: float | None) -> str:
-    """Where quality is lost, as briefly as can be said: `(0.20, 0.50]`, `below 0.20`."""
-    if safe is not None and broken is not None:
-        return f"({text.budget(broken)}, {text.budget(safe)}]"
-    if safe is not None:
-        return f"below {text.budget(safe)}"
-    return "not found" if broken is None else f"above {text.budget(broken)}"
 
 
 def _fits(cell: CellRow, series: Series | None, key: BinKey | None) -> bool:

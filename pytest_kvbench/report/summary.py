@@ -15,7 +15,7 @@ from pytest_kvbench.analyse.certify import certificates
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Observation, Observations
-from pytest_kvbench.records import Cell, Example, Failure
+from pytest_kvbench.records import SCORE, Cell, Example, Failure
 from pytest_kvbench.rows import (
     Certificate,
     FailureMessage,
@@ -134,7 +134,9 @@ def _flips(manifests: Mapping[str, TaskManifest], judged: Observations) -> Itera
         for manifest in manifests.values()
         for entry in manifest.entries
     }
-    scored = judged.where(lambda one: one.outcome.score is not None and not one.aa)
+    scored = judged.where(
+        lambda one: one.outcome.score is not None and not one.aa and one.cell.measure == SCORE
+    )
     controls = {one.shared: one for one in scored if one.cell.is_control}
     shown: Counter[Cell] = Counter()
     for treated in scored:

@@ -8,10 +8,11 @@ from pytest_kvbench.cellkey import ALL_BINS, Chain
 from pytest_kvbench.records import FULL_CACHE, VerdictWord
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
+from pytest_kvbench.report.brackets import bracket, ends, ends_alone
 from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
 from pytest_kvbench.report.pages.links import link_to
-from pytest_kvbench.report.results import Results, Series, bracket, ends, ends_alone, qualified
+from pytest_kvbench.report.results import Results, Series, qualified
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import (
     ArmRow,

@@ -6,8 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import answers, caveats, certificates, text
-from pytest_kvbench.report.results import Results, Series, bracket, doubt, ends, final
+from pytest_kvbench.report.brackets import bracket, ends
+from pytest_kvbench.report.results import Results, Series, doubt, final
 from pytest_kvbench.rows import CellRow, FailureMessage, Summary
 
 SCREEN = 24
@@ -31,11 +33,12 @@ def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ())
     their length: they are there to be copied.
     """
     results = Results(summary)
-    head = [_headline(results)]
+    every = (results, *results.others)
     tail = [*_missing(results), *_failures(results, width), *certificates.lines(results)]
     tail += _flags(results)
-    room = SCREEN - len(head) - len(tail) - len(paths)
-    lines = [*head, *_table(results, width, room), *tail]
+    room = (SCREEN - len(tail) - len(paths)) // len(every) - 1
+    tables = (line for one in every for line in (_headline(one), *_table(one, width, room)))
+    lines = [*tables, *tail]
     return [*(text.fit(line, width) for line in lines), *paths]
 
 
@@ -44,6 +47,7 @@ def _headline(results: Results) -> str:
     cells = [c for s in results.series for c in results.headline_cells(s)]
     share = results.retain
     bar = f"retain {share:g}" if share else f"margin {results.margin:g}"
+    bar = bar if results.measure == SCORE else f"{results.measure}, {bar}"
     return (
         f"{results.group or 'kvbench'}{f', {model}' if model else ''}: "
         f"{answers.tally(cells)} ({bar}){_older(results)}"

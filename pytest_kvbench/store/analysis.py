@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
-from pytest_kvbench.records import canonical
+from pytest_kvbench.records import SCORE, canonical
 from pytest_kvbench.rows import BinStats, CellRow, TransitionRow
 
 
@@ -22,22 +22,28 @@ def save(
     for table in ("bin_stats", "verdicts", "transitions"):
         db.execute(f"DELETE FROM {table}")  # noqa: S608 -- literals
     db.executemany(
-        "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?)",
+        "INSERT INTO bin_stats VALUES (?,?,?,?,?,?,?,?,?)",
         _rows(bin_stats, (*CellKey._fields, "n", "acc_mean")),
     )
     db.executemany(
-        "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)",
+        "INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?,?)",
         _rows(named, (*CellKey._fields, "delta", "verdict")),
     )
     db.executemany(
-        "INSERT INTO transitions VALUES (?,?,?,?,?,?)",
+        "INSERT INTO transitions VALUES (?,?,?,?,?,?,?)",
         [
-            (t["task"], str(t["bin"]), t["policy"], t["b_safe"], t["b_broken"], payload)
-            for t, (payload,) in zip(transitions, _rows(transitions, ()), strict=True)
+            (task, str(bin_), *rest)
+            for task, bin_, *rest in _rows(
+                transitions, ("task", "bin", "policy", "measure", "b_safe", "b_broken")
+            )
         ],
     )
 
 
 def _rows(records: Sequence[Mapping[str, object]], columns: Sequence[str]) -> list[tuple[Any, ...]]:
     """The columns, and the whole record as JSON."""
-    return [(*(r.get(c) for c in columns), canonical(r).decode()) for r in records]
+    told = [{"measure": SCORE, **r} for r in records]
+    return [
+        (*(every.get(c) for c in columns), canonical(r).decode())
+        for every, r in zip(told, records, strict=True)
+    ]

@@ -12,7 +12,7 @@ from pytest_kvbench.records import Arm, canonical, to_json
 def save_arms(db: sqlite3.Connection, arms: Iterable[tuple[Arm, str | None]]) -> None:
     """Record arms and their addresses; one that is known keeps its own where none is given."""
     db.executemany(
-        "INSERT INTO arms VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
+        "INSERT INTO arms VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
         " SET base_url=excluded.base_url WHERE excluded.base_url IS NOT NULL",
         (_row(arm, base_url) for arm, base_url in arms),
     )
@@ -32,4 +32,5 @@ def _row(arm: Arm, base_url: str | None) -> tuple[Any, ...]:
         arm.variant,
         arm.template_version,
         arm.fingerprint,
+        arm.method,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,15 @@ FILE = "control.jsonl"
 
 def line_of(answer: Answer) -> bytes:
     """An answer as a line, newline included."""
-    body = canonical(asdict(answer))
+    body = canonical(_plain(answer))
     return b'{"answer":%b,"sha256":"%b"}\n' % (body, hashlib.sha256(body).hexdigest().encode())
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    """Nothing is said of a divergence where none was asked."""
+    compared = answer.divergence and answer.divergence.to_json()
+    shown = {**vars(answer), "telemetry": vars(answer.telemetry), "divergence": compared}
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def _verified(line: bytes) -> dict[str, Any] | None:
 def _answer(body: dict[str, Any]) -> Answer | None:
     try:
         return Answer.from_json(body)
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, ValueError):
         return None  # written by another version: not ours to use, nor to remove
 
 

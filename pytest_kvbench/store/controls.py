@@ -117,7 +117,7 @@ class SharedControls:
             StoreError: the folder cannot be written.
         """
         name = f"{control_key(arm)}/{task_bin}"
-        meta = {"arm": to_json(arm), "task_bin": task_bin}
+        meta = {"arm": arm.to_json(), "task_bin": task_bin}
         self._make(name)
         # The wait may be as long as another process's run: it polls, and can be cancelled.
         async with AsyncFileLock(self._lock(name), thread_local=False, run_in_executor=False):

@@ -1,5 +1,5 @@
 -- One group's database. Truth for everything that was asked and answered.
--- Version 7; `PRAGMA user_version` says which version a file has; another is refused.
+-- Version 8; `PRAGMA user_version` says which version a file has; another is refused.
 
 CREATE TABLE experiments (          -- one row per run, in their order: what was declared, on which engine
     run_id           TEXT PRIMARY KEY,
@@ -67,7 +67,9 @@ CREATE TABLE arms (
     sampling                TEXT NOT NULL,  -- JSON
     variant                 TEXT NOT NULL,
     prompt_template_version TEXT NOT NULL,
-    fingerprint             TEXT NOT NULL
+    fingerprint             TEXT NOT NULL,
+    method                  TEXT NOT NULL CHECK (method IN ('', 'forced', 'free'))
+                                            -- how distributions are compared; '': replies are
 ) STRICT;
 
 CREATE TABLE requests (
@@ -109,6 +111,11 @@ CREATE TABLE telemetry (             -- seconds, tokens and bytes of an answer
     note              TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE divergences (           -- how far an arm's distributions are from the full cache's
+    key     TEXT PRIMARY KEY REFERENCES answers(key),
+    payload TEXT NOT NULL             -- JSON, position by position
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE failures (
     key        TEXT PRIMARY KEY REFERENCES requests(key),
     kind       TEXT NOT NULL CHECK (kind IN ('TIMEOUT', 'ENGINE_ERROR')),
@@ -140,17 +147,17 @@ CREATE TABLE scores (
 -- JSON as in summary.json; the columns beside it are what one filters by.
 CREATE TABLE bin_stats (
     task TEXT NOT NULL, bin INTEGER NOT NULL, variant TEXT NOT NULL,
-    policy TEXT NOT NULL, budget REAL NOT NULL,
+    policy TEXT NOT NULL, budget REAL NOT NULL, measure TEXT NOT NULL,
     n INTEGER NOT NULL, acc_mean REAL, payload TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE verdicts (
     task TEXT NOT NULL, bin TEXT NOT NULL, variant TEXT NOT NULL,
-    policy TEXT NOT NULL, budget REAL NOT NULL,
+    policy TEXT NOT NULL, budget REAL NOT NULL, measure TEXT NOT NULL,
     delta REAL, verdict TEXT, payload TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE transitions (
-    task TEXT NOT NULL, bin TEXT NOT NULL, policy TEXT NOT NULL,
+    task TEXT NOT NULL, bin TEXT NOT NULL, policy TEXT NOT NULL, measure TEXT NOT NULL,
     b_safe REAL, b_broken REAL, payload TEXT NOT NULL
 ) STRICT;

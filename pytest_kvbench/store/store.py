@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench.divergence.records import Divergence
 from pytest_kvbench.observation import Outcome
 from pytest_kvbench.records import (
     Answer,
@@ -22,17 +23,17 @@ from pytest_kvbench.records import (
     ReasoningRule,
     Request,
     Score,
-    Telemetry,
     canonical,
 )
 from pytest_kvbench.rows import BinStats, CellRow, Throughput, TransitionRow
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store import analysis, manifests, throughput
+from pytest_kvbench.store.answers import ANSWERS, answer_of, divergence_of, save_answers
 from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
 from pytest_kvbench.store.database import Database, Schema
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 DATABASE = "kvbench.sqlite"
 _THIS_RUN = (
     "(SELECT coalesce(max(rowid), 0) FROM experiments)"  # never by time: clocks are set back
@@ -66,6 +67,7 @@ class Unscored:
     answers: tuple[str, ...]
     meta: Mapping[str, Any]
     context: str
+    divergence: Divergence | None = None
 
 
 def _request_row(request: Request) -> tuple[str | int, ...]:
@@ -184,20 +186,7 @@ class Store:
     def save_answers(self, answers: Sequence[Answer], *, origin: str = "engine") -> None:
         """Store answers, all or none; one that is there already stays as it is."""
         with self._db.write() as db:
-            for answer in answers:
-                inserted = db.execute(
-                    "INSERT INTO answers (key, text, finish_reason, reasoning, origin, run)"
-                    " VALUES (?,?,?,?,?,(SELECT coalesce(max(rowid), 0) FROM experiments))"
-                    " ON CONFLICT DO NOTHING",
-                    (answer.key, answer.text, answer.finish_reason, answer.reasoning, origin),
-                ).rowcount
-                if inserted:
-                    telemetry = asdict(answer.telemetry)
-                    db.execute(
-                        f"INSERT INTO telemetry (key, {', '.join(telemetry)})"  # noqa: S608 -- names of our own record's fields
-                        f" VALUES (?{',?' * len(telemetry)})",
-                        (answer.key, *telemetry.values()),
-                    )
+            save_answers(db, answers, origin)
 
     def save_failures(self, failures: Iterable[Failure]) -> None:
         """Store failures; a later failure of the same request replaces the earlier."""
@@ -212,15 +201,13 @@ class Store:
 
     def answers(self, keys: Sequence[str]) -> dict[str, Answer]:
         """The stored answers among `keys`."""
-        found: dict[str, Answer] = {}
-        for row in self._among(
-            "SELECT * FROM answers JOIN telemetry USING (key) WHERE key IN ({})", keys
-        ):
-            telemetry = Telemetry(**{name: row[name] for name in Telemetry.__dataclass_fields__})
-            found[row["key"]] = Answer(
-                row["key"], row["text"], row["finish_reason"], telemetry, row["reasoning"]
-            )
-        return found
+        return {row["key"]: answer_of(self._db, row) for row in self._among(ANSWERS, keys)}
+
+    def divergences(self, keys: Sequence[str]) -> Iterator[tuple[str, Divergence]]:
+        """How far arms are from the full cache, by the keys of those requests that say it."""
+        for row in self._among("SELECT key, payload FROM divergences WHERE key IN ({})", keys):
+            if (found := divergence_of(self._db, row["payload"])) is not None:
+                yield row["key"], found
 
     def requested(self, keys: Sequence[str]) -> set[str]:
         """Those of `keys` that were ever to be asked."""
@@ -237,14 +224,24 @@ class Store:
 
     # -- scores ----------------------------------------------------------------------------
 
-    def unscored(self, keys: Sequence[str], rule: ReasoningRule) -> Iterator[Unscored]:
-        """Answers among `keys` whose score is missing, or of another metric or rule."""
+    def unscored(
+        self, keys: Sequence[str], rule: ReasoningRule, measure: str = ""
+    ) -> Iterator[Unscored]:
+        """Answers among `keys` whose score is missing, or of another metric or rule.
+
+        The metric of one that says how far its distributions are is the `measure` of these.
+        """
         for row in self._among(
-            "SELECT a.key, d.metric, a.text, a.reasoning, a.finish_reason, x.answers, x.meta,"
-            " x.context FROM answers a JOIN requests r USING (key) JOIN datasets d USING (task)"
+            "SELECT a.key, iif(v.key IS NULL, d.metric, ?) AS metric, a.text, a.reasoning,"
+            " a.finish_reason, x.answers, x.meta, x.context, v.payload"
+            " FROM answers a JOIN requests r USING (key) JOIN datasets d USING (task)"
             " JOIN examples x USING (example_id) LEFT JOIN scores s USING (key)"
-            " WHERE (s.key IS NULL OR s.metric != d.metric OR s.rule != ?) AND a.key IN ({})",
+            " LEFT JOIN divergences v USING (key)"
+            " WHERE (s.key IS NULL OR s.metric != iif(v.key IS NULL, d.metric, ?) OR s.rule != ?)"
+            " AND a.key IN ({})",
             keys,
+            measure,
+            measure,
             rule,
         ):
             yield Unscored(
@@ -256,6 +253,7 @@ class Store:
                 tuple(self._db.parsed(row["answers"], list)),
                 self._db.parsed(row["meta"], dict),
                 row["context"],
+                divergence_of(self._db, row["payload"]),
             )
 
     def save_scores(

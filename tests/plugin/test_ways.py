@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from pytest_kvbench.cli.stages import main
 from tests.conftest import Project
 from tests.support.batch_server import BatchServer
+from tests.support.forced_server import ForcedServer
 from tests.support.mock_server import MockServer, prompt_in
 
 Body = dict[str, Any]
@@ -120,6 +121,14 @@ SCENARIOS = {
         choice=knows_short_ones,
         unmeasured="the full cache scores 0.000, not above gate.control_floor (0): there is "
         "nothing to lose",
+    ),
+    "divergence": Scenario("measure: [score, divergence]"),
+    "divergence, killed": Scenario("measure: divergence", cut=signal.SIGKILL),
+    "divergence in rounds": Scenario(
+        "measure: divergence\nsampling: {strategy: sequential}\n"
+        "gate: {divergence: {measure: same_top, margin: 0.3}}",
+        per_bin="{min: 8, max: 40}",
+        rounds=6,
     ),
     "two engines": Scenario(arms=(("none", 1.0), ("q8_0", 0.53))),
 }
@@ -238,7 +247,7 @@ WITH_WORKERS = {
 def serving(scenario: Scenario) -> Iterator[Servers]:
     with contextlib.ExitStack() as up:
         count = len(scenario.arms) or 1
-        live = [up.enter_context(MockServer()) for _ in range(count)]
+        live = [up.enter_context(ForcedServer()) for _ in range(count)]
         batch = [up.enter_context(BatchServer()) for _ in range(count)]
         yield Servers(scenario, live, batch)
 
@@ -278,9 +287,9 @@ def told(summary: dict[str, Any], *, sick: bool, bins: Collection[int] = (0, 1))
     """
     names = ("verdict", "verdict_holm", "n", "control_mean", "treated_mean", "delta", "lost")
     cells = {
-        tuple(cell[name] for name in ("task", "bin", "variant", "policy", "budget")): [
-            cell[name] for name in names
-        ]
+        tuple(
+            cell.get(name) for name in ("task", "bin", "variant", "policy", "budget", "measure")
+        ): [cell[name] for name in names]
         for cell in summary["cells"]
         if cell["bin"] in bins or bins == (0, 1)
     }
@@ -328,6 +337,7 @@ def fresh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 RARER = {"Ctrl-C", "resumed", "trials", "odd replies", "broken off", "variants"}
+RARER |= {"divergence, killed", "divergence in rounds"}
 """What parts of are tried elsewhere too, or as another scenario is."""
 
 

@@ -19,7 +19,7 @@ def test_a_key_leads_back_to_its_cell_from_any_row(cell: Cell) -> None:
     assert CellKey.of_row({**key.columns(), "bin": str(cell.bin)}) == key
     assert key.cell == cell
     assert key.group == CellGroup.of(cell) == CellGroup.of(cell.control)
-    assert CellKey(*key.chain, cell.budget) == key
+    assert key.chain.rung(cell.budget) == key
     assert key.is_control == cell.is_control
 
 

@@ -89,6 +89,7 @@ class Kind:
         body: the body of a request for some arms of one example, given the `extras`.
         extras: fields of every request, which switch off what a server would add of its own.
         read: the outcomes in a reply.
+        measures: what it can say of how far distributions move, the one judged by default first.
         sends_key: whether requests carry the key of the environment.
         fingerprint: asks a server for what may change an answer.
         by_address: whether that is not enough to recognise it, and its address is needed too.
@@ -115,6 +116,7 @@ class Kind:
     body: Callable[[EngineSettings, Sequence[Request], Mapping[str, Any]], Body] = one_arm
     extras: Mapping[str, Any] = field(default_factory=dict)
     read: Reader = completion.read_one
+    measures: tuple[str, ...] = ()
     sends_key: bool = True
     fingerprint: Callable[[Probe], dict[str, str]] = _no_facts
     by_address: bool = False

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.engines import completion
@@ -19,7 +20,7 @@ from pytest_kvbench.engines.policies import classes_of, identity_of
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.table import checked, get_policy
-from pytest_kvbench.records import Request
+from pytest_kvbench.records import FULL_CACHE, Request
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire import bounded, sound
 
@@ -35,7 +36,9 @@ def _body(
 ) -> Body:
     first = requests[0]
     prompt, sampling = first.prompt, first.arm.sampling
-    arms = [arm_fields(request) for request in requests]
+    forced = first.arm.method == "forced"
+    beside = [dict(FULL)] if forced and not _has_control(requests) else []
+    arms = [*beside, *map(arm_fields, requests)]
     body: dict[str, Any] = {
         "model": settings.model,
         "max_tokens": prompt.max_tokens,
@@ -44,15 +47,32 @@ def _body(
         "seed": sampling.seed + first.replicate,
         "kv": arms,
     }
+    if forced:
+        body["force"] = {"reference": _reference(first)}
     if prompt.stop:
         body["stop"] = list(prompt.stop)
     if prompt.chat:
         parts = [{"type": "text", "text": text} for text in (prompt.head, prompt.tail)]
         return "/chat/completions", {**body, "messages": [{"role": "user", "content": parts}]}
     for arm in arms:
-        if not arm["question_aware"]:
+        if not arm.get("question_aware", True):
             arm["context_chars"] = len(prompt.head)
     return "/completions", {**body, "prompt": prompt.text}
+
+
+FULL: Mapping[str, Any] = MappingProxyType({"policy": FULL_CACHE, "budget": 1.0})
+
+
+def _has_control(requests: Sequence[Request]) -> bool:
+    """Whether the first asks for the reply that all others are compared on."""
+    return requests[0].arm.is_control and not requests[0].aa
+
+
+def _reference(request: Request) -> list[Any] | None:
+    """The tokens of the full cache's reply, where it is known: then nothing is decoded."""
+    if request.against is None or request.against.divergence is None:
+        return None
+    return list(request.against.divergence.positions.reference)
 
 
 def _fingerprint(probe: Probe) -> dict[str, str]:
@@ -152,6 +172,7 @@ KIND = Kind(
     fixed=_fixed,
     body=_body,
     read=completion.read_arms,
+    measures=("overlap", "same_top"),
     fingerprint=_fingerprint,
     sends_key=False,
     start=Startable(_check, _facts, _command),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.report.blocks import Image
 from pytest_kvbench.report.formats import FORMATS
 from pytest_kvbench.report.pages.records import Answers
@@ -17,6 +18,7 @@ _CURVES = (
     "A bar is the paired interval of delta, drawn from the control's mean: wholly above the dashed "
     "line the cell holds, wholly below it breaks (before the adjustment for many cells)."
 )
+_FLOOR = "The control's line is the noise floor: the full cache, asked again."
 _PARETO = (
     "Bytes are those that the engine measured right after compression. Of arms on the grey line "
     "none is beaten by another in both; a bar is the paired interval, from the control's mean."
@@ -46,10 +48,27 @@ def draw_all(
     if not results.policies:
         return ()
     with style.house_style():
-        return tuple(save(drawn, folder, formats) for drawn in _drawn(results, answers))
+        every = (drawn for one in (results, *results.others) for drawn in _drawn(one, answers))
+        return tuple(save(drawn, folder, formats) for drawn in every)
+
+
+def _of_distributions(results: Results) -> Iterator[Drawn]:
+    """Heatmap and curves alone, with the noise floor drawn in."""
+    of, treated = f"-{results.measure}", results.ordered(results.treated())
+    for number, figure in enumerate(heatmap.heatmaps(results), start=1):
+        alt = f"Heatmap of the change in {results.measure}, task and bin by budget."
+        yield Drawn(figure, _image(f"heatmap{of}", str(number), alt), treated)
+    for number, series in enumerate(results.series, start=1):
+        alt = f"Mean {results.measure} by budget for {series.label}, one curve per policy."
+        image = _image(f"curve{of}", f"{number}-{series.slug}", alt, f"{_FLOOR} {_CURVES}")
+        cells = results.ordered(results.treated(series))
+        yield Drawn(curves.budget_curves(results, series), image, cells)
 
 
 def _drawn(results: Results, answers: Answers | None) -> Iterator[Drawn]:
+    if results.measure != SCORE:
+        yield from _of_distributions(results)
+        return
     treated = results.ordered(results.treated())
     for number, figure in enumerate(heatmap.heatmaps(results), start=1):
         alt = "Heatmap of delta and verdict: task and bin by budget, one panel per policy."

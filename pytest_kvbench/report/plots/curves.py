@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pytest_kvbench.cellkey import ALL_BINS, BinKey
+from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results, Series
@@ -30,7 +31,7 @@ def budget_curves(results: Results, series: Series) -> Figure:
         number=number,
         columns=min(number, 3 if number > 6 else 2),
         height=1.5 if number > 1 else 2.4,
-        title=f"{series.label}: quality by budget",
+        title=f"{series.label}: {_what(results)} by budget",
         below="budget: share of the full cache's bytes (log scale)",
         legend=tuple(_legend(results, many)),
     )
@@ -41,8 +42,12 @@ def budget_curves(results: Results, series: Series) -> Figure:
         _by_bin(results, series, keys, axes)
     for panel, left in sheet.leftmost(axes):
         _finish(results, series, panel, sheet.panel_width)
-        panel.set_ylabel("mean score" if left else "")
+        panel.set_ylabel(f"mean {results.measure}" if left else "")
     return figure
+
+
+def _what(results: Results) -> str:
+    return "quality" if results.measure == SCORE else results.measure
 
 
 def _keys(results: Results, series: Series) -> list[BinKey]:

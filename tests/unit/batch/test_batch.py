@@ -170,7 +170,7 @@ def test_the_embedded_server_proves_its_budgets(prepared: Prepared, server: Batc
     finish(mine)
     assert len(server.batches) == 1  # it has all arms
     with Store(mine.database) as store:
-        score(store, [request.key for _, request in mine.requests()], "strip")
+        score(store, [request.key for _, request in mine.requests()], mine.experiment)
         observed = observations(mine, store, mine.requests())
     assert {(one.cell.budget, one.proof) for one in observed} == {(1.0, "proven"), (0.5, "proven")}
 

@@ -88,8 +88,8 @@ def test_json_with_a_flipped_bit_is_damage_and_no_surprise(store: Store, column:
     table, name = column.split(".")
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as db:
         row = canonical({"task": "task", "bin": "0", "variant": "", "policy": "p", "budget": 0.2})
-        verdict = ("task", "0", "", "p", 0.2, 0.0, "holds", row.decode())
-        db.execute("INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?)", verdict)
+        verdict = ("task", "0", "", "p", 0.2, "score", 0.0, "holds", row.decode())
+        db.execute("INSERT INTO verdicts VALUES (?,?,?,?,?,?,?,?,?)", verdict)
         whole = db.execute(f"SELECT {name} FROM {table}").fetchone()[0].encode()
         refused = 0
         for bit in range(8 * len(whole)):

@@ -1,0 +1,55 @@
+"""What is judged of an experiment's arms, and how they are asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pytest_kvbench.engines.kinds import kind_of
+from pytest_kvbench.experiment.load import Declared
+from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.records import SCORE, Method
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {SCORE: "", "overlap": "forced", "same_top": "forced", "prefix": "free"}
+)
+"""How an arm is asked, by what is judged of it."""
+
+
+def of_distributions(experiment: Experiment) -> str:
+    """By what distributions are judged: what is declared, or the first that the engine gives.
+
+    "" where none are compared.
+    """
+    if not experiment.diverges:
+        return ""
+    gate = experiment.gate.divergence
+    declared = gate.measure if gate else None
+    return declared or next(iter(kind_of(experiment.engine).measures), "")
+
+
+def of(experiment: Experiment) -> tuple[str, ...]:
+    """What is judged of each cell, each in a family of its own: scores first."""
+    return tuple(filter(None, [SCORE if experiment.scores else "", of_distributions(experiment)]))
+
+
+def check(declared: Declared) -> None:
+    """Refuse distributions of an engine that gives none, or a measure that it does not give.
+
+    Raises:
+        ExperimentError: with what is valid.
+    """
+    experiment, name = declared.experiment, declared.experiment.engine.name
+    given, gate = kind_of(experiment.engine).measures, experiment.gate.divergence
+    if experiment.diverges and not given:
+        declared.refuse(
+            "measure",
+            f"engine.name: {name} compares no distributions",
+            "valid: score; divergence needs engine.name: local",
+        )
+    if gate is not None and gate.measure not in (None, *given):
+        declared.refuse(
+            "gate.divergence.measure",
+            f"engine.name: {name} does not say {gate.measure}",
+            f"valid: {', '.join(given)}",
+        )
