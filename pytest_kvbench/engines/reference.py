@@ -1,7 +1,8 @@
-"""Asks a server about each token of one reply, the full cache's own: forced, as nothing is drawn.
+"""Asks servers how far their distributions are from the full cache's.
 
-The full cache replies once; then its server, and that of every arm, is asked about that reply. How
-a server is asked is its kind's: see `Forcing`.
+Forced: the full cache replies once; then its server, and that of every arm, is asked about each
+token of that reply. How a server is asked is its kind's: see `Forcing`. Free: every arm replies by
+itself, on any server that names the likeliest tokens, and is compared up to where it differs.
 """
 
 from __future__ import annotations
@@ -52,18 +53,30 @@ async def full_cache(http: Client, kind: Kind, key: str, body: Body) -> Compared
         NotACompletionError, RequestFailedError: there is none.
         UnsoundError: the server does not name its tokens.
     """
-    path, fields = body
     clocked, forcing = _Clocked(http), forcing_of(kind)
-    reply = await clocked.post(path, {**fields, **asking(path), **forcing.extras})
-    (answer,) = kind.read([key], reply.data, reply.latency_s)
-    if not isinstance(answer, Answer):
-        raise completion.NotACompletionError(answer.message)
-    tokens = [step.token for step in logprobs.of_reply(sound.objects(reply.data["choices"])[0])]
-    steps = await _asked(clocked, forcing, fields, answer, tokens)
+    answer, choice = await _replied(clocked, kind, key, body)
+    tokens = [step.token for step in logprobs.of_reply(choice)]
+    steps = await _asked(clocked, forcing, body[1], answer, tokens)
     return clocked.timed(answer), named.own(steps, "forced", logprobs.K)
 
 
-async def arm(http: Client, kind: Kind, key: str, body: Body, full: Compared) -> Compared:
+async def free(http: Client, kind: Kind, key: str, body: Body, full: Divergence | None) -> Compared:
+    """A reply of its own, and how far it is from the full cache's, which is `full`; None: it is it.
+
+    Raises:
+        NotACompletionError, RequestFailedError: there is none.
+        UnsoundError: the server names no tokens.
+    """
+    answer, choice = await _replied(http, kind, key, body)
+    steps, ends = logprobs.of_reply(choice), logprobs.ends_unsaid(choice)
+    if full is None:
+        return answer, named.own(steps, "free", logprobs.K, ends=ends)
+    return answer, named.against(full, steps, ends=ends)
+
+
+async def arm(
+    http: Client, kind: Kind, key: str, body: Body, full: Compared, *, treated: bool = True
+) -> Compared:
     """The full cache's reply as an arm's own, and how far what the arm says of it is from that.
 
     Args:
@@ -72,15 +85,22 @@ async def arm(http: Client, kind: Kind, key: str, body: Body, full: Compared) ->
         key: of the request.
         body: what would ask it for a reply of its own.
         full: what `full_cache` gave.
+        treated: whether it is another arm than the full cache.
 
     Raises:
         RequestFailedError: the server gives no answer.
-        UnsoundError: it names no tokens, or tokenizes the prompt otherwise than the full cache's.
+        UnsoundError: it names no tokens, or tokenizes the prompt otherwise than the full cache's;
+            or it is treated, and equal to the last digit: its pass does not read the cache.
     """
     answer, record = full
     clocked = _Clocked(http)
     reply = record.positions.reference
     steps = await _asked(clocked, forcing_of(kind), body[1], answer, reply)
+    if treated and tuple(step.named for step in steps) == record.positions.named:
+        raise UnsoundError(
+            "what it says of the reply is the full cache's to the last digit: a pass over a prompt "
+            "does not read this cache; valid: prefix, of free replies"
+        )
     return clocked.timed(replace(answer, key=key)), named.against(record, steps)
 
 
@@ -96,6 +116,20 @@ def asking(path: str) -> dict[str, Any]:
     if path.endswith("/chat/completions"):
         return {"logprobs": True, "top_logprobs": logprobs.K}
     return {"logprobs": logprobs.K}
+
+
+async def _replied(
+    http: Client, kind: Kind, key: str, body: Body
+) -> tuple[Answer, Mapping[str, Any]]:
+    """A reply whose tokens are named, by ids where the server can, and the choice that holds it."""
+    path, fields = body
+    extras = kind.forcing.extras if kind.forcing else {}
+    whole = {name: value for name, value in fields.items() if not name.startswith("stream")}
+    reply = await http.post(path, {**whole, **asking(path), **extras})
+    (answer,) = kind.read([key], reply.data, reply.latency_s)
+    if not isinstance(answer, Answer):
+        raise completion.NotACompletionError(answer.message)
+    return answer, sound.objects(reply.data["choices"])[0]
 
 
 async def _asked(

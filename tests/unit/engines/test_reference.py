@@ -34,7 +34,8 @@ def ask(server: NamingServer, full: Any = None) -> Any:
         try:
             if full is None:
                 return await reference.full_cache(http, kind, "control", BODY)
-            return await reference.arm(http, kind, "arm", BODY, full)
+            treated = server.noise > 0
+            return await reference.arm(http, kind, "arm", BODY, full, treated=treated)
         finally:
             await http.aclose()
 
@@ -82,3 +83,32 @@ def test_vllm_is_asked_once_and_llamacpp_position_by_position() -> None:
 def test_a_prompt_that_is_tokenized_otherwise_is_refused() -> None:
     with NamingServer(special=1) as server, pytest.raises(UnsoundError, match="one tokenizer"):
         ask(server)
+
+
+def test_a_pass_that_does_not_read_the_cache_measures_nothing() -> None:
+    with NamingServer() as full, NamingServer(noise=0.8, reads_cache=False) as arm:
+        control = ask(full)
+        with pytest.raises(UnsoundError, match="does not read this cache"):
+            ask(arm, control)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llamacpp", "openai"])
+def test_free_replies_are_compared_up_to_where_they_part(kind: str) -> None:
+    async def asked(server: NamingServer, full: Any) -> Any:
+        http = Http(server.base_url, concurrency=2, timeout_s=30, retries=0)
+        body = ("/chat/completions", {**FIELDS, "stream": True})
+        try:
+            return await reference.free(http, KINDS[kind], "key", body, full)
+        finally:
+            await http.aclose()
+
+    with NamingServer(kind=kind) as full, NamingServer(kind=kind, noise=0.8) as arm:
+        answer, record = asyncio.run(asked(full, None))
+        _, again = asyncio.run(asked(full, record))
+        moved, found = asyncio.run(asked(arm, record))
+    assert again.prefix == again.n == record.n
+    assert found.prefix < found.n
+    words = answer.text.split(), moved.text.split()
+    assert found.prefix == measures.prefix(*words)
+    assert found.positions.same_top[found.prefix] is False
+    assert "stream" not in full.bodies[0]
