@@ -47,9 +47,16 @@ _APART = (
     "pytest_kvbench.posterior.density",
     "pytest_kvbench.posterior.slices",
 )
-for _module in pkgutil.walk_packages(pytest_kvbench.__path__, "pytest_kvbench."):
-    if not _module.name.startswith(_APART) and not _module.name.endswith("__main__"):
-        importlib.import_module(_module.name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import what tests need, but in a process that only hands them out."""
+    if getattr(config.option, "numprocesses", None):
+        return
+    for module in pkgutil.walk_packages(pytest_kvbench.__path__, "pytest_kvbench."):
+        if not module.name.startswith(_APART) and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.errors import ControlError
@@ -18,6 +19,9 @@ from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.rows import Certificate
 from pytest_kvbench.store.store import Store
 
+if TYPE_CHECKING:
+    from pytest_kvbench.plugin.verdict import MeasuredCell
+
 
 @dataclass
 class MeasuredExperiment:
@@ -25,7 +29,7 @@ class MeasuredExperiment:
 
     `drivers` are those of what was selected; `drawn` are the requests that its settled groups came
     to, of all that each had planned, `sick` what is wrong with their controls, and `problems` the
-    error of treatments that nothing can be compared with.
+    error of treatments that nothing can be compared with. `controls` are those that were read.
     """
 
     key: str
@@ -38,6 +42,7 @@ class MeasuredExperiment:
     levels: dict[CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
     sick: dict[CellGroup, str] = field(default_factory=dict)
     problems: dict[CellGroup, ControlError | None] = field(default_factory=dict)
+    controls: dict[Cell, MeasuredCell] = field(default_factory=dict)
     _certified: Mapping[CellKey, Certificate] | None = None
 
     def settle(self, group: CellGroup, ahead: Iterable[GroupDriver] = ()) -> str:

@@ -182,7 +182,11 @@ class Runtime:
         return Engines(self._engine_of)
 
     def _control_of(self, measured: MeasuredCell) -> MeasuredCell:
-        return self._read(self._experiments[measured.experiment], measured.cell.control)
+        """Read once: every treatment of the group is compared with it, none is asked again."""
+        experiment, control = self._experiments[measured.experiment], measured.cell.control
+        if control not in experiment.controls:
+            experiment.controls[control] = self._read(experiment, control)
+        return experiment.controls[control]
 
     def _engine_of(self, measured: MeasuredCell) -> EngineInfo:
         prepared = self._experiments[measured.experiment].prepared

@@ -158,3 +158,19 @@ def test_an_analysis_reads_the_outcomes_once(
     done = CliRunner().invoke(main, ["analyse", "g"])
     assert done.exit_code == 0, done.output
     assert len(read) == 1
+
+
+def test_a_control_is_read_once_for_all_its_treatments(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, outcomes = [], Store.outcomes
+    monkeypatch.setattr(Store, "outcomes", lambda *a: read.append(a) or outcomes(*a))
+    text, reads = (project.path / "exp.yaml").read_text(encoding="utf-8"), []
+    for group, budgets in (("g", "[1.0, 0.5, 0.2]"), ("h", "[1.0, 0.5, 0.4, 0.3, 0.2]")):
+        wanted = text.replace("group: g", f"group: {group}").replace("[1.0, 0.5, 0.2]", budgets)
+        (project.path / "exp.yaml").write_text(wanted, encoding="utf-8")
+        project.run("-n", "0")
+        read.clear()
+        project.run("-n", "0")
+        reads.append(len(read))
+    assert reads[1] - reads[0] == 2 * 2  # two arms more, in two bins: each its own answers
