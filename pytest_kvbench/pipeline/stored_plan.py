@@ -69,6 +69,10 @@ def stored_plan(prepared: Prepared, store: Store) -> Sequence[tuple[Cell, Reques
 
 
 def _planned(prepared: Prepared) -> Iterator[tuple[Cell, Request]]:
-    experiment = prepared.experiment
+    """Those that were made already, the others without prompts."""
     target = plan.Target(prepared.fingerprint, prepared.replicate_offset)
-    return plan.requests(experiment, plan.cells(experiment), prepared.manifests, {}, target)
+    for group, cells in plan.groups(prepared.cells).items():
+        if group in prepared.made:
+            yield from prepared.requests(cells)
+        else:
+            yield from plan.requests(prepared.experiment, cells, prepared.manifests, {}, target)
