@@ -15,7 +15,8 @@ def test_the_engine_of_the_page_is_measured(project: Project) -> None:
     assert len(code.splitlines()) < 30
     (project.path / "myengine.py").write_text(code)
     (project.path / "exp.yaml").write_text(
-        "group: g\ntasks: [niah/single]\nbins: {n: 1, per_bin: 4, range: [256, 300]}\n"
+        "group: g\ntasks: [niah/single]\nbins: {n: 1, per_bin: 2, range: [256, 300]}\n"
+        "sampling: {max_tokens: 12}\n"
         + pages.block("yaml", "./myengine.py:MyEngine").replace("[1.0, 0.5, 0.2]", "[1.0, 0.2]")
     )
     assert project.run("-n", "0").ret == 0
