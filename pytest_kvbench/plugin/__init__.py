@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
     from pytest_kvbench.plugin.arm import JudgedArm
-    from pytest_kvbench.plugin.runtime import Engines
+    from pytest_kvbench.plugin.runtime import Engines, Runtime
     from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 
 RUN_KEY = pytest.StashKey[tuple[str, int]]()
@@ -129,12 +129,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark is None:
         return
     from pytest_kvbench.plugin.collection import generate
+
+    _runtime(metafunc.config)
+    generate(metafunc, mark)
+
+
+def _runtime(config: pytest.Config) -> Runtime:
+    """The session's, made when it is first needed."""
     from pytest_kvbench.plugin.runtime import Runtime
 
-    config = metafunc.config
     if not config.pluginmanager.has_plugin(Runtime.NAME):
         config.pluginmanager.register(Runtime(config, *config.stash[RUN_KEY]), Runtime.NAME)
-    generate(metafunc, mark)
+    return Runtime.of(config)
 
 
 @pytest.fixture
@@ -160,7 +166,5 @@ def control(request: pytest.FixtureRequest) -> Controls:
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> Engines:
-    """Says who answered a cell: `engine.of(cell)`. Starts nothing by itself."""
-    from pytest_kvbench.plugin.runtime import Runtime
-
-    return Runtime.of(request.config).engines
+    """Says who answered a cell, `engine.of(cell)`, and answers: `engine.generate(messages)`."""
+    return _runtime(request.config).engines

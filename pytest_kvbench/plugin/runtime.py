@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from pytest_kvbench.cellkey import CellGroup
+from pytest_kvbench.engines.own import AskedArm, Reply
 from pytest_kvbench.errors import (
     EngineError,
     InfrastructureError,
     KvbenchError,
     UsageError,
 )
-from pytest_kvbench.experiment.load import Declared
+from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.observation import weakest
 from pytest_kvbench.pipeline import group as group_stage
@@ -30,6 +31,7 @@ from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
 from pytest_kvbench.pipeline.conclude import broken_before
 from pytest_kvbench.pipeline.driver import drivers
+from pytest_kvbench.pipeline.generate import Messages, generate
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
 from pytest_kvbench.pipeline.observe import voted, without_example
@@ -63,9 +65,15 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Engines:
-    """The fixture `engine`: says who answered any cell."""
+    """The fixture `engine`: says who answered any cell, and answers.
+
+    `of(cell)` gives who answered. `generate(messages, policy=..., budget=...)` asks the engine that
+    the command line names, or that of a `cell`, one message of the user's under the full cache or
+    another arm (see `engines.own.AskedArm`), and gives a `Reply`; nothing is stored.
+    """
 
     of: Callable[[MeasuredCell], EngineInfo]
+    generate: Callable[..., Reply]
 
 
 class Runtime:
@@ -179,7 +187,7 @@ class Runtime:
     @cached_property
     def engines(self) -> Engines:
         """The session's engines."""
-        return Engines(self._engine_of)
+        return Engines(self._engine_of, self._generate)
 
     def _control_of(self, measured: MeasuredCell) -> MeasuredCell:
         """Read once: every treatment of the group is compared with it, none is asked again."""
@@ -192,6 +200,20 @@ class Runtime:
         prepared = self._experiments[measured.experiment].prepared
         engine = prepared.experiment.engine
         return EngineInfo(engine.name, engine.model, prepared.fingerprint)
+
+    def _generate(self, messages: Messages, cell: MeasuredCell | None = None, **arm: Any) -> Reply:
+        """See `Engines`; errors are those of `pipeline.generate.generate`."""
+        if cell is not None:
+            experiment = self._experiments[cell.experiment].prepared.experiment
+            declared = Declared(experiment, {})
+        else:
+            options = Options.of(self._config)
+            nothing = {"group": "engine", "tasks": ["niah/single"]}
+            inline = {} if options.experiment else nothing
+            declared = load_stages(options.experiment, inline=inline, overrides=options.overrides)[
+                0
+            ]
+        return generate(declared.experiment, self._site(declared), messages, AskedArm(**arm))
 
     def _measure(self, declaration: Declaration) -> MeasuredCell:
         self._await_stage(declaration.declared)

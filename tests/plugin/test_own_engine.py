@@ -122,3 +122,44 @@ def test_a_conftest_gives_it_a_name(engine: Project, n: str) -> None:
         given._load.cache_clear()
         done = kvbench(*words)
     assert "0 answered, 0 failed, 60 stored before" in done
+
+
+ASKING = """
+import pytest
+from pytest_kvbench.errors import EngineError, UsageError
+
+def test_a_text(engine):
+    reply = engine.generate("Now Say red")
+    assert (reply.text, reply.kept_bytes, reply.full_bytes) == ("red", 1000, 1000)
+
+def test_an_arm(engine):
+    messages = [{"role": "user", "content": "Say blue"}]
+    reply = engine.generate(messages, policy="half", budget=0.2, params={"w": 1})
+    assert (reply.text, reply.kept_bytes) == ("nothing", 200)
+
+def test_what_it_raises(engine):
+    with pytest.raises(EngineError, match="IndexError"):
+        engine.generate("no word to say")
+    with pytest.raises(UsageError, match="one message"):
+        engine.generate([])
+"""
+
+
+@pytest.mark.parametrize("n", ["0", "2"])
+def test_tests_of_ones_own_ask_it(engine: Project, n: str) -> None:
+    (engine.path / "test_exp.py").write_text(ASKING)
+    name = "--kvbench-engine=./myengine.py:MyEngine"
+    result = engine.run("-n", n, name, "--kvbench-model=m")
+    result.assert_outcomes(passed=3)
+    assert not list(engine.path.rglob("*.sqlite"))
+    assert (engine.path / "made.txt").read_text() == "m\n"
+    assert ["half", 0.2, {"w": 1}, True] in asked(engine)
+
+
+def test_a_cells_own_engine_is_asked_too(engine: Project) -> None:
+    test = engine.path / "test_exp.py"
+    test.write_text(
+        test.read_text().replace("control):", "control, engine):")
+        + "\n    assert engine.generate('Say red', cell).text == 'red'\n"
+    )
+    assert engine.run("-n", "0", "-k", "bin0 and control").ret == 0
