@@ -7,8 +7,11 @@ import re
 import sqlite3
 
 import pytest
+from click.testing import CliRunner
 
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.pipeline import sane_control
+from pytest_kvbench.report import plots
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -240,6 +243,31 @@ def test_changed_selection_is_refused(project: Project, n: str) -> None:
     result.stdout.no_fnmatch_line("*Traceback*")
     forced = project.run("--kvbench-set", "bins.per_bin=5", "--kvbench-force")
     forced.assert_outcomes(passed=ITEMS)
+
+
+def test_figures_for_a_paper_are_drawn_in_a_run_and_from_what_is_stored(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr(plots, "draw_all", lambda *given: drawn.append(given[-1]) or ())
+    assert project.run("-n", "0", "-k", "bin0", "--kvbench-figures", "svg,pdf").ret == 0
+    assert (project.path / "reports/g/report.html").is_file()
+    assert project.run("-n", "0", "-k", "bin0", "--kvbench-figures", "png").ret == 0
+    done = CliRunner().invoke(main, ["report", "g", "--figures", "pdf"])
+    assert done.exit_code == 0, done.output
+    assert drawn == [("svg", "pdf"), ("png",), ("pdf",)]
+
+
+def test_a_format_of_figures_that_there_is_not_ends_before_anything_is_asked(
+    project: Project, mock: MockServer
+) -> None:
+    result = project.run("-n", "0", "--kvbench-figures", "pdf,tiff")
+    assert result.ret == 4
+    assert "'tiff' is no format" in result.stdout.str() + result.stderr.str()
+    assert not mock.posts
+    done = CliRunner().invoke(main, ["report", "g", "--figures", "tiff"])
+    assert done.exit_code == 4
+    assert "--figures: 'tiff' is no format\nvalid: pdf, svg, png" in done.output
 
 
 @pytest.mark.usefixtures("pictures")
