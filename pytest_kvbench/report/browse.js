@@ -119,7 +119,7 @@ function browse(data) {
   const linkTo = (pair) => {
     const params = new URLSearchParams(wanted);
     params.set("example", pair.example.id);
-    params.set("at", pairs.indexOf(pair) < 0 ? "" : nameOf(pair));
+    params.set("at", nameOf(pair));
     return addressOf(params);
   };
   // The task, the arm and the trial: with the example they name one pair, in any later page too.
@@ -294,6 +294,7 @@ function browse(data) {
     if (!location.hash.startsWith("#answers")) return;
     const was = new URLSearchParams(wanted);
     wanted = new URLSearchParams(location.hash.slice("#answers?".length));
+    if (wanted.has("budget")) wanted.set("budget", String(Number(wanted.get("budget"))));
     for (const select of filters) select.value = wanted.get(select.name) ?? "";
     if (document.activeElement !== search) search.value = wanted.get("q") ?? "";
     const same = [...filters.map((s) => s.name), "q"].every((name) => was.get(name) === wanted.get(name));

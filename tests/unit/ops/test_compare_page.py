@@ -12,6 +12,7 @@ from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.baselines import find_side
 from pytest_kvbench.ops.compare_page import Compared, answers_between, comparison_facts, document
 from pytest_kvbench.pipeline.compare import compare
+from pytest_kvbench.report.pages.links import link_to
 from tests.support.chromium import chromium, needs_chromium
 from tests.support.groups import make_group
 
@@ -117,7 +118,7 @@ def test_a_named_file_is_where_the_page_goes(reports, tmp_path: Path):
 
 
 @needs_chromium
-def test_a_cell_of_the_page_leads_to_its_answers_of_both_sides(written, tmp_path):
+def test_a_cell_of_the_page_leads_to_its_answers_of_both_sides(reports, written, tmp_path):
     with chromium(tmp_path / "profile") as browser:
         browser.open(written[0].as_uri())
         browser.run("document.querySelector('td a[href^=\"#answers?\"]').click()")
@@ -125,6 +126,10 @@ def test_a_cell_of_the_page_leads_to_its_answers_of_both_sides(written, tmp_path
         rows = "[...document.querySelectorAll('#pairs tbody tr')].map((r) => r.innerText)"
         browser.open(f"{written[0].as_uri()}#answers?change=lost&bin=0&budget=0.2")
         assert len(browser.run(rows)) == WORSE
+        control = next(c for c in between(reports, "was")[0].changes if c.policy == "none")
+        browser.open(f"{written[0].as_uri()}#answers?{link_to(control.key.columns())}")
+        assert len(browser.run(rows)) == 24
+        browser.open(f"{written[0].as_uri()}#answers?change=lost&bin=0&budget=0.20")
         browser.press("j")
         browser.wait("document.querySelector('#example .current')")
         cards = browser.run("[...document.querySelectorAll('h4')].map((h) => h.innerText)")
