@@ -1,13 +1,7 @@
 """The log likelihood and its gradient, compiled (numba): a sampler asks for it a million times.
 
-An answer with a budget of its own (a share `rho`) is whole at the rungs above it and broken at all
-others; which rung that is is summed over. The others break at each rung anew. Whole answers flip by
-chance (f1, f0), broken ones are right by luck (h):
-
-    P(outcomes) = rho sum_t (w_t - w_t-1) prod_{j<t} whole_j prod_{j>=t} broken_j
-                  + (1 - rho) prod_j [(1 - w_j) whole_j + w_j broken_j]
-
-Graded scores have the mean loss of a curve, normal on the scale of artanh.
+Right-or-wrong answers are in `outcomes`. Graded scores have the mean loss of a curve, normal on
+the scale of artanh.
 """
 
 from __future__ import annotations
@@ -18,7 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-SMALLEST = 1e-300
+from pytest_kvbench.posterior.outcomes import (
+    SMALLEST,
+    emissions,
+    new_room,
+    rows_gradient,
+    rows_likelihood,
+)
 
 
 class Natural(NamedTuple):
@@ -132,87 +132,6 @@ def shape(x, mu, s):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def emissions(d, r, f, h, room):
-    """How likely one row's outcomes are while its answers are whole, and once they are broken.
-
-    Args:
-        room: scratch, shape (5, k + 1): what a rung says if whole and if broken (1 where it was
-            not measured), and from each rung on, of broken answers, how many are right and how many
-            wrong, and how likely that is.
-    """
-    k = d.outcome.shape[1]
-    room[2, k], room[3, k], room[4, k] = 0, 0, 1
-    for j in range(k - 1, -1, -1):
-        outcome = d.outcome[r, j]
-        is_right = outcome == 1
-        is_there = outcome >= 0
-        room[0, j] = ((1 - f) if is_right == d.control[r] else f) if is_there else 1.0
-        room[1, j] = (h if is_right else 1 - h) if is_there else 1.0
-        room[2, j] = room[2, j + 1] + (is_there and is_right)
-        room[3, j] = room[3, j + 1] + (is_there and not is_right)
-        room[4, j] = room[4, j + 1] * room[1, j]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def own_budget(d, r, w, f, h, room, by_w, g):
-    """The likelihood if every answer has a budget of its own; its gradient by w, f and h.
-
-    `by_w` and `g` are written, the latter by the logits of f and h.
-    """
-    k = len(w)
-    total, head, before, kept, flips = 0.0, 1.0, 0.0, 0, 0
-    g[1] = g[2] = 0.0
-    for t in range(k + 1):
-        held = head * room[4, t]
-        reached = w[t] if t < k else 1.0
-        term = (reached - before) * held
-        total += term
-        g[1] += term * (flips * (1 - f) - kept * f)
-        g[2] += term * (room[2, t] * (1 - h) - room[3, t] * h)
-        if t > 0:
-            by_w[t - 1] -= held
-        if t < k:
-            by_w[t] = held
-            head *= room[0, t]
-            before = reached
-            if d.outcome[r, t] >= 0:
-                is_kept = (d.outcome[r, t] == 1) == d.control[r]
-                kept += is_kept
-                flips += not is_kept
-    return total
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def row_likelihood(d, r, w, rho, f, h, room, by_w, g_w, g):
-    """Log likelihood of one row's outcomes.
-
-    Adds its gradient to `g_w` (by w), and writes that by the logits of rho, f and h to `g`.
-    """
-    k = len(w)
-    emissions(d, r, f, h, room)
-    owned = own_budget(d, r, w, f, h, room, by_w, g)
-    anew = 1.0
-    for j in range(k):
-        anew *= (1 - w[j]) * room[0, j] + w[j] * room[1, j]
-    total = rho * owned + (1 - rho) * anew + SMALLEST
-    weight = d.times[r] / total
-    g[0] = weight * rho * (1 - rho) * (owned - anew)
-    g[1] *= weight * rho
-    g[2] *= weight * rho
-    for j in range(k):
-        g_w[j] += weight * rho * by_w[j]
-        if d.outcome[r, j] >= 0:
-            whole, broken = room[0, j], room[1, j]
-            share = weight * (1 - rho) * anew / ((1 - w[j]) * whole + w[j] * broken)
-            g_w[j] += share * (broken - whole)
-            is_right = d.outcome[r, j] == 1
-            flip = f * (1 - f) if is_right != d.control[r] else -f * (1 - f)
-            g[1] += share * (1 - w[j]) * flip
-            g[2] += share * w[j] * (h * (1 - h) if is_right else -h * (1 - h))
-    return d.times[r] * math.log(total)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def graded_likelihood(d, m, w, a, h, g_w, g):
     """Log likelihood of a graded curve's mean losses; adds its gradient by w, logit a, logit h."""
     k = len(w)
@@ -236,33 +155,35 @@ def curve_likelihood(d, c, n, room, by_base, by_task, by_curve):
     """Log likelihood of one curve; adds its gradient.
 
     Args:
-        room: scratch, shape (10, k + 1).
+        room: scratch, of `new_room`.
         by_base: by logit a, f1, f0, shape (b, 3).
         by_task: by logit h, shape (t,).
         by_curve: by mu, log(s - .03), logit A, and logit rho, shape (c, 4).
     """
-    k = d.octaves.shape[1]
     b, t = d.base[c], d.task[c]
     mu, s, depth, h = n.mu[c], n.s[c], n.depth[c], n.h[t]
-    w, by_mu, by_s, g_w, by_w = room[5, :k], room[6, :k], room[7, :k], room[8, :k], room[9, :k]
+    w, by_mu, by_s, g_w = room.rungs
+    g, total = room.gradient, 0.0
     g_w[:] = 0
-    for j in range(k):
+    for j in range(len(w)):
         share, by_mu[j], by_s[j] = shape(d.octaves[c, j], mu, s)
         w[j] = depth * share
-    total = 0.0
-    g = np.zeros(3)
-    for r in range(d.first[c], d.first[c + 1]):
-        f = n.f1[b] if d.control[r] else n.f0[b]
-        total += row_likelihood(d, r, w, n.rho, f, h, room, by_w, g_w, g)
-        by_curve[c, 3] += g[0]
-        by_base[b, 1 if d.control[r] else 2] += g[1]
+    if d.first[c] < d.first[c + 1]:
+        g[:] = 0
+        emissions(n.f1[b], n.f0[b], h, room.says, room.slopes)
+        likely, by_rho = rows_likelihood(d, c, w, n.rho, room)
+        rows_gradient(w, room, g_w, g)
+        total += likely
+        by_curve[c, 3] += by_rho
+        by_base[b, 1] += g[1]
+        by_base[b, 2] += g[0]
         by_task[t] += g[2]
     if d.graded[c] >= 0:
         g[:] = 0
         total += graded_likelihood(d, d.graded[c], w, n.a[b], h, g_w, g)
         by_base[b, 0] += g[0]
         by_task[t] += g[1]
-    for j in range(k):
+    for j in range(len(w)):
         by_curve[c, 0] += g_w[j] * depth * by_mu[j]
         by_curve[c, 1] += g_w[j] * depth * by_s[j] * (s - 0.03)
         by_curve[c, 2] += g_w[j] * w[j] * (1 - depth)
@@ -274,7 +195,7 @@ def log_density(z, d):
     """The log posterior density of `z`, up to a constant, and its gradient."""
     n = natural(z, d)
     curves = len(d.base)
-    room = np.empty((10, d.octaves.shape[1] + 1))
+    room = new_room(d.octaves.shape[1])
     by_base, by_task, by_curve = np.zeros((d.bases, 3)), np.zeros(d.tasks), np.zeros((curves, 4))
     total = -0.5 * (z @ z)
     for b in range(d.bases):

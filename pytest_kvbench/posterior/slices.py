@@ -14,7 +14,8 @@ import math
 import numpy as np
 from numba import njit
 
-from pytest_kvbench.posterior.density import SMALLEST, curve_likelihood, natural, spread
+from pytest_kvbench.posterior.density import curve_likelihood, natural, spread
+from pytest_kvbench.posterior.outcomes import SMALLEST, new_room
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -97,7 +98,7 @@ def chain(seed, tune, draws, thin, d):
     z = np.random.normal(0, 1, 10 + 3 * d.bases + 2 * d.tasks + 3 * d.policies + 3 * len(d.base))
     curves, rungs = d.octaves.shape
     scratch = (
-        np.empty((10, rungs + 1)),
+        new_room(rungs),
         np.zeros((d.bases, 3)),
         np.zeros(d.tasks),
         np.zeros((curves, 4)),
