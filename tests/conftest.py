@@ -45,6 +45,7 @@ _APART = (
     "pytest_kvbench.executors",
     "pytest_kvbench.plugin",
     "pytest_kvbench.posterior.density",
+    "pytest_kvbench.posterior.outcomes",
     "pytest_kvbench.posterior.slices",
 )
 

@@ -58,19 +58,12 @@ def posterior(
 
     Beside the verdicts, never in their place: no gate asks it. Needs the extra `bayes`.
     """
-    from pytest_kvbench.ops.paired import paired_curves
-    from pytest_kvbench.ops.posteriors import make_posterior
+    from pytest_kvbench.ops.posteriors import inputs_of, make_posterior
     from pytest_kvbench.posterior.draws import Sampling
 
     found = list(_opened(groups, reports, model))
-    chosen = margin or _one("margin", [p.experiment.gate.margin for p in found], "--margin M")
-    pairs = [curve for prepared in found for curve in paired_curves(prepared)]
-    if not pairs:
-        raise MissingPrerequisiteError(
-            "no group has a measured cell below budget 1.0", "run one: kvbench run FILE.yaml"
-        )
-    how = Sampling(sampler=sampler, seed=seed)
-    made = make_posterior(pairs, how, chosen, target)
+    chosen = margin or _one("margin", [p.experiment.gate.loss for p in found], "--margin M")
+    made = make_posterior(inputs_of(found), Sampling(sampler, seed), chosen, target)
     if as_json:
         click.echo(json.dumps(made.analysis, indent=2))
         return

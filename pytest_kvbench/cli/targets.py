@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,11 @@ from pytest_kvbench.cli import given, options
 
 if TYPE_CHECKING:
     from pytest_kvbench.experiment.executor import ExecutorSettings
+    from pytest_kvbench.experiment.load import Declared
     from pytest_kvbench.experiment.schema import Experiment
     from pytest_kvbench.ops.targets import Submit
     from pytest_kvbench.pipeline.group import Prepared
+    from pytest_kvbench.posterior.draws import Sampler
 
 _root = click.option(
     "--runs",
@@ -33,11 +35,25 @@ _root = click.option(
 @options.reports
 @options.sets
 @_root
+@click.option("--fresh", is_flag=True, help="Ask the arms anew whose runs are not there.")
+@click.option(
+    "--posterior",
+    "samplers",
+    type=click.Choice(["nuts", "slice"]),
+    multiple=True,
+    help="And a posterior of all groups by this sampler, one a model and margin. Repeatable.",
+)
 @click.option("--csv", "file", type=click.Path(path_type=Path), help="A row a run, all columns.")
 def targets(
-    names: tuple[str, ...], reports: Path, sets: tuple[str, ...], root: Path, file: Path | None
+    names: tuple[str, ...],
+    reports: Path,
+    sets: tuple[str, ...],
+    root: Path,
+    fresh: bool,
+    samplers: tuple[Sampler, ...],
+    file: Path | None,
 ) -> None:
-    """Keep answered groups by content: a target each, a run each arm; asks nobody.
+    """Keep answered groups by content: a target each, a run each arm; asks nobody without --fresh.
 
     What is there is not made again. With executor.name: parsl its workers build them.
     """
@@ -45,14 +61,20 @@ def targets(
     from pytest_kvbench.ops.sheet import csv_text
     from pytest_kvbench.ops.target_store import RunStore
     from pytest_kvbench.ops.targets import build
+    from pytest_kvbench.posterior.draws import Sampling
 
     every = [one for name in names for one in given.declared(name, reports, sets, reads=True)]
-    groups = [_judged_by(given.opened(one, reports), one.experiment) for one in every]
-    if groups:
-        with _submitting(every[0].experiment.executor, root) as submit:
-            done = build(groups, root, submit)
+    if every:
+        with contextlib.ExitStack() as present:
+            groups = [_judged_by(given.opened(one, reports), one.experiment) for one in every]
+            if fresh:
+                groups = list(_asked_anew(groups, every, reports, root, present))
+            submit = present.enter_context(_submitting(every[0].experiment.executor, root))
+            done = build(groups, root, submit, [Sampling(sampler) for sampler in samplers])
         lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
         click.echo(f"{root}: {len(done.made)} runs made, {len(done.known)} there already{lacking}")
+        for name in done.posteriors:
+            click.echo(root / "posteriors" / name)
     if file is not None:
         replace_text(file, csv_text(RunStore(root).frame()))
         click.echo(file, err=True)
@@ -78,7 +100,29 @@ def promote(ids: tuple[str, ...], root: Path, to: Path) -> None:
 
 def _judged_by(prepared: Prepared, experiment: Experiment) -> Prepared:
     rules = prepared.experiment.model_copy(update={"gate": experiment.gate})
-    return replace(prepared, experiment=rules)
+    return replace(prepared, experiment=rules, executor=experiment.executor)
+
+
+def _asked_anew(
+    groups: Sequence[Prepared],
+    every: Sequence[Declared],
+    reports: Path,
+    root: Path,
+    present: contextlib.ExitStack,
+) -> Iterator[Prepared]:
+    """The groups with answers of now where the store lacks a run; servers stop with `present`."""
+    from pytest_kvbench.engines import stop_all
+    from pytest_kvbench.files import run_folder
+    from pytest_kvbench.ops.anew import asked_anew
+    from pytest_kvbench.report.progress import counting
+
+    site = given.site(reports, every)
+    present.callback(lambda: stop_all(run_folder(site.run_id)))
+    for group in groups:
+        anew, arms = present.enter_context(asked_anew(group, root, site, counting))
+        if arms:
+            click.echo(f"{group.experiment.group}: {arms} arms asked anew")
+        yield anew
 
 
 @contextlib.contextmanager

@@ -3,58 +3,79 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_kvbench.ops.target_store import slug
 
 if TYPE_CHECKING:
     from pytest_kvbench.posterior.statements import Posterior, Statement
 
+_Picture = Callable[[Any, Any], None]
+"""Draws the chains of one quantity, shape (chains, draws), into a pane of matplotlib."""
+
 SHOWN = 6
-"""Losses whose chains are drawn: those that mixed worst."""
+"""Losses whose chains are drawn: those that mixed worst, of all and of each policy."""
 
 
 def draw(posterior: Posterior, margin: float, folder: Path) -> None:
-    """Write trace.png, rank.png and forest.png."""
+    """Write trace.png, rank.png, forest.png, and running_POLICY.png of each policy."""
     from pytest_kvbench.posterior.statements import statements
 
     folder.mkdir()
-    _chains(posterior, folder)
+    worst = _worst(posterior)
+    _chains(posterior, worst[:SHOWN], _line, folder / "trace.png")
+    _chains(posterior, worst[:SHOWN], _ranks, folder / "rank.png")
+    for policy in posterior.data.policies:
+        own = [at for at in worst if posterior.data.keys[at.curve].policy == policy]
+        _chains(posterior, own[:SHOWN], _means, folder / f"running_{slug(policy)}.png")
     _forest(statements(posterior, margin), margin, folder / "forest.png")
 
 
-def _chains(posterior: Posterior, folder: Path) -> None:
-    """The chains of the worst losses, over draws and as ranks (flat where they mixed)."""
-    import arviz as az
-    from matplotlib.figure import Figure
+class _Loss(NamedTuple):
+    """One loss: a curve's at a rung."""
 
-    worst = _worst(posterior)
-    values = posterior.trace.posterior["loss"].to_numpy()
-    for name, picture in (("trace", _line), ("rank", _ranks)):
-        figure = Figure(figsize=(9, 1.7 * len(worst)), layout="constrained")
-        panes = figure.subplots(len(worst), 1, squeeze=False)[:, 0]
-        for pane, (curve, rung) in zip(panes, worst, strict=True):
-            picture(pane, values[:, :, curve, rung])
-            key, budget = posterior.data.keys[curve], posterior.data.ladders[curve][rung]
-            r_hat = float(az.rhat(values[:, :, curve, rung]))
-            title = (
-                f"loss of {key.policy} at {budget:g}, {key.task} {key.low}-{key.high}, {key.group}"
-            )
-            pane.set_title(f"{title}: R-hat {r_hat:.3f}", fontsize=9, loc="left")
-        figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
+    curve: int
+    rung: int
+    r_hat: float
 
 
-def _worst(posterior: Posterior) -> list[tuple[int, int]]:
+def _worst(posterior: Posterior) -> list[_Loss]:
+    """All measured losses, those whose chains mixed worst first."""
     import arviz as az
 
     r_hat = az.rhat(posterior.trace, var_names=["loss"])["loss"].to_numpy()
     ladders = posterior.data.ladders
     measured = [(c, r) for c, ladder in enumerate(ladders) for r in range(len(ladder))]
-    return sorted(measured, key=lambda at: -r_hat[at])[:SHOWN]
+    return sorted((_Loss(*at, float(r_hat[at])) for at in measured), key=lambda at: -at.r_hat)
+
+
+def _chains(posterior: Posterior, some: Sequence[_Loss], picture: _Picture, file: Path) -> None:
+    """The chains of some losses, a pane each."""
+    from matplotlib.figure import Figure
+
+    values = posterior.trace.posterior["loss"].to_numpy()
+    figure = Figure(figsize=(9, 1.7 * len(some)), layout="constrained")
+    panes = figure.subplots(len(some), 1, squeeze=False)[:, 0]
+    for pane, (curve, rung, r_hat) in zip(panes, some, strict=True):
+        picture(pane, values[:, :, curve, rung])
+        key, budget = posterior.data.keys[curve], posterior.data.ladders[curve][rung]
+        title = f"loss of {key.policy} at {budget:g}, {key.task} {key.low}-{key.high}, {key.group}"
+        pane.set_title(f"{title}: R-hat {r_hat:.3f}", fontsize=9, loc="left")
+    figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
 def _line(pane, chains) -> None:  # type: ignore[no-untyped-def]  # matplotlib's and numpy's
     for chain in chains:
         pane.plot(chain, linewidth=0.4, alpha=0.8)
+
+
+def _means(pane, chains) -> None:  # type: ignore[no-untyped-def]
+    """Running means: chains that agree end at one height."""
+    import numpy as np
+
+    _line(pane, np.cumsum(chains, axis=1) / np.arange(1, chains.shape[1] + 1))
 
 
 def _ranks(pane, chains) -> None:  # type: ignore[no-untyped-def]

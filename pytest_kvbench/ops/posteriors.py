@@ -2,9 +2,11 @@
 
     posteriors/post_<sampler>_<sha1>/trace.nc        the draws (ArviZ), without what tells the time
                                      analysis.json   what is said, diagnostics, inputs
-                                     diagnostics/    trace.png, rank.png, forest.png
+                                     timings.json    how long it took
+                                     diagnostics/    trace.png, rank.png, forest.png and, by
+                                                     policy, running_*.png
 
-The name is a hash of what goes in: the pairs themselves, the sampler, its seed, the margin. Same
+The name is a hash of what goes in: targets and pairs, the sampler, its seed, the margin. Same
 inputs, same folder; a folder that is there is not made again.
 """
 
@@ -12,15 +14,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.files import make_folder, replace_json
+from pytest_kvbench.ops.paired import paired_curves
 from pytest_kvbench.ops.posterior_plots import draw
-from pytest_kvbench.ops.target_store import ANALYSIS, RunStore, posterior_id
+from pytest_kvbench.ops.run_names import named_runs
+from pytest_kvbench.ops.target_store import ANALYSIS, TIMINGS, RunStore, posterior_id
+from pytest_kvbench.pipeline.group import Prepared
 
 if TYPE_CHECKING:
     from pytest_kvbench.posterior.curves import Pairs
@@ -33,6 +40,36 @@ PACKAGES = ("arviz", "numba", "numpy", "nutpie")
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What a posterior is of.
+
+    Attributes:
+        model: that of all groups.
+        targets: ids of what their arms were measured on.
+        pairs: a curve each.
+    """
+
+    model: str
+    targets: tuple[str, ...]
+    pairs: Sequence[Pairs]
+
+
+def inputs_of(groups: Sequence[Prepared]) -> Inputs:
+    """All measured pairs of groups of one model.
+
+    Raises:
+        MissingPrerequisiteError: a group has no answer, one has no score, or no cell was measured.
+    """
+    pairs = [curve for prepared in groups for curve in paired_curves(prepared)]
+    if not pairs:
+        raise MissingPrerequisiteError(
+            "no group has a measured cell below budget 1.0", "run one: kvbench run FILE.yaml"
+        )
+    targets = {run.target for prepared in groups for run in named_runs(prepared)[0]}
+    return Inputs(groups[0].experiment.engine.model, tuple(sorted(targets)), pairs)
+
+
+@dataclass(frozen=True)
 class Made:
     """A posterior's folder, what it says, and whether it was there already."""
 
@@ -42,13 +79,13 @@ class Made:
 
 
 def make_posterior(
-    pairs: Sequence[Pairs], how: Sampling, margin: float, target: Path, *, progress: bool = False
+    inputs: Inputs, how: Sampling, margin: float, root: Path, *, progress: bool = False
 ) -> Made:
-    """The posterior of these pairs, from `target` where it has it.
+    """The posterior of these inputs, from the store where it has it.
 
     Args:
-        pairs: a curve each, at least one.
-        target: the store of artifacts; the folder `posteriors` is made below it.
+        inputs: with at least one curve.
+        root: the store; the folder `posteriors` is made below it.
 
     Raises:
         MissingPrerequisiteError: the extra `bayes` is not installed.
@@ -56,12 +93,13 @@ def make_posterior(
     """
     from pytest_kvbench.posterior.fit import fit
 
-    config = _config(pairs, how, margin)
-    folder = RunStore(target).posteriors / posterior_id(how.sampler, config)
+    config = _config(inputs, how, margin)
+    folder = RunStore(root).posteriors / posterior_id(how.sampler, config)
     known = folder.exists()
     if not known:
-        fitted = fit(pairs, how, margin, progress=progress)
-        make_folder(folder, lambda room: _write(fitted, config, margin, room))
+        began = time.perf_counter()
+        fitted = fit(inputs.pairs, how, margin, progress=progress)
+        make_folder(folder, lambda room: _write(fitted, config, margin, room, began))
     return Made(folder, _read(folder), known)
 
 
@@ -70,12 +108,14 @@ def _read(folder: Path) -> Analysis:
     return found
 
 
-def _config(pairs: Sequence[Pairs], how: Sampling, margin: float) -> dict[str, Any]:
+def _config(inputs: Inputs, how: Sampling, margin: float) -> dict[str, Any]:
     """All that decides what is said."""
     return {
+        "model": inputs.model,
+        "targets": list(inputs.targets),
         "curves": [
             {**asdict(p.key), "budgets": list(p.budgets), "pairs": len(p.control), "sha": _sha(p)}
-            for p in sorted(pairs, key=lambda p: (p.key.policy, p.key.base))
+            for p in sorted(inputs.pairs, key=lambda p: (p.key.policy, p.key.base))
         ],
         "sampling": asdict(how),
         "margin": margin,
@@ -95,11 +135,14 @@ def _sha(p: Pairs) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
 
 
-def _write(fitted: Fitted, config: Mapping[str, Any], margin: float, room: Path) -> None:
+def _write(
+    fitted: Fitted, config: Mapping[str, Any], margin: float, room: Path, began: float
+) -> None:
     if fitted.posterior is not None:
         fitted.posterior.trace.to_netcdf(str(room / "trace.nc"))
         draw(fitted.posterior, margin, room / "diagnostics")
     replace_json(room / ANALYSIS, {"config": config, **_said(fitted)})
+    replace_json(room / TIMINGS, {"wall_s": time.perf_counter() - began})
 
 
 def _said(fitted: Fitted) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,22 @@ def make_run(
     return run.name
 
 
+def make_posterior_of(
+    groups: Sequence[tuple[str, str]], how: Mapping[str, Any], margin: float, root: str, *_runs: str
+) -> str:
+    """Write the folder of a posterior over groups whose runs are there; returns its id.
+
+    Args:
+        groups: folder and rules of each.
+        how: a `Sampling`.
+    """
+    from pytest_kvbench.ops.posteriors import inputs_of, make_posterior
+    from pytest_kvbench.posterior.draws import Sampling
+
+    inputs = inputs_of([_prepared(folder, gate) for folder, gate in groups])
+    return make_posterior(inputs, Sampling(**how), margin, Path(root)).folder.name
+
+
 @dataclass(frozen=True, eq=False)
 class _Group:
     prepared: Prepared
@@ -93,11 +109,16 @@ def _opened(folder: str, gate: str) -> _Group:
 
 @functools.lru_cache(maxsize=1)
 def _read(folder: str, gate: str, _stamps: tuple[int, ...]) -> _Group:
+    prepared = _prepared(folder, gate)
+    return _Group(prepared, observed(prepared), named_runs(prepared)[0])
+
+
+def _prepared(folder: str, gate: str) -> Prepared:
+    """A group with the rules by which it is judged now."""
     prepared = open_group(Path(folder))
     rules = Gate(**json.loads(gate))
     judged_by = prepared.experiment.model_copy(update={"gate": rules})
-    prepared = replace(prepared, experiment=judged_by)
-    return _Group(prepared, observed(prepared), named_runs(prepared)[0])
+    return replace(prepared, experiment=judged_by)
 
 
 def _of(rows: Observations, variant: str, arms: Iterable[tuple[str, float]]) -> Observations:

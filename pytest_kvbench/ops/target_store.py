@@ -39,7 +39,8 @@ FRAME = [
     *("n", "mean", "std", "delta", "ci_low", "ci_high", "verdict", "proof", "achieved"),
     *("ess", "rhat", "wall_s"),
 ]
-"""The columns of `RunStore.frame`; of a posterior `policy` is its sampler, a run has no ess."""
+"""The columns of `RunStore.frame`; of a posterior `policy` is its sampler and `target` all of its
+targets, a run has no ess."""
 
 
 def target_id(config: Json) -> str:
@@ -49,7 +50,7 @@ def target_id(config: Json) -> str:
 
 def run_id(policy: str, config: Json) -> str:
     """The name of a run by its configuration, which names its target."""
-    return f"run_{_slug(policy)}_{_sha1(config)}"
+    return f"run_{slug(policy)}_{_sha1(config)}"
 
 
 def posterior_id(sampler: str, config: Json) -> str:
@@ -61,7 +62,8 @@ def _sha1(config: Json) -> str:
     return hashlib.sha1(canonical(config), usedforsecurity=False).hexdigest()
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name)
 
 
@@ -128,10 +130,8 @@ class RunStore:
     def _row(self, entry: Json) -> Json:
         place = self._place(entry)
         timings = _json(place / TIMINGS) if (place / TIMINGS).exists() else {}
-        about = {"kind": entry["kind"], "id": entry["id"], "wall_s": timings.get("wall_s")}
-        if entry["kind"] == "run":
-            return {**about, "target": entry["target"], **entry["dims"], **entry["metrics"]}
-        return {**about, "policy": entry["sampler"], **entry["metrics"]}
+        named = {name: entry[name] for name in ("kind", "id", "target")}
+        return {**named, "wall_s": timings.get("wall_s"), **entry["dims"], **entry["metrics"]}
 
     def _place(self, entry: Json) -> Path:
         if entry["kind"] == "run":
@@ -169,13 +169,24 @@ class RunStore:
 def _posterior(folder: Path) -> dict[str, Any]:
     """What the catalog says of a posterior: its inputs, and whether it may be believed."""
     found = _json(folder / ANALYSIS)
-    checks = found["diagnostics"] or {}
+    config, checks = found["config"], found["diagnostics"] or {}
     return {
         "kind": "posterior",
         "id": folder.name,
-        "sampler": found["config"]["sampling"]["sampler"],
-        "config": found["config"],
-        "metrics": {"ess": checks.get("ess_bulk"), "rhat": checks.get("r_hat")},
+        "target": ",".join(config["targets"]),
+        "config": config,
+        "dims": {
+            "model": config["model"],
+            "tasks": ",".join(sorted({curve["task"] for curve in config["curves"]})),
+            "seed": config["sampling"]["seed"],
+            "policy": config["sampling"]["sampler"],
+            "margin": config["margin"],
+        },
+        "metrics": {
+            "n": sum(curve["pairs"] for curve in config["curves"]),
+            "ess": checks.get("ess_bulk"),
+            "rhat": checks.get("r_hat"),
+        },
     }
 
 

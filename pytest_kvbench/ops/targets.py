@@ -1,23 +1,27 @@
-"""Targets and runs of groups, built into the content-addressed store: see `target_store`.
+"""Targets, runs and posteriors of groups, built into the content-addressed store: `target_store`.
 
 A target is what arms are measured on: model, data, prompts, seed and control. A run is one arm
 under it with the rules that judge it, judged alone, so that it is the same whatever else its group
-asked. Each is a node that needs nothing but the group's database: here, or on Parsl's workers.
+asked. A posterior is over all targets of a model, and waits for their runs. Each is a node that
+needs nothing but the groups' databases: here, or on Parsl's workers.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.ops.run_names import named_runs
-from pytest_kvbench.ops.run_nodes import make_run, make_target
+from pytest_kvbench.ops.run_nodes import make_posterior_of, make_run, make_target
 from pytest_kvbench.ops.target_store import RunStore
 from pytest_kvbench.pipeline.group import Prepared
+
+if TYPE_CHECKING:
+    from pytest_kvbench.posterior.draws import Sampling
 
 Submit = Callable[..., concurrent.futures.Future[str]]
 """Runs a function with arguments, of which futures are waited for: here or elsewhere."""
@@ -25,11 +29,12 @@ Submit = Callable[..., concurrent.futures.Future[str]]
 
 @dataclass(frozen=True)
 class Built:
-    """Ids of folders made, of those that were there, and arms that lack answers."""
+    """Ids of runs made, of those that were there, arms that lack answers, and ids of posteriors."""
 
     made: tuple[str, ...]
     known: tuple[str, ...]
     incomplete: tuple[str, ...]
+    posteriors: tuple[str, ...] = ()
 
 
 def here(function: Callable[..., str], *args: Any) -> concurrent.futures.Future[str]:
@@ -40,16 +45,22 @@ def here(function: Callable[..., str], *args: Any) -> concurrent.futures.Future[
     return done
 
 
-def build(groups: Sequence[Prepared], root: Path, submit: Submit = here) -> Built:
-    """Build the targets and runs of groups that the store lacks; asks nobody.
+def build(
+    groups: Sequence[Prepared],
+    root: Path,
+    submit: Submit = here,
+    posteriors: Sequence[Sampling] = (),
+) -> Built:
+    """Build the targets, runs and posteriors of groups that the store lacks; asks nobody.
 
     Args:
         groups: answered and scored; `experiment.gate` are the rules by which runs are judged.
         root: the store's folder, shared by any number of groups.
         submit: where the nodes are worked on.
+        posteriors: by each of these samplers, one over all groups of a model and margin.
 
     Raises:
-        MissingPrerequisiteError: an answer has no score.
+        MissingPrerequisiteError: an answer has no score, or the extra `bayes` is not installed.
         StoreError: it cannot be written.
     """
     store = RunStore(root)
@@ -58,7 +69,7 @@ def build(groups: Sequence[Prepared], root: Path, submit: Submit = here) -> Buil
     known: dict[str, None] = {}
     incomplete: list[str] = []
     for prepared in groups:
-        gate = json.dumps(prepared.experiment.gate.model_dump(mode="json"))
+        gate = _rules(prepared)
         whole, lacking = named_runs(prepared)
         incomplete += lacking
         for run in whole:
@@ -72,7 +83,28 @@ def build(groups: Sequence[Prepared], root: Path, submit: Submit = here) -> Buil
                 arm = (run.arm.policy, run.arm.budget)
                 after = targets[run.target]
                 runs[run.name] = submit(make_run, *place, *arm, str(root.absolute()), after)
-    for future in [*targets.values(), *runs.values()]:
+    built = (*targets.values(), *runs.values())
+    fits = [
+        submit(make_posterior_of, of, asdict(how), margin, str(root.absolute()), *built)
+        for margin, of in _alike(groups)
+        for how in posteriors
+    ]
+    for future in built:
         future.result()
+    ids = tuple(future.result() for future in fits)
     store.index()
-    return Built(tuple(runs), tuple(known), tuple(incomplete))
+    return Built(tuple(runs), tuple(known), tuple(incomplete), ids)
+
+
+def _rules(prepared: Prepared) -> str:
+    return json.dumps(prepared.experiment.gate.model_dump(mode="json"))
+
+
+def _alike(groups: Sequence[Prepared]) -> Iterator[tuple[float, list[tuple[str, str]]]]:
+    """The margin, folders and rules of groups of one model and margin."""
+    found: dict[tuple[str, float], list[tuple[str, str]]] = {}
+    for one in groups:
+        key = (one.experiment.engine.model, one.experiment.gate.loss)
+        found.setdefault(key, []).append((str(one.folder.absolute()), _rules(one)))
+    for (_, margin), of in found.items():
+        yield margin, of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +13,7 @@ from pytest_kvbench.errors import ControlError
 from pytest_kvbench.pipeline.driver import GroupDriver, drivers
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root, source_of
 from pytest_kvbench.pipeline.pool import Pool, Tally, Work, first_cause
+from pytest_kvbench.records import Cell
 from pytest_kvbench.store.controls import SharedControls
 
 
@@ -117,15 +118,20 @@ class Ran:
     sick: tuple[ControlError, ...]
 
 
-def run(prepared: Prepared, site: Site, on_answers: Callable[[int], None]) -> Ran:
-    """Answer everything the plan lacks, group after group, and wait for it.
+def run(
+    prepared: Prepared,
+    site: Site,
+    on_answers: Callable[[int], None],
+    cells: Sequence[Cell] | None = None,
+) -> Ran:
+    """Answer everything that some cells lack, by default all of the plan; waits for it.
 
-    A control that is not sane stops its own group alone.
+    Group after group; a control that is not sane stops its own group alone.
 
     Raises:
         EngineError: the engine could not be started, or is gone; what was answered is stored.
     """
-    live, every = Live(make_pool(prepared, site, on_answers)), list(drivers(prepared))
+    live, every = Live(make_pool(prepared, site, on_answers)), list(drivers(prepared, cells))
     try:
         for driver in every:
             live.begin(driver)

@@ -108,8 +108,9 @@ def recovery(p: Pairs, rng: np.random.Generator) -> float:
     residual = np.nan_to_num(each - mean)
     _, code = np.unique(p.cluster, return_inverse=True)
     sums = np.column_stack([np.bincount(code, weights=column) for column in residual.T])
-    drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), REPLICATES)
-    again = nearest + drawn @ sums / sure
+    kinds, times = np.unique(sums, axis=0, return_counts=True)
+    drawn = rng.multinomial(len(sums), times / len(sums), REPLICATES)
+    again = nearest + drawn @ kinds / sure
     return float((_largest_fall(again) >= _largest_fall(mean[None]) - TINY_FALL).mean())
 
 

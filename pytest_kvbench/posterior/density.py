@@ -14,10 +14,12 @@ from numba import njit
 
 from pytest_kvbench.posterior.outcomes import (
     SMALLEST,
+    begin,
     emissions,
     new_room,
     rows_gradient,
     rows_likelihood,
+    rows_value,
 )
 
 
@@ -151,11 +153,27 @@ def graded_likelihood(d, m, w, a, h, g_w, g):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def curve_value(d, c, n, room):
+    """Log likelihood of one curve. `room`: scratch, of `new_room`."""
+    b, h = d.base[c], n.h[d.task[c]]
+    w, g_w, g = room.rungs[0], room.rungs[3], room.gradient
+    for j in range(len(w)):
+        w[j] = n.depth[c] * shape(d.octaves[c, j], n.mu[c], n.s[c])[0]
+    total = 0.0
+    if d.first[c] < d.first[c + 1]:
+        emissions(n.f1[b], n.f0[b], h, room.says, room.slopes)
+        begin(w, room)
+        total += rows_value(d, c, n.rho, room)
+    if d.graded[c] >= 0:
+        total += graded_likelihood(d, d.graded[c], w, n.a[b], h, g_w, g)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def curve_likelihood(d, c, n, room, by_base, by_task, by_curve):
-    """Log likelihood of one curve; adds its gradient.
+    """The same; adds its gradient.
 
     Args:
-        room: scratch, of `new_room`.
         by_base: by logit a, f1, f0, shape (b, 3).
         by_task: by logit h, shape (t,).
         by_curve: by mu, log(s - .03), logit A, and logit rho, shape (c, 4).
@@ -171,7 +189,8 @@ def curve_likelihood(d, c, n, room, by_base, by_task, by_curve):
     if d.first[c] < d.first[c + 1]:
         g[:] = 0
         emissions(n.f1[b], n.f0[b], h, room.says, room.slopes)
-        likely, by_rho = rows_likelihood(d, c, w, n.rho, room)
+        begin(w, room)
+        likely, by_rho = rows_likelihood(d, c, n.rho, room)
         rows_gradient(w, room, g_w, g)
         total += likely
         by_curve[c, 3] += by_rho

@@ -85,45 +85,67 @@ def emissions(f1, f0, h, says, slopes):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def rows_likelihood(d, c, w, rho, room):
-    """Log likelihood of a curve's rows, and its derivative by logit rho.
+def begin(w, room):
+    """Write to `room` what all rows of a curve share, whose outcomes have `emissions`."""
+    k = len(w)
+    for j in range(k):
+        room.step[j] = w[j] - (w[j - 1] if j else 0.0)
+        room.each[:, :, j] = (1 - w[j]) * room.says[0] + w[j] * room.says[1]
+    room.step[k], room.tail[k] = 1 - w[k - 1], 1.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def row(control, outcome, room):
+    """How likely one row is if its answers have a budget each, and if they break anew."""
+    k = len(outcome)
+    says, each, step, tail, held = room.says, room.each, room.step, room.tail, room.held
+    for j in range(k - 1, -1, -1):
+        tail[j] = tail[j + 1] * says[1, control, outcome[j]]
+    head, owned, anew = 1.0, 0.0, 1.0
+    for j in range(k):
+        held[j] = head * tail[j]
+        owned += step[j] * held[j]
+        head *= says[0, control, outcome[j]]
+        anew *= each[control, outcome[j], j]
+    held[k] = head
+    return owned + step[k] * head, anew
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def rows_value(d, c, rho, room):
+    """Log likelihood of a curve's rows, after `begin`."""
+    total = 0.0
+    for r in range(d.first[c], d.first[c + 1]):
+        owned, anew = row(int(d.control[r]), d.outcome[r], room)
+        total += d.times[r] * math.log(rho * owned + (1 - rho) * anew + SMALLEST)
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def rows_likelihood(d, c, rho, room):
+    """The same, and its derivative by logit rho.
 
     Writes to `room.own`, `room.anew` and `room.reached` how much each outcome weighs, of which
     `rows_gradient` makes the gradient: sums over rows first, derivatives once a curve.
     """
-    k = len(w)
-    says, each, step, tail, held = room.says, room.each, room.step, room.tail, room.held
     room.own[:], room.anew[:], room.reached[:] = 0, 0, 0
-    for j in range(k):
-        step[j] = w[j] - (w[j - 1] if j else 0.0)
-        each[:, :, j] = (1 - w[j]) * says[0] + w[j] * says[1]
-    step[k], tail[k] = 1 - w[k - 1], 1.0
     total, by_rho = 0.0, 0.0
     for r in range(d.first[c], d.first[c + 1]):
         control, outcome = int(d.control[r]), d.outcome[r]
-        for j in range(k - 1, -1, -1):
-            tail[j] = tail[j + 1] * says[1, control, outcome[j]]
-        head, owned, anew = 1.0, 0.0, 1.0
-        for j in range(k):
-            held[j] = head * tail[j]
-            owned += step[j] * held[j]
-            head *= says[0, control, outcome[j]]
-            anew *= each[control, outcome[j], j]
-        held[k] = head
-        owned += step[k] * head
+        owned, anew = row(control, outcome, room)
         likely = rho * owned + (1 - rho) * anew + SMALLEST
         total += d.times[r] * math.log(likely)
         weight = d.times[r] / likely
         by_rho += weight * rho * (1 - rho) * (owned - anew)
         weight_own, weight_anew = weight * rho, weight * (1 - rho) * anew
         broken = 0.0
-        for j in range(k):
-            room.reached[j] += weight_own * held[j]
-            broken += step[j] * held[j]
+        for j in range(len(outcome)):
+            room.reached[j] += weight_own * room.held[j]
+            broken += room.step[j] * room.held[j]
             room.own[0, control, outcome[j]] += weight_own * (owned - broken)
             room.own[1, control, outcome[j]] += weight_own * broken
             room.anew[control, outcome[j], j] += weight_anew
-        room.reached[k] += weight_own * head
+        room.reached[-1] += weight_own * room.held[-1]
     return total, by_rho
 
 

@@ -95,6 +95,8 @@ class SamplingRow(TypedDict):
 class Config(TypedDict):
     """All that decides what is said."""
 
+    model: str
+    targets: list[str]
     curves: list[InputRow]
     sampling: SamplingRow
     margin: float

@@ -1,21 +1,26 @@
 """Does the posterior say what is true? Pairs of known truth are drawn and fitted; tables follow.
 
     python tests/benchmarks/calibration_posterior.py [--fits 100] [--seed N] [--only cliff ...]
+        [--keep FILE]
 
 A fit has 12 cells (3 tasks, 4 lengths) of 25 pairs. Half the fits have answers with a budget each
 below which they are broken, the others break anew at every budget. `prior` draws the truth from the
 model itself: there, and there alone, a stated probability must be the share that comes true.
-Exit code 1: a target missed.
+`graded` is the slope with scores between 0 and 1: a wrong answer has a part of what it was asked
+for, drawn anew (beta), and so does a right one. What is kept in FILE is gone on with. Exit code 1:
+a target missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -69,7 +74,7 @@ def truths(shape: str, rng: Random, own: bool) -> list[Truth]:
 
 def _broken(shape: str, place: float) -> np.ndarray:
     at = max(place, 0.1)
-    if shape == "slope":
+    if shape in ("slope", "graded"):
         return np.clip(0.9 / (1 + np.exp(-(OCTAVES - at) / 0.35)) - 0.005, 0, 1)
     if shape == "cliff":
         return np.where(at < OCTAVES, 0.7, 0.0)
@@ -92,6 +97,16 @@ def _answers(key: CurveKey, broken: np.ndarray, rates: tuple, own: float, rng: R
     lucky = rng.random((PAIRS, 6)) < h
     treated = np.where(is_broken, lucky, control[:, None] ^ flips)
     return Pairs(key, LADDER, control.astype(float), treated.astype(float), np.arange(PAIRS))
+
+
+def graded(truth: Truth, rng: Random) -> Truth:
+    """The same cell with scores between 0 and 1: right and wrong are drawn around 0.85 and 0.25."""
+    p = truth.pairs
+    high, low = (rng.beta(*shape, (2, PAIRS, 6)) for shape in ((8.5, 1.5), (2.5, 7.5)))
+    control = np.where(p.control == 1, high[0, :, 0], low[0, :, 0])
+    treated = np.where(p.treated == 1, high[1], low[1])
+    scored = Pairs(p.key, p.budgets, control, treated, p.cluster)
+    return Truth(truth.broken, truth.loss * 0.6, scored)
 
 
 def from_prior(rng: Random) -> list[Truth]:
@@ -118,6 +133,8 @@ def run(shape: str, number: int, seed: int, tally: Tally) -> None:
     began = time.process_time()
     rng = np.random.default_rng([seed, number, sum(map(ord, shape))])
     planted = from_prior(rng) if shape == "prior" else truths(shape, rng, number % 2 == 0)
+    if shape == "graded":
+        planted = [graded(truth, rng) for truth in planted]
     how = Sampling(seed=number, chains=2, draws=300, tune=300, target_accept=0.9)
     fitted = fit([t.pairs for t in planted], how, MARGIN)
     by_key = {t.pairs.key: t for t in planted}
@@ -194,7 +211,7 @@ def reliability(t: Tally) -> str:
     return "; ".join(words)
 
 
-SHAPES = ("cliff", "slope", "flat", "non-monotone", "prior")
+SHAPES = ("cliff", "slope", "flat", "non-monotone", "graded", "prior")
 
 
 def main() -> int:
@@ -203,11 +220,17 @@ def main() -> int:
     parser.add_argument("--fits", type=int, default=100)
     parser.add_argument("--seed", type=int, default=20261127)
     parser.add_argument("--only", nargs="*", choices=SHAPES, default=SHAPES)
+    parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    tallies = {shape: Tally() for shape in given.only}
+    kept = json.loads(given.keep.read_text()) if given.keep and given.keep.exists() else {}
+    tallies = {shape: Tally(**kept.get(shape, {})) for shape in given.only}
     for number in range(given.fits):
         for shape, tally in tallies.items():
-            run(shape, number, given.seed, tally)
+            if number >= tally.fits:
+                run(shape, number, given.seed, tally)
+        if given.keep:
+            kept |= {shape: asdict(tally) for shape, tally in tallies.items()}
+            given.keep.write_text(json.dumps(kept, default=lambda value: value.item()))
         if number % 10 == 9 or number == given.fits - 1:
             table(tallies)
     return 0 if all(holds(shape, tally) for shape, tally in tallies.items()) else 1

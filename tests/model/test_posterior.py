@@ -10,7 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from pytest_kvbench.cli import main
-from pytest_kvbench.ops.posteriors import Made, make_posterior
+from pytest_kvbench.executors.flow import ParslFlow
+from pytest_kvbench.executors.presets import config_of
+from pytest_kvbench.experiment.executor import ExecutorSettings
+from pytest_kvbench.ops.posteriors import Inputs, Made, make_posterior
+from pytest_kvbench.ops.target_store import RunStore
+from pytest_kvbench.ops.targets import build
 from pytest_kvbench.posterior.curves import Pairs, curves
 from pytest_kvbench.posterior.draws import Sampling, flat, sample
 from pytest_kvbench.posterior.fit import fit
@@ -18,6 +23,7 @@ from pytest_kvbench.posterior.model import Data, model
 from pytest_kvbench.posterior.shape import share_broken
 from pytest_kvbench.posterior.statements import Posterior
 from tests.conftest import Project
+from tests.support.groups import make_group
 from tests.support.mock_server import MockServer
 from tests.unit.posterior.planted import BUMP, CLIFF, FLAT, LADDER, SLOPE, key, losses, planted
 
@@ -85,7 +91,11 @@ def _likelihood(control: bool, outcome: np.ndarray, broken: np.ndarray, n: Data)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make_posterior(groups(), HOW, 0.10, tmp_path_factory.mktemp("runs"))
+    return make_posterior(of(groups()), HOW, 0.10, tmp_path_factory.mktemp("runs"))
+
+
+def of(pairs: list[Pairs]) -> Inputs:
+    return Inputs("m", ("tgt_1",), pairs)
 
 
 def groups() -> list[Pairs]:
@@ -115,23 +125,57 @@ def test_planted_transitions_are_found_and_what_rises_again_is_named(made: Made)
 
 
 def test_a_folder_holds_it_all_and_is_made_once(made: Made) -> None:
-    names = {"analysis.json", "diagnostics", "trace.nc"}
+    names = {"analysis.json", "diagnostics", "timings.json", "trace.nc"}
     assert {path.name for path in made.folder.iterdir()} == names
-    for picture in ("trace", "rank", "forest"):
+    assert made.analysis["config"]["targets"] == ["tgt_1"]
+    for picture in ("trace", "rank", "forest", *(f"running_{policy}" for policy in TRUTHS)):
         assert (made.folder / "diagnostics" / f"{picture}.png").stat().st_size > 10_000
-    again = make_posterior(groups()[::-1], HOW, 0.10, made.folder.parent.parent)
+    again = make_posterior(of(groups()[::-1]), HOW, 0.10, made.folder.parent.parent)
     assert again.known
     assert again.folder == made.folder
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
     how = Sampling(seed=2, chains=2, draws=150, tune=150)
+    pictures = [f"diagnostics/{name}.png" for name in ("trace", "rank", "forest", "running_flat")]
     one, other = (
-        make_posterior(pairs, how, 0.10, tmp_path / name)
+        make_posterior(of(pairs), how, 0.10, tmp_path / name)
         for name, pairs in (("a", groups()), ("b", groups()[::-1]))
     )
-    for name in ("analysis.json", "trace.nc", "diagnostics/trace.png"):
+    for name in ("analysis.json", "trace.nc", *pictures):
         assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
+
+
+def test_a_graph_of_targets_and_runs_ends_in_posteriors_of_them(tmp_path: Path) -> None:
+    group = make_group(tmp_path / "reports", per_bin=10)
+    how = [Sampling(sampler, chains=2, draws=60, tune=60) for sampler in ("nuts", "slice")]
+    done = build([group], tmp_path / "runs", posteriors=how)
+    assert [name.split("_")[1] for name in done.posteriors] == ["nuts", "slice"]
+    rows = RunStore(tmp_path / "runs").frame().query("kind == 'posterior'")
+    assert list(rows["id"]) == sorted(done.posteriors)
+    runs = RunStore(tmp_path / "runs").frame().query("kind == 'run'")
+    assert set(rows["target"]) == set(runs["target"])
+    assert rows[["model", "seed", "n", "ess", "rhat", "wall_s"]].notna().all(axis=None)
+    again = build([group], tmp_path / "runs", posteriors=how)
+    assert (again.made, again.posteriors) == ((), done.posteriors)
+
+
+@pytest.mark.slow
+def test_parsls_workers_build_the_same_posterior_behind_the_runs(tmp_path: Path) -> None:
+    group = make_group(tmp_path / "reports", per_bin=10)
+    how = [Sampling(chains=2, draws=60, tune=60)]
+    here = build([group], tmp_path / "here", posteriors=how)
+    settings = ExecutorSettings(name="parsl", workers=2)
+    flow = ParslFlow.start(config_of(settings, tmp_path / "parsl"), tmp_path / "parsl")
+    try:
+        there = build([group], tmp_path / "there", flow.call, how)
+    finally:
+        flow.close()
+    assert there == here
+    analysis = f"posteriors/{here.posteriors[0]}/analysis.json"
+    assert (tmp_path / "there" / analysis).read_bytes() == (
+        tmp_path / "here" / analysis
+    ).read_bytes()
 
 
 def test_the_command_says_it_of_a_stored_group(project: Project, mock: MockServer) -> None:

@@ -109,7 +109,13 @@ def test_key_figures_are_promoted_and_posteriors_have_their_place(tmp_path):
     (place / "diagnostics").mkdir(parents=True)
     (place / "diagnostics/trace.png").write_bytes(b"png")
     checks = {"r_hat": 1.0, "ess_bulk": 900.0, "ess_tail": 800.0, "divergent": 0.0}
-    config = {"curves": [], "margin": 0.1, "sampling": {"sampler": "nuts"}}
+    config = {
+        "model": "m",
+        "targets": ["tgt_1", "tgt_2"],
+        "margin": 0.1,
+        "curves": [{"task": "t", "pairs": 7}],
+        "sampling": {"sampler": "nuts", "seed": 1},
+    }
     analysis = {"config": config, "diagnostics": checks, "statements": []}
     (place / "analysis.json").write_text(json.dumps(analysis))
     store.index()
@@ -117,6 +123,7 @@ def test_key_figures_are_promoted_and_posteriors_have_their_place(tmp_path):
     assert [json.loads(line)["kind"] for line in lines] == ["target", "run", "run", "posterior"]
     rows = store.frame().set_index("id")
     assert rows.loc[place.name, ["policy", "ess", "rhat"]].tolist() == ["nuts", 900, 1]
+    assert rows.loc[place.name, ["target", "model", "n"]].tolist() == ["tgt_1,tgt_2", "m", 7]
     words = ["promote", place.name[:12], "--runs", tmp_path / "runs", "--to", tmp_path / "results"]
     assert kvbench(*words).exit_code == 0
     assert list(pd.read_csv(tmp_path / "results/figures.csv")["id"]) == [place.name]
