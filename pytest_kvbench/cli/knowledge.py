@@ -79,11 +79,17 @@ def _data_set(reports: Sequence[Path], data: Path | None) -> Iterator[Path]:
 
 
 def _frames(reports: Sequence[Path], data: Path | None, *tables: str) -> list[pd.DataFrame]:
-    from pytest_kvbench.ops.aggregate import frame
-    from pytest_kvbench.ops.recipes import of_scores
-
     with _data_set(reports, data) as folder:
-        return [of_scores(frame(folder, table)) for table in tables]
+        return _compared(folder, *tables)
+
+
+def _compared(folder: Path, *tables: str) -> list[pd.DataFrame]:
+    """Tables of a data set, with the columns by which arms are compared."""
+    from pytest_kvbench.ops.aggregate import frame
+    from pytest_kvbench.ops.recipes import UNREAD, of_scores
+
+    left_out = {"answers": UNREAD}
+    return [of_scores(frame(folder, table, left_out.get(table, ()))) for table in tables]
 
 
 @click.command()
@@ -96,11 +102,9 @@ def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
     """
     done = _gathered(reports, data)
     if done.read:
-        from pytest_kvbench.ops.aggregate import frame
-        from pytest_kvbench.ops.recipes import of_scores
         from pytest_kvbench.ops.rollups import write_rollups
 
-        answers, runs, cells = (of_scores(frame(done.folder, name)) for name in _TABLES)
+        answers, runs, cells = _compared(done.folder, *_TABLES)
         write_rollups(done.folder, answers, runs, cells, ALPHA)
     gone = f", {len(done.gone)} kept of groups that are gone" if done.gone else ""
     click.echo(

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,8 +169,8 @@ def _merged(
     return lineages.answers(target)
 
 
-def frame(target: Path, table: str) -> pd.DataFrame:
-    """One of the data set's tables.
+def frame(target: Path, table: str, without: Collection[str] = ()) -> pd.DataFrame:
+    """One of the data set's tables, without some of its columns.
 
     Raises:
         MissingPrerequisiteError: nothing was aggregated there.
@@ -181,7 +181,8 @@ def frame(target: Path, table: str) -> pd.DataFrame:
         raise MissingPrerequisiteError(
             f"{target}: holds no {table}", "run an experiment first: kvbench run FILE.yaml"
         )
-    rows = pd.read_parquet(target / table, schema=lineages.schema(table))
+    columns = [name for name in COLUMNS[table] if name not in without]
+    rows = pd.read_parquet(target / table, columns=columns, schema=lineages.schema(table))
     for column, (nullable, value) in _OLDER.items():
         if column in rows:
             rows[column] = rows[column].astype(nullable).fillna(value).astype(type(value))

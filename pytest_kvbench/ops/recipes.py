@@ -31,6 +31,14 @@ RECIPE = [
 ]
 """All that is asked alike, but for the cache: `draws` is the sampling without its seed."""
 
+UNREAD = frozenset(
+    [
+        *("key", "text", "finish_reason", "origin", "created_at", "label", "note", "fingerprint"),
+        *("max_tokens", "ttft_s", "prompt_tokens", "completion_tokens"),
+    ]
+)
+"""Columns of answers by which nothing is compared; half of what they are in memory."""
+
 ARM = ["policy", "params", "budget"]
 CELL = ["group", "task", "variant", "policy", "budget"]
 ALL_LENGTHS = "all"
@@ -79,7 +87,7 @@ def lengths(rows: pd.DataFrame) -> pd.Series[str]:
     if rows.empty:
         return rows["group"].astype(str)
     tokens = rows.groupby(["group", "task", "bin"])["tokens"].transform("median")
-    return tokens.map(octave)
+    return tokens.map({median: octave(median) for median in tokens.unique()})
 
 
 def octave(tokens: float) -> str:

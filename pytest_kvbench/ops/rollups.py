@@ -35,9 +35,9 @@ def write_rollups(
     Correlations are there where an evidence task ran; their intervals are at 1 - alpha.
     """
     arms = judged_arms(answers, runs, cells).sort_values(["model", "task"], kind="stable")
-    scored = with_dials(answers, runs, cells)
     tables = {"by_model_arms": arms[COLUMNS], "by_model_ranking": ranking(arms)}
-    if (scored["metric"] == EVIDENCE).any():
+    evidence = answers[answers["metric"] == EVIDENCE]
+    if len(evidence) and len(scored := with_dials(evidence, runs, cells)):
         tables["by_model_grounding"] = grounding(scored)
         tables["by_model_correlations"] = correlations(scored, alpha)
     for name, rows in tables.items():
