@@ -28,6 +28,10 @@ EXIT_INTERRUPTED = 2
 """Ctrl-C, as pytest ends with it: nothing was found, good or bad."""
 
 
+INTERRUPTED = "interrupted: what was answered is kept; the same command goes on where it stopped"
+"""What Ctrl-C is answered with."""
+
+
 class KvbenchError(Exception):
     """Base of all errors meant for people.
 

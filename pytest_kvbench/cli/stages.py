@@ -1,5 +1,7 @@
 """`kvbench`: the stages without pytest, and the statistics for anybody's scores.
 
+root       the group of all commands
+start      init
 files      validate, resolve
 keeping    controls, archive, restore, trust, clean
 groups     compare, save, view
@@ -16,12 +18,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -39,12 +39,13 @@ from pytest_kvbench.cli import (
     reasons,
     scores,
     serve,
+    start,
     targets,
     waiting,
 )
 from pytest_kvbench.cli.lost import Lost, lost_of
+from pytest_kvbench.cli.root import Root
 from pytest_kvbench.errors import (
-    EXIT_INTERRUPTED,
     InfrastructureError,
     KvbenchError,
     MissingPrerequisiteError,
@@ -59,31 +60,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.rows import Summary
 
 
-class _Main(click.Group):
-    """Errors meant for people end as two lines and an exit code, never as a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: _warn(message)
-            try:
-                done = super().invoke(ctx)
-            except KvbenchError as error:
-                reasons.end(ctx, error)
-            except KeyboardInterrupt:  # click would end it with 1, which is a finding
-                click.echo(
-                    "kvbench: interrupted; the same again goes on where it stopped", err=True
-                )
-                sys.exit(EXIT_INTERRUPTED)
-            reasons.end(ctx)
-            return done
-
-
-def _warn(message: Warning | str) -> None:
-    """A warning as a line of its own, without the place in the code."""
-    click.echo(f"kvbench: warning: {message}", err=True)
-
-
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pytest-kvbench")
 def main() -> None:
     """What a smaller KV cache costs in answer quality."""
@@ -209,7 +186,7 @@ def all_stages(
             _conclude(prepared, gate)
 
 
-for room in (files, keeping, groups, knowledge, scores, targets):
+for room in (start, files, keeping, groups, knowledge, scores, targets):
     for subcommand in room.COMMANDS:
         main.add_command(subcommand)
 for subcommand in (power.power, posterior.posterior, batch.batch, waiting.wait, serve.serve):

@@ -25,6 +25,7 @@ class Probe:
     base_url: str
     settings: EngineSettings
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: float = _PROBE_S
 
     @property
     def root(self) -> str:
@@ -59,7 +60,7 @@ class Probe:
     def is_there(self) -> bool:
         """Whether anybody answers at the address, whatever it says."""
         try:
-            with client_of(self.base_url, timeout_s=_PROBE_S) as client:
+            with client_of(self.base_url, timeout_s=self.timeout_s) as client:
                 client.head(self.base_url)
         except (httpx.HTTPError, EngineError):
             return False
@@ -82,7 +83,7 @@ class Probe:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         url = self.root + path
         try:
-            with client_of(url, timeout_s=_PROBE_S, headers=self.headers) as client:
+            with client_of(url, timeout_s=self.timeout_s, headers=self.headers) as client:
                 limit = self.settings.max_reply_bytes
                 response = bounded.fetch(client, method, url, limit=limit, json=body)
             return response.raise_for_status()

@@ -82,16 +82,10 @@ def obstacles(experiment: Experiment) -> Iterator[Obstacle]:
 
 def _enough(experiment: Experiment) -> str:
     """How many examples let an arm without loss pass most of the time."""
-    from pytest_kvbench.analyse.power import plan as pairs_for  # late: numpy and scipy
-
-    arms = sum(layout.rows for layout in foresee.layouts(experiment).values())
-    gate, bins = experiment.gate, experiment.bins.n
-    found = pairs_for(
-        gate.loss, discordance=DIFFER, power=PASSES, alpha=gate.alpha, cells=max(1, arms)
-    )
-    if found.n is None:
+    found = foresee.per_bin(experiment, DIFFER, PASSES)
+    if found is None:
         return "choose a larger gate.margin or fewer arms"
     return (
-        f"per_bin: {-(-found.n // bins)} passes an arm without loss in {PASSES:.0%} of runs where "
+        f"per_bin: {found} passes an arm without loss in {PASSES:.0%} of runs where "
         f"{DIFFER:.0%} of the answers differ (kvbench power)"
     )

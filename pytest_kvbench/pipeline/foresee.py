@@ -53,6 +53,24 @@ def foreseen(
     return dict(zip(found, prospects(list(found.values()), rules), strict=True))
 
 
+def per_bin(experiment: Experiment, differ: float, power: float) -> int | None:
+    """Examples per bin with which an arm without loss mostly holds; None where none would do.
+
+    Args:
+        experiment: whose rows over bins share the error.
+        differ: the share of answers that differ by chance.
+        power: the share of runs in which such an arm is to hold.
+    """
+    from pytest_kvbench.analyse.power import plan as pairs_for  # late: numpy and scipy
+
+    arms = sum(layout.rows for layout in layouts(experiment).values())
+    gate = experiment.gate
+    found = pairs_for(
+        gate.loss, discordance=differ, power=power, alpha=gate.alpha, cells=max(1, arms)
+    )
+    return None if found.n is None else -(-found.n // experiment.bins.n)
+
+
 def shortcomings(
     experiment: Experiment, manifests: Mapping[str, TaskManifest] = MappingProxyType({})
 ) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_kvbench.errors import InfrastructureError
+from pytest_kvbench.errors import INTERRUPTED, InfrastructureError
 from pytest_kvbench.files import run_folder
 from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.noticed import Noticed
@@ -175,6 +175,11 @@ class Controller:
         for line in plan_lines(session.items, Options.of(self._config)):
             reporter.write_line(line)
         return True
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Say after Ctrl-C what is left of the run."""
+        if self._expected:
+            self._last_lines = [f"kvbench: {INTERRUPTED}"]
 
     # -- the end ---------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_kvbench
 import pytest_kvbench.wire.network  # defines an error of its own
 from pytest_kvbench import errors
-from pytest_kvbench.cli.stages import _Main
+from pytest_kvbench.cli.root import Root
 from pytest_kvbench.errors import KvbenchError
 
 PACKAGE = Path(pytest_kvbench.__file__).parent
@@ -47,7 +47,7 @@ def test_the_docstring_draws_the_tree_with_its_statuses() -> None:
 
 
 def test_an_interrupted_command_has_found_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    group = _Main("kvbench")
+    group = Root("kvbench")
 
     @group.command()
     def stop() -> None:
@@ -56,16 +56,14 @@ def test_an_interrupted_command_has_found_nothing(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         group.main(["stop"])
     assert ended.value.code == errors.EXIT_INTERRUPTED
-    assert capsys.readouterr().err == (
-        "kvbench: interrupted; the same again goes on where it stopped\n"
-    )
+    assert capsys.readouterr().err == (f"kvbench: {errors.INTERRUPTED}\n")
 
 
 @pytest.mark.parametrize("error", list(tree()))
 def test_a_command_ends_with_it(
     error: type[KvbenchError], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    group = _Main("kvbench")
+    group = Root("kvbench")
 
     @group.command()
     def fail() -> None:

@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 from starlette.responses import Response
 
+from pytest_kvbench import errors
 from pytest_kvbench.batch import targets as targets_of
 from pytest_kvbench.batch import wait
 from pytest_kvbench.batch.desk import LOCK, desk
@@ -49,7 +50,7 @@ FOLDER_G = Path("reports/g")
 EXAMPLES = 8
 REQUESTS = 3 * EXAMPLES
 AT_ONCE = ("--every", "0.02")
-INTERRUPTED = b"kvbench: interrupted; the same again goes on where it stopped"
+INTERRUPTED = f"kvbench: {errors.INTERRUPTED}".encode()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,66 @@
+"""The group of all commands: its help by what one wants to do, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from pytest_kvbench.cli import reasons
+from pytest_kvbench.errors import EXIT_INTERRUPTED, INTERRUPTED, KvbenchError
+
+SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Begin": ("init", "validate", "resolve", "power", "inspect", "policies", "serve"),
+        "Measure": ("all", "prepare", "run", "score", "analyse", "report", "batch", "wait"),
+        "Judge what is there": ("judge", "score-file", "view", "save", "compare"),
+        "Learn from many runs": (
+            *("aggregate", "catalog", "best", "effects", "insights", "posterior"),
+            *("targets", "promote", "export"),
+        ),
+        "Keep and tidy up": ("controls", "archive", "restore", "trust", "clean"),
+    }
+)
+"""The commands by what one wants to do, in the order in which one comes to it."""
+
+
+class Root(click.Group):
+    """Errors meant for people end as two lines and an exit code, never as a traceback."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands in their sections; one that is in none comes last."""
+        placed = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in placed)
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for title, names in {**SECTIONS, "More": others}.items():
+            rows = [
+                (name, self.commands[name].get_short_help_str(width))
+                for name in names
+                if name in self.commands
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; its reasons are the exit status."""
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _warn(message)
+            try:
+                done = super().invoke(ctx)
+            except KvbenchError as error:
+                reasons.end(ctx, error)
+            except KeyboardInterrupt:  # click would end it with 1, which is a finding
+                click.echo(f"kvbench: {INTERRUPTED}", err=True)
+                sys.exit(EXIT_INTERRUPTED)
+            reasons.end(ctx)
+            return done
+
+
+def _warn(message: Warning | str) -> None:
+    """A warning as a line of its own, without the place in the code."""
+    click.echo(f"kvbench: warning: {message}", err=True)
