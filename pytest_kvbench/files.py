@@ -26,8 +26,16 @@ _LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
 UNCONFIRMED = ".unconfirmed"
 """What marks a folder that came out of an archive, see `store.origin`: nothing in it is run."""
 
+BASELINES = ".baselines"
+"""Below the reports, the folders of baselines by name."""
+
 UNFINISHED = ".kvbench-"
 """How the name of whatever is still being made begins; nothing finished is called so."""
+
+
+def baseline_folder(reports: Path, name: str) -> Path:
+    """Where a baseline is: by its name below the reports; a name with a slash is a path."""
+    return Path(name).expanduser() if "/" in name else reports / BASELINES / name
 
 
 @contextlib.contextmanager
@@ -69,8 +77,13 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 def replace_json(path: Path, data: Any) -> None:
     """`replace_text` of readable JSON: sorted keys, no NaN, one newline at the end."""
+    replace_text(path, readable_json(data))
+
+
+def readable_json(data: Any) -> str:
+    """What `replace_json` writes."""
     text = json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    replace_text(path, text + "\n")
+    return text + "\n"
 
 
 # -- what is being made --------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.files import baseline_folder
 from pytest_kvbench.pipeline.baseline import (
-    FOLDER,
     Side,
-    baseline_folder,
+    existing_folder,
     load_baseline,
     side_from,
 )
@@ -48,14 +48,14 @@ def find_side(name: str, reports: Path, group: str | None = None) -> Side:
     if chosen is None:
         raise UsageError(
             f"baseline {name} holds {', '.join(held) or 'nothing'}",
-            f"name its file: {reports / FOLDER / name}/GROUP.json",
+            f"name its file: {baseline_folder(reports, name)}/GROUP.json",
         )
     return load_baseline(chosen)
 
 
 def _named(reports: Path, name: str) -> Path:
     try:
-        return baseline_folder(reports, name)
+        return existing_folder(reports, name)
     except UsageError as error:
         groups = group_names(reports)
         raise UsageError(

@@ -1,12 +1,14 @@
 """The scores of a group as they are now, or as they were when saved.
 
-A baseline is one plain JSON file per group, `<reports>/.baselines/NAME/<group>.json`, with the same
-content: it needs no database, and may be kept under version control.
+A baseline is one plain JSON file per group, `<reports>/.baselines/NAME/<group>.json` or
+`PATH/<group>.json`, with the same content: it needs no database, has an example on each line, and
+is the same file where nothing changed, so that it may be kept under version control.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +17,18 @@ from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import replace_json
+from pytest_kvbench.files import BASELINES, baseline_folder, readable_json, replace_text
 from pytest_kvbench.observation import Observations
-from pytest_kvbench.pipeline.group import Prepared, now
+from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import FULL_CACHE, SCORE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.caveats import item_of
 from pytest_kvbench.rows import CellRow
 
-FOLDER = ".baselines"
 SCHEMA = 1
 _NAMED = 3
+_PAIR = re.compile(r"\[\n +([^\n\[{]+,)\n +([^\n]+)\n +\]")
+"""A list of two, over four lines. Text has no line breaks of its own in JSON."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Side:
     def to_json(self) -> dict[str, object]:
         """The content of a baseline's file, as JSON data."""
         cells = [cell.to_json() for cell in self.cells]
-        return {**vars(self), "cells": cells, "schema": SCHEMA, "saved_at": now()}
+        return {**vars(self), "cells": cells, "schema": SCHEMA}
 
 
 def pooled_key(key: CellKey) -> str:
@@ -156,18 +159,20 @@ def save_baseline(side: Side, reports: Path, name: str) -> Path:
     Raises:
         UsageError: the name is no folder name.
     """
-    if not name or Path(name).name != name or name.startswith("."):
+    if "/" not in name and (Path(name).name != name or not name.strip(".") or name[0] == "."):
         raise UsageError(
-            f"{name!r} cannot be a baseline's name", "valid: a folder name, as in main or v1.2"
+            f"{name!r} cannot be a baseline's name",
+            "valid: a folder name, as in main or v1.2, or a folder's path, as in ./baselines",
         )
     path = baseline_file(reports, name, side.name)
-    replace_json(path, side.to_json())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, _PAIR.sub(r"[\1 \2]", readable_json(side.to_json())))
     return path
 
 
 def baseline_file(reports: Path, name: str, group: str) -> Path:
     """Where a group's baseline of a name is, or would be."""
-    return reports / FOLDER / name / f"{group}.json"
+    return baseline_folder(reports, name) / f"{group}.json"
 
 
 def load_baseline(path: Path) -> Side:
@@ -180,7 +185,7 @@ def load_baseline(path: Path) -> Side:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("schema") != SCHEMA:
             raise ValueError("another schema")
-        data.pop("saved_at")
+        data.pop("saved_at", None)  # of older files
         return Side(**{**data, "cells": [Measured.from_json(cell) for cell in data["cells"]]})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -188,17 +193,17 @@ def load_baseline(path: Path) -> Side:
         ) from None
 
 
-def baseline_folder(reports: Path, name: str) -> Path:
+def existing_folder(reports: Path, name: str) -> Path:
     """Where the baselines of a name are.
 
     Raises:
         UsageError: that name has no baselines; the hint lists the names there are.
     """
-    folder = reports / FOLDER / name
+    folder = baseline_folder(reports, name)
     if not folder.is_dir():
-        names = sorted(p.name for p in (reports / FOLDER).glob("*") if p.is_dir())
+        names = sorted(p.name for p in (reports / BASELINES).glob("*") if p.is_dir())
         raise UsageError(
-            f"{name!r} is no baseline in {reports / FOLDER}",
+            f"{name!r} is no baseline in {reports / BASELINES}",
             f"baselines there: {', '.join(names) or 'none'}; make one: --kvbench-save NAME",
         )
     return folder
@@ -210,6 +215,6 @@ def find_baseline(reports: Path, name: str, group: str) -> Side | None:
     Raises:
         UsageError: no baseline has that name, or its file is not one of ours.
     """
-    baseline_folder(reports, name)
+    existing_folder(reports, name)
     path = baseline_file(reports, name, group)
     return load_baseline(path) if path.is_file() else None

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvbench.files import BASELINES
+
 if TYPE_CHECKING:
     from pytest_kvbench.experiment.load import Override
     from pytest_kvbench.tasks.registry import TaskFactory
@@ -28,9 +30,6 @@ ERROR_PREFIX = "kvbench: "
 
 NOT_LOADED = pytest.StashKey[Any]()
 """By name, the tasks of conftests that only workers have loaded."""
-
-BASELINES = ".baselines"
-"""As in `pipeline.baseline`, which is too heavy to be imported before anything ran."""
 
 _REPORT_IN_GROUP = ""
 _SHORTCUTS = {
@@ -90,12 +89,14 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--kvbench-save",
         metavar="NAME",
-        help="Save the results of this run's groups as a baseline.",
+        help="Save the results of this run's groups as a baseline: a name, or a folder's path as "
+        "./baselines, with a file a group for version control.",
     )
     group.addoption(
         "--kvbench-compare",
         metavar="NAME",
-        help="Compare this run's groups with a baseline; a regression is exit status 1.",
+        help="Compare this run's groups with a baseline, by name or path; a regression is exit "
+        "status 1.",
     )
     group.addoption(
         "--kvbench-dir",
@@ -158,8 +159,8 @@ class Options:
             plan=given.kvbench_plan,
             fresh=given.kvbench_fresh,
             force=given.kvbench_force,
-            save=given.kvbench_save,
-            compare=given.kvbench_compare,
+            save=_baseline(here, given.kvbench_save),
+            compare=_baseline(here, given.kvbench_compare),
             command=_command(config),
             tasks=tasks_of(config),
         )
@@ -228,13 +229,27 @@ def refuse_unknown_baseline(config: pytest.Config) -> None:
     name = config.option.kvbench_compare
     if name is None:
         return
-    folder = _below(config.rootpath, config.option.kvbench_dir) / BASELINES
+    here = config.invocation_params.dir
+    reports = _below(config.rootpath, config.option.kvbench_dir)
+    if "/" in name and not any(_below(here, name).glob("*.json")):
+        raise pytest.UsageError(
+            f"--kvbench-compare {name}: there is no baseline in that folder\n"
+            f"make one: --kvbench-save {name}"
+        )
+    folder = reports / BASELINES
     saved = sorted(path.name for path in folder.glob("*") if path.is_dir())
-    if name not in saved:
+    if "/" not in name and name not in saved:
         raise pytest.UsageError(
             f"--kvbench-compare {name}: there is no such baseline in {folder}\n"
             f"baselines there: {', '.join(saved) or 'none'}; make one: --kvbench-save {name}"
         )
+
+
+def _baseline(here: Path, given: str | None) -> str | None:
+    """A baseline's name; of a path, as seen from where pytest was started."""
+    if given is None or "/" not in given:
+        return given
+    return f"./{os.path.relpath(_below(here, given))}"
 
 
 def _below(base: Path, given: str) -> Path:

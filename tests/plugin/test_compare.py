@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.frames import load_group
+from pytest_kvbench.pipeline.baseline import load_baseline
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -25,6 +27,28 @@ def test_the_same_again_is_no_regression(project: Project, n: str) -> None:
     result = project.run("-n", n, "--kvbench-compare", "main")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["g against baseline main: *", "*: no regression"])
+
+
+def test_a_baseline_is_a_file_in_git(project: Project, mock: MockServer) -> None:
+    mock.accuracy = lambda policy, budget: float(budget >= 0.5)
+    none = project.run("-n", "0", "--kvbench-compare", "ci/kv/")
+    assert none.ret == 4
+    none.stderr.fnmatch_lines(["*--kvbench-compare ci/kv/: there is no baseline in that folder*"])
+    saved = project.run("-n", "0", "--kvbench-save", "ci/kv/")
+    saved.stdout.fnmatch_lines(["saved: ci/kv/g.json"])
+    file = project.path / "ci/kv/g.json"
+    before = file.read_text()
+    scores = re.findall(r'^ +"[0-9a-f]{16}": \[[01]\.0, "[^"]+"\],?$', before, re.M)
+    assert len(scores) == 60  # of every example of a cell a line
+    assert load_baseline(file).name == "g"
+    same = project.run("-n", "0", "--kvbench-compare", "./ci/kv", "--kvbench-save", "./ci/kv")
+    same.stdout.fnmatch_lines(["g against baseline ./ci/kv: *", "*: no regression"])
+    assert file.read_text() == before
+    mock.accuracy = lambda policy, budget: 1.0 if budget == 1 else 0.0
+    worse = project.run("-n", "0", "--kvbench-fresh", "--kvbench-compare", "ci/kv")
+    assert worse.ret == 1
+    done = CliRunner().invoke(main, ["compare", "./ci/kv", "g"])
+    assert (done.exit_code, "REGRESSIONS" in done.output) == (1, True)
 
 
 def test_a_worse_run_fails_with_1_though_every_test_passes_and_ci_is_told(
@@ -62,8 +86,9 @@ def test_a_worse_run_does_not_replace_the_baseline_it_was_compared_with(
     mock.accuracy = lambda policy, budget: 1.0
     assert project.run("-n", "0", "-k", "bin0", "--kvbench-fresh", *both).ret == 0
     assert file.read_bytes() == good  # of half a run
+    file.write_bytes(good.replace(b"1.0", b"0.9", 1))
     assert project.run("-n", "0", *both).ret == 0
-    assert file.read_bytes() != good
+    assert file.read_bytes() == good  # saved again, and the same where nothing changed
 
 
 def test_what_was_saved_without_a_treated_answer_is_nothing_to_compare_with(

@@ -249,7 +249,7 @@ def test_groups_by_name_file_and_baseline(tmp_path):
         find_side("main", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+@pytest.mark.parametrize("name", ["", "..", ".hidden"])
 def test_a_baselines_name_is_a_folders(tmp_path, name):
     with pytest.raises(UsageError, match="cannot be a baseline's name"):
         save_baseline(side(cell([1])), tmp_path, name)
