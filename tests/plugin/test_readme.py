@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.experiment import load
+from pytest_kvbench.ops import starting
 from tests.conftest import Project
 from tests.support import pages
 from tests.support.mock_server import MockServer
@@ -38,6 +39,7 @@ NO_MODEL = ("tokenizer=approximate", "engine.base_url=http://127.0.0.1:9/v1")
 """What counts tokens without unpacking the model."""
 
 STAND_INS = {
+    "init http://127.0.0.1:8000/v1 http://127.0.0.1:8001/v1": "init",  # it finds the scripted one
     "-n 8": "-n 0",  # what many workers do is tested elsewhere
     "inspect niah/single": f"inspect niah/single {' '.join(f'--set {key}' for key in NO_MODEL)}",
 }
@@ -71,6 +73,7 @@ def reader(project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch) 
     (project.path / "evals/test_policies.py").unlink()  # the largest, and no command names it
     experiments = project.path / "evals/experiments"
     engine = f'{{name: local, model: mock, base_url: "{mock.base_url}"}}'
+    monkeypatch.setattr(starting, "PORTS", (mock.port,))
     monkeypatch.setattr(load, "PACKAGED", project.path)
     (project.path / "default.yaml").write_text(f"engine: {engine}\ntokenizer: approximate\n")
     (project.path / "my.yaml").write_text(pages.block("yaml", "group: my_experiment"))
