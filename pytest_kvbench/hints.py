@@ -1,10 +1,29 @@
-"""Next commands, as they can be pasted where they are printed."""
+"""Words of the user and for the user: next commands to paste, near names, time spans."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
+
+SPANS = "90s, 30m, 12h, 30d, 2w"
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def seconds_of(text: str) -> float | None:
+    """A time span in seconds: one of `SPANS`; None where it is none."""
+    found = _SPAN.fullmatch(text)
+    return float(found[1]) * _UNITS_S[found[2]] if found else None
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """`did you mean NAME? `, of the nearest; "" where none is near."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def default_reports() -> Path:

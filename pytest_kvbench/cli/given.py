@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -80,9 +82,14 @@ def _load(root: Path, conftests: tuple[Path, ...]) -> Mapping[str, TaskFactory]:
 
 
 def site(
-    reports: Path, of: Sequence[Declared] = (), *, fresh: bool = False, force: bool = False
+    reports: Path,
+    of: Sequence[Declared] = (),
+    *,
+    fresh: bool = False,
+    force: bool = False,
+    deadline_s: float | None = None,
 ) -> Site:
-    """The place and settings of a run by this process."""
+    """The place and settings of a run by this process, which begins now."""
     from pytest_kvbench.pipeline.group import Site
     from pytest_kvbench.report.progress import StatusLine
 
@@ -93,6 +100,7 @@ def site(
         command=shlex.join(["kvbench", *sys.argv[1:]]),
         fresh=fresh,
         force=force,
+        ends_at=math.inf if deadline_s is None else time.time() + deadline_s,
         tasks=tasks(reports, of=of),
         say=StatusLine(_LINE_S, "kvbench: ").show,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,19 +19,6 @@ if TYPE_CHECKING:
     from pytest_kvbench.store.upkeep import Finding
 
 _CACHED = Path(".pytest_cache", "d", CONTROLS)
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-def age(text: str) -> float:
-    """A time span as seconds: `90s`, `30m`, `12h`, `30d`, `2w`.
-
-    Raises:
-        click.BadParameter: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r} is no span; valid: 90s, 30m, 12h, 30d, 2w")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def cached_controls(start: Path) -> Path:
@@ -88,7 +74,9 @@ def verify_controls(reports: Path, root: Path | None, as_json: bool) -> None:
 
 @controls.command("prune")
 @_controls
-@click.option("--older-than", type=age, help="Also remove what no run used for so long: 30d.")
+@click.option(
+    "--older-than", type=options.span, help="Also remove what no run used for so long: 30d."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def prune_controls(reports: Path, root: Path | None, older_than: float | None, yes: bool) -> None:
     """Put right what verify finds; no sound answer is removed, but for --older-than."""
@@ -210,7 +198,7 @@ def _show_claims(claims: Sequence[str]) -> None:
 @options.reports
 @click.option(
     "--min-age",
-    type=age,
+    type=options.span,
     default="30d",
     show_default=True,
     help="Since a group last changed: 12h, 30d.",

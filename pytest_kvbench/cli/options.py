@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pytest_kvbench.hints import default_reports
+from pytest_kvbench.hints import SPANS, default_reports, seconds_of
 
 reports = click.option(
     "--dir",
@@ -30,6 +30,26 @@ alpha = click.option(
     default=0.05,
     show_default=True,
     help="Two-sided error: intervals are at 1 - alpha.",
+)
+
+
+def span(text: str) -> float:
+    """A time span as seconds: `90s`, `30m`, `12h`, `30d`, `2w`.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    found = seconds_of(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no span; valid: {SPANS}")
+    return found
+
+
+deadline = click.option(
+    "--deadline",
+    "deadline_s",
+    type=span,
+    help="Ask no more after so long: 5m. What is there is judged, and the status is 10.",
 )
 
 

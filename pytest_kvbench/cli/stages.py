@@ -92,10 +92,18 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
 @options.experiment
 @_fresh
 @_force
-def run(group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool) -> None:
+@options.deadline
+def run(
+    group_or_yaml: str,
+    reports: Path,
+    sets: tuple[str, ...],
+    fresh: bool,
+    force: bool,
+    deadline_s: float | None,
+) -> None:
     """Answer what is missing."""
     every = given.declared(group_or_yaml, reports, sets)
-    site = given.site(reports, every, fresh=fresh, force=force)
+    site = given.site(reports, every, fresh=fresh, force=force, deadline_s=deadline_s)
     with _serving(site) as present:
         for declared in every:
             lacking = _ask(_prepared(declared, site, present), site)
@@ -167,12 +175,18 @@ def report(group_or_yaml: str, reports: Path, to: Path | None, figures: str) -> 
 @options.experiment
 @_fresh
 @_force
+@options.deadline
 def all_stages(
-    group_or_yaml: str, reports: Path, sets: tuple[str, ...], fresh: bool, force: bool
+    group_or_yaml: str,
+    reports: Path,
+    sets: tuple[str, ...],
+    fresh: bool,
+    force: bool,
+    deadline_s: float | None,
 ) -> None:
     """Prepare, run, score, analyse and report."""
     every = given.declared(group_or_yaml, reports, sets)
-    site = given.site(reports, every, fresh=fresh, force=force)
+    site = given.site(reports, every, fresh=fresh, force=force, deadline_s=deadline_s)
     with _serving(site) as present:
         for declared in every:
             prepared, gate = None, declared.experiment.gate

@@ -16,6 +16,7 @@ from pytest_kvbench.engines.policies import base_of, params_of
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
+from pytest_kvbench.hints import did_you_mean
 from pytest_kvbench.policies.kv_types import bits
 from pytest_kvbench.policies.table import catalogue
 from pytest_kvbench.records import FULL_CACHE, WITHHELD
@@ -289,9 +290,11 @@ def _check_reachable(engine: EngineSettings, kv: KV, policy: str) -> None:
             f"the budget of {policy!r} is not known",
             f"valid: endpoints: {{{policy}: {{base_url: URL, budget: 0.5}}}}, or {policy}@0.5: URL",
         )
+    named = [name.partition("@")[0] for name in endpoints(engine)]
+    names = list(dict.fromkeys([FULL_CACHE, *kind_of(engine).bits, *named]))
     raise UsageError(
         f"engine {engine.name} has no policy {policy!r}",
-        f"valid: {', '.join([FULL_CACHE, *kind_of(engine).bits])}, or one that endpoints name",
+        f"{did_you_mean(policy, names)}valid: {', '.join(names)}, or one that endpoints name",
     )
 
 

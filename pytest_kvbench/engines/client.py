@@ -28,9 +28,11 @@ from pytest_kvbench.engines.keys import decoded, hidden, masked
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace, tokens_of
 from pytest_kvbench.engines.retry import (
+    LOOK_S,
     Limited,
     TransientError,
     deadline_s,
+    is_loading,
     retry_after,
     tries,
 )
@@ -72,6 +74,7 @@ class Http:
         places: where other processes have requests in flight too, what counts them all.
         max_bytes: of a reply; a larger one is not read any further, nor asked for again.
         foreign: somebody else's server: the first request goes alone (see `breaker`).
+        start_timeout_s: how long it may answer that it is still loading, before its first answer.
         sends_keys: whether `api_key` is what the environment has, so that one would be sent.
 
     Raises:
@@ -91,6 +94,7 @@ class Http:
         places: AbstractAsyncContextManager[None] | None = None,
         max_bytes: int = bounded.REPLY,
         foreign: bool = False,
+        start_timeout_s: float = 0.0,
         sends_keys: bool = True,
     ) -> None:
         self.base_url = base_url.rstrip("/")
@@ -106,6 +110,8 @@ class Http:
         self._breaker = Breaker(self.base_url, has_key=has_key, alone=foreign)
         self._session: aiohttp.ClientSession | None = None
         self._gone: str | None = None
+        self._start_timeout_s = start_timeout_s
+        self._is_up = False
 
     async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
         """POST `body`, retrying what may pass. `stream`: the body asks for a streamed reply.
@@ -126,13 +132,28 @@ class Http:
         watched = self._breaker.watch(tokens_of(body), path, body.get("model"))
         async with self._places, watched:  # before the deadline starts: waiting is not the server's
             waited_s = 0.0 if self._pace is None else await self._pace.wait(body)
-            reply = await self._tried(wanted)
+            reply = await self._once_loaded(wanted)
             return replace(reply, waited_s=reply.waited_s + waited_s)
 
     async def aclose(self) -> None:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
+
+    async def _once_loaded(self, wanted: _Wanted) -> Reply:
+        """As `_tried`; while the server has answered nothing and says that it loads, again."""
+        gives_up = time.monotonic() + self._start_timeout_s
+        while True:
+            try:
+                reply = await self._tried(wanted)
+            except RequestFailedError as failed:
+                loads = not self._is_up and is_loading(failed.status, str(failed))
+                if not loads or time.monotonic() > gives_up:
+                    raise
+                await asyncio.sleep(LOOK_S)
+            else:
+                self._is_up = True
+                return reply
 
     async def _tried(self, wanted: _Wanted) -> Reply:
         attempts, whole_s = 0, deadline_s(self._timeout_s, self._retries)

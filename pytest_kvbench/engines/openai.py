@@ -132,7 +132,8 @@ class OpenAISource:
         return {"api": self._settings.api, "request": canonical(body).decode(), **headers}
 
     def _probe(self, base_url: str) -> Probe:
-        return Probe(base_url, self._settings, self._headers)
+        starts_s = self._settings.start_timeout_s
+        return Probe(base_url, self._settings, self._headers, starts_s=starts_s)
 
     def _bring_up(self, name: str) -> Up:
         base_url = self._servers.open(name)
@@ -168,6 +169,7 @@ class OpenAISource:
             pace=self._pace,
             max_bytes=self._settings.max_reply_bytes,
             foreign=bool(self._settings.addresses),
+            start_timeout_s=self._settings.start_timeout_s,
         )
 
     def _measured(self, base_url: str) -> float | None:

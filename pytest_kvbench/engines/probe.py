@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 
 from pytest_kvbench.engines.completion import error_message
 from pytest_kvbench.engines.keys import decoded, masked
+from pytest_kvbench.engines.retry import LOOK_S, UNAVAILABLE, is_loading
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.wire import bounded, sound
@@ -26,6 +28,8 @@ class Probe:
     settings: EngineSettings
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float = _PROBE_S
+    starts_s: float = 0.0
+    """How long it may say that it is still loading."""
 
     @property
     def root(self) -> str:
@@ -83,10 +87,7 @@ class Probe:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         url = self.root + path
         try:
-            with client_of(url, timeout_s=self.timeout_s, headers=self.headers) as client:
-                limit = self.settings.max_reply_bytes
-                response = bounded.fetch(client, method, url, limit=limit, json=body)
-            return response.raise_for_status()
+            return self._once_loaded(method, url, body).raise_for_status()
         except httpx.HTTPStatusError as error:
             status, detail = error.response.status_code, self._detail(error.response.content)
             raise EngineError(
@@ -102,6 +103,20 @@ class Probe:
                 f"engine {self.settings.name}: no server answers at {url}: {type(error).__name__}",
                 "start it, or mend engine.base_url or engine.endpoints",
             ) from None
+
+    def _once_loaded(self, method: str, url: str, body: Mapping[str, Any] | None) -> Any:
+        """The response of a server that may still be loading, for as long as one may start."""
+        gives_up, limit = time.monotonic() + self.starts_s, self.settings.max_reply_bytes
+        with client_of(url, timeout_s=self.timeout_s, headers=self.headers) as client:
+            while True:
+                response = bounded.fetch(client, method, url, limit=limit, json=body)
+                status = response.status_code
+                loads = status == UNAVAILABLE and is_loading(
+                    status, error_message(response.content)
+                )
+                if not loads or time.monotonic() > gives_up:
+                    return response
+                time.sleep(LOOK_S)
 
     @property
     def _key(self) -> str:

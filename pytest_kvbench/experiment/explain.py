@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.hints import did_you_mean
 from pytest_kvbench.reading import brief
 
 
@@ -76,8 +76,7 @@ def _field(path: Sequence[str]) -> tuple[list[str], type[BaseModel], FieldInfo |
 
 def _nearest(word: str, section: type[BaseModel]) -> str:
     names = sorted(section.model_fields)
-    near = difflib.get_close_matches(word, names, n=1)
-    return (f"did you mean {near[0]}? " if near else "") + f"valid keys: {', '.join(names)}"
+    return f"{did_you_mean(word, names)}valid keys: {', '.join(names)}"
 
 
 def _valid(info: FieldInfo | None, section: type[BaseModel]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,8 +40,9 @@ class Site:
     `reports` holds the groups; `controls` the shared controls (None: inside the group). All
     processes of a run share `run_id`; started servers end with `owner_pid`; about `share` of them
     ask at the same time, and where there are `others` at all, they count the engine's places
-    together. `compares`: with a baseline. `tasks` are those of a conftest. `say` shows a line in
-    place of the one before while something takes long; an empty one takes it away.
+    together. `compares`: with a baseline. After `ends_at`, in seconds since the epoch, nothing is
+    asked. `tasks` are those of a conftest. `say` shows a line in place of the one before while
+    something takes long; an empty one takes it away.
     """
 
     reports: Path
@@ -53,6 +55,7 @@ class Site:
     fresh: bool = False
     force: bool = False
     compares: bool = False
+    ends_at: float = math.inf
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     say: Say = say_nothing
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,10 @@ from pytest_kvbench.store.controls import ControlEntry, SharedControls
 from pytest_kvbench.store.presence import Presence
 from pytest_kvbench.store.store import Store
 
+OUT_OF_TIME = (
+    "the deadline is over, and not all was asked",
+    "what was answered is kept and judged; the same command goes on where it stopped",
+)
 _NO_REPLY = "the full cache gave no reply that this one could be compared with"
 _AHEAD = 256
 """Requests of a group that may wait for an engine of fewer places: more only cost memory."""
@@ -63,6 +69,7 @@ class Pool:
         controls: where controls are shared.
         takes_over: whether what another group has paid for may be taken from there.
         on_answers: called with the number of requests settled, in the pool's thread.
+        ends_at: the time, in seconds since the epoch, after which nothing is asked.
     """
 
     def __init__(
@@ -73,7 +80,9 @@ class Pool:
         *,
         takes_over: bool = True,
         on_answers: Callable[[int], None] = lambda _: None,
+        ends_at: float = math.inf,
     ) -> None:
+        self._ends_at = ends_at
         self._takes_over = takes_over
         self._start_engine = start_engine
         self._controls = controls
@@ -152,8 +161,21 @@ class Pool:
         reused = take_over(self._store, entry, missing) if entry and shares else set()
         left = [r for r in missing if r.key not in reused]
         self._on_answers(len(requests) - len(left))
-        failed = await self._ask(left, entry) if left else 0
+        failed = await self._ask_in_time(left, entry) if left else 0
         return Tally(len(stored), len(reused), len(left) - failed, failed)
+
+    async def _ask_in_time(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
+        """As `_ask`, until the deadline: requests under way are dropped then.
+
+        Raises:
+            EngineError: it is over, and not all was answered.
+        """
+        left_s = self._ends_at - time.time()
+        try:
+            async with asyncio.timeout(None if math.isinf(left_s) else left_s):
+                return await self._ask(missing, entry)
+        except TimeoutError:
+            raise EngineError(*OUT_OF_TIME) from None
 
     async def _ask(self, missing: Sequence[Request], entry: ControlEntry | None) -> int:
         """Ask the engine for some requests; how many of them failed.

@@ -11,6 +11,7 @@
     hookspecs    what a conftest may implement
     scheduling   keeps cell groups on one worker
 
+    settings     what the project's pyproject.toml says in place of the command line
     scope        how a worker says which items belong together
     planning     what --kvbench-plan prints
 
@@ -27,7 +28,8 @@ import pytest
 
 from pytest_kvbench.files import is_unconfirmed
 from pytest_kvbench.hints import command
-from pytest_kvbench.plugin.options import MARK, add_options
+from pytest_kvbench.plugin.options import MARK, add_options, begin
+from pytest_kvbench.plugin.settings import add_settings, take_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +53,7 @@ _MARKER_HELP = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     add_options(parser)
+    add_settings(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -76,6 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     run_id, owner = worker["kvbench_run"] if worker else (uuid.uuid4().hex[:12], os.getpid())
     config.stash[RUN_KEY] = (run_id, owner)
+    take_settings(config)
+    begin(config, worker["kvbench_ends_at"] if worker else None)
     if worker is None:
         from pytest_kvbench.plugin.controller import Controller
 
@@ -88,6 +93,7 @@ def pytest_configure_node(node: WorkerController) -> None:
     from pytest_kvbench.plugin.properties import verdicts_wanted
 
     node.workerinput["kvbench_run"] = node.config.stash[RUN_KEY]
+    node.workerinput["kvbench_ends_at"] = node.config.option.kvbench_ends_at
     node.workerinput["kvbench_verdicts"] = verdicts_wanted(node.config)
 
 
@@ -121,6 +127,14 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Ignore tests and conftests in folders restored from an archive and not confirmed."""
     return True if is_unconfirmed(collection_path) else None
+
+
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config) -> None:
+    """Refuse an experiment that no test uses, once all are collected."""
+    if config.option.kvbench_experiment and not hasattr(config, "workerinput"):
+        from pytest_kvbench.plugin.collection import refuse_unused
+
+        refuse_unused(config, session)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

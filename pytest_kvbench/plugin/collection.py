@@ -15,6 +15,23 @@ from pytest_kvbench.pipeline import certify, foresee
 from pytest_kvbench.plugin.declaration import declarations
 from pytest_kvbench.plugin.options import ERROR_PREFIX, RUNTIME, Options
 
+USES_EXPERIMENT = pytest.StashKey[bool]()
+"""Whether a test takes what --kvbench-experiment names."""
+
+
+def refuse_unused(config: pytest.Config, session: pytest.Session) -> None:
+    """Refuse --kvbench-experiment where every test that was collected has one of its own.
+
+    Raises:
+        pytest.UsageError: naming what would use it.
+    """
+    if not (config.stash.get(USES_EXPERIMENT, False) or session.testsfailed):
+        raise pytest.UsageError(
+            f"--kvbench-experiment {config.option.kvbench_experiment}: no test here uses it: each "
+            "names its own\nvalid: a test marked @pytest.mark.kvbench without a name, as in "
+            "evals/test_experiment.py"
+        )
+
 
 def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
     """Parametrize a marked test over the cells of its experiment.
@@ -59,6 +76,7 @@ def _declared(
     if not mark.args and not mark.kwargs:
         if options.experiment is None:
             return ()
+        metafunc.config.stash[USES_EXPERIMENT] = True
         return load_stages(options.experiment, overrides=options.overrides)
     file = _find(mark.args[0], metafunc) if mark.args else None
     return load_stages(file, inline=mark.kwargs, overrides=options.overrides, inline_source=where)

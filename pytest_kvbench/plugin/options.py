@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import shlex
 import sys
+import time
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_kvbench.files import BASELINES
+from pytest_kvbench.hints import SPANS, seconds_of
 
 if TYPE_CHECKING:
     from pytest_kvbench.experiment.load import Override
@@ -99,10 +103,16 @@ def add_options(parser: pytest.Parser) -> None:
         "status 1.",
     )
     group.addoption(
+        "--kvbench-deadline",
+        metavar="SPAN",
+        type=_span,
+        help="Ask no more after so long: 5m. What is there is judged; the exit status is 10 where "
+        "not all was asked.",
+    )
+    group.addoption(
         "--kvbench-dir",
         metavar="DIR",
-        default=os.environ.get("KVBENCH_DIR", "reports"),
-        help="Where groups are kept (default: $KVBENCH_DIR or %(default)s).",
+        help="Where groups are kept (default: $KVBENCH_DIR or reports).",
     )
 
 
@@ -129,6 +139,7 @@ class Options:
     force: bool
     save: str | None
     compare: str | None
+    ends_at: float
     command: str
     tasks: Mapping[str, TaskFactory]
 
@@ -161,9 +172,24 @@ class Options:
             force=given.kvbench_force,
             save=_baseline(here, given.kvbench_save),
             compare=_baseline(here, given.kvbench_compare),
+            ends_at=given.kvbench_ends_at,
             command=_command(config),
             tasks=tasks_of(config),
         )
+
+
+def begin(config: pytest.Config, ends_at: float | None) -> None:
+    """Note when the run must stop asking; in a worker, when its controller says."""
+    span_s = config.option.kvbench_deadline
+    ours = math.inf if span_s is None else time.time() + span_s
+    config.option.kvbench_ends_at = ours if ends_at is None else ends_at
+
+
+def _span(text: str) -> float:
+    found = seconds_of(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no span; valid: {SPANS}")
+    return found
 
 
 def bring_classes(config: pytest.Config) -> None:

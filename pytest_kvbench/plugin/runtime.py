@@ -345,6 +345,7 @@ class Runtime:
             fresh=options.fresh,
             force=options.force,
             compares=bool(options.compare),
+            ends_at=options.ends_at,
             tasks=options.tasks,
             say=partial(notes.leave, self._run_id, declared.experiment.group),
         )

@@ -221,6 +221,7 @@ class Comparison:
         Raises:
             AssertionError: with the figures.
         """
+        __tracebackhide__ = True
         if self.cell.is_control:
             self._check_control()
         elif self.cell.gate.mode == "gate":
@@ -239,6 +240,7 @@ class Comparison:
         Raises:
             AssertionError: with the figures.
         """
+        __tracebackhide__ = True
         self._check_control()
         where = self.cell.cell.item_id
         _require(self.lost == 0, f"{where}: {self.lost} requests failed")
@@ -265,10 +267,12 @@ class Comparison:
         _require(shown, f"{where}: the budget is {self.cell.proof}")
 
     def _check_control(self) -> None:
+        __tracebackhide__ = True
         where = self.control.cell.item_id
         _require(not self.control.sickness, f"{where}: {self.control.sickness}")
 
     def _check_gate(self) -> None:
+        __tracebackhide__ = True
         doubt = self.cell.proof if self.cell.proof in ("unverified", "simulated") else ""
         word = f"{self.result.verdict}{f' ({doubt})' if doubt else ''}"
         where = f"{self.cell.cell.item_id} {word}: {self._figures()}"
@@ -282,6 +286,7 @@ class Comparison:
 
     def _check_unbroken(self) -> None:
         """Of one bin no more is asked: the arm's own item says what is shown over all of them."""
+        __tracebackhide__ = True
         broken = self.result.verdict == "breaks"
         _require(not broken, f"{self.cell.cell.item_id} breaks: {self._figures()}")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.hints import did_you_mean
 from pytest_kvbench.own.classes import is_spec
 from pytest_kvbench.policies.builtin import POLICIES
 from pytest_kvbench.policies.catalogue import catalogue, policy_of
@@ -42,6 +43,7 @@ def get_policy(name: str) -> Policy:
     if name not in every:
         raise UsageError(
             f"unknown policy {name!r}.",
+            f"{did_you_mean(name, [*every, *CLASSES.named()])}"
             f"Valid: {', '.join([*every, *CLASSES.named()])}, or a class: ./FILE.py:Class, "
             "MODULE:Class.",
         )

@@ -179,6 +179,11 @@ def test_validate_and_resolve(kvbench: Kvbench) -> None:
     wrong = kvbench("validate", "exp.yaml", "--set", "kv.policies=[snapvk]")
     assert wrong.exit_code == 4
     assert wrong.output.startswith("kvbench: --set kv.policies=[snapvk]: kv.policies.0: unknown")
+    assert "\ndid you mean snapkv? Valid: " in wrong.output
+    vllm = ("--set", "engine.name=vllm", "--set", "kv.policies=[fp8_e5m3]")
+    assert (
+        "\ndid you mean fp8_e5m2? valid: none, fp8" in kvbench("validate", "exp.yaml", *vllm).output
+    )
 
 
 def test_judge_any_csv(kvbench: Kvbench) -> None:
