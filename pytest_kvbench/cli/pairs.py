@@ -1,17 +1,22 @@
-"""The CSV of paired scores that `kvbench judge` is given, as a table."""
+"""What `kvbench judge` is given, as a table: a CSV of pairs, or the results of two sides."""
 
 from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.cellkey import ALL_BINS
+from pytest_kvbench.cli import given
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import TextStream
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pytest_kvbench.rows import JudgedPairs
 
 TEXTS = ("task", "policy", "example_id", "cluster", "variant", "measure")
 NUMBERS = ("bin", "budget", "control", "treated")
@@ -46,6 +51,50 @@ def read_pairs(file: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=header)
     except (ValueError, OverflowError, pd.errors.ParserWarning) as error:
         raise UsageError(f"{file}: is no CSV: {' '.join(str(error).split())}", _NEEDED) from error
+
+
+def joined(control: Path, treated: Path, metric: str, task: str) -> pd.DataFrame:
+    """The pairs of two sides' result files or folders, by example; says what only one side has.
+
+    Raises:
+        UsageError: a side has no scores, or they have no example in common.
+    """
+    import pandas as pd
+
+    from pytest_kvbench.tasks.result_files import Choice, pairs_of, read_scores
+
+    choice = Choice(metric, task, given.tasks(control.parent, treated.parent))
+    before, after = read_scores(control, choice), read_scores(treated, choice)
+    rows = sorted(pairs_of(before, after), key=lambda row: (row["task"], row["example_id"]))
+    only = [len(side.by_example) - len(rows) for side in (before, after)]
+    if not rows:
+        raise UsageError(
+            f"{control} and {treated} have no example in common",
+            f"they hold {only[0]:,} and {only[1]:,} examples: are they of one task and version?",
+        )
+    if any(only):
+        warnings.warn(
+            f"{only[0]:,} examples of {control} and {only[1]:,} of {treated} have no counterpart",
+            stacklevel=2,
+        )
+    return pd.DataFrame(rows)
+
+
+def side_lines(judged: JudgedPairs, margin: float) -> Iterator[str]:
+    """A line for each task: the verdict, the scores and the interval of their difference."""
+    for cell in judged["cells"]:
+        if cell["bin"] == ALL_BINS and len(judged["cells"]) > 1:
+            continue
+        word = cell["verdict_holm"] or "not-measured"
+        figures = (
+            f"control {cell['control_mean']:.3f}, treated {cell['treated_mean']:.3f}, "
+            f"delta {cell['delta']:+.3f} [{cell['ci_low']:+.3f}, {cell['ci_high']:+.3f}], "
+            if cell["delta"] is not None and cell["ci_low"] is not None
+            else f"{cell['reason']}, "
+        )
+        yield f"{cell['task']} {word}: {figures}n={cell['n']}, margin {margin:g}"
+        if needed := cell["needed"]:
+            yield f"  about {needed:,} examples would decide"
 
 
 def _header(stream: TextStream, file: Path) -> list[str]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pairs", type=click.Path(path_type=Path))
+@click.argument("pairs", type=click.Path(path_type=Path), required=False)
+@click.option("--control", type=click.Path(path_type=Path), help="Results of the full cache.")
+@click.option("--treated", type=click.Path(path_type=Path), help="Results of the smaller one.")
+@click.option("--metric", default="", help="Of a file with several (default: its first).")
+@click.option("--task", default="", help="Whose metric scores replies that have no score.")
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -36,15 +40,41 @@ if TYPE_CHECKING:
     help="Over all cells of the call.",
 )
 @options.as_json
-def judge(pairs: Path, margin: float, alpha: float, correction: Correction, as_json: bool) -> None:
-    """Judge a CSV of paired scores, from any harness.
+def judge(
+    pairs: Path | None,
+    control: Path | None,
+    treated: Path | None,
+    metric: str,
+    task: str,
+    margin: float,
+    alpha: float,
+    correction: Correction,
+    as_json: bool,
+) -> None:
+    """Judge a CSV of paired scores, or two sides' result files or folders.
 
-    Columns: task, bin, policy, budget, example_id, cluster, control, treated.
+    Columns of the CSV: task, bin, policy, budget, example_id, cluster, control, treated. With
+    --control and --treated: samples of lm-eval, logs of Inspect (.eval, .json), kvpress's
+    predictions.csv, or rows with a score; joined by example, nothing is asked.
     """
     from pytest_kvbench.analyse.judge import judge_pairs
-    from pytest_kvbench.cli.pairs import read_pairs
+    from pytest_kvbench.cli.pairs import joined, read_pairs, side_lines
     from pytest_kvbench.report import terminal_lines
 
+    if control is not None and treated is not None and pairs is None:
+        table = joined(control, treated, metric, task)
+        judged = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)
+        if as_json:
+            click.echo(json.dumps(judged, indent=1, ensure_ascii=False))
+            return
+        for line in side_lines(judged, margin):
+            click.echo(line)
+        return
+    if pairs is None or control is not None or treated is not None:
+        raise UsageError(
+            "judge takes a CSV of pairs, or two sides",
+            "valid: kvbench judge pairs.csv, or kvbench judge --control A --treated B",
+        )
     table = read_pairs(pairs)
     try:
         judged = judge_pairs(table, margin=margin, alpha=alpha, correction=correction)

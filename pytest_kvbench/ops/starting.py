@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.experiment.engine import FIRST_LEVERS, EngineSettings
-from pytest_kvbench.experiment.schema import Bins, Experiment
+from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import replace_text
 from pytest_kvbench.pipeline import foresee
 from pytest_kvbench.wire import sound
@@ -137,9 +136,9 @@ def write(found: Found, folder: Path) -> Iterator[tuple[Path, bool]]:
 
 def _planned(found: Found) -> Experiment:
     """What the experiment will be, as far as it decides how many examples it needs."""
-    kv: dict[str, Any] = {"policies": ["snapkv"] if found.is_embedded else ["fp8"]}
-    engine = {"name": "local" if found.is_embedded else "vllm"}
-    return Experiment(group="g", tasks=("niah/single",), bins=Bins(n=2), kv=kv, engine=engine)
+    kind, policy = ("local", "snapkv") if found.is_embedded else ("vllm", "fp8")
+    declared = {"kv": {"policies": [policy]}, "engine": {"name": kind}, "bins": {"n": 2}}
+    return Experiment.model_validate({"group": "g", "tasks": ["niah/single"], **declared})
 
 
 def _here() -> Iterator[_Server]:

@@ -55,7 +55,7 @@ def score_file(
         return get_task(name, options=options, extra=extra)
 
     task_of(task)
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(rows_of(path), start=1):
         try:
             yield _scored(row, task, task_of, rule)
         except ValueError as error:
@@ -95,7 +95,12 @@ def _named(task: str, family: str) -> str:
     return f"{family}/{name.removesuffix('-e')}{'_e' * name.endswith('-e')}"
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file: JSON lines, a JSON array or a CSV.
+
+    Raises:
+        UsageError: it is none.
+    """
     name = path.name.lower().removesuffix(".gz")
     return _csv_rows(path) if name.endswith(".csv") else choice_rows(path)
 

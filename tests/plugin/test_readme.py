@@ -81,6 +81,9 @@ def reader(project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch) 
         fewer = declared.read_text().replace("n: 5, per_bin: 5", "n: 2, per_bin: 4")
         declared.write_text(fewer)  # a third of the time
     (project.path / "p.jsonl").write_text('{"prediction": "It is 12.", "answers": ["12"]}\n')
+    for side in ("full", "small"):
+        lines = "".join(f'{{"id": {n}, "score": 1}}\n' for n in range(40))
+        (project.path / f"{side}.jsonl").write_text(lines)
     with (project.path / "pairs.csv").open("w", newline="") as file:
         header = ["task", "bin", "policy", "budget", "example_id", "cluster", "control", "treated"]
         rows = [("t", 0, "p", 0.5, f"e{n}", f"c{n}", 1.0, n % 2) for n in range(40)]
