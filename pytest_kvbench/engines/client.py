@@ -25,14 +25,13 @@ from pytest_kvbench.engines.completion import (
     fault_in,
 )
 from pytest_kvbench.engines.keys import decoded, hidden, masked
+from pytest_kvbench.engines.loading import LOOK_S, is_loading
 from pytest_kvbench.engines.open_files import allow_open_files
 from pytest_kvbench.engines.pacing import Pace, tokens_of
 from pytest_kvbench.engines.retry import (
-    LOOK_S,
     Limited,
     TransientError,
     deadline_s,
-    is_loading,
     retry_after,
     tries,
 )

@@ -11,7 +11,7 @@ import httpx
 
 from pytest_kvbench.engines.completion import error_message
 from pytest_kvbench.engines.keys import decoded, masked
-from pytest_kvbench.engines.retry import LOOK_S, UNAVAILABLE, is_loading
+from pytest_kvbench.engines.loading import LOOK_S, UNAVAILABLE, is_loading
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.wire import bounded, sound

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 
@@ -12,10 +11,6 @@ from pytest_kvbench.records import FailureKind
 
 TOO_MANY = 429
 LONGEST_WAIT_S = 30.0
-LOOK_S = 0.5
-"""Between two looks at a server that is loading."""
-UNAVAILABLE = 503
-_LOADING = re.compile(r"loading|warming|starting|not ready|initiali[sz]", re.IGNORECASE)
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.5, max=LONGEST_WAIT_S, jitter=0.5)
 
 
@@ -36,11 +31,6 @@ class TransientError(Exception):
         self.unreachable = unreachable
         self.retry_after_s = retry_after_s
         super().__init__(message)
-
-
-def is_loading(status: int | None, message: str) -> bool:
-    """Whether a server that answers so is still on its way up."""
-    return status == UNAVAILABLE and _LOADING.search(message) is not None
 
 
 class Limited:

@@ -80,7 +80,9 @@ STATES = {
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all else here."""
-    monkeypatch.setattr(report, "write_report", lambda folder, summary, **_: folder / "report.md")
+    monkeypatch.setattr(
+        report, "write_report", lambda folder, summary, *_, **__: folder / "report.md"
+    )
 
 
 @pytest.fixture
