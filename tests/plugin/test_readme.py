@@ -25,7 +25,7 @@ NOT_RUN = {
     ". .venv/": "a shell's own",
     "less ": "a pager: that its file is there is checked",
     "kvbench serve ": "loads the model: tests/model start it",
-    "kvbench view ": "serves a page until it is told to stop",
+    "kvbench view": "serves a page until it is told to stop",
     "curl ": "asks that server",
     "pytest tests": "this is one of them",
     "python tests/benchmarks/": "minutes each",
