@@ -25,6 +25,7 @@ from pytest_kvbench.experiment.limits import (
     MAX_REQUESTS,
     MAX_TOKENS,
 )
+from pytest_kvbench.experiment.published import Published
 from pytest_kvbench.experiment.section import Fraction, Listed, Section, about, unique
 from pytest_kvbench.records import SCORE, WITHHELD, ReasoningRule, Sampling
 
@@ -152,6 +153,11 @@ class Experiment(Section):
         "score (what the task's metric says of replies), divergence (how far next-token "
         "distributions move, without labels) or both: [score, divergence]",
         default=(SCORE,),
+    )
+    published: Published | None = about(
+        "a paper's scores of the same cells, for the report: {source: ..., model: ..., scores: "
+        "[{policy: snapkv, budget: 0.5, score: 67.0}]}",
+        default=None,
     )
     prices: Prices | None = about(
         "per million tokens, for the report: {prompt: 0.5, completion: 1.5, currency: USD}",
@@ -330,4 +336,6 @@ class Experiment(Section):
             del plain["kv"]["named"]
         if not self.diverges:
             del plain["measure"]
+        if self.published is None:
+            del plain["published"]
         return plain

@@ -60,7 +60,7 @@ def _differences(
     """The keys in which two experiments differ, dotted, with both values; names aside."""
     for key in sorted(was.keys() | is_.keys()):
         old, new = was.get(key), is_.get(key)
-        if old == new or f"{prefix}{key}" in ("group", "description"):
+        if old == new or f"{prefix}{key}" in ("group", "description", "published"):
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, f"{prefix}{key}.")

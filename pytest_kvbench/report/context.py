@@ -13,7 +13,16 @@ import yaml
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.records import SCORE
-from pytest_kvbench.report import answers, caveats, certificates, costs, moved, tables, text
+from pytest_kvbench.report import (
+    answers,
+    caveats,
+    certificates,
+    costs,
+    moved,
+    published,
+    tables,
+    text,
+)
 from pytest_kvbench.report.blocks import (
     Block,
     Bullets,
@@ -67,6 +76,7 @@ def build(results: Results, images: Sequence[Image] = ()) -> Document:
     sections = (
         _answer(results),
         _certificates(results),
+        published.section(results),
         _transition(results, images),
         _cells(results),
         *moved.sections(results),
