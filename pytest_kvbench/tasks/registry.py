@@ -50,6 +50,7 @@ FAMILIES: Mapping[str, str] = {
     "longmemeval": "longmemeval:longmemeval",
     "ruler": "ruler:ruler",
     "ruler_made": "ruler_made:ruler_made",
+    "scbench": "scbench:scbench",
 }
 """First part of a name -> module and function from the second part and options to the task."""
 
