@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_kvbench.engines.policies import split
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.records import Request
+from pytest_kvbench.records import Conversation, Prompt, Request
 
 Body = tuple[str, dict[str, Any]]
 """The path below the `/v1`, and the fields of the JSON object that is posted there."""
@@ -29,10 +29,9 @@ def one_arm(
     (request,) = requests
     prompt, sampling = request.prompt, request.arm.sampling
     chat = prompt.chat if settings.api == "auto" else settings.api == "chat"
-    messages = {"messages": [{"role": "user", "content": prompt.text}]}
     body: dict[str, Any] = {
         "model": settings.model,
-        **(messages if chat else {"prompt": prompt.text}),
+        **(chat_fields(prompt, prompt.head + prompt.tail) if chat else {"prompt": prompt.text}),
         "max_tokens": prompt.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -57,3 +56,10 @@ def arm_fields(request: Request) -> dict[str, Any]:
         "params": params,
         **({"sources": dict(digests)} if digests else {}),
     }
+
+
+def chat_fields(prompt: Prompt, content: str | list[dict[str, str]]) -> dict[str, Any]:
+    """The messages, the last one with that `content`, and the tools where there are any."""
+    talk = prompt.conversation or Conversation()
+    tools = {"tools": list(talk.tools)} if talk.tools else {}
+    return {"messages": [*talk.turns, {**talk.last, "content": content}], **tools}

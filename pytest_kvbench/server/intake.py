@@ -37,7 +37,7 @@ class Prompt:
 
 
 def chat_prompt(model: LocalModel, messages: list[Message]) -> Prompt:
-    """The prompt of a chat, split before the last part of the last user message."""
+    """The prompt of a chat, split before the last part of the last message that asks."""
     text = _render(model, messages)
     ids, ends = model.encode(text)
     return Prompt(ids, _tokens_before(ends, _boundary(model, messages)))
@@ -120,13 +120,14 @@ def _render(model: LocalModel, messages: list[Message]) -> str:
 
 def _boundary(model: LocalModel, messages: list[Message]) -> int | None:
     """The character of the rendered chat at which the question begins, if parts say so."""
-    users = [index for index, message in enumerate(messages) if message.role == "user"]
-    parts = messages[users[-1]].content if users else ""
+    asking = [index for index, message in enumerate(messages) if message.role != "assistant"]
+    parts = messages[asking[-1]].content if asking else ""
     if isinstance(parts, str) or len(parts) < 2:
         return None
     texts = [part.text for part in parts]
     marked = list(messages)
-    marked[users[-1]] = Message(role="user", content="".join([*texts[:-1], _BOUNDARY, texts[-1]]))
+    content = "".join([*texts[:-1], _BOUNDARY, texts[-1]])
+    marked[asking[-1]] = Message(role=messages[asking[-1]].role, content=content)
     at = _render(model, marked).find(_BOUNDARY)
     return at if at > 0 else None
 

@@ -26,6 +26,7 @@ JSONL, MATH = "jsonl:", "math:"
 FILES: Mapping[str, str] = {
     JSONL: "jsonl:jsonl",
     MATH: "math:math",
+    "chat:": "chat:chat",
     "kvpress:": "kvpress_rows:kvpress",
 }
 """First letters of the name of a file's task -> module and function from path and options."""

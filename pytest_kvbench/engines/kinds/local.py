@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.engines import completion
-from pytest_kvbench.engines.body import Body, arm_fields
+from pytest_kvbench.engines.body import Body, arm_fields, chat_fields
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.policies import classes_of, identity_of
 from pytest_kvbench.errors import EngineError, UsageError
@@ -53,7 +53,7 @@ def _body(
         body["stop"] = list(prompt.stop)
     if prompt.chat:
         parts = [{"type": "text", "text": text} for text in (prompt.head, prompt.tail)]
-        return "/chat/completions", {**body, "messages": [{"role": "user", "content": parts}]}
+        return "/chat/completions", {**body, **chat_fields(prompt, parts)}
     for arm in arms:
         if not arm.get("question_aware", True):
             arm["context_chars"] = len(prompt.head)
