@@ -16,6 +16,7 @@ from pytest_kvbench.experiment.bins import Bins, PerBin
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.executor import ExecutorSettings
 from pytest_kvbench.experiment.gate import DivergenceGate, Gate, Sensitivity
+from pytest_kvbench.experiment.kept import Kept
 from pytest_kvbench.experiment.limits import (
     GROUP,
     GROUP_NAMES,
@@ -135,6 +136,7 @@ class Experiment(Section):
     executor: ExecutorSettings = Field(default=ExecutorSettings(), exclude=True)
     sampling: SamplingSettings = SamplingSettings()
     gate: Gate = Gate()
+    store: Kept = Kept()
     variants: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]*$")], Variant] = (
         about(
             "ways of asking by name: {plain: {}, warm: {temperature: 0.7}, terse: {after: ' In one "
@@ -227,6 +229,11 @@ class Experiment(Section):
                 f"{MAX_REQUESTS:,}: lower bins.per_bin or split it"
             )
         return self
+
+    @property
+    def keeps_no_texts(self) -> bool:
+        """Whether prompts, references and replies are stored as hashes alone."""
+        return self.store.texts == "hash"
 
     @property
     def sequential(self) -> bool:
@@ -338,4 +345,6 @@ class Experiment(Section):
             del plain["measure"]
         if self.published is None:
             del plain["published"]
+        if self.store == Kept():
+            del plain["store"]
         return plain

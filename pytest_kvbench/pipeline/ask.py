@@ -46,7 +46,7 @@ def make_pool(
     return Pool(
         prepared.database,
         start,
-        SharedControls(controls_root(site, prepared.folder)),
+        SharedControls(controls_root(prepared.experiment, site, prepared.folder)),
         takes_over=not prepared.asks_again,
         on_answers=on_answers,
         ends_at=site.ends_at,

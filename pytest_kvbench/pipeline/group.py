@@ -31,6 +31,7 @@ from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
 from pytest_kvbench.tasks.together import Say, say_nothing
+from pytest_kvbench.tasks.unkept import unkept
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ class Prepared:
     def tasks(self) -> dict[str, Task]:
         """The tasks by name, for their prompts."""
         return {
-            name: get_task(name, options=self.experiment.options_of(name), extra=self.extra_tasks)
-            for name in self.experiment.tasks
+            name: task_of(self.experiment, name, self.extra_tasks) for name in self.experiment.tasks
         }
 
     def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
@@ -140,6 +140,16 @@ class Prepared:
         return plan.addressed_arms(self.experiment, self.manifests, target)
 
 
+def task_of(experiment: Experiment, name: str, extra: Mapping[str, TaskFactory]) -> Task:
+    """A task of an experiment, as it is stored.
+
+    Raises:
+        UsageError: an unknown name or option, or its texts cannot be left out.
+    """
+    task = get_task(name, options=experiment.options_of(name), extra=extra)
+    return unkept(task) if experiment.keeps_no_texts else task
+
+
 def group_folder(experiment: Experiment, reports: Path) -> Path:
     """Where a group's files are."""
     return reports / experiment.group
@@ -170,13 +180,14 @@ def check_engine(experiment: Experiment, site: Site, *, workers: bool = False) -
     executors.check(experiment.executor, experiment.engine, workers=workers)
 
 
-def controls_root(site: Site, folder: Path) -> Path:
+def controls_root(experiment: Experiment, site: Site, folder: Path) -> Path:
     """The folder in which a group's controls are shared.
 
-    It is the group's alone where the run shares none, or the group was restored and not confirmed.
+    It is the group's alone where the run shares none, the group was restored and not confirmed, or
+    keeps no texts: other groups score what they take over.
     """
-    alone = folder / CONTROLS
-    return alone if site.controls is None or is_unconfirmed(folder) else site.controls
+    alone = experiment.keeps_no_texts or is_unconfirmed(folder)
+    return folder / CONTROLS if alone or site.controls is None else site.controls
 
 
 @contextlib.contextmanager

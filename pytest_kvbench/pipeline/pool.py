@@ -223,10 +223,9 @@ class Pool:
         except RefusedError as refused:  # what the server said is not to be lost with the run
             self._store.save_failures([Failure(r.key, "ENGINE_ERROR", refused.what) for r in batch])
             raise
-        answers = [o for o in outcomes if isinstance(o, Answer)]
+        given = [o for o in outcomes if isinstance(o, Answer)]
         failures = [o for o in outcomes if isinstance(o, Failure)]
-        if answers:
-            self._store.save_answers(answers)
+        answers = self._store.save_answers(given) if given else given
         if failures:
             self._store.save_failures(failures)
         if entry is not None:

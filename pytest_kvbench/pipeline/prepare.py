@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from pytest_kvbench.pipeline.group import (
     opened_store,
     prepared_from,
     source_of,
+    task_of,
 )
 from pytest_kvbench.score.metric import check_installed
 from pytest_kvbench.selection import TaskManifest
@@ -32,7 +33,6 @@ from pytest_kvbench.store.upkeep import orphans
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.manifest import build_task_manifest, pinned_prompt, write_manifest
-from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -88,7 +88,7 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
             asks_again=again,
         )
         store.start_run(run)
-        controls = controls_root(site, store.path.parent)
+        controls = controls_root(experiment, site, store.path.parent)
         sweep(controls.parent, below=True)
         _warn_of_orphans(controls)
         prepared = replace(prepared_from(store, run, site.tasks), executor=executor)
@@ -151,7 +151,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
     _guard_tasks(experiment, store, force=site.force)
     manifests, selections, made = {}, {}, False
     for name in experiment.tasks:
-        task = get_task(name, options=experiment.options_of(name), extra=site.tasks)
+        task = task_of(experiment, name, site.tasks)
         check_installed(task.metric)
         stored = store.manifest(name)
         selection = _selection(experiment, task, stored[1] if stored else {})
@@ -208,9 +208,21 @@ def _data_version(task: Task, stored: str | None) -> str:
 
 def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
     runs = store.runs()
+    _guard_texts(experiment, runs)
     stored = tuple(runs[-1].snapshot.get("tasks", ())) if runs else experiment.tasks
     if set(stored) != set(experiment.tasks) and not force:
         refuse(experiment.group, "tasks", list(stored), list(experiment.tasks))
+
+
+def _guard_texts(experiment: Experiment, runs: Sequence[RunRow]) -> None:
+    """What was stored stays: no run of a group that kept texts can promise that none is there."""
+    wanted = experiment.store.texts
+    had = {run.snapshot.get("store", {}).get("texts", "keep") for run in runs}
+    if other := sorted(had - {wanted}):
+        raise GuardError(
+            f"group {experiment.group}: store.texts is {wanted}, and was {other[0]} before",
+            "give the experiment another group",
+        )
 
 
 def _guard_one_experiment(experiment: Experiment, run: RunRow) -> None:

@@ -309,7 +309,7 @@ class Runtime:
         if prepared.experiment.engine.mode == "batch":
             from pytest_kvbench.batch.session import Batched  # late: HTTP that live runs need not
 
-            controls = controls_root(site, prepared.folder)
+            controls = controls_root(prepared.experiment, site, prepared.folder)
             return Batched(prepared, store, controls, self._run_id, selected)
         from pytest_kvbench.batch.ledger import warn_of_open
 

@@ -27,7 +27,7 @@ from pytest_kvbench.records import (
 )
 from pytest_kvbench.rows import BinStats, CellRow, Throughput, TransitionRow
 from pytest_kvbench.selection import TaskManifest
-from pytest_kvbench.store import analysis, manifests, throughput
+from pytest_kvbench.store import analysis, manifests, texts, throughput
 from pytest_kvbench.store.answers import ANSWERS, answer_of, divergence_of, save_answers
 from pytest_kvbench.store.arms import save_arms
 from pytest_kvbench.store.contents import Contents
@@ -183,20 +183,25 @@ class Store:
                 map(_request_row, requests),
             )
 
-    def save_answers(self, answers: Sequence[Answer], *, origin: str = "engine") -> None:
-        """Store answers, all or none; one that is there already stays as it is."""
+    def save_answers(
+        self, answers: Sequence[Answer], *, origin: str = "engine"
+    ) -> Sequence[Answer]:
+        """Store answers, all or none; one that is there already stays as it is. What is stored."""
+        kept = texts.of_answers(self._db, answers)
         with self._db.write() as db:
-            save_answers(db, answers, origin)
+            save_answers(db, kept, origin)
+        return kept
 
     def save_failures(self, failures: Iterable[Failure]) -> None:
         """Store failures; a later failure of the same request replaces the earlier."""
+        kept = texts.of_failures(self._db, failures)
         with self._db.write() as db:
             db.executemany(
                 "INSERT INTO failures (key, kind, message, attempts, run)"
                 " VALUES (?,?,?,?,(SELECT coalesce(max(rowid), 0) FROM experiments))"
                 " ON CONFLICT DO UPDATE SET kind=excluded.kind, message=excluded.message,"
                 " attempts=excluded.attempts, created_at=excluded.created_at, run=excluded.run",
-                [(f.key, f.kind, f.message, f.attempts) for f in failures],
+                [(f.key, f.kind, f.message, f.attempts) for f in kept],
             )
 
     def answers(self, keys: Sequence[str]) -> dict[str, Answer]:

@@ -97,7 +97,8 @@ class ChatTask(GivenData):
             conversation=Conversation(turns, last, tools),
         )
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterator[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterator[Example]:
+        """The example of every line, in the log's order."""
         path = Path(self.path)
         for number, row in enumerate(read_jsonl(path), start=1):
             try:
@@ -145,10 +146,10 @@ def _plain(prompt: object) -> Example:
 
 
 def _conversation(body: Mapping[str, Any]) -> Example:
-    messages, answers = _messages(body.get("messages")), ()
+    messages, reply = _messages(body.get("messages")), ""
     if messages[-1]["role"] == "assistant":
-        *messages, reply = messages
-        answers = (_text(reply),) if _text(reply).strip() else ()
+        reply = _text(messages.pop())
+    answers = (reply,) if reply.strip() else ()
     if not messages:
         raise ValueError("messages hold nothing but a reply")
     *turns, last = messages

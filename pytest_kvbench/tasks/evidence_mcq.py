@@ -79,7 +79,7 @@ class EvidenceChoice(Benchmark):
         )
         return Prompt(head, tail, self.options.max_tokens)
 
-    def _every_example(self, tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, tokenizer: Tokenizer) -> Iterable[Example]:
         """Every question of the file, with its cards where they are asked for."""
         made = list(choice_examples(choice_rows(self._file), NAME))
         cards: Iterable[list[str]] = itertools.repeat([])

@@ -34,7 +34,7 @@ class GivenData(ABC):
         return False
 
     @abstractmethod
-    def _every_example(self, tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, tokenizer: Tokenizer) -> Iterable[Example]:
         """The example of every row, in the data's order.
 
         Raises:
@@ -55,7 +55,7 @@ class GivenData(ABC):
         Raises:
             UsageError: the data are not here, or a row lacks a field.
         """
-        every = self._every_example(tokenizer)
+        every = self.every_example(tokenizer)
         return cut_long_ones(every, self.prompt, tokenizer, self.max_length)
 
 

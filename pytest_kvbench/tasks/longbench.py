@@ -185,7 +185,7 @@ class LongBench(Benchmark):
         facts = self._facts
         return Prompt(head, tail, self._max_tokens, facts.chat, facts.stop)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of the data set's file."""
         return (self._example(row, number) for number, row in enumerate(self._rows(), start=1))
 

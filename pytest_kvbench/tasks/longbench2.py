@@ -101,7 +101,7 @@ class LongBench2(Benchmark):
         head = before + example.context if document else ""
         return Prompt(head, tail, self.options.max_tokens)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every question of the subset."""
         return map(self._ready, choice_examples(self._rows(), self.name))
 

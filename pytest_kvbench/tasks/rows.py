@@ -97,7 +97,7 @@ class RowTask(GivenData):
             head, tail = "", (head + tail).lstrip()
         return Prompt(head, tail, self.max_tokens, self.chat, self.stop)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """The example of every row, in the data's order."""
         return (self._example(row, number) for number, row in enumerate(self.rows(), start=1))
 

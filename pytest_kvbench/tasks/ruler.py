@@ -100,7 +100,7 @@ class Ruler(Benchmark):
         """The generator's text as it is; the tail begins with its last question."""
         return Prompt(example.context, example.question, TOKENS[self.task], self.options.chat)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of every length that is there."""
         return (
             self._example(row, source)
