@@ -129,7 +129,11 @@ class MockServer(Serving):
 
 def prompt_in(body: dict[str, Any]) -> str:
     """The whole prompt of a request's body."""
-    content = body["messages"][-1]["content"]
+    return "".join(map(_text, body["messages"]))
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
