@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from pytest_kvbench.divergence.records import Divergence
 from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.conversation import NO_TURNS, Conversation
 
 FailureKind = Literal["TIMEOUT", "ENGINE_ERROR"]
 Label = Literal["", "EMPTY_OUTPUT", "TRUNCATED", "FORMAT_ERROR", "REFUSAL"]
@@ -93,36 +94,11 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """What a chat has beside the text of its last message, as OpenAI's API has it.
-
-    `turns` are the messages before the last one, `last` is what that one has beside its text.
-    """
-
-    turns: tuple[Mapping[str, Any], ...] = ()
-    last: Mapping[str, Any] = field(default_factory=lambda: {"role": "user"})
-    tools: tuple[Any, ...] = ()
-
-    @property
-    def transcript(self) -> str:
-        """The tools and the turns as text: what tokens are counted of."""
-        parts = [canonical(tool).decode() for tool in self.tools]
-        return "".join(f"{part}\n\n" for part in [*parts, *map(_said, self.turns)])
-
-
-def _said(turn: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in turn.items() if name != "role"}
-    content = turn.get("content")
-    text = content if isinstance(content, str) and len(rest) == 1 else canonical(rest).decode()
-    return f"{turn['role']}: {text}"
-
-
-@dataclass(frozen=True)
 class Prompt:
     """What is sent for one example: `head` ends with the context, `tail` begins with the question.
 
-    A policy that is not question-aware compresses `head` alone, and what a `conversation` has
-    before its last message. `chat`: by the chat template.
+    A policy that is not question-aware compresses `head`, and what the `conversation` has before
+    its last message, alone. `chat`: by the chat template.
     """
 
     head: str
@@ -130,21 +106,18 @@ class Prompt:
     max_tokens: int
     chat: bool = True
     stop: tuple[str, ...] = ()
-    conversation: Conversation | None = None
+    conversation: Conversation = NO_TURNS
 
     @property
     def text(self) -> str:
         """The whole prompt, before any chat template."""
-        before = self.conversation.transcript if self.conversation else ""
-        return before + self.head + self.tail
+        return self.conversation.transcript + self.head + self.tail
 
     @cached_property
     def content_id(self) -> str:
         """Hash of everything above."""
         sent = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        talk = sent.pop("conversation")  # most prompts have none: their identity is as before it
-        if talk is not None:
-            sent["conversation"] = [talk.turns, talk.last, talk.tools]
+        sent |= sent.pop("conversation").identity
         return digest(sent)  # without `to_json`, whose copies of long texts took most of a prepare
 
 
@@ -273,15 +246,8 @@ class Request:
     @cached_property
     def key(self) -> str:
         """Same key, same answer: hash of what is sent, to whom, and which repetition it is."""
-        return digest(
-            {
-                "example_id": self.example_id,
-                "asks": self.asks,
-                "arm": self.arm.content_id,
-                "replicate": self.replicate,
-                "aa": self.aa,
-            }
-        )
+        asked = {"example_id": self.example_id, "asks": self.asks, "replicate": self.replicate}
+        return digest({**asked, "arm": self.arm.content_id, "aa": self.aa})
 
 
 @dataclass(frozen=True)

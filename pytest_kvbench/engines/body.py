@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_kvbench.engines.policies import split
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.records import Conversation, Prompt, Request
+from pytest_kvbench.records import Prompt, Request
 
 Body = tuple[str, dict[str, Any]]
 """The path below the `/v1`, and the fields of the JSON object that is posted there."""
@@ -60,6 +60,6 @@ def arm_fields(request: Request) -> dict[str, Any]:
 
 def chat_fields(prompt: Prompt, content: str | list[dict[str, str]]) -> dict[str, Any]:
     """The messages, the last one with that `content`, and the tools where there are any."""
-    talk = prompt.conversation or Conversation()
+    talk = prompt.conversation
     tools = {"tools": list(talk.tools)} if talk.tools else {}
     return {"messages": [*talk.turns, {**talk.last, "content": content}], **tools}

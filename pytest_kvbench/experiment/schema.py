@@ -278,6 +278,12 @@ class Experiment(Section):
             object.__setattr__(self, "gate", gate)
         return self
 
+    @model_validator(mode="after")
+    def _scored_by_texts(self) -> Experiment:
+        if self.keeps_no_texts and self.scores:
+            raise ValueError("store.texts: hash keeps no reply to score: use measure: divergence")
+        return self
+
     @property
     def scores(self) -> bool:
         """Whether replies are scored."""

@@ -58,6 +58,8 @@ def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str], Prompt | No
 
 def _task(prepared: Prepared, name: str) -> Task | None:
     options = prepared.experiment.options_of(name)
+    if prepared.experiment.keeps_no_texts:
+        return None
     try:
         return get_task(name, options=options, extra=prepared.extra_tasks)
     except (KvbenchError, OSError, ImportError):

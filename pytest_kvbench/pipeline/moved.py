@@ -106,7 +106,8 @@ def _most(found: Found, words: Words) -> Iterator[MovedRow]:
             "position": at,
             "kld": kld,
             "overlap": told.overlap_low[at] if told.overlap_low else None,
-            "prompt_end": request.prompt.text[-_PROMPT_END:],
+            # Where no texts are kept the reply's are not here, and its prompt's are not shown.
+            "prompt_end": request.prompt.text[-_PROMPT_END:] if told.reference else "",
             "reply": "".join(map(words, told.reference[:at]))[-_PROMPT_END:],
             "control_token": _word(told.control_top, at, words),
             "control_nll": _at(told.control_top_nll, at),

@@ -167,12 +167,23 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
             manifests[name] = manifest
         else:
             manifests[name] = stored[0]
+        _refuse_ungraded(experiment, manifests[name])
         selections[name] = selection
     portable = store.path.parent / MANIFEST
     if made or not portable.exists():
         meta = {"group": experiment.group, "selection": selections}
         write_manifest(portable, manifests.values(), meta)
     return manifests
+
+
+def _refuse_ungraded(experiment: Experiment, manifest: TaskManifest) -> None:
+    lacking = [entry for entry in manifest.entries if not entry.example.answers]
+    if lacking and experiment.scores:
+        raise UsageError(
+            f"{manifest.task}: {len(lacking)} of {len(manifest.entries)} examples have no answer "
+            "that a reply could be scored by",
+            "measure: divergence needs none",
+        )
 
 
 def bin_spec(experiment: Experiment) -> BinSpec:

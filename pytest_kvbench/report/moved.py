@@ -96,10 +96,14 @@ def _exhibit(row: MovedRow) -> Exhibit:
 
 def _parts(row: MovedRow) -> Iterator[tuple[str, str]]:
     yield from _known((("Prompt's end", row["prompt_end"]), ("Reply until there", row["reply"])))
-    yield "Control", f"{row['control_token']!r} {_share(row['control_nll'])}"
+    yield "Control", f"{_word(row['control_token'])} {_share(row['control_nll'])}"
     given = row["arm_token_control_nll"]
     beside = f", {_share(given)} by the control" if given is not None else ""
-    yield "Arm", f"{row['arm_token']!r} {_share(row['arm_nll'])}{beside}"
+    yield "Arm", f"{_word(row['arm_token'])} {_share(row['arm_nll'])}{beside}"
+
+
+def _word(token: str | None) -> str:
+    return "(not kept)" if token is None else repr(token)
 
 
 def _known(parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

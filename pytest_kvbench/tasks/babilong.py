@@ -116,7 +116,7 @@ class Babilong(Benchmark):
         head, tail = self._wording.parts(example.context, fields)
         return Prompt(head, tail, self.options.max_tokens, self.options.chat)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of every length asked for."""
         for length, file in self._files:
             for number, row in enumerate(choice_rows(file), start=1):

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief, odd_value
-from pytest_kvbench.records import Conversation, Example, Prompt, canonical, digest
+from pytest_kvbench.records import Example, Prompt, canonical, digest
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.tasks.base import (
     Options,
@@ -33,6 +33,7 @@ from pytest_kvbench.tasks.columns import check_cluster
 from pytest_kvbench.tasks.given import GivenData
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.tokenizers import Tokenizer
+from pytest_kvbench.wire.conversation import Conversation
 
 PREFIX = "chat:"
 NEEDED = (

@@ -149,7 +149,7 @@ class InfiniteBench(Benchmark):
         head, tail = self._wording.parts(example.context, _fields(example))
         return Prompt(head, tail, self._max_tokens, self.options.chat)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of the task's file."""
         for number, row in enumerate(read_jsonl(self._file), start=1):
             try:

@@ -89,7 +89,7 @@ class KvpressRows(GivenData):
         tokens = self.options.max_tokens or example.meta.get("max_new_tokens", 64)
         return Prompt(example.context, example.question, tokens, self.options.chat)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every row of the file, or of the task that is asked for."""
         found = False
         for number, row in enumerate(self._rows(), start=1):

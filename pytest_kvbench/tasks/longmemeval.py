@@ -97,7 +97,7 @@ class LongMemEval(Benchmark):
         fields = {"question": example.question, "date": example.meta["date"]}
         return Prompt(*_OWN.parts(example.context, fields), self.options.max_tokens)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every question that a metric on words can score."""
         for number, row in enumerate(choice_rows(self._file), start=1):
             try:

@@ -72,7 +72,7 @@ def _reference(request: Request) -> list[Any] | None:
     """The tokens of the full cache's reply, where it is known: then nothing is decoded."""
     if request.against is None or request.against.divergence is None:
         return None
-    return list(request.against.divergence.positions.reference)
+    return list(request.against.divergence.positions.reference) or None
 
 
 def _fingerprint(probe: Probe) -> dict[str, str]:

@@ -77,7 +77,7 @@ def test_a_last_reply_is_the_reference_and_is_not_sent(read):
 def test_a_plain_prompt_goes_without_a_chat_template(read):
     task, (example,) = read({"prompt": "Once upon a time"})
     prompt = task.prompt(example)
-    assert (prompt.text, prompt.chat, prompt.conversation) == ("Once upon a time", False, None)
+    assert (prompt.text, prompt.chat) == ("Once upon a time", False)
 
 
 def test_what_was_logged_twice_is_asked_once(read):
