@@ -122,7 +122,7 @@ class Scbench(Benchmark):
         head, tail = Wording(FACTS[self.task].template).parts(example.context, fields)
         return Prompt(head, tail, self._max_tokens)
 
-    def _every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
+    def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
         """Every turn of every row."""
         for number, row in enumerate(read_jsonl(self._file), start=1):
             try:
