@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.posterior.fit import Fitted
     from pytest_kvbench.posterior.rows import Analysis
 
-PACKAGES = ("arviz", "numba", "numpy", "nutpie")
+PACKAGES = ("arviz", "numba", "numpy", "nutpie", "pytest-kvbench")
 """Their versions decide the draws."""
 
 

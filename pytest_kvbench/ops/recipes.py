@@ -37,7 +37,7 @@ UNREAD = frozenset(
         *("max_tokens", "ttft_s", "prompt_tokens", "completion_tokens"),
     ]
 )
-"""Columns of answers by which nothing is compared; half of what they are in memory."""
+"""Columns of answers by which nothing is compared."""
 
 ARM = ["policy", "params", "budget"]
 CELL = ["group", "task", "variant", "policy", "budget"]

@@ -102,7 +102,6 @@ class Curves:
         octaves: log2(1 / budget), padded with the last, shape (c, k).
         base: the base of a curve, shape (c,).
         asked, right: by base, how many independent control answers and the sum of their scores.
-        is_graded: whether a base has scores between 0 and 1, shape (b,).
         pairs: how many pairs a curve has, shape (c,).
     """
 
@@ -112,7 +111,6 @@ class Curves:
     base: NDArray[np.intp]
     asked: Floats
     right: Floats
-    is_graded: NDArray[np.bool_]
     pairs: NDArray[np.intp]
     counts: Counts
     moments: Moments
@@ -156,7 +154,6 @@ def curves(pairs: Sequence[Pairs]) -> Curves:
         base=np.array([bases.index(p.key.base) for p in ordered]),
         asked=np.array([len(of_base[base].control) * weights[base] for base in bases]),
         right=np.array([of_base[base].control.sum() * weights[base] for base in bases]),
-        is_graded=np.array([base in graded for base in bases]),
         pairs=np.array([len(p.control) for p in ordered]),
         counts=_counts([(n, p) for n, p in numbered if p.key.base not in graded], rungs),
         moments=_moments([(n, p) for n, p in numbered if p.key.base in graded], rungs),

@@ -107,8 +107,8 @@ def natural(z, d):
     a, f1, f0 = np.empty(d.bases), np.empty(d.bases), np.empty(d.bases)
     for b in range(d.bases):
         a[b] = logistic(1 + 1.5 * v.accuracy[b])
-        f1[b] = d.has_flips[b] * logistic(-3.5 + g[1] + spread(0.3, g[2]) * v.f1[b])
-        f0[b] = d.has_flips[b] * logistic(-2.5 + g[3] + spread(0.3, g[4]) * v.f0[b])
+        f1[b] = logistic(-3.5 + g[1] + spread(0.3, g[2]) * v.f1[b])
+        f0[b] = logistic(-2.5 + g[3] + spread(0.3, g[4]) * v.f0[b])
     h = np.empty(d.tasks)
     for t in range(d.tasks):
         h[t] = logistic(-3 + 1.25 * v.luck[t])
@@ -134,21 +134,30 @@ def shape(x, mu, s):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def graded_likelihood(d, m, w, a, h, g_w, g):
-    """Log likelihood of a graded curve's mean losses; adds its gradient by w, logit a, logit h."""
+def graded_likelihood(d, m, w, rates, g_w, g):
+    """Log likelihood of a graded curve's mean losses.
+
+    Args:
+        rates: a, f1, f0 and h.
+        g_w, g: its gradient by w, and by the logits of `rates`, is added.
+    """
     k = len(w)
+    a, f1, f0, h = rates
+    background = a * f1 - (1 - a) * f0
     off, slope = np.empty(k), np.empty(k)
     for j in range(k):
-        expected = min(max(w[j] * (a - h), -0.99), 0.99)
+        expected = min(max(w[j] * (a - h) + (1 - w[j]) * background, -0.99), 0.99)
         off[j] = d.loss[m, j] - math.atanh(expected)
         slope[j] = 1 / (1 - expected * expected) if abs(expected) < 0.99 else 0.0
     white = d.whitener[m] @ off
     back = d.whitener[m].T @ white
     for j in range(k):
-        by_loss = back[j] * slope[j]
-        g_w[j] += by_loss * (a - h)
-        g[0] += by_loss * w[j] * a * (1 - a)
-        g[1] -= by_loss * w[j] * h * (1 - h)
+        by_loss, whole = back[j] * slope[j], 1 - w[j]
+        g_w[j] += by_loss * (a - h - background)
+        g[0] += by_loss * (w[j] + whole * (f1 + f0)) * a * (1 - a)
+        g[1] += by_loss * whole * a * f1 * (1 - f1)
+        g[2] -= by_loss * whole * (1 - a) * f0 * (1 - f0)
+        g[3] -= by_loss * w[j] * h * (1 - h)
     return -0.5 * (white @ white)
 
 
@@ -165,7 +174,8 @@ def curve_value(d, c, n, room):
         begin(w, room)
         total += rows_value(d, c, n.rho, room)
     if d.graded[c] >= 0:
-        total += graded_likelihood(d, d.graded[c], w, n.a[b], h, g_w, g)
+        rates = (n.a[b], n.f1[b], n.f0[b], h)
+        total += graded_likelihood(d, d.graded[c], w, rates, g_w, g)
     return total
 
 
@@ -199,9 +209,10 @@ def curve_likelihood(d, c, n, room, by_base, by_task, by_curve):
         by_task[t] += g[2]
     if d.graded[c] >= 0:
         g[:] = 0
-        total += graded_likelihood(d, d.graded[c], w, n.a[b], h, g_w, g)
-        by_base[b, 0] += g[0]
-        by_task[t] += g[1]
+        rates = (n.a[b], n.f1[b], n.f0[b], h)
+        total += graded_likelihood(d, d.graded[c], w, rates, g_w, g)
+        by_base[b] += g[:3]
+        by_task[t] += g[3]
     for j in range(len(w)):
         by_curve[c, 0] += g_w[j] * depth * by_mu[j]
         by_curve[c, 1] += g_w[j] * depth * by_s[j] * (s - 0.03)

@@ -44,7 +44,7 @@ class Sampling:
     draws: int = 1000
     tune: int = 500
     target_accept: float = 0.95
-    thin: int = 2
+    thin: int = 4
 
 
 def sample(data: Curves, how: Sampling, *, progress: bool = False) -> az.InferenceData:

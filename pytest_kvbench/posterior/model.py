@@ -65,7 +65,6 @@ class Data(NamedTuple):
         control, outcome, times: `curves.Counts`; `times` is its count.
         asked, right: by base, shape (b,).
         graded: a curve's row in `loss` and `whitener`, or -1, shape (c,).
-        has_flips: 1.0 where a base's scores are right or wrong, 0.0 where they are graded.
         loss, whitener: `curves.Moments`, the losses as artanh.
     """
 
@@ -84,7 +83,6 @@ class Data(NamedTuple):
     asked: Floats
     right: Floats
     graded: NDArray[np.intp]
-    has_flips: Floats
     loss: Floats
     whitener: Floats
 
@@ -117,7 +115,6 @@ def model(data: Curves) -> Data:
         asked=data.asked,
         right=data.right,
         graded=graded,
-        has_flips=(~data.is_graded).astype(float),
         loss=np.arctanh(data.moments.loss),
         whitener=data.moments.whitener,
     )

@@ -33,7 +33,7 @@ class Room(NamedTuple):
         tail, held: of one row, how likely its outcomes are from a rung on if broken, and all of
             them if whole above it and broken from there on, shape (k + 1,).
         own, anew, reached: sums over rows, see `rows_likelihood`.
-        gradient: three numbers.
+        gradient: four numbers.
     """
 
     rungs: Any
@@ -63,7 +63,7 @@ def new_room(rungs):
         np.empty((2, 2, 3)),
         np.empty((2, 3, rungs)),
         np.empty(rungs + 1),
-        np.empty(3),
+        np.empty(4),
     )
 
 

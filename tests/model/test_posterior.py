@@ -58,6 +58,17 @@ def test_the_gradient_is_that_of_the_density() -> None:
         assert found[at] == pytest.approx(rise / 2e-5, rel=1e-4, abs=1e-4)
 
 
+def test_flips_that_no_policy_causes_are_losses_of_graded_scores_too() -> None:
+    from pytest_kvbench.posterior.density import log_density
+
+    graded = [p for p in mixed() if p.key.group == "g1"]
+    data = model(curves(graded))
+    likely = np.zeros(data.size)
+    likely[10 + data.bases] = 1  # f1 of the only examples, whose prior is a standard normal
+    difference = log_density(likely, data)[0] - log_density(np.zeros(data.size), data)[0]
+    assert abs(difference + 0.5) > 0.01
+
+
 def test_the_states_of_an_answer_are_summed_out_exactly() -> None:
     from pytest_kvbench.posterior.density import log_density, natural
 
