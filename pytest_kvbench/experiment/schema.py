@@ -26,6 +26,7 @@ from pytest_kvbench.experiment.limits import (
     MAX_REQUESTS,
     MAX_TOKENS,
 )
+from pytest_kvbench.experiment.prices import Prices
 from pytest_kvbench.experiment.published import Published
 from pytest_kvbench.experiment.section import Fraction, Listed, Section, about, unique
 from pytest_kvbench.records import SCORE, WITHHELD, ReasoningRule, Sampling
@@ -100,16 +101,12 @@ class Variant(Section):
     after: str = about("text behind every prompt", default="")
 
 
-class Prices(Section):
-    """What a hosted model costs, per million tokens."""
-
-    prompt: float = about("a number of at least 0", ge=0, le=1e9)
-    completion: float = about("a number of at least 0", ge=0, le=1e9)
-    currency: str = about("a name, as in USD", default="USD")
-
-
 DIVERGENCE = "divergence"
 Measure = Literal["score", "divergence"]
+
+
+_LATER: Mapping[str, Any] = {"measure": [SCORE], "published": None, "store": {"texts": "keep"}}
+"""Keys that snapshots have not had from the start, where they say nothing."""
 
 
 def _listed(given: Any) -> Any:
@@ -347,10 +344,4 @@ class Experiment(Section):
         plain = self.model_dump(mode="json")
         if not plain["kv"]["named"]:  # as it was before there were any
             del plain["kv"]["named"]
-        if not self.diverges:
-            del plain["measure"]
-        if self.published is None:
-            del plain["published"]
-        if self.store == Kept():
-            del plain["store"]
-        return plain
+        return {name: value for name, value in plain.items() if value != _LATER.get(name, ...)}

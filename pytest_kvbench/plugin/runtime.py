@@ -256,12 +256,8 @@ class Runtime:
             pytest.skip(f"{before}: {reason}")
 
     def _read(self, experiment: MeasuredExperiment, cell: Cell) -> MeasuredCell:
-        group = CellGroup.of(cell)
-        mine = [
-            (c, r)
-            for c, r in experiment.drawn[group]
-            if c in (cell, cell.control) and not r.is_repeat
-        ]
+        group, pair = CellGroup.of(cell), (cell, cell.control)
+        mine = [(c, r) for c, r in experiment.drawn[group] if c in pair and not r.is_repeat]
         judged = voted(experiment.prepared, experiment.store, mine)
         observed = [one for one in judged if one.cell == cell]
         outcomes = {(one.example_id, one.replicate): one.outcome for one in observed}
