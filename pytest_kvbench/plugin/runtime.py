@@ -326,7 +326,7 @@ class Runtime:
     def _site(self, declared: Declared) -> Site:
         """This run. An experiment of few groups keeps few workers busy: they share its places."""
         groups = len(plan.groups(plan.cells(declared.experiment)))
-        options = Options.of(self._config)
+        options, shares = Options.of(self._config), not is_whole(declared)
         cache = getattr(self._config, "cache", None)  # absent under -p no:cacheprovider
         return Site(
             reports=options.reports,
@@ -334,9 +334,7 @@ class Runtime:
             owner_pid=self._owner_pid,
             command=options.command,
             controls=cache.mkdir(CONTROLS) if cache is not None else None,
-            share=min(groups, self._worker["workercount"])
-            if self._worker and not is_whole(declared)
-            else 1,
+            share=min(groups, self._worker["workercount"]) if shares and self._worker else 1,
             others=self._worker is not None,
             fresh=options.fresh,
             force=options.force,
