@@ -7,7 +7,9 @@ nothing is padded, copied or concatenated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +23,10 @@ ATTENTION = "kvbench_ragged"
 
 Keys = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 """A row's keys, or these and which of them are visible, (kv_heads, tokens)."""
+
+
+Causal = Callable[[int, int, int, torch.dtype, torch.device], torch.Tensor]
+"""See `_causal`."""
 
 
 class RowKV:
@@ -107,12 +113,22 @@ class RowKV:
         return (sum(self.lengths) - self._hidden / heads) / len(self.lengths)
 
 
+class RowsKeys(list[Keys]):
+    """The keys of each row, and the masks that a pass has made so far: layers need the same."""
+
+    def __init__(self, keys: Iterable[Keys], causal: Causal) -> None:
+        super().__init__(keys)
+        self.causal = causal
+
+
 class RaggedCache(Cache):
     """What one forward pass over several rows appends to and reads."""
 
     def __init__(self, rows: list[RowKV]) -> None:
         super().__init__(layers=[])
         self._rows = rows
+        # As many as there are rows. Where a row's layers differ in length nothing can be shared.
+        self._causal = lru_cache(maxsize=len(rows))(_causal)
 
     def update(  # type: ignore[override]  # one tensor per row is the point of this class
         self,
@@ -120,7 +136,7 @@ class RaggedCache(Cache):
         value_states: torch.Tensor,
         layer_idx: int,
         cache_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - transformers passes it
-    ) -> tuple[list[Keys], list[torch.Tensor]]:
+    ) -> tuple[RowsKeys, list[torch.Tensor]]:
         """Append (rows, kv_heads, n, head_dim); returns each row's keys and each row's values."""
         pairs = [
             row.append(layer_idx, keys, values)
@@ -129,17 +145,17 @@ class RaggedCache(Cache):
             )
         ]
         masks = [row.visible(layer_idx) for row in self._rows]
-        seen: list[Keys] = [
+        seen: Iterator[Keys] = (
             keys if mask is None else (keys, mask)
             for (keys, _), mask in zip(pairs, masks, strict=True)
-        ]
-        return seen, [values for _, values in pairs]
+        )
+        return RowsKeys(seen, self._causal), [values for _, values in pairs]
 
 
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor | list[Keys],
+    key: torch.Tensor | RowsKeys,
     value: torch.Tensor | list[torch.Tensor],
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
@@ -152,16 +168,19 @@ def ragged_attention(
     """
     if isinstance(key, torch.Tensor) and isinstance(value, torch.Tensor):
         if key.shape[2] > query.shape[2]:
-            return _attend(query, key, value, scaling).transpose(1, 2).contiguous(), None
+            return _attend(query, key, value, scaling, _causal).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    rows = [_attend(*row, scaling) for row in zip(torch.split(query, 1), key, value, strict=True)]
+    if isinstance(key, torch.Tensor):
+        raise TypeError("rows of values need rows of keys")
+    each = zip(torch.split(query, 1), key, value, strict=True)
+    rows = [_attend(*row, scaling, key.causal) for row in each]
     return torch.cat(rows).transpose(1, 2).contiguous(), None
 
 
 def _attend(
-    query: torch.Tensor, seen: Keys, values: torch.Tensor, scaling: float | None
+    query: torch.Tensor, seen: Keys, values: torch.Tensor, scaling: float | None, causal: Causal
 ) -> torch.Tensor:
     """One row. Query heads that share a key head become queries of one head.
 
@@ -171,18 +190,25 @@ def _attend(
     _, heads, count, width = query.shape
     groups = heads // keys.shape[1]
     folded = query.reshape(1, keys.shape[1], groups * count, width)
-    mask = _causal(count, keys.shape[2], query.device).repeat(groups, 1) if count > 1 else None
+    mask = None if count == 1 else causal(count, keys.shape[2], groups, query.dtype, query.device)
     if visible is not None:
-        mask = visible[None, :, None] if mask is None else visible[None, :, None] & mask
+        seen_by = visible[None, :, None]
+        mask = seen_by if mask is None else mask.where(seen_by, -math.inf)
     out = scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
     # Not `view`: CUDA's kernels lay their result out by token, the CPU's by head.
     return out.reshape(1, heads, count, width)
 
 
-def _causal(count: int, total: int, device: torch.device) -> torch.Tensor:
-    """True where the last `count` of `total` tokens may look: at themselves and before."""
-    everything = torch.ones(count, total, dtype=torch.bool, device=device)
-    return everything.tril(total - count)
+def _causal(
+    count: int, total: int, groups: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """What is added for the last `count` of `total` tokens, `groups` times (groups * count, total).
+
+    0 where they may look, at themselves and before; elsewhere minus infinity. Numbers, for sdpa
+    would make these of booleans in every layer anew.
+    """
+    hidden = torch.full((count, total), -math.inf, dtype=dtype, device=device)
+    return hidden.triu(total - count + 1).repeat(groups, 1)
 
 
 def register() -> None:
