@@ -8,16 +8,17 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from pytest_kvbench.engines import arms, fingerprint
+from pytest_kvbench.divergence.records import UnsoundError
+from pytest_kvbench.engines import arms, fingerprint, reference
 from pytest_kvbench.engines.balance import Balanced, Client
 from pytest_kvbench.engines.base import (
     Capabilities,
     Engine,
-    Reply,
     RequestFailedError,
     TokenizerServer,
     bearer,
 )
+from pytest_kvbench.engines.body import Body
 from pytest_kvbench.engines.completion import NotACompletionError
 from pytest_kvbench.engines.fleet import Fleet, Station, Up
 from pytest_kvbench.engines.keys import api_key_of, check_absent
@@ -222,17 +223,34 @@ class OpenAIEngine:
             # First the server, then the place: who waits for another server must not hold one,
             # and who waits for either holds no copy of a prompt.
             async with self._fleet.use(server) as station, self._places:
-                path, body = self._kind.request_body(self._settings, [request])
-                reply = await station.http.post(path, body, stream=self._settings.stream)
+                body = self._kind.request_body(self._settings, [request])
+                if request.arm.method:
+                    compared = await self._compared(station, request, body)
+                    return self._with_memory(compared, station)
+                reply = await station.http.post(*body, stream=self._settings.stream)
             (outcome,) = self._kind.read([request.key], reply.data, reply.latency_s, reply.ttft_s)
-            return self._with_memory(outcome, station, reply)
+            return self._with_memory(outcome, station, reply.waited_s)
         except RequestFailedError as failed:
             return Failure(request.key, failed.kind, str(failed), failed.attempts)
-        except NotACompletionError as refused:
+        except (NotACompletionError, UnsoundError) as refused:
             return Failure(request.key, "ENGINE_ERROR", str(refused))
 
+    async def _compared(self, station: Station, request: Request, body: Body) -> Answer:
+        """What its server says of the full cache's reply, or of its own beside that."""
+        full, http, key = request.against, station.http, request.key
+        known = None if full is None else full.divergence
+        if request.arm.method == "free":
+            answer, found = await reference.free(http, self._kind, key, body, known)
+        elif full is None or known is None:
+            answer, found = await reference.full_cache(http, self._kind, key, body)
+        else:
+            treated = not request.arm.is_control
+            asked = reference.arm(http, self._kind, key, body, (full, known), treated=treated)
+            answer, found = await asked
+        return replace(answer, divergence=found)
+
     def _with_memory(
-        self, outcome: Answer | Failure, station: Station, reply: Reply
+        self, outcome: Answer | Failure, station: Station, waited_s: float = 0.0
     ) -> Answer | Failure:
         """An answer with what its server's cache was measured to take."""
         if isinstance(outcome, Failure) or outcome.telemetry is None:
@@ -244,7 +262,7 @@ class OpenAIEngine:
             achieved=achieved,
             kept_bytes=self._bytes(station.size, tokens),
             full_bytes=self._bytes(station.full, tokens),
-            waited_s=reply.waited_s,
+            waited_s=waited_s,
         )
         return replace(outcome, telemetry=telemetry)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pytest_kvbench.engines.kinds import kind_of
+from pytest_kvbench.engines.kinds import KINDS, kind_of
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.records import SCORE, Method
@@ -45,11 +45,34 @@ def check(declared: Declared) -> None:
         declared.refuse(
             "measure",
             f"engine.name: {name} compares no distributions",
-            "valid: score; divergence needs engine.name: local",
+            f"valid: score; divergence needs engine.name: {', '.join(_comparing())}",
         )
+    if experiment.diverges and not kind_of(experiment.engine).one_server:
+        _check_served(declared)
     if gate is not None and gate.measure not in (None, *given):
         declared.refuse(
             "gate.divergence.measure",
             f"engine.name: {name} does not say {gate.measure}",
             f"valid: {', '.join(given)}",
+        )
+
+
+def _comparing() -> list[str]:
+    return [name for name, kind in KINDS.items() if kind.measures]
+
+
+def _check_served(declared: Declared) -> None:
+    """Arms on servers of their own are compared through the full cache's stored reply."""
+    experiment = declared.experiment
+    if experiment.engine.mode == "batch":
+        declared.refuse(
+            "engine.mode",
+            "an arm is compared with the full cache's reply, which no batch has yet",
+            "valid with measure: divergence: live; batch needs engine.name: local",
+        )
+    if experiment.keeps_no_texts:
+        declared.refuse(
+            "store.texts",
+            "an arm on a server of its own is compared with the tokens of the full cache's reply",
+            "valid: keep; hash needs engine.name: local",
         )

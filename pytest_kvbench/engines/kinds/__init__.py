@@ -21,7 +21,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "vllm": vllm.KIND,
         "sglang": sglang.KIND,
         "ollama": ollama.KIND,
-        "openai": Kind(bits={**GGML, **FP8}, by_address=True),
+        "openai": Kind(bits={**GGML, **FP8}, by_address=True, measures=("prefix",)),
     }
 )
 """By engine name; every other is a user's."""

@@ -149,6 +149,7 @@ KIND = Kind(
     size=_size,
     in_bytes=True,
     forcing=Forcing(_prompt, _steps),
+    measures=("same_top", "prefix"),
     has_slots=True,
     start=Startable(_check, _facts, _command),
 )

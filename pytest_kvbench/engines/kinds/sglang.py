@@ -33,4 +33,5 @@ KIND = Kind(
     fingerprint=_fingerprint,
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     size=_size,
+    measures=("prefix",),
 )

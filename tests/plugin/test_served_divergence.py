@@ -1,0 +1,111 @@
+"""Distributions of arms on servers of their own: asked about the full cache's reply, or free."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tests.conftest import Project
+from tests.support.naming_server import NamingServer
+
+
+@dataclass
+class Named(NamingServer):
+    """It has a list of models, too, as its kind's fingerprint is read from."""
+
+    async def _serve(self, request: Request) -> Response:
+        if request.url.path.endswith("/models"):
+            return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
+        if request.method == "GET":
+            return JSONResponse({}, status_code=404)
+        return await super()._serve(request)
+
+
+@contextlib.contextmanager
+def serving(project: Project, more: str = "", **noise: float) -> Iterator[dict[str, Named]]:
+    """An experiment of 24 requests, each arm on a server whose distributions its noise moves."""
+    rows = [{"messages": [{"role": "user", "content": f"{'aa ' * n}tell"}]} for n in range(24)]
+    (project.path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with contextlib.ExitStack() as up:
+        servers = {arm: up.enter_context(Named(noise=of)) for arm, of in noise.items()}
+        urls = {arm: server.base_url for arm, server in servers.items()}
+        arms = [arm for arm in noise if arm != "none"]
+        engine = {"name": "openai", "model": "m", "retries": 0, "endpoints": urls}
+        experiment = {
+            "group": "g",
+            "tasks": ["chat:log.jsonl"],
+            "bins": {"n": 1, "per_bin": 24},
+            "kv": {"policies": arms, "budgets": [1.0]},
+            "engine": engine,
+            "measure": "divergence",
+            "tokenizer": "approximate",
+        }
+        text = f"{json.dumps(experiment)[:-1]}, {more}}}" if more else json.dumps(experiment)
+        (project.path / "exp.yaml").write_text(text)
+        yield servers
+
+
+def arms(project: Project) -> dict[str, tuple[float, float, str]]:
+    """By policy: means of the control and of the arm, and the verdict; of the rows over bins."""
+    rows = [c for c in project.summary()["cells"] if c["bin"] == "all"]
+    found = {c["policy"]: (c["control_mean"], c["treated_mean"], c["verdict_holm"]) for c in rows}
+    return {policy: row for policy, row in found.items() if policy != "none"}
+
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+def test_free_replies_are_judged_by_where_they_part(project: Project, workers: str) -> None:
+    with serving(project, none=0.0, q8_0=0.02, q4_0=1.5) as servers:
+        result = project.run("-n", workers, "--kvbench-report")
+        assert result.ret == 0, result.stdout.str()
+        found = arms(project)
+        assert found["q4_0"][0] == 1.0, "the full cache asked again says the same"
+        assert found["q4_0"][1] < found["q8_0"][1]
+        assert found["q4_0"][2] == "breaks"
+        assert {c["measure"] for c in project.summary()["cells"]} == {"prefix"}
+        asked = [sum(path.endswith("completions") for path in s.paths) for s in servers.values()]
+        assert asked == [2 * 24, 24, 24]
+        again = len(servers["q4_0"].paths)
+        project.run("-n", workers)
+        assert len(servers["q4_0"].paths) == again, "what is stored is not asked again"
+
+
+def test_a_server_that_names_no_tokens_is_a_failure_with_its_reason(project: Project) -> None:
+    with serving(project, none=0.0, q8_0=0.5) as servers:
+        for server in servers.values():
+            server._entry = lambda *_: None
+            complete = server._complete
+
+            def wordless(body: dict, complete=complete) -> dict:
+                done = complete(body)
+                done["choices"][0]["logprobs"] = None
+                return done
+
+            server._complete = wordless
+        assert project.run("-n", "0").ret == 10
+    assert "names no tokens" in str(project.summary()["integrity"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('"store": {"texts": "hash"}', "*store.texts: an arm on a server of its own*"),
+        (
+            '"gate": {"divergence": {"measure": "same_top"}}',
+            "*gate.divergence.measure: engine.name: openai does not say same_top*",
+        ),
+    ],
+)
+def test_what_such_servers_cannot_be_asked_is_refused(
+    project: Project, more: str, said: str
+) -> None:
+    with serving(project, more, none=0.0, q8_0=0.5) as servers:
+        result = project.run("-n", "0")
+        assert result.ret == 4
+        result.stdout.fnmatch_lines([said])
+        assert not servers["none"].bodies
