@@ -84,8 +84,11 @@ class Project:
     pytester: pytest.Pytester
     path: Path
 
-    def run(self, *args: str) -> pytest.RunResult:
-        """Pytest within this process, where all it imports is at hand; its workers are real."""
+    def run(self, *args: str, **how: bool) -> pytest.RunResult:
+        """Pytest within this process, where all it imports is at hand; its workers are real.
+
+        `how`: as `pytester.inline_run` has it.
+        """
         foreign = (
             "no:benchmark",
             "no:hypothesispytest",
@@ -94,7 +97,7 @@ class Project:
         )  # slow to load, not ours
         imported = "ignore::pytest.PytestAssertRewriteWarning"
         options = [*(f"-p{name}" for name in foreign), f"-W{imported}"]
-        return self.pytester.runpytest_inprocess(*options, *args)
+        return self.pytester.runpytest_inprocess(*options, *args, **how)
 
     def summary(self, group: str = "g") -> dict[str, Any]:
         text = (self.path / "reports" / group / "summary.json").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.experiment.engine import FIRST_LEVERS, EngineSettings
@@ -53,9 +54,9 @@ class Found:
     budget: float | None = None
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether one server has every policy."""
-        return self.engine == "local"
+    def has_every_policy(self) -> bool:
+        """Whether one server has all arms, as the embedded one."""
+        return KINDS[self.engine].one_server
 
     @property
     def is_started(self) -> bool:
@@ -64,8 +65,8 @@ class Found:
 
     @property
     def counts_apart(self) -> bool:
-        """Whether the server is not known to count tokens."""
-        return self.engine in ("openai", "ollama")
+        """Whether the server is not known to count tokens: it tells nothing of its cache either."""
+        return not self.has_every_policy and KINDS[self.engine].size is None
 
     @property
     def words(self) -> str:
@@ -136,7 +137,7 @@ def write(found: Found, folder: Path) -> Iterator[tuple[Path, bool]]:
 
 def _planned(found: Found) -> Experiment:
     """What the experiment will be, as far as it decides how many examples it needs."""
-    kind, policy = ("local", "snapkv") if found.is_embedded else ("vllm", "fp8")
+    kind, policy = ("local", "snapkv") if found.has_every_policy else ("vllm", "fp8")
     declared = {"kv": {"policies": [policy]}, "engine": {"name": kind}, "bins": {"n": 2}}
     return Experiment.model_validate({"group": "g", "tasks": ["niah/single"], **declared})
 

@@ -64,6 +64,6 @@ def test_ctrl_c_says_that_answers_are_kept(project: Project) -> None:
     (project.path / "conftest.py").write_text(
         "def pytest_runtest_teardown(item): raise KeyboardInterrupt\n"
     )
-    result = project.run("-n", "0")
+    result = project.run("-n", "0", no_reraise_ctrlc=True)
     assert result.ret == 2
     result.stdout.fnmatch_lines(["kvbench: interrupted: what was answered is kept; *"])

@@ -156,6 +156,6 @@ def chromium(profile: Path) -> Iterator[Browser]:
         yield Browser(sends, hears)
     finally:
         process.terminate()
-        process.wait()
+        process.wait(60)
         os.close(sends)
         os.close(hears)

@@ -289,9 +289,10 @@ def test_no_python_of_an_archive_is_loaded(pytester: pytest.Pytester) -> None:
 
 def test_its_controls_join_no_others_before_it_is_confirmed(tmp_path: Path) -> None:
     site = Site(tmp_path, "r", 1, "", controls=tmp_path / "cache" / "controls")
-    assert controls_root(site, tmp_path / "g") == tmp_path / "cache" / "controls"
+    experiment = Experiment(group="g", tasks=("niah/single",))
+    assert controls_root(experiment, site, tmp_path / "g") == tmp_path / "cache" / "controls"
     mark(tmp_path / "g")
-    assert controls_root(site, tmp_path / "g") == tmp_path / "g" / "shared_controls"
+    assert controls_root(experiment, site, tmp_path / "g") == tmp_path / "g" / "shared_controls"
 
 
 def test_a_group_is_what_its_folder_is_called(kvbench: Kvbench, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def served(group):
         thread.start()
         yield server.server_address[1]
         server.shutdown()
-        thread.join()
+        thread.join(60)
 
 
 def ask(port, path, method="GET", host=None):

@@ -54,7 +54,8 @@ def said(hub, tmp_path_factory):
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path_factory.mktemp("hf")),
                     "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
     done = subprocess.run([sys.executable, "-m", "tests.support.ask_hub"],
-                          env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+                          env=environment, capture_output=True, text=True, check=False,
+                          timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
