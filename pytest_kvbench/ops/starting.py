@@ -157,7 +157,7 @@ def _here() -> Iterator[_Server]:
 
 def _pair(control: _Server, others: Sequence[_Server], budget: float) -> Found:
     engine = control.engine
-    if others and engine == "local":
+    if others and KINDS[engine].one_server:
         engine = "openai"  # one server of ours has every policy: two of them are a pair like any
     policy = FIRST_LEVERS.get(engine, "treated")
     treated = others[0].url if others else ""
