@@ -155,7 +155,7 @@ class RaggedCache(Cache):
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor | RowsKeys,
+    key: torch.Tensor | list[Keys],
     value: torch.Tensor | list[torch.Tensor],
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
@@ -172,10 +172,9 @@ def ragged_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if isinstance(key, torch.Tensor):
-        raise TypeError("rows of values need rows of keys")
+    causal = key.causal if isinstance(key, RowsKeys) else _causal
     each = zip(torch.split(query, 1), key, value, strict=True)
-    rows = [_attend(*row, scaling, key.causal) for row in each]
+    rows = [_attend(*row, scaling, causal) for row in each]
     return torch.cat(rows).transpose(1, 2).contiguous(), None
 
 

@@ -157,6 +157,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -
         assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_graph_of_targets_and_runs_ends_in_posteriors_of_them(tmp_path: Path) -> None:
     group = make_group(tmp_path / "reports", per_bin=10)
     how = [Sampling(sampler, chains=2, draws=60, tune=60) for sampler in ("nuts", "slice")]

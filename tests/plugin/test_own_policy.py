@@ -62,6 +62,7 @@ def test_a_conftests_name_is_known_to_workers_and_to_every_command(
     assert "0 answered, 0 failed, 100 stored before" in done.output
 
 
+@pytest.mark.slow
 def test_a_changed_class_is_asked_again_alone_and_nothing_leaves_its_folder(
     project: Project, press: Path, mock: MockServer
 ) -> None:
