@@ -131,10 +131,10 @@ def test_what_cannot_be_compared_is_refused(project: Project, text: str, message
 
 def test_an_engine_that_compares_nothing_is_refused(project: Project, mock: ForcedServer) -> None:
     declare(project, "measure: divergence")
-    openai = ("--kvbench-set", "engine.name=openai", "--kvbench-set", "kv.policies=[none]")
-    result = project.run("-n", "0", *openai)
+    ollama = ("--kvbench-set", "engine.name=ollama", "--kvbench-set", "kv.policies=[none]")
+    result = project.run("-n", "0", *ollama)
     assert result.ret == 4
-    result.stdout.fnmatch_lines(["*engine.name: openai compares no distributions*"])
+    result.stdout.fnmatch_lines(["*engine.name: ollama compares no distributions*"])
 
 
 def test_a_server_that_does_not_compare_is_a_failure_of_its_requests(
