@@ -13,19 +13,17 @@ import ast
 import dataclasses
 import functools
 import inspect
-import json
 import re
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kvpress
 
-from pytest_kvbench.errors import KvbenchError
-from pytest_kvbench.own.loading import files_of
+from pytest_kvbench.own.loading import files_of, told
 from pytest_kvbench.policies.naming import name_of
 from pytest_kvbench.server.loading import load_class
 
@@ -208,17 +206,5 @@ def own(spec: str) -> dict[str, Any]:
     return {"entry": read(press), "files": files_of(press.__module__, before)}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write what was asked for as JSON; an error in two lines."""
-    stdout, sys.stdout = sys.stdout, sys.stderr  # what an imported module prints is no data
-    try:
-        found = own(arguments[0]) if arguments else every()
-    except KvbenchError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_status
-    json.dump(found, stdout)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(told(lambda: own(sys.argv[1]) if sys.argv[1:] else every()))

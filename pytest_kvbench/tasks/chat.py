@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -25,12 +25,11 @@ from pytest_kvbench.tasks.base import (
     Options,
     TaskOptions,
     example_id,
-    files_digest,
     read_options,
     template_version,
 )
 from pytest_kvbench.tasks.columns import check_cluster
-from pytest_kvbench.tasks.given import GivenData
+from pytest_kvbench.tasks.given import OneFile
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 from pytest_kvbench.wire.conversation import Conversation
@@ -55,16 +54,12 @@ class ChatOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class ChatTask(GivenData):
+class ChatTask(OneFile):
     """Logged requests in the file `path`; each is sent as it was."""
 
-    path: str
+    prefix: ClassVar[str] = PREFIX
+    path: Path
     options: ChatOptions
-
-    @property
-    def name(self) -> str:
-        """`chat:PATH`."""
-        return f"{PREFIX}{Path(self.path).as_posix()}"
 
     @property
     def metric(self) -> str:
@@ -81,11 +76,6 @@ class ChatTask(GivenData):
         """Digest of the options; the wording is the log's."""
         return template_version(max_tokens=self.options.max_tokens)
 
-    @cached_property
-    def data_version(self) -> str:
-        """Digest of the file."""
-        return files_digest([Path(self.path)])
-
     def _whole_prompt(self, example: Example) -> Prompt:
         if not example.meta["chat"]:
             return Prompt("", example.question, self.options.max_tokens, chat=False)
@@ -100,12 +90,11 @@ class ChatTask(GivenData):
 
     def every_example(self, _tokenizer: Tokenizer) -> Iterator[Example]:
         """The example of every line, in the log's order."""
-        path = Path(self.path)
-        for number, row in enumerate(read_jsonl(path), start=1):
+        for number, row in enumerate(read_jsonl(self.path), start=1):
             try:
                 yield row_example(row)
             except ValueError as error:
-                raise UsageError(f"{path}: row {number}: {error}", NEEDED) from error
+                raise UsageError(f"{self.path}: row {number}: {error}", NEEDED) from error
 
 
 def chat(path: str, options: Options) -> ChatTask:
@@ -116,7 +105,7 @@ def chat(path: str, options: Options) -> ChatTask:
     """
     read = read_options(ChatOptions, f"{PREFIX}{path}", options)
     get_metric(read.metric)
-    return ChatTask(path, read)
+    return ChatTask(Path(path), read)
 
 
 def row_example(row: Mapping[str, Any]) -> Example:

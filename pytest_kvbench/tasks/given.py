@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
 from pytest_kvbench.records import Example, Prompt
-from pytest_kvbench.tasks.base import TaskOptions
+from pytest_kvbench.tasks.base import TaskOptions, files_digest
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -57,6 +58,23 @@ class GivenData(ABC):
         """
         every = self.every_example(tokenizer)
         return cut_long_ones(every, self.prompt, tokenizer, self.max_length)
+
+
+class OneFile(GivenData):
+    """A task in one file of a user's, named by a prefix and its path."""
+
+    prefix: ClassVar[str]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`<prefix>PATH`."""
+        return f"{self.prefix}{self.path.as_posix()}"
+
+    @cached_property
+    def data_version(self) -> str:
+        """The digest of the file."""
+        return files_digest([self.path])
 
 
 class BenchmarkOptions(TaskOptions):

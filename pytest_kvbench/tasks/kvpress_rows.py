@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -22,12 +22,11 @@ from pytest_kvbench.tasks.base import (
     Options,
     TaskOptions,
     example_id,
-    files_digest,
     read_options,
     template_version,
 )
 from pytest_kvbench.tasks.columns import answers_of, check_cluster, text_of
-from pytest_kvbench.tasks.given import GivenData
+from pytest_kvbench.tasks.given import OneFile
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.parquet import parquet_rows
 from pytest_kvbench.tasks.tokenizers import Tokenizer
@@ -53,16 +52,12 @@ class KvpressOptions(TaskOptions):
 
 
 @dataclass(frozen=True)
-class KvpressRows(GivenData):
+class KvpressRows(OneFile):
     """The rows of one file."""
 
+    prefix: ClassVar[str] = PREFIX
     path: Path
     options: KvpressOptions
-
-    @property
-    def name(self) -> str:
-        """`kvpress:<path>`."""
-        return f"{PREFIX}{self.path.as_posix()}"
 
     @property
     def metric(self) -> str:
@@ -78,11 +73,6 @@ class KvpressRows(GivenData):
     def template_version(self) -> str:
         """Digest of the options: the text of the prompts is the data's own."""
         return template_version(**self.options.model_dump(exclude={"metric", "task"}))
-
-    @cached_property
-    def data_version(self) -> str:
-        """The digest of the file."""
-        return files_digest([self.path])
 
     def _whole_prompt(self, example: Example) -> Prompt:
         """Context, question and the answer's first words, as the row has them."""

@@ -6,13 +6,12 @@ full cache's bytes that it always keeps, or to None where it takes the budgets o
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from pytest_kvbench.errors import KvbenchError, UsageError
-from pytest_kvbench.own.loading import files_of, load, packages_since
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.own.loading import files_of, load, packages_since, told
 
 
 def read(spec: str) -> dict[str, Any]:
@@ -67,17 +66,5 @@ def _is_fraction(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write what was asked for as JSON; an error in two lines."""
-    stdout, sys.stdout = sys.stdout, sys.stderr  # what an imported module prints is no data
-    try:
-        found = read(*arguments)
-    except KvbenchError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_status
-    json.dump(found, stdout)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(told(lambda: read(*sys.argv[1:])))
