@@ -40,10 +40,8 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# pylint is no dependency of ours: it is asked for this alone.
-repeated:
-	pipx run pylint --disable=all --enable=duplicate-code --min-similarity-lines=6 \
-		--ignore-docstrings=n --ignore-signatures=n pytest_kvbench
+repeated: install
+	$(BIN)/python -m tests.support.repeated
 
 bench: install
 	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only

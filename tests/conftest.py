@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -17,11 +18,16 @@ import httpcore  # noqa: F401 -- an inner pytest would forget it, and httpx keep
 import hypothesis
 import pandas.core.arrays.arrow.extension_types  # noqa: F401 -- pyarrow takes them only once
 import pytest
+import tenacity
 
 import pytest_kvbench
+from pytest_kvbench.engines import completion, retry
 from pytest_kvbench.pipeline import judge as judge_stage
 from pytest_kvbench.pipeline import judge_process
+from pytest_kvbench.records import Telemetry
 from pytest_kvbench.report import plots
+from pytest_kvbench.report.plots import saved
+from tests.support import remembered
 from tests.support.mock_server import MockServer
 
 # Most plugin tests start Python several times: compiling everything each time would double theirs.
@@ -57,9 +63,40 @@ def pytest_configure(config: pytest.Config) -> None:
     for module in pkgutil.walk_packages(pytest_kvbench.__path__, "pytest_kvbench."):
         if not module.name.startswith(_APART) and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    gc.freeze()  # a search for garbage takes a tenth of a second with all that was just imported
 
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is judged in this process."""
+    monkeypatch.setattr(judge_stage.Question, "answer", remembered.answer)
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is tried again at once, unless its server asks for a pause."""
+    monkeypatch.setattr(retry, "_BACKOFF", tenacity.wait_none())
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Reports have their pictures, which take half of a small run."""
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files of pictures that reports have, without what is in them."""
+    monkeypatch.setattr(saved, "_picture", lambda *_, **__: b"blank")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None are drawn, but where a test uses `pictures` or `blank_pictures`."""
+    if not {"pictures", "blank_pictures"} & set(request.fixturenames):
+        monkeypatch.setattr(plots, "draw_all", lambda *_: ())
 
 
 @pytest.fixture
@@ -89,15 +126,8 @@ class Project:
 
         `how`: as `pytester.inline_run` has it.
         """
-        foreign = (
-            "no:benchmark",
-            "no:hypothesispytest",
-            "no:anyio",
-            "no:zarr",
-        )  # slow to load, not ours
-        imported = "ignore::pytest.PytestAssertRewriteWarning"
-        options = [*(f"-p{name}" for name in foreign), f"-W{imported}"]
-        return self.pytester.runpytest_inprocess(*options, *args, **how)
+        imported = "-Wignore::pytest.PytestAssertRewriteWarning"
+        return self.pytester.runpytest_inprocess(imported, *args, **how)
 
     def summary(self, group: str = "g") -> dict[str, Any]:
         text = (self.path / "reports" / group / "summary.json").read_text(encoding="utf-8")
@@ -118,8 +148,14 @@ class AnalystHere:
 
 
 @pytest.fixture
-def pictures() -> None:
-    """The project's reports have their pictures, which take half of a small run."""
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies take none, so that the same answers are the same to the millisecond too."""
+    timed = completion._telemetry
+
+    def at_once(choice: Any, reply: Any, latency_s: float | None, *rest: Any) -> Telemetry:
+        return timed(choice, reply, latency_s and 0.0, *rest)
+
+    monkeypatch.setattr(completion, "_telemetry", at_once)
 
 
 @pytest.fixture
@@ -129,10 +165,12 @@ def project(
     mock: MockServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Project:
-    """An experiment on the mock server."""
+    """An experiment on the mock server. Its replies take time where a test is marked `timed`."""
+    if not request.node.get_closest_marker("timed"):
+        request.getfixturevalue("no_time")
     monkeypatch.setattr(judge_process, "Analyst", AnalystHere)
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(plots, "draw_all", lambda *_: ())
+    # What else is installed takes half of a start, and each worker starts.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--disable-plugin-autoload -p xdist -p kvbench")
     rows = [
         {
             "question": f"Say {word}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 from scipy.special import bdtr
@@ -43,7 +44,7 @@ class CellView:
     facts: Facts | CellRow
     rules: Rules
 
-    @property
+    @cached_property
     def pairs(self) -> pd.DataFrame:
         """The requests that have both answers."""
         return self.rows[~self.rows["lost"]]

@@ -87,7 +87,8 @@ def mean(values: pd.Series[Any]) -> float | None:
 
 def quantile(values: pd.Series[Any], share: float) -> float | None:
     """A quantile of what is there."""
-    return plain(values.quantile(share))
+    there = values.dropna().to_numpy(dtype=float)
+    return float(np.percentile(there, 100 * share)) if len(there) else None
 
 
 def plain(value: Any) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import click
 
@@ -61,6 +62,23 @@ def group(function: Callable[..., None]) -> Callable[..., None]:
 def experiment(function: Callable[..., None]) -> Callable[..., None]:
     """What says a group that an experiment's keys decide."""
     return sets(group(function))
+
+
+class How(TypedDict):
+    """How a run asks: anew, although the stored group differs, and for how long at most."""
+
+    fresh: bool
+    force: bool
+    deadline_s: float | None
+
+
+force = click.option("--force", is_flag=True, help="Go on where the stored group differs.")
+
+
+def asking(function: Callable[..., None]) -> Callable[..., None]:
+    """What a run is given: an experiment, and `How`."""
+    fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
+    return experiment(fresh(force(deadline(function))))
 
 
 def dry_run(function: Callable[..., None]) -> Callable[..., None]:

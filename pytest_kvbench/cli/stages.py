@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -66,13 +66,9 @@ def main() -> None:
     """What a smaller KV cache costs in answer quality."""
 
 
-_fresh = click.option("--fresh", is_flag=True, help="Ask everything anew, as a new trial.")
-_force = click.option("--force", is_flag=True, help="Go on where the stored group differs.")
-
-
 @main.command()
 @options.experiment
-@_force
+@options.force
 def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: bool) -> None:
     """Choose the examples and write the manifest; asks no model."""
     from pytest_kvbench.pipeline.prepare import MANIFEST, prepare_data
@@ -89,21 +85,13 @@ def prepare(group_or_yaml: str, reports: Path, sets: tuple[str, ...], force: boo
 
 
 @main.command()
-@options.experiment
-@_fresh
-@_force
-@options.deadline
+@options.asking
 def run(
-    group_or_yaml: str,
-    reports: Path,
-    sets: tuple[str, ...],
-    fresh: bool,
-    force: bool,
-    deadline_s: float | None,
+    group_or_yaml: str, reports: Path, sets: tuple[str, ...], **how: Unpack[options.How]
 ) -> None:
     """Answer what is missing."""
     every = given.declared(group_or_yaml, reports, sets)
-    site = given.site(reports, every, fresh=fresh, force=force, deadline_s=deadline_s)
+    site = given.site(reports, every, **how)
     with _serving(site) as present:
         for declared in every:
             lacking = _ask(_prepared(declared, site, present), site)
@@ -172,21 +160,13 @@ def report(group_or_yaml: str, reports: Path, to: Path | None, figures: str) -> 
 
 
 @main.command("all")
-@options.experiment
-@_fresh
-@_force
-@options.deadline
+@options.asking
 def all_stages(
-    group_or_yaml: str,
-    reports: Path,
-    sets: tuple[str, ...],
-    fresh: bool,
-    force: bool,
-    deadline_s: float | None,
+    group_or_yaml: str, reports: Path, sets: tuple[str, ...], **how: Unpack[options.How]
 ) -> None:
     """Prepare, run, score, analyse and report."""
     every = given.declared(group_or_yaml, reports, sets)
-    site = given.site(reports, every, fresh=fresh, force=force, deadline_s=deadline_s)
+    site = given.site(reports, every, **how)
     with _serving(site) as present:
         for declared in every:
             prepared, gate = None, declared.experiment.gate

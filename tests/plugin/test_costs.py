@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from starlette.responses import JSONResponse
 
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.timed
 TIMES = ("latency_p50", "latency_p95")
 
 

@@ -19,12 +19,17 @@ from tests.support.mock_server import MockServer
 
 __all__ = ["fresh"]  # a fixture
 
-WAYS = ("pytest", "run", "all", "wait --then report")
+WAYS = {
+    "live": ("pytest", "all", "wait --then report"),  # which begins with a `run`
+    "batch": ("pytest", "run", "all", "wait --then report"),
+}
+Ending = tuple[str, int, Sequence[str]]
+"""A way or its command, its exit status, and all lines."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A server and an experiment, and what each of `WAYS` ends with: of `run` less is known."""
+    """A server and an experiment, and what each of `WAYS` ends with: after `run` less is known."""
 
     scenario: Scenario = field(default_factory=Scenario)
     status: int = 0
@@ -88,23 +93,25 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def told(
     fresh: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[State, str, str], tuple[int, Sequence[str]]]:
-    """What a state ends with, asked in a mode and a way: status, and all lines."""
+) -> Callable[[State, str, str], Iterator[Ending]]:
+    """What a state ends with, asked in a mode and a way."""
 
-    def ask(state: State, mode: str, way: str) -> tuple[int, Sequence[str]]:
+    def ask(state: State, mode: str, way: str) -> Iterator[Ending]:
         project = fresh(way)
         with serving(state.scenario) as servers:
             declare(project, servers, mode, state.scenario)
             if way == "pytest":
                 for _ in range(1 + (mode == "batch")):
                     result = project.run("-n", "0")
-                return int(result.ret), result.outlines
-            commands = {"wait --then report": [["run"], ["wait", "--then", "report"]]}
-            asked = commands.get(way, [[way]] * (1 + (mode == "batch")))
-            for name, *more in asked:
-                pace = ["--every", "0.01"] if name == "wait" else []
-                done = CliRunner().invoke(main, [name, "exp.yaml", *more, *pace])
-            return done.exit_code, (done.stdout + done.stderr).splitlines()
+                yield way, int(result.ret), result.outlines
+                return
+            asked = [[way]] * (1 + (mode == "batch"))
+            if way == "wait --then report":
+                asked = [["run"], ["wait", "--then", "report", "--every", "0.01"]]
+            for number, (name, *more) in enumerate(asked, 1):
+                done = CliRunner().invoke(main, [name, "exp.yaml", *more])
+                if mode == "live" or number == len(asked):  # of a batch only what fetches it
+                    yield name, done.exit_code, (done.stdout + done.stderr).splitlines()
 
     return ask
 
@@ -123,11 +130,12 @@ def declare(project: Project, servers: Servers, mode: str, scenario: Scenario) -
     ],
 )
 def test_every_way_ends_with_the_same_status_and_says_why(
-    name: str, mode: str, told: Callable[[State, str, str], tuple[int, Sequence[str]]]
+    name: str, mode: str, told: Callable[[State, str, str], Iterator[Ending]]
 ) -> None:
     state = STATES[name]
-    for way in WAYS:
-        status, lines = told(state, mode, way)
+    endings = [ending for way in WAYS[mode] for ending in told(state, mode, way)]
+    assert {way for way, _, _ in endings} == {"pytest", "run", "all", "wait"}
+    for way, status, lines in endings:
         wanted = state.of_run if way == "run" and state.of_run is not None else state.status
         text = "\n".join(lines)
         assert status == wanted, f"{way}\n{text}"

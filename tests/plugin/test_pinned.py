@@ -21,8 +21,6 @@ from click.testing import CliRunner
 from starlette.responses import JSONResponse, Response
 
 from pytest_kvbench.cli.stages import main
-from pytest_kvbench.engines import completion
-from pytest_kvbench.records import Telemetry
 from pytest_kvbench.store.store import Store
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
@@ -134,17 +132,12 @@ def shortened(text: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _replies_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = completion._telemetry
-
-    def at_once(choice: Any, reply: Any, latency_s: float | None, *rest: Any) -> Telemetry:
-        return timed(choice, reply, latency_s and 0.0, *rest)
-
-    monkeypatch.setattr(completion, "_telemetry", at_once)
+def _requests_neither(no_time: None, monkeypatch: pytest.MonkeyPatch) -> None:
     reached = {"requests": 12, "requests_per_minute": None, "waited_s": 0.0}
     monkeypatch.setattr(Store, "throughput", lambda _store, _run_id: reached)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("kind", MORE)
 def test_everything_is_as_pinned(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

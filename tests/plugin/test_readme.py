@@ -118,7 +118,7 @@ def run(project: Project, command: str) -> None:
     assert done.exit_code == wanted, f"{command}\n{done.output}"
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("blank_pictures")
 def test_every_command_runs_and_leaves_what_is_said(reader: Project) -> None:
     runnable = [c for c in pages.commands() if not c.startswith(tuple(NOT_RUN))]
     assert len(runnable) > 30

@@ -22,7 +22,9 @@ REQUESTS = 2 * 10 * 3
 
 
 @with_and_without_xdist
-def test_every_cell_is_an_item_and_everything_is_stored(project: Project, n: str) -> None:
+def test_every_cell_is_an_item_asked_and_stored_once(
+    project: Project, mock: MockServer, n: str
+) -> None:
     result = project.run("-n", n)
     result.assert_outcomes(passed=ITEMS)
     assert result.ret == 0
@@ -39,21 +41,10 @@ def test_every_cell_is_an_item_and_everything_is_stored(project: Project, n: str
         "failures": 0,
     }
     result.stdout.fnmatch_lines(["*kvbench g*"])
-
-
-@pytest.mark.parametrize("n", ["2"])
-def test_second_run_asks_nothing(project: Project, mock: MockServer, n: str) -> None:
-    project.run("-n", n)
-    posts = mock.posts
-    project.run("-n", n).assert_outcomes(passed=ITEMS)
-    assert mock.posts == posts
-
-
-@pytest.mark.parametrize("n", ["2"])
-def test_a_sweep_asks_each_example_once(project: Project, mock: MockServer, n: str) -> None:
-    project.run("-n", n)
-    assert mock.posts == 20
+    assert mock.posts == 20, "a sweep asks all arms of an example at once"
     assert set(mock.asked.values()) == {1}
+    project.run("-n", n).assert_outcomes(passed=ITEMS)
+    assert mock.posts == 20, "a second run asks nothing"
 
 
 @pytest.mark.slow

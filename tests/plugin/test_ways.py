@@ -341,18 +341,27 @@ RARER |= {"divergence, killed", "divergence in rounds"}
 """What parts of are tried elsewhere too, or as another scenario is."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(s, marks=pytest.mark.slow if s in RARER else ()) for s in SCENARIOS]
-)
+CROSSED = [("pytest, live", "kvbench, batch"), ("kvbench, live", "pytest, batch")]
+"""Either has both entrances and both modes: what is done in one place for all shows in either."""
+
+
+def _crossed() -> Iterator[Any]:
+    """Each scenario in two ways at every change, one pair after the other; in all where slow."""
+    for name, ways in zip(SCENARIOS, itertools.cycle(CROSSED)):
+        yield pytest.param(name, ways, marks=pytest.mark.slow if name in RARER else ())
+        yield pytest.param(name, tuple(WAYS), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "ways"), _crossed())
 def test_however_one_asks_the_summary_is_the_same(
-    name: str, fresh: Callable[[str], Project], ctrl_c: None
+    name: str, ways: tuple[str, ...], fresh: Callable[[str], Project], ctrl_c: None
 ) -> None:
     scenario = SCENARIOS[name]
-    found = {way: measured(fresh(way), scenario, way) for way in WAYS}
-    first = told(found["pytest, live"][1], sick=scenario.is_sick, bins=scenario.bins)
+    found = {way: measured(fresh(way), scenario, way) for way in ways}
+    first = told(found[ways[0]][1], sick=scenario.is_sick, bins=scenario.bins)
     for way, (status, summary) in found.items():
         assert told(summary, sick=scenario.is_sick, bins=scenario.bins) == first, way
-        assert status == found["pytest, live"][0], way
+        assert status == found[ways[0]][0], way
         assert status == 1 or not scenario.is_sick
         if scenario.unmeasured:
             longer = [c for c in summary["cells"] if c["bin"] == 1 and c["policy"] != "none"]

@@ -41,7 +41,7 @@ def test_contexts_of_one_example_are_independent_pairs():
         assert single.p_above(delta) == pytest.approx(BinaryPairs(3, 1, 40).p_above(delta))
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 3).filter(any), min_size=2, max_size=12))
 def test_p_rises_with_the_hypothesis_and_swapping_the_arms_mirrors_it(table):
     evidence = contexts(table)

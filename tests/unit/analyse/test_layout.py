@@ -44,7 +44,7 @@ layouts = st.builds(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(layouts, min_size=1, max_size=3),
     st.sampled_from([0.05, 0.1, 0.3]),

@@ -21,6 +21,7 @@ from pytest_kvbench.report.results import Results, Series
 from pytest_kvbench.selection import ManifestEntry
 from tests.support.summaries import make_summary
 
+pytestmark = pytest.mark.usefixtures("pictures")
 TASK = Series("niah/single")
 POLICIES = ("snapkv", "tova", "random", "knorm", "streaming_llm", "expected_attention", "keydiff")
 SHAPES = {
