@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psutil
 
 from pytest_kvbench.errors import EngineError
+from pytest_kvbench.executors.names import brought_here, with_names
 from pytest_kvbench.executors.worker import Outcome, Terms, answer_chunk
 from pytest_kvbench.processes import await_end
 from pytest_kvbench.records import Request
@@ -81,22 +82,21 @@ class ParslFlow:
         self, terms: Terms, calls: Sequence[Sequence[Request]]
     ) -> concurrent.futures.Future[list[Outcome]]:
         """See `Flow.submit`."""
-        future: concurrent.futures.Future[list[Outcome]] = self.kernel.submit(
-            answer_chunk,
-            app_args=(terms, calls),
+        return self.call(answer_chunk, terms, calls)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
+        """Run a function on a worker, once the futures among its arguments are done.
+
+        The worker knows the names that hooks gave to classes of users here.
+        """
+        future: concurrent.futures.Future[Any] = self.kernel.submit(
+            with_names,
+            app_args=(brought_here(), function, *args),
             executors="all",
             cache=False,
             ignore_for_cache=None,
             app_kwargs={},
         )
-        return future
-
-    def call(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
-        """Run a function on a worker, once the futures among its arguments are done."""
-        future: concurrent.futures.Future[Any] = self.kernel.submit(
-            function, app_args=args, executors="all", cache=False, ignore_for_cache=None,
-            app_kwargs={},
-        )  # fmt: skip
         return future
 
     def is_loss(self, error: BaseException) -> bool:

@@ -86,14 +86,18 @@ class Classes:
         """Of the kind: as in the hook's name and in that of the group of entry points."""
         return {"policy": "policies"}.get(self.kind, f"{self.kind}s")
 
-    def bring(self, named: Mapping[str, Any]) -> None:
+    def bring(self, named: Mapping[str, Any], folder: Path | None = None) -> None:
         """Take names for classes: each a class as above, or the class or object itself.
+
+        Args:
+            named: by name.
+            folder: from where relative files count; by default this process's.
 
         Raises:
             UsageError: a name is that of a class, or what it names is none.
         """
         for name, given in named.items():
-            spec = given if isinstance(given, str) else _spec_of_object(given)
+            spec = _seen_from(folder, given) if isinstance(given, str) else _spec_of_object(given)
             if not isinstance(name, str) or is_spec(name) or not is_spec(spec):
                 raise UsageError(
                     f"pytest_kvbench_{self.plural}: {name!r} is {given!r}.",
@@ -179,6 +183,14 @@ class Classes:
                 "Valid: one that is installed or in this folder, or ./FILE.py:Class.",
             )
         return Path(found.origin or next(iter(found.submodule_search_locations or ())))
+
+
+def _seen_from(folder: Path | None, spec: str) -> str:
+    """A class by its file, wherever one is; one by its module as it is."""
+    where, name = parts(spec)
+    if folder is None or not where.endswith(".py"):
+        return spec
+    return f"{(folder / Path(where).expanduser()).resolve()}:{name}"
 
 
 def _spec_of_object(given: object) -> str:

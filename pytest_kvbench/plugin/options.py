@@ -195,6 +195,8 @@ def _span(text: str) -> float:
 def bring_classes(config: pytest.Config) -> None:
     """Take the names that conftests and plugins give to classes of users; the nearest wins.
 
+    A relative file counts from the folder of the conftest that gives it.
+
     Raises:
         UsageError: one brings something else than classes by name.
     """
@@ -204,13 +206,16 @@ def bring_classes(config: pytest.Config) -> None:
 
     for classes in (POLICIES, ENGINES):
         hook = f"pytest_kvbench_{classes.plural}"
-        for brought in reversed(getattr(config.hook, hook)()):
+        for given_by in getattr(config.hook, hook).get_hookimpls():
+            if (brought := given_by.function()) is None:
+                continue
             if not isinstance(brought, Mapping):
                 raise ExperimentError(
                     f"{hook} gave {brought!r}",
                     "needed: classes by name, as in {'mine': './mine.py:Mine'}",
                 )
-            classes.bring(brought)
+            file = getattr(given_by.plugin, "__file__", None)
+            classes.bring(brought, Path(file).parent if file else config.invocation_params.dir)
 
 
 def tasks_of(config: pytest.Config) -> Mapping[str, TaskFactory]:

@@ -112,7 +112,7 @@ def test_a_conftest_gives_it_a_name(engine: Project, n: str) -> None:
     (engine.path / "pyproject.toml").touch()
     place = engine.path / "deeper"
     place.mkdir()
-    (place / "conftest.py").write_text(CONFTEST)
+    (place / "conftest.py").write_text(CONFTEST.replace("./", "../"))
     for name in ("exp.yaml", "test_exp.py"):
         (engine.path / name).rename(place / name)
     assert engine.run("-n", n).ret == 0

@@ -48,7 +48,7 @@ def test_a_conftests_name_is_known_to_workers_and_to_every_command(
     (project.path / "pyproject.toml").touch()
     place = project.path / "deeper"
     place.mkdir()
-    (place / "conftest.py").write_text(CONFTEST)
+    (place / "conftest.py").write_text(CONFTEST.replace("./", "../"))
     for name in ("exp.yaml", "test_exp.py"):
         (project.path / name).rename(place / name)
     assert project.run("-n", "2").ret == 0
