@@ -9,7 +9,9 @@ from typing import Any
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.experiment.load import Declared, Override, load_stages
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.hints import command
+from pytest_kvbench.own.classes import are_in
 from pytest_kvbench.store.origin import refuse_unconfirmed
 from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, Store
@@ -100,8 +102,12 @@ def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
     """A stored experiment; its group is the folder that it lies in, whatever it was before.
 
     Raises:
-        GuardError: what is stored is no experiment.
+        GuardError: what is stored is no experiment; or it came from elsewhere, and names classes
+            that nobody has confirmed.
     """
+    keys = Snapshot(stored)
+    if are_in([keys.get("engine.name"), keys.get("kv")]):  # whoever reads on imports them
+        refuse_unconfirmed(folder)
     try:
         return Experiment(**{"sensitivity": None, **stored, "group": folder.name})
     except (ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -187,6 +188,39 @@ def test_no_address_gets_a_request_or_a_key_before_it_is_confirmed(
         assert done.exit_code == 0, (command, done.output)
     assert mock.posts == seen
     assert is_unconfirmed(Path("reports/g"))
+
+
+THEIRS = "./theirs.py:Theirs"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"snapkv"', f'"{THEIRS}"'),
+        ('"params":{}', f'"params":{{"snapkv":{{"press":{{"policy":"{THEIRS}"}}}}}}'),
+        ('"name":"local"', f'"name":"{THEIRS}"'),
+    ],
+)
+def test_classes_that_it_names_are_not_even_imported_to_read_it(
+    kvbench: Kvbench, mock: MockServer, old: str, new: str
+) -> None:
+    declare(mock.base_url)
+    kvbench("run", "exp.yaml")
+    with contextlib.closing(sqlite3.connect(f"reports/g/{DATABASE}")) as db, db:
+        changed = db.execute("UPDATE experiments SET snapshot = replace(snapshot, ?, ?)", (old, new))
+        assert changed.rowcount == 1
+        assert new in db.execute("SELECT snapshot FROM experiments").fetchone()[0]
+    restored(kvbench)
+    Path("theirs.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    for command in ("score", "analyse", "report", "targets"):
+        done = kvbench(command, "g")
+        assert done.exit_code == 4, (command, done.output)
+        assert "kvbench trust g" in done.output, command
+    for command in ("best", "catalog", "aggregate"):
+        kvbench(command)
+    with pytest.raises(GuardError, match="theirs.py"):
+        open_group(Path("reports/g"))
+    assert not Path("imported").exists()
 
 
 def test_what_is_ones_own_is_trusted_at_once(kvbench: Kvbench, mock: MockServer) -> None:
