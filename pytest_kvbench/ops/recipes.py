@@ -9,10 +9,11 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.own.classes import are_in, is_spec
 from pytest_kvbench.pipeline import assay, plan
 from pytest_kvbench.records import FULL_CACHE
 
@@ -141,10 +142,31 @@ def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
     """The arms that were asked only because they are known to be bad, by group and task."""
     for group, snapshot in set(zip(runs["group"], runs["snapshot"], strict=True)):
         with contextlib.suppress(ValueError):  # a snapshot of another version
-            experiment = Experiment(**{"sensitivity": None, **json.loads(snapshot)})
+            experiment = Experiment(**_without_classes(json.loads(snapshot)))
             for arm in assay.bad_arms(experiment, plan.cells(experiment)):
                 if not arm.is_listed:
                     yield group, arm.task, arm.policy, arm.budget
+
+
+def _without_classes(stored: dict[str, Any]) -> dict[str, Any]:
+    """An experiment without users' classes, which another one's archive may name: none is imported.
+
+    None of them is known to be bad, and asked for that alone.
+    """
+    kv, engine, bad = stored["kv"], stored["engine"], stored.get("sensitivity")
+    if not are_in([kv, engine["name"], bad]):
+        return {"sensitivity": None, **stored}
+    every = kv.get("named", {})
+    named = {name: recipe for name, recipe in every.items() if not are_in(recipe)}
+    params = {name: own for name, own in kv["params"].items() if not are_in([name, own])}
+    known = [p for p in kv["policies"] if not is_spec(p) and (p in named or p not in every)]
+    kv = {**kv, "policies": known or [_ANY], "named": named, "params": params}
+    if is_spec(engine["name"]):
+        engine = {**engine, "name": "openai"}
+    return {**stored, "kv": kv, "engine": engine, "sensitivity": None if are_in([bad]) else bad}
+
+
+_ANY = "knorm"  # in the place of classes: a plan of the full cache alone has nothing to lose
 
 
 def _dtype(snapshot: str) -> str | None:

@@ -207,7 +207,9 @@ def test_classes_that_it_names_are_not_even_imported_to_read_it(
     declare(mock.base_url)
     kvbench("run", "exp.yaml")
     with contextlib.closing(sqlite3.connect(f"reports/g/{DATABASE}")) as db, db:
-        changed = db.execute("UPDATE experiments SET snapshot = replace(snapshot, ?, ?)", (old, new))
+        changed = db.execute(
+            "UPDATE experiments SET snapshot = replace(snapshot, ?, ?)", (old, new)
+        )
         assert changed.rowcount == 1
         assert new in db.execute("SELECT snapshot FROM experiments").fetchone()[0]
     restored(kvbench)
