@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 _Picture = Callable[[Any, Any], None]
 """Draws the chains of one quantity, shape (chains, draws), into a pane of matplotlib."""
 
+BINS = 20
+APART = 0.06
+"""How much of the budgets' axis the policies of one budget are spread over, at most."""
+
 SHOWN = 6
 """Losses whose chains are drawn: those that mixed worst, of all and of each policy."""
 
@@ -25,11 +29,13 @@ def draw(posterior: Posterior, margin: float, folder: Path) -> None:
 
     folder.mkdir()
     worst = _worst(posterior)
-    _chains(posterior, worst[:SHOWN], _line, folder / "trace.png")
-    _chains(posterior, worst[:SHOWN], _ranks, folder / "rank.png")
+    _chains(posterior, worst[:SHOWN], _line, folder / "trace.png", "draw, a colour a chain")
+    ranks = "rank among all chains' draws, how many draws of each; dashed: chains that are alike"
+    _chains(posterior, worst[:SHOWN], _ranks, folder / "rank.png", ranks)
     for policy in posterior.data.policies:
         own = [at for at in worst if posterior.data.keys[at.curve].policy == policy]
-        _chains(posterior, own[:SHOWN], _means, folder / f"running_{slug(policy)}.png")
+        file = folder / f"running_{slug(policy)}.png"
+        _chains(posterior, own[:SHOWN], _means, file, "mean of the draws so far, a colour a chain")
     _forest(statements(posterior, margin), margin, folder / "forest.png")
 
 
@@ -51,7 +57,9 @@ def _worst(posterior: Posterior) -> list[_Loss]:
     return sorted((_Loss(*at, float(r_hat[at])) for at in measured), key=lambda at: -at.r_hat)
 
 
-def _chains(posterior: Posterior, some: Sequence[_Loss], picture: _Picture, file: Path) -> None:
+def _chains(
+    posterior: Posterior, some: Sequence[_Loss], picture: _Picture, file: Path, words: str
+) -> None:
     """The chains of some losses, a pane each."""
     from matplotlib.figure import Figure
 
@@ -63,6 +71,8 @@ def _chains(posterior: Posterior, some: Sequence[_Loss], picture: _Picture, file
         key, budget = posterior.data.keys[curve], posterior.data.ladders[curve][rung]
         title = f"loss of {key.policy} at {budget:g}, {key.task} {key.low}-{key.high}, {key.group}"
         pane.set_title(f"{title}: R-hat {r_hat:.3f}", fontsize=9, loc="left")
+        pane.margins(x=0)
+    figure.supxlabel(words, fontsize=9)
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
@@ -79,11 +89,16 @@ def _means(pane, chains) -> None:  # type: ignore[no-untyped-def]
 
 
 def _ranks(pane, chains) -> None:  # type: ignore[no-untyped-def]
+    """How the ranks of each chain's draws are spread: evenly, where all chains are alike."""
+    import numpy as np
     from scipy.stats import rankdata
 
     ranks = rankdata(chains).reshape(chains.shape)
     for chain in ranks:
-        pane.hist(chain, bins=20, histtype="step")
+        counts, edges = np.histogram(chain, bins=BINS, range=(0, chains.size))
+        pane.stairs(counts, edges, baseline=None)
+    pane.axhline(chains.shape[1] / BINS, color="grey", linestyle="--", linewidth=1)
+    pane.set_ylim(0, 2.2 * chains.shape[1] / BINS)
 
 
 def _forest(found: list[Statement], margin: float, file: Path) -> None:
@@ -95,14 +110,15 @@ def _forest(found: list[Statement], margin: float, file: Path) -> None:
     panes = figure.subplots(len(places), 1, squeeze=False)[:, 0]
     for pane, place in zip(panes, places, strict=True):
         here = [s for s in found if _place(s) == place]
+        step = min(0.008, APART / len(here))
         for number, statement in enumerate(here):
-            _ladder(pane, statement, (number - (len(here) - 1) / 2) * 0.008)
-        pane.axhline(margin, color="grey", linestyle="--", linewidth=1)
+            _ladder(pane, statement, (number - (len(here) - 1) / 2) * step)
+        pane.axhline(margin, color="grey", linestyle="--", linewidth=1, label=f"margin {margin:g}")
         pane.set_title(f"{place[0]}, {place[1]:,} to {place[2]:,} tokens", fontsize=10, loc="left")
         pane.invert_xaxis()
         pane.set_xlabel("budget")
         pane.set_ylabel("loss, 90% interval")
-        pane.legend(fontsize=8, loc="upper left")
+        pane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 

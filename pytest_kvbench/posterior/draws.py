@@ -41,7 +41,7 @@ class Sampling:
     sampler: Sampler = "nuts"
     seed: int = 1
     chains: int = 4
-    draws: int = 1000
+    draws: int = 700
     tune: int = 500
     target_accept: float = 0.95
     thin: int = 4
