@@ -34,7 +34,7 @@ def pytest_kvbench_tasks() -> Mapping[str, TaskFactory]:
 def pytest_kvbench_policies() -> Mapping[str, str]:
     """Give classes of your own names as policies: name -> class, which no collection imports.
 
-    In a conftest.py::
+    A file counts from the folder of the conftest. In one::
 
         def pytest_kvbench_policies():
             return {"mine": "./mypress.py:MyPress"}  # or "mypkg.press:MyPress"
@@ -46,7 +46,8 @@ def pytest_kvbench_policies() -> Mapping[str, str]:
 def pytest_kvbench_engines() -> Mapping[str, object]:
     """Give engines of your own names, for `engine.name`: name -> class, or object, with `generate`.
 
-    Named as text, no collection imports it. In a conftest.py::
+    Named as text, no collection imports it; a file counts from the folder of the conftest. In a
+    conftest.py::
 
         def pytest_kvbench_engines():
             return {"mine": "./myengine.py:MyEngine"}  # or "mypkg.engine:MyEngine", or MyEngine
