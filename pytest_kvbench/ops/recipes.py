@@ -153,17 +153,19 @@ def _without_classes(stored: dict[str, Any]) -> dict[str, Any]:
 
     None of them is known to be bad, and asked for that alone.
     """
-    kv, engine, bad = stored["kv"], stored["engine"], stored.get("sensitivity")
-    if not are_in([kv, engine["name"], bad]):
+    keys, bad = Snapshot(stored), stored.get("sensitivity")
+    name, kv = keys.get("engine.name"), keys.get("kv")
+    if not are_in([kv, name, bad]):
         return {"sensitivity": None, **stored}
-    every = kv.get("named", {})
-    named = {name: recipe for name, recipe in every.items() if not are_in(recipe)}
-    params = {name: own for name, own in kv["params"].items() if not are_in([name, own])}
-    known = [p for p in kv["policies"] if not is_spec(p) and (p in named or p not in every)]
-    kv = {**kv, "policies": known or [_ANY], "named": named, "params": params}
-    if is_spec(engine["name"]):
-        engine = {**engine, "name": "openai"}
-    return {**stored, "kv": kv, "engine": engine, "sensitivity": None if are_in([bad]) else bad}
+    every = keys.get("kv.named") or {}
+    named = {own: recipe for own, recipe in every.items() if not are_in(recipe)}
+    params = keys.get("kv.params") or {}
+    params = {policy: own for policy, own in params.items() if not are_in([policy, own])}
+    listed = [p for p in keys.get("kv.policies") or () if not is_spec(p)]
+    known = [p for p in listed if p in named or p not in every]
+    kv = {**(kv or {}), "policies": known or [_ANY], "named": named, "params": params}
+    engine = {"engine": {**stored["engine"], "name": "openai"}} if are_in([name]) else {}
+    return {**stored, **engine, "kv": kv, "sensitivity": None if are_in([bad]) else bad}
 
 
 _ANY = "knorm"  # in the place of classes: a plan of the full cache alone has nothing to lose
