@@ -105,8 +105,8 @@ def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
         GuardError: what is stored is no experiment; or it came from elsewhere, and names classes
             that nobody has confirmed.
     """
-    keys = Snapshot(stored)
-    if are_in([keys.get("engine.name"), keys.get("kv")]):  # whoever reads on imports them
+    named = (Snapshot(stored).get(key) for key in ("engine.name", "kv", "sensitivity"))
+    if are_in(list(named)):  # whoever reads on imports them
         refuse_unconfirmed(folder)
     try:
         return Experiment(**{"sensitivity": None, **stored, "group": folder.name})

@@ -199,6 +199,7 @@ THEIRS = "./theirs.py:Theirs"
         ('"snapkv"', f'"{THEIRS}"'),
         ('"params":{}', f'"params":{{"snapkv":{{"press":{{"policy":"{THEIRS}"}}}}}}'),
         ('"name":"local"', f'"name":"{THEIRS}"'),
+        ('"sensitivity":"auto"', f'"sensitivity":{{"policy":"{THEIRS}"}}'),
     ],
 )
 def test_classes_that_it_names_are_not_even_imported_to_read_it(
