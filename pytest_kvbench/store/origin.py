@@ -21,7 +21,10 @@ from pytest_kvbench.store.database import copy_database
 from pytest_kvbench.store.store import DATABASE, Store
 
 LEDGER = "batches.json"
-_SECTIONS = ("engine", "executor", "kv", "tasks", "task_options", "tokenizer", "after")
+_SECTIONS = (
+    *("engine", "executor", "kv", "sensitivity"),
+    *("tasks", "task_options", "tokenizer", "after"),
+)
 """The keys of an experiment that name programs, servers, files or what is sent."""
 
 _SETTLED = frozenset({"fetched", "failed", "cancelled"})
