@@ -114,6 +114,22 @@ def test_a_hook_may_give_a_class_or_an_object(folder: Path) -> None:
             classes.bring(odd)
 
 
+@pytest.mark.parametrize(
+    ("given", "spec"),
+    [
+        ("./mine.py:Mine", "/a/project/mine.py:Mine"),
+        ("mine.py:Mine", "/a/project/mine.py:Mine"),
+        ("../mine.py:Mine", "/a/mine.py:Mine"),
+        ("/b/mine.py:Mine", "/b/mine.py:Mine"),
+        ("pkg.mine:Mine", "pkg.mine:Mine"),
+    ],
+)
+def test_a_relative_file_counts_from_the_folder_of_who_gives_it(given: str, spec: str) -> None:
+    classes = Classes("engine", lambda spec: {})
+    classes.bring({"mine": given}, Path("/a/project"))
+    assert classes.brought == {"mine": spec}
+
+
 class Scripted:
     """Gives or raises what it is told to."""
 
