@@ -6,9 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.records import SCORE, Cell, Failure, FailureKind, Label, Proof
+
+Name = TypeVar("Name")
 
 _PROOFS: tuple[Proof, ...] = ("not-applied", "unverified", "simulated", "proven")
 
@@ -38,6 +41,12 @@ class Outcome(NamedTuple):
     kept_bytes: int | None = None
     full_bytes: int | None = None
     note: str | None = None
+
+    def high(self, measure: str) -> float | None:
+        """The most that the score can be: itself, but where a measure lies between two bounds."""
+        if measure == SCORE:
+            return self.score
+        return (self.parts or {}).get(f"{measure}{HIGH}", self.score)
 
     @property
     def is_unscored(self) -> bool:
@@ -106,6 +115,12 @@ class Observation(NamedTuple):
         plain = {name: value for name, value in self._asdict().items() if name not in _NESTED}
         cell = {name: of for name, of in vars(self.cell).items() if (name, of) != _SCORED}
         return {**cell, **plain, **self.outcome._asdict()}
+
+
+def highs_of(outcomes: Mapping[Name, Outcome], measure: str) -> dict[Name, float]:
+    """The most that scores can be, of those that are not exact."""
+    found = ((name, one.score, one.high(measure)) for name, one in outcomes.items())
+    return {name: high for name, score, high in found if high is not None and high != score}
 
 
 class Observations(Collection[Observation]):

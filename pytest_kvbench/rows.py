@@ -44,7 +44,13 @@ class Together(TypedDict):
     ci_high: float
 
 
-class CellRow(Columns, Facts, Difference):
+class Bounded(TypedDict, total=False):
+    """Of `delta`, where scores are known between bounds; `delta` itself is of the least scores."""
+
+    bounds: list[float]
+
+
+class CellRow(Columns, Facts, Difference, Bounded):
     """One cell, a control or a row over all bins; of a control there is no verdict.
 
     Of a row over bins, `together` are intervals for whichever is chosen of so many.

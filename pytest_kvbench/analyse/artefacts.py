@@ -17,6 +17,7 @@ from pytest_kvbench.analyse.alike import Agreement, is_lopsided
 from pytest_kvbench.analyse.cell import CellResult
 from pytest_kvbench.analyse.facts import cuts_of
 from pytest_kvbench.analyse.floor import REPEATED
+from pytest_kvbench.analyse.readings import APART
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.records import SHOWN
 from pytest_kvbench.rows import CellRow, Facts
@@ -226,7 +227,16 @@ def few_clusters(view: CellView) -> str:
     return f"{n} examples share {clusters} contexts: only more contexts narrow the interval"
 
 
+def bounds(view: CellView) -> str:
+    """Bounds of scores that lie on either side of the margin."""
+    found = view.result.bounds
+    if found is None or view.result.reason != APART:
+        return ""
+    return f"delta lies between {found[0]:+.3f} and {found[1]:+.3f}: {APART}"
+
+
 OF_SCORES: Mapping[str, Callable[[CellView], str]] = {
+    "bounds": bounds,
     "gain": gain,
     "control-floor": control_floor,
     "control-ceiling": control_ceiling,
@@ -251,6 +261,7 @@ def flags_of_result(result: CellResult, rules: Rules) -> list[str]:
 CHECKS: Mapping[str, Callable[[CellView], str]] = {
     "placebo": placebo,
     "identical": identical,
+    "bounds": bounds,
     "gain": gain,
     "failures": failures,
     "cut": cut,

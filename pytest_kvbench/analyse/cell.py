@@ -35,6 +35,7 @@ class CellResult:
     others there are wider ones, each for so many rows `together`.
     `p_holds` and `p_breaks` are the one-sided p-values behind the verdict, each to be held against
     alpha / 2 (or its correction).
+    `bounds` are those of `delta`, where scores are known between bounds (see `readings`).
     `losses` and `gains` count examples that got worse or better; `p_mcnemar` is the exact sign test
     on them, descriptive only. `retention` is the mean treated score where the control scored 0.5 or
     more. `needed` is how many more examples would decide (None: decided, no number
@@ -60,6 +61,7 @@ class CellResult:
     retention: float | None = None
     needed: int | None = None
     reason: str = ""
+    bounds: tuple[float, float] | None = None
 
 
 def not_measured(reason: str) -> CellResult:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pytest_kvbench.analyse.cell import CellResult, judge_cell, tipped, verdict_of
+from pytest_kvbench.analyse.cell import CellResult, tipped, verdict_of
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.multiplicity import Bonferroni, adjusted
-from pytest_kvbench.analyse.pooled import judge_pooled
+from pytest_kvbench.analyse.readings import Rule, judge_bins, judge_one
 from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.sequential import Rung, group_verdicts
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.records import VerdictWord
-from pytest_kvbench.rows import CellRow
+from pytest_kvbench.rows import Bounded, CellRow
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,13 @@ def judge_each(
 
 
 def _judged(pairs: CellPairs, worst: CellPairs | None, rules: Rules) -> CellResult:
-    result, *tipping = (
-        judge_cell(
-            p.control,
-            p.treated,
-            p.clusters,
-            margin=rules.margin,
-            alpha=rules.alpha,
-            anytime=rules.anytime,
-            largest=p.largest,
-            retain=rules.retain,
-        )
-        for p in (pairs, worst)
-        if p is not None
-    )
+    rule = _rule(rules)
+    result, *tipping = (judge_one(p, rule) for p in (pairs, worst) if p is not None)
     return tipped(result, tipping[0], rules.alpha) if tipping else result
+
+
+def _rule(rules: Rules) -> Rule:
+    return Rule(rules.margin, rules.alpha, rules.anytime, rules.retain)
 
 
 def unmeasured(result: CellResult, reason: str) -> CellResult:
@@ -75,6 +67,7 @@ def unmeasured(result: CellResult, reason: str) -> CellResult:
         ci_low=None,
         ci_high=None,
         together=(),
+        bounds=None,
         p_holds=None,
         p_breaks=None,
         needed=None,
@@ -110,24 +103,13 @@ def _over(
     family: int,
 ) -> CellResult:
     measured = [key for key in members if results[key].verdict != "not-measured"]
-    pooled = _pooled([cells[key] for key in measured], rules, family)
+    pooled = judge_bins([cells[key] for key in measured], _rule(rules), family)
     if any(key in worst for key in measured):
-        tipping = _pooled([worst.get(key, cells[key]) for key in measured], rules)
+        tipping = judge_bins([worst.get(key, cells[key]) for key in measured], _rule(rules))
         pooled = tipped(pooled, tipping, rules.alpha)
     reasons = dict.fromkeys(results[key].reason for key in members)
     whys = "; ".join(reason for reason in reasons if reason)
     return pooled if measured or not whys else replace(pooled, reason=whys)
-
-
-def _pooled(bins: Sequence[CellPairs], rules: Rules, family: int | None = None) -> CellResult:
-    return judge_pooled(
-        bins,
-        margin=rules.margin,
-        alpha=rules.alpha,
-        anytime=rules.anytime,
-        family=family,
-        retain=rules.retain,
-    )
 
 
 def corrected_verdicts(
@@ -227,4 +209,9 @@ def cell_row(key: CellKey, result: CellResult, verdict: Verdict) -> CellRow:
         "p_mcnemar": result.p_mcnemar,
         "needed": result.needed,
         "reason": result.reason,
+        **_bounded(result),
     }
+
+
+def _bounded(result: CellResult) -> Bounded:
+    return {"bounds": [*result.bounds]} if result.bounds else {}

@@ -22,7 +22,9 @@ from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.analyse.rules import Correction, Rules
 from pytest_kvbench.analyse.tables import (
     CELL,
+    HIGHS,
     numbers,
+    refuse_below,
     refuse_budgets,
     refuse_duplicates,
     refuse_empty,
@@ -33,6 +35,7 @@ from pytest_kvbench.analyse.tables import (
 )
 from pytest_kvbench.analyse.transitions import transitions
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.rows import CellRow, JudgedPairs, TransitionRow
@@ -57,7 +60,8 @@ def judge_pairs(
 
     Args:
         table: columns task, bin, policy, budget, example_id, cluster, control, treated, and
-            optionally variant and measure; one row per example of a cell.
+            optionally variant and measure; one row per example of a cell. Where control and
+            treated are the least that scores can be: control_high and treated_high, the most.
         margin: the loss that is still acceptable.
         alpha: two-sided error rate.
         correction: over the cells of this call; each measure is a family of its own.
@@ -96,12 +100,19 @@ def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
     if not len(table):
         raise UsageError("pairs: the table has no rows.", "One row per example and cell is needed.")
     kept = table[PAIRS].copy()
+    highs = HIGHS if any(column in table for column in HIGHS) else []
+    for column in highs:
+        kept[column] = table.get(column, kept[column.removesuffix(HIGH)])
     for column, usual in (("variant", ""), ("measure", SCORE)):
         kept[column] = table[column].replace("", usual).fillna(usual) if column in table else usual
-    for column in ("bin", "budget", "control", "treated"):
+    for column in ("bin", "budget", "control", "treated", *highs):
         kept[column] = numbers(kept, column, WHAT)
     refuse_empty(kept, PAIRS, WHAT)
-    for column in ("control", "treated"):
+    for column in highs:
+        least = kept[column.removesuffix(HIGH)]
+        kept[column] = kept[column].fillna(least)
+        refuse_below(kept, column, least, WHAT)
+    for column in ("control", "treated", *highs):
         refuse_outside(kept, column, 0, 1, WHAT)
     refuse_budgets(kept, WHAT)
     kept["bin"] = whole_numbers(kept, "bin", WHAT)

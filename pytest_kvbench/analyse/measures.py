@@ -9,8 +9,9 @@ from itertools import chain
 from pytest_kvbench.analyse.integrity import where
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.records import FULL_CACHE, SCORE, VerdictWord
-from pytest_kvbench.rows import ArmRow, CellRow, Efficiency, Integrity
+from pytest_kvbench.rows import ArmRow, BinStats, CellRow, Efficiency, Integrity
 
 SMALL = 0.2
 """The share of a margin that the full cache may differ from itself by without a word."""
@@ -27,27 +28,33 @@ def together(analyses: Mapping[str, Analysis], margins: Mapping[str, float]) -> 
         return analyses[SCORE]
     every = analyses.values()
     cells = [*chain.from_iterable(one.cells for one in every)]
-    notes = [*noisy_floors(cells, margins), *disagreements(cells)]
+    stats = [*chain.from_iterable(one.bin_stats for one in every)]
+    notes = [*noisy_floors(stats, margins), *disagreements(cells)]
     return Analysis(
         cells=cells,
         transitions=[*chain.from_iterable(one.transitions for one in every)],
-        bin_stats=[*chain.from_iterable(one.bin_stats for one in every)],
+        bin_stats=stats,
         integrity=_integrity(analyses, notes),
         efficiency=_efficiency(analyses),
         sensitivity=[*chain.from_iterable(one.sensitivity for one in every)],
     )
 
 
-def noisy_floors(cells: Iterable[CellRow], margins: Mapping[str, float]) -> Iterator[str]:
-    """A sentence for each full cache that differs from itself by a good part of the margin."""
-    for row in cells:
-        measure, mean = row.get("measure", SCORE), row["control_mean"]
+def noisy_floors(stats: Iterable[BinStats], margins: Mapping[str, float]) -> Iterator[str]:
+    """A sentence for each full cache that differs from itself by a good part of the margin.
+
+    By the most that it can agree, where that lies between bounds.
+    """
+    for row in stats:
+        measure, mean = row.get("measure", SCORE), row["acc_mean"]
         if measure == SCORE or row["policy"] != FULL_CACHE or mean is None:
             continue
-        if 1 - mean > SMALL * margins[measure]:
+        high = row["parts_mean"].get(f"{measure}{HIGH}")
+        most = f"{'at most ' if high else ''}{high or mean:.3f}"
+        if 1 - (high or mean) > SMALL * margins[measure]:
             yield (
                 f"noise-floor: {row['task']} bin {row['bin']}: asked again, the full cache agrees "
-                f"with itself to {mean:.3f} ({measure}) and not to 1: what moves less is hidden. "
+                f"with itself to {most} ({measure}) and not to 1: what moves less is hidden. "
                 "A server that decodes several requests together does this; one slot "
                 "(engine.concurrency: 1, launch.parallel: 1) takes it away."
             )

@@ -24,7 +24,7 @@ from pytest_kvbench.analyse.same_answers import Twins, twins
 from pytest_kvbench.analyse.tables import GROUP, split_cells
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.records import FULL_CACHE
-from pytest_kvbench.rows import BinStats, CellRow, Facts
+from pytest_kvbench.rows import BinStats, Bounded, CellRow, Facts
 
 Requests = Mapping[CellKey, pd.DataFrame]
 """The joined requests of every treated cell."""
@@ -154,6 +154,7 @@ def control_row(stats: BinStats, reason: str = "") -> CellRow:
     answers = round(stats["n"] * (1 - stats["fail_rate"]))
     return {
         **CellKey.of_row(stats).columns(),
+        **Bounded(),
         "achieved": stats["achieved_mean"],
         "n": answers,
         "clusters": stats["clusters"],

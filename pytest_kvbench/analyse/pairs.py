@@ -10,6 +10,7 @@ import pandas as pd
 from pytest_kvbench.analyse.tables import (
     CELL,
     GROUP,
+    HIGHS,
     numbers,
     refuse_budgets,
     refuse_duplicates,
@@ -18,6 +19,7 @@ from pytest_kvbench.analyse.tables import (
     require_columns,
     whole_numbers,
 )
+from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import FULL_CACHE, SCORE
@@ -42,7 +44,9 @@ that could be drawn, may be."""
 WHAT = "observations"
 ANSWER = [*GROUP, "example_id", "replicate"]
 """By which a treated request finds its control's."""
-COMPARED = ["score", "label", "failure", "text", "finish_reason", "completion_tokens", "cut"]
+COMPARED = [
+    *("score", "high", "label", "failure", "text", "finish_reason", "completion_tokens", "cut")
+]
 
 
 def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +73,8 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     for column in ("bin", "budget", *NUMBERS):
         table[column] = numbers(table, column, WHAT)
     table["aa"] = table["aa"].astype(bool)
-    for column in ("score", "em"):
+    table["high"] = _high(table)
+    for column in ("score", "high", "em"):
         refuse_outside(table, column, 0, 1, WHAT)
     refuse_budgets(table, WHAT)
     table["bin"] = whole_numbers(table, "bin", WHAT)
@@ -83,6 +88,15 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
             "Each row is either an answer with a score or a failure without one.",
         )
     return table
+
+
+def _high(table: pd.DataFrame) -> pd.Series[float]:
+    """The most that each score can be: itself, but where a measure lies between two bounds."""
+    if (table["measure"] == SCORE).all():
+        return table["score"]
+    read = zip(table["parts"], table["measure"], table["score"], strict=True)
+    found = [(parts or {}).get(f"{measure}{HIGH}", score) for parts, measure, score in read]
+    return pd.Series(found, index=table.index, dtype=float)
 
 
 def pair(table: pd.DataFrame) -> pd.DataFrame:
@@ -124,15 +138,29 @@ def worst_pairs(joined: pd.DataFrame) -> pd.DataFrame:
     cells = joined.loc[joined["lost"], CELL].drop_duplicates()
     some = joined.merge(cells, on=CELL)
     some.loc[some["lost"], ["score_control", "score"]] = 1.0, 0.0
+    if "high" in some:
+        some.loc[some["lost"], ["high_control", "high"]] = 1.0, 0.0
     return measured_pairs(some.assign(lost=False))
 
 
 def measured_pairs(joined: pd.DataFrame) -> pd.DataFrame:
-    """The pairs with both scores, averaged over replicates: one row per cell and example."""
+    """The pairs with both scores, averaged over replicates: one row per cell and example.
+
+    Where some score lies between two bounds, with the most that both can be.
+    """
     kept = joined[~joined["lost"]]
+    scores = {"control": "score_control", "treated": "score"}
+    if "high" in kept and not _are_exact(kept):
+        scores |= dict(zip(HIGHS, ("high_control", "high"), strict=True))
+    means = {name: (column, "mean") for name, column in scores.items()}
     averaged = kept.groupby([*CELL, "example_id"], sort=True, as_index=False).agg(
-        cluster=("cluster", "first"), control=("score_control", "mean"), treated=("score", "mean")
+        cluster=("cluster", "first"), **means
     )
     # an average of equal scores may miss them by the last digit, and right-or-wrong must stay so
-    averaged[["control", "treated"]] = np.clip(averaged[["control", "treated"]].round(12), 0, 1)
+    averaged[[*means]] = np.clip(averaged[[*means]].round(12), 0, 1)
     return averaged
+
+
+def _are_exact(pairs: pd.DataFrame) -> bool:
+    exact = pairs["high"].eq(pairs["score"]) & pairs["high_control"].eq(pairs["score_control"])
+    return bool(exact.all())

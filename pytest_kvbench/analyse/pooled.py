@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -38,12 +39,31 @@ class Pairs:
     """One cell's paired scores in [0, 1], and the ids of their clusters; shape (n,) each.
 
     `largest`: examples of the largest cluster that there could be, where not all were drawn.
+    `control_high`, `treated_high`: the most that scores can be of which the others are then the
+    least (see `readings`); None where they are exact.
     """
 
     control: np.ndarray
     treated: np.ndarray
     clusters: np.ndarray
     largest: int = field(default=1, kw_only=True)
+    control_high: np.ndarray | None = field(default=None, kw_only=True)
+    treated_high: np.ndarray | None = field(default=None, kw_only=True)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is one reading of them."""
+        return self.control_high is None and self.treated_high is None
+
+    @property
+    def worst(self) -> Self:
+        """Read against the treatment."""
+        return self if self.control_high is None else replace(self, control=self.control_high)
+
+    @property
+    def best(self) -> Self:
+        """Read in its favour."""
+        return self if self.treated_high is None else replace(self, treated=self.treated_high)
 
 
 def judge_pooled(

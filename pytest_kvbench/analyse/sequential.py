@@ -101,10 +101,13 @@ class Drawn:
         clusters: shape (N,), the context of every example that could be drawn; equal ones adjoin.
         differences: per cell, treated minus control for the examples settled so far, from the
             first without a gap: shape (<= N,), NaN where a pair was lost.
+        highs: the most that the differences can be of cells whose scores are known between bounds;
+            `differences` are then the least.
     """
 
     clusters: np.ndarray
     differences: Mapping[Rung, np.ndarray]
+    highs: Mapping[Rung, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def largest(self) -> int:
@@ -173,7 +176,15 @@ def p_values(drawn: Drawn, rung: Rung, n: int, margin: float) -> tuple[float, fl
         return 1.0, 1.0
     evidence = betting_of(differences, codes, drawn.largest)
     holds = max(p_holds(e, margin) for e in (evidence, _worst(drawn, rung, n)))
-    return holds, p_breaks(evidence, margin)
+    return holds, p_breaks(_best(drawn, rung, n), margin)
+
+
+def _best(drawn: Drawn, rung: Rung, n: int) -> Betting:
+    """The evidence of the pairs that were kept, read in favour of the treatment."""
+    least, codes = _kept(drawn, rung, n)
+    highs = drawn.highs.get(rung)
+    kept = least if highs is None else highs[:n][~np.isnan(drawn.differences[rung][:n])]
+    return betting_of(kept, codes, drawn.largest)
 
 
 def _worst(drawn: Drawn, rung: Rung, n: int) -> Betting:
@@ -205,7 +216,7 @@ def _state(drawn: Drawn, rung: Rung, n: int, following: int, limits: Limits) -> 
         1 + (most - n) / len(differences),
     )
     holds = evidence.log_hope(-limits.margin, growth)
-    breaks = evidence.mirrored().log_hope(limits.margin, growth)
+    breaks = _best(drawn, rung, n).mirrored().log_hope(limits.margin, growth)
     return "open" if max(holds, breaks) > enough else "out of reach"
 
 

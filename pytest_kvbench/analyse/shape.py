@@ -85,6 +85,9 @@ def between(
 
 
 def common(small: CellPairs, large: CellPairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(score at large, score at small, cluster codes) of the examples that both cells have."""
+    """(score at large, score at small, cluster codes) of the examples that both cells have.
+
+    Of scores between bounds the most at large and the least at small: see `readings`.
+    """
     _, left, right = np.intersect1d(small.examples, large.examples, return_indices=True)
-    return checked(large.treated[right], small.treated[left], small.clusters[left])
+    return checked(large.best.treated[right], small.treated[left], small.clusters[left])

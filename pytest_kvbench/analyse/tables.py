@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ _EXACT = 2**53
 CELL = list(CellKey._fields)
 GROUP = [field.name for field in fields(CellGroup)]
 """The columns that a cell shares with its control."""
+HIGHS = ["control_high", "treated_high"]
+"""Columns with the most that scores can be, where these lie between two bounds."""
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
@@ -99,6 +101,21 @@ def refuse_outside(frame: pd.DataFrame, column: str, low: float, high: float, wh
         )
 
 
+def refuse_below(frame: pd.DataFrame, column: str, least: pd.Series[float], what: str) -> None:
+    """Refuse numbers below those of another column, row by row.
+
+    Raises:
+        UsageError: naming the first of them.
+    """
+    bad = (frame[column] < least).to_numpy()
+    if bad.any():
+        at = int(bad.argmax())
+        raise UsageError(
+            f"{what}: {column} of row {at} is {frame[column].iloc[at]:g}.",
+            f"It must be at least {least.name}, {least.iloc[at]:g}: both bound one score.",
+        )
+
+
 def refuse_budgets(frame: pd.DataFrame, what: str) -> None:
     """Refuse budgets that are no share of a full cache.
 
@@ -126,7 +143,8 @@ def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
     """The pairs of every cell.
 
     Args:
-        pairs: columns of `CELL`, example_id, cluster, control, treated; one row per example.
+        pairs: columns of `CELL`, example_id, cluster, control, treated, and where these are the
+            least that scores can be also `HIGHS`; one row per example.
 
     Returns:
         Cells in sorted order; ids of examples and clusters replaced by integer codes.
@@ -140,12 +158,24 @@ def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
         pairs["treated"].to_numpy(dtype=float),
         pd.factorize(pairs["cluster"])[0],
         pd.factorize(pairs["example_id"])[0],
+        *(pairs[column].to_numpy(dtype=float) for column in HIGHS if column in pairs),
     ]
     ends = np.cumsum(np.bincount(number))[:-1]
     parts = [np.split(column[order], ends) for column in columns]
     firsts = pairs[CELL].iloc[order[[0, *ends]]]
     keys = [cell_key(row) for row in firsts.itertuples(index=False)]
-    return {key: CellPairs(*arrays) for key, *arrays in zip(keys, *parts, strict=True)}
+    return {key: _pairs(*arrays) for key, *arrays in zip(keys, *parts, strict=True)}
+
+
+def _pairs(
+    control: np.ndarray,
+    treated: np.ndarray,
+    clusters: np.ndarray,
+    examples: np.ndarray,
+    *most: np.ndarray,
+) -> CellPairs:
+    pairs = CellPairs(control, treated, clusters, examples)
+    return replace(pairs, control_high=most[0], treated_high=most[1]) if most else pairs
 
 
 def cell_key(values: Any) -> CellKey:

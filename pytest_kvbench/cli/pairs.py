@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_kvbench.rows import JudgedPairs
 
 TEXTS = ("task", "policy", "example_id", "cluster", "variant", "measure")
-NUMBERS = ("bin", "budget", "control", "treated")
+NUMBERS = ("bin", "budget", "control", "treated", "control_high", "treated_high")
 _NEEDED = "give a CSV in UTF-8 with a header and commas between the columns"
 
 

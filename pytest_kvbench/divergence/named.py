@@ -1,7 +1,8 @@
 """Replies of which a server names the likeliest tokens at each position: kept, and compared.
 
-The distances lie between bounds: see `measures.overlap_bounds` and `kld_lower`. Of what is rounded
-everything is: two equal replies are equal everywhere.
+The distances lie between bounds: see `measures.overlap_bounds` and `kld_lower`. Where all that is
+named is equal to the last digit, so is the rest: the sum over the whole vocabulary is in every
+log-probability. What is compared is all rounded alike.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pytest_kvbench.divergence.records import (
 )
 
 _DECIMALS = 6
+_ENOUGH = 10
+"""Tokens of equal log-probabilities that no two distributions have by chance."""
 _END = ""
 """The end of a reply, where the server has no token for it."""
 
@@ -133,13 +136,19 @@ def _steps(control: Divergence) -> list[Step]:
 def _compared(full: Sequence[Step], arm: Sequence[Step]) -> Positions:
     pairs = list(zip(full, arm, strict=False))
     named = [(dict(a.named), dict(b.named)) for a, b in pairs]
-    bounds = [measures.overlap_bounds(*both) for both in named]
+    bounds = [_bounds(*both) for both in named]
     return replace(
         _said(*zip(*pairs, strict=True)) if pairs else Positions(),
         overlap_low=tuple(low for low, _ in bounds),
         overlap_high=tuple(high for _, high in bounds),
         kld_low=tuple(measures.kld_lower(*both) for both in named),
     )
+
+
+def _bounds(control: measures.Top, arm: measures.Top) -> tuple[float, float]:
+    if control == arm and len(arm) >= _ENOUGH:
+        return 1.0, 1.0
+    return measures.overlap_bounds(control, arm)
 
 
 def _said(full: Sequence[Step], arm: Sequence[Step]) -> Positions:

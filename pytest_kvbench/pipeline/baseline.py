@@ -11,7 +11,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ _PAIR = re.compile(r"\[\n +([^\n\[{]+,)\n +([^\n]+)\n +\]")
 class Measured:
     """One cell: scores in [0, 1] by example, averaged over replicates, and the examples' clusters.
 
+    `highs` are the most that scores can be, of those that are known between bounds: see `readings`.
     `verdict` is the one that counts, after the correction; None for a control. `reason` is why
     nothing follows from the scores, "" where something does.
     """
@@ -44,20 +45,30 @@ class Measured:
     scores: Mapping[str, float]
     clusters: Mapping[str, str]
     reason: str = ""
+    highs: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def highest(self) -> Measured:
+        """With every score the most that it can be."""
+        return replace(self, scores={**self.scores, **self.highs}) if self.highs else self
 
     def to_json(self) -> dict[str, object]:
-        """Plain data; an example's score and cluster stand together."""
-        scores = {e: [score, self.clusters[e]] for e, score in self.scores.items()}
+        """Plain data; an example's score and cluster stand together, and the most it can be."""
+        most = {e: [self.highs[e]] for e in self.highs}
+        scores = {
+            e: [score, self.clusters[e], *most.get(e, ())] for e, score in self.scores.items()
+        }
         more = {"verdict": self.verdict, "scores": scores, "clusters": None, "reason": self.reason}
         return {**self.key.columns(), **more}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """Read back what `to_json` wrote."""
-        scores = {e: float(score) for e, (score, _) in data["scores"].items()}
-        clusters = {e: str(cluster) for e, (_, cluster) in data["scores"].items()}
+        scores = {e: float(score) for e, (score, *_) in data["scores"].items()}
+        clusters = {e: str(cluster) for e, (_, cluster, *_) in data["scores"].items()}
+        highs = {e: float(most) for e, (_, _, *high) in data["scores"].items() for most in high}
         reason = data.get("reason", "")  # older files lack it
-        return cls(CellKey.of_row(data), data["verdict"], scores, clusters, reason)
+        return cls(CellKey.of_row(data), data["verdict"], scores, clusters, reason, highs)
 
 
 @dataclass(frozen=True)
@@ -117,21 +128,32 @@ def _measured(judged: Observations, rows: Mapping[CellKey, CellRow]) -> list[Mea
     scores: dict[CellKey, dict[str, list[float]]] = {
         key: defaultdict(list) for key in rows if not key.is_pooled
     }
+    most = {key: defaultdict[str, list[float]](list) for key in scores}
     clusters = {one.example_id: one.cluster for one in judged}
     for one in judged:
-        by_example = scores.get(CellKey.of(one.cell))
-        if by_example is not None and one.outcome.score is not None and not one.aa:
-            by_example[one.example_id].append(one.outcome.score)
+        key, score, high = (
+            CellKey.of(one.cell),
+            one.outcome.score,
+            one.outcome.high(one.cell.measure),
+        )
+        if key in scores and score is not None and high is not None and not one.aa:
+            scores[key][one.example_id].append(score)
+            most[key][one.example_id].append(high)
     return [
         Measured(
             key,
             rows[key]["verdict_holm"],
-            {example: sum(s) / len(s) for example, s in by_example.items()},
+            _means(by_example),
             {example: clusters[example] for example in by_example},
             _why_unmeasured(rows[key], scored=bool(by_example)),
+            _means({e: most[key][e] for e, s in by_example.items() if most[key][e] != s}),
         )
         for key, by_example in scores.items()
     ]
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {example: sum(some) / len(some) for example, some in values.items()}
 
 
 def _why_unmeasured(row: CellRow, *, scored: bool) -> str:

@@ -16,31 +16,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pytest_kvbench.analyse.cell import checked, evidence_of
-from pytest_kvbench.analyse.evidence import Evidence, interval, p_breaks, p_holds
 from pytest_kvbench.analyse.multiplicity import adjusted
-from pytest_kvbench.analyse.pooled import stratified
-from pytest_kvbench.analyse.unpaired import Sample, two_samples
 from pytest_kvbench.cellkey import BinKey, CellKey
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline.baseline import Measured, Side, find_baseline, pooled_key
+from pytest_kvbench.pipeline.change import Estimate, estimated
 from pytest_kvbench.pipeline.comparable import differences, nothing_compared, why_not
 from pytest_kvbench.records import SCORE
 
 ENOUGH_IN_COMMON = 0.5
 """Share of the larger side's examples that both must have to be paired."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A difference now - base with its interval; p-values are one-sided."""
-
-    delta: float
-    ci_low: float
-    ci_high: float
-    p_worse: float
-    p_better: float
 
 
 @dataclass(frozen=True)
@@ -276,7 +262,7 @@ def _change(
         ]
     first_was, first_is = members[0]
     base, now = (_mean([pair[side] for pair in members]) for side in (0, 1))
-    estimate = (_paired if paired else _two_samples)(members, margin, alpha)
+    estimate = estimated(members, margin, alpha, paired=paired)
     return Change(
         *place[:4],
         measure=place.measure,
@@ -294,43 +280,13 @@ def _change(
 
 
 def _only(cell: Measured, examples: Sequence[str]) -> Measured:
-    return replace(cell, scores={example: cell.scores[example] for example in examples})
+    kept = {example: cell.scores[example] for example in examples}
+    highs = {example: high for example, high in cell.highs.items() if example in kept}
+    return replace(cell, scores=kept, highs=highs)
 
 
 def _mean(cells: Sequence[Measured]) -> float:
     return float(np.mean([np.mean(list(cell.scores.values())) for cell in cells]))
-
-
-def _paired(members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float) -> Estimate:
-    strata = [
-        checked(
-            [was.scores[e] for e in was.scores],
-            [is_.scores[e] for e in was.scores],
-            [was.clusters[e] for e in was.scores],
-        )
-        for was, is_ in members
-    ]
-    evidence = stratified(strata) if len(strata) > 1 else evidence_of(*strata[0])
-    return _estimate(evidence, margin, alpha)
-
-
-def _two_samples(
-    members: Sequence[tuple[Measured, Measured]], margin: float, alpha: float
-) -> Estimate:
-    def sample(cell: Measured) -> Sample:
-        scores = np.array(list(cell.scores.values()))
-        return Sample(scores, np.array([cell.clusters[e] for e in cell.scores]))
-
-    return _estimate(
-        two_samples([(sample(was), sample(is_)) for was, is_ in members]), margin, alpha
-    )
-
-
-def _estimate(evidence: Evidence, margin: float, alpha: float) -> Estimate:
-    low, high = interval(evidence, alpha)
-    return Estimate(
-        evidence.estimate, low, high, p_breaks(evidence, margin), p_holds(evidence, 0.0)
-    )
 
 
 def _corrected(family: Sequence[Change], alpha: float) -> list[Change]:

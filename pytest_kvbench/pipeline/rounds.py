@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 
@@ -56,12 +57,13 @@ class GroupDraw:
 
     def progress(self, outcomes: Outcomes) -> Progress:
         """How far the group is with what is stored."""
-        differences = {
-            rung: np.array(list(self._differences(cell, outcomes)))
+        bounds = {
+            rung: np.array([*self._differences(cell, outcomes)]).reshape(-1, 2)
             for rung, cell in self._cells.items()
         }
-        begun = start(list(differences), self.clusters, self.limits)
-        return advance(begun, Drawn(self.clusters, differences), self.limits)
+        lows, highs = ({rung: of[:, side] for rung, of in bounds.items()} for side in (0, 1))
+        begun = start(list(lows), self.clusters, self.limits)
+        return advance(begun, Drawn(self.clusters, lows, highs), self.limits)
 
     def levels(self, outcomes: Outcomes) -> dict[Cell, float]:
         """The two-sided level that each treated cell was last tested at."""
@@ -108,26 +110,32 @@ class GroupDraw:
                 mine.append((request.replicate, request.key))
         return keys
 
-    def _differences(self, cell: Cell, outcomes: Outcomes) -> Iterator[float]:
-        """Treated minus control, example by example, up to the first that is not settled."""
+    def _differences(self, cell: Cell, outcomes: Outcomes) -> Iterator[tuple[float, float]]:
+        """Treated minus control, example by example, up to the first that is not settled.
+
+        The least and the most that it can be, which are the same where scores are exact.
+        """
         for example in self.order:
             treated = self._scores(cell, example, outcomes)
             control = self._scores(cell.control, example, outcomes)
             if treated is None or control is None:
                 return
-            pairs = treated.keys() & control.keys()
-            both = [treated[r] - self.share * control[r] for r in pairs]
-            yield math.fsum(both) / len(both) if both else math.nan
+            pairs = [(treated[r], control[r]) for r in treated.keys() & control.keys()]
+            low = [mine[0] - self.share * theirs[1] for mine, theirs in pairs]
+            high = [mine[1] - self.share * theirs[0] for mine, theirs in pairs]
+            yield (fmean(low), fmean(high)) if pairs else (math.nan, math.nan)
 
-    def _scores(self, cell: Cell, example: str, outcomes: Outcomes) -> dict[int, float] | None:
-        """The scores by replicate, without failures; None while one is outstanding."""
+    def _scores(
+        self, cell: Cell, example: str, outcomes: Outcomes
+    ) -> dict[int, tuple[float, float]] | None:
+        """The least and most of scores by replicate, no failures; None while one is outstanding."""
         scores = {}
         for replicate, key in self._keys[cell, example]:
             outcome = outcomes.get(key)
             if outcome is None or not outcome.is_settled:
                 return None
-            if outcome.score is not None:
-                scores[replicate] = float(outcome.score)
+            if (high := outcome.high(cell.measure)) is not None and outcome.score is not None:
+                scores[replicate] = float(outcome.score), float(high)
         return scores
 
 

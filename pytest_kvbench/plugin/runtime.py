@@ -25,7 +25,7 @@ from pytest_kvbench.errors import (
 )
 from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.files import CONTROLS
-from pytest_kvbench.observation import weakest
+from pytest_kvbench.observation import highs_of, weakest
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
@@ -268,6 +268,7 @@ class Runtime:
             gate=settings.gate_of(cell.measure),
             planned_cells=plan.treated_cells(settings, cell.measure),
             scores={at: o.score for at, o in outcomes.items() if o.score is not None},
+            highs=highs_of(outcomes, cell.measure),
             failed=frozenset(at for at, outcome in outcomes.items() if outcome.failure),
             clusters=experiment.clusters,
             cuts={(one.example_id, one.replicate): one.cut for one in observed if one.cut},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from pytest_kvbench.records import SHOWN, Cell, Proof
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.cell import CellResult
+    from pytest_kvbench.analyse.pooled import Pairs
 
 Repetition = tuple[str, int]
 """An example's id and a replicate: what is paired between a cell and its control."""
@@ -33,7 +34,8 @@ class UnverifiedWarning(UserWarning):
 class MeasuredCell:
     """A cell whose answers are in: the fixture `cell`.
 
-    `scores` are in [0, 1]; `failed` had no reply and have no score.
+    `scores` are in [0, 1]; `failed` had no reply and have no score. `highs` are the most that
+    scores can be which lie between two bounds: `scores` has the least.
     """
 
     cell: Cell
@@ -56,6 +58,7 @@ class MeasuredCell:
     """What is wrong with the control; empty for a sane one."""
     silent: int = 0
     """How many replies are empty or refuse."""
+    highs: Mapping[Repetition, float] = field(default_factory=dict)
 
     @property
     def is_control(self) -> bool:
@@ -137,39 +140,53 @@ class MeasuredCell:
         """The verdict on the pairs with a control; those `lost` to failures count as losses."""
         from pytest_kvbench.analyse.cell import tipped
 
-        result = self._judged(reference.scores, self.scores, paired)
+        result = self._judged(reference, self, paired)
         if not lost:
             return result
-        right, wrong = dict.fromkeys(lost, 1.0), dict.fromkeys(lost, 0.0)
-        everything = sorted({*paired, *lost})
-        worst = self._judged({**reference.scores, **right}, {**self.scores, **wrong}, everything)
+        right, wrong = reference.with_scores(lost, 1.0), self.with_scores(lost, 0.0)
+        worst = self._judged(right, wrong, sorted({*paired, *lost}))
         return tipped(result, worst, self._alpha)
+
+    def with_scores(self, lost: Sequence[Repetition], score: float) -> MeasuredCell:
+        """The same with a score for what was lost."""
+        found = dict.fromkeys(lost, score)
+        return replace(
+            self,
+            scores={**self.scores, **found},
+            highs={**self.highs, **found} if self.highs else {},
+        )
 
     @property
     def _alpha(self) -> float:
         return self.level or self.gate.alpha / max(1, self.planned_cells)
 
     def _judged(
-        self,
-        control: Mapping[Repetition, float],
-        treated: Mapping[Repetition, float],
-        paired: Sequence[Repetition],
+        self, control: MeasuredCell, treated: MeasuredCell, paired: Sequence[Repetition]
     ) -> CellResult:
+        from pytest_kvbench.analyse.readings import Rule, judge_one
+
+        rule = Rule(self.gate.loss, self._alpha, self.level is not None, self.gate.retain)
+        return judge_one(self._pairs(control, treated, paired), rule)
+
+    def _pairs(
+        self, control: MeasuredCell, treated: MeasuredCell, paired: Sequence[Repetition]
+    ) -> Pairs:
         import numpy as np
 
-        from pytest_kvbench.analyse.cell import judge_cell
+        from pytest_kvbench.analyse.pooled import Pairs
 
-        before, after = _means(control, paired), _means(treated, paired)
-        return judge_cell(
-            np.array(list(before.values())),
-            np.array(list(after.values())),
+        sides = (control, treated)
+        before, after = (_means(side.scores, paired) for side in sides)
+        pairs = Pairs(
+            np.array([*before.values()]),
+            np.array([*after.values()]),
             np.array([self.clusters[example] for example in before]),
-            margin=self.gate.loss,
-            retain=self.gate.retain,
-            alpha=self._alpha,
-            anytime=self.level is not None,
             largest=self.largest,
         )
+        if not any(side.highs for side in sides):
+            return pairs
+        most = [[*_means({**side.scores, **side.highs}, paired).values()] for side in sides]
+        return replace(pairs, control_high=np.array(most[0]), treated_high=np.array(most[1]))
 
 
 def _means(scores: Mapping[Repetition, float], paired: Sequence[Repetition]) -> dict[str, float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.distances import BandRow, MovedRow
+from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.records import FULL_CACHE, SCORE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Block, Exhibit, Paragraph, Section, Table, Value
@@ -19,6 +20,11 @@ TERMS = (
     "Overlap: 1 minus the total variation distance between the next-token distributions of an arm "
     "and of the full cache on the same tokens. KLD: Kullback-Leibler divergence, full cache to "
     "arm, in nats a token. Arms are held against the full cache asked again: the noise floor."
+)
+BOUNDS = (
+    "Servers name the likeliest tokens of each position. What they leave out may be all shared or "
+    "all moved, and overlap lies between the two: an arm breaks only if it does where all is "
+    "shared, and holds only if it does where all is moved. By position, the least is given."
 )
 _PARTS = ("kld", "kld_median", "kld_p90", "kld_p99", "kld_max", "same_top", "perplexity_ratio")
 _NUMERIC = frozenset(range(2, 9))
@@ -34,6 +40,8 @@ def sections(results: Results) -> Iterator[Section]:
 
 def _distances(results: Results) -> Iterator[Block]:
     yield Paragraph(TERMS)
+    if any(_high(row) is not None for row in results.bin_stats):
+        yield Paragraph(BOUNDS)
     yield Paragraph(_floor(results))
     names = ("Arm", "Bin", "Overlap", "KLD", "Median", "p90", "p99", "Max", "Same top")
     yield Table("By prompt length", names, tuple(_by_length(results)), _NUMERIC)
@@ -45,7 +53,7 @@ def _distances(results: Results) -> Iterator[Block]:
 
 def _floor(results: Results) -> str:
     means = [
-        f"{text.score(row['acc_mean'])} in bin {row['bin']} of {name(row['task'])}"
+        f"{_value(row, text.score)} in bin {row['bin']} of {name(row['task'])}"
         for row in results.bin_stats
         if row["policy"] == FULL_CACHE and row["acc_mean"] is not None
     ]
@@ -56,8 +64,19 @@ def _floor(results: Results) -> str:
 def _by_length(results: Results) -> Iterator[tuple[Value, ...]]:
     for row in results.ordered(results.bin_stats):
         parts = row["parts_mean"]
-        figures = [row["acc_mean"], *(parts.get(part) for part in _PARTS[:-1])]
-        yield (_arm(row), Value(str(row["bin"])), *map(_figure, figures))
+        figures = [parts.get(part) for part in _PARTS[:-1]]
+        moved = Value(_value(row, _written), row["acc_mean"])
+        yield (_arm(row), Value(str(row["bin"])), moved, *map(_figure, figures))
+
+
+def _high(row: BinStats) -> float | None:
+    """The most that an arm's value can be, where it lies between bounds."""
+    return row["parts_mean"].get(f"{row.get('measure', SCORE)}{HIGH}")
+
+
+def _value(row: BinStats, written: Callable[[float | None], str]) -> str:
+    low, high = written(row["acc_mean"]), _high(row)
+    return low if high is None or written(high) == low else f"{low} to {written(high)}"
 
 
 def _band(row: BandRow) -> tuple[Value, ...]:
@@ -73,7 +92,11 @@ def _arm(row: BandRow | BinStats) -> Value:
 
 
 def _figure(value: float | None) -> Value:
-    return Value(text.NOTHING if value is None else f"{value:.4g}", value)
+    return Value(_written(value), value)
+
+
+def _written(value: float | None) -> str:
+    return text.NOTHING if value is None else f"{value:.4g}"
 
 
 def _moved(results: Results) -> Iterator[Block]:

@@ -50,8 +50,10 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def difference(row: Difference) -> str:
-    """A delta with its interval."""
-    return f"{signed(row['delta'])} {interval(row['ci_low'], row['ci_high'])}"
+    """A delta with its interval; where it is known between bounds alone, these in its place."""
+    bounds = row.get("bounds")
+    delta = " to ".join(map(signed, bounds)) if isinstance(bounds, list) else signed(row["delta"])
+    return f"{delta} {interval(row['ci_low'], row['ci_high'])}"
 
 
 def budget(value: float | None) -> str:

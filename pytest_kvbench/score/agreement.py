@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from pytest_kvbench.divergence.records import MEASURES, Divergence, Measure
+from pytest_kvbench.divergence.records import HIGH, MEASURES, Divergence, Measure
 from pytest_kvbench.records import Score
-
-HIGH = "_high"
-"""What the name of a part ends with that is the most a measure can be."""
 
 
 class UncomparedError(ValueError):
@@ -40,7 +37,7 @@ def _parts(found: Divergence) -> Iterator[tuple[str, float]]:
     for measure in MEASURES:
         if (bounds := found.bounds(measure)) is not None:
             yield measure, bounds.low
-            if bounds.low < bounds.high < float("inf"):
+            if measure == "overlap" and found.k is not None:
                 yield f"{measure}{HIGH}", bounds.high
     yield from ((f"kld_{name}", value) for name, value in found.kld_quantiles.items())
     if found.perplexity_ratio is not None:

@@ -23,12 +23,15 @@ class Named(NamingServer):
         if request.url.path.endswith("/models"):
             return JSONResponse({"object": "list", "data": [{"id": "m", "object": "model"}]})
         if request.method == "GET":
-            return JSONResponse({}, status_code=404)
+            is_known = request.url.path in ("/version", "/metrics")
+            return JSONResponse({}, status_code=200 if is_known else 404)
         return await super()._serve(request)
 
 
 @contextlib.contextmanager
-def serving(project: Project, more: str = "", **noise: float) -> Iterator[dict[str, Named]]:
+def serving(
+    project: Project, more: str = "", name: str = "openai", **noise: float
+) -> Iterator[dict[str, Named]]:
     """An experiment of 24 requests, each arm on a server whose distributions its noise moves."""
     rows = [{"messages": [{"role": "user", "content": f"{'aa ' * n}tell"}]} for n in range(24)]
     (project.path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -36,7 +39,7 @@ def serving(project: Project, more: str = "", **noise: float) -> Iterator[dict[s
         servers = {arm: up.enter_context(Named(noise=of)) for arm, of in noise.items()}
         urls = {arm: server.base_url for arm, server in servers.items()}
         arms = [arm for arm in noise if arm != "none"]
-        engine = {"name": "openai", "model": "m", "retries": 0, "endpoints": urls}
+        engine = {"name": name, "model": "m", "retries": 0, "endpoints": urls}
         experiment = {
             "group": "g",
             "tasks": ["chat:log.jsonl"],
@@ -73,6 +76,33 @@ def test_free_replies_are_judged_by_where_they_part(project: Project, workers: s
         again = len(servers["q4_0"].paths)
         project.run("-n", workers)
         assert len(servers["q4_0"].paths) == again, "what is stored is not asked again"
+
+
+def test_overlap_is_judged_by_the_reading_that_makes_it_hardest(project: Project) -> None:
+    gate = '"gate": {"mode": "gate", "divergence": {"measure": "overlap", "margin": 0.33}}'
+    few = '"sampling": {"max_tokens": 6}'
+    with serving(project, f"{few}, {gate}", "vllm", none=0.0, fp8=0.02, fp8_e4m3=1.0, fp8_e5m2=4.0):
+        result = project.run("-n", "0", "--kvbench-report", "--kvbench-save", "main")
+        assert result.ret == 1, result.stdout.str()
+        result.assert_outcomes(passed=3, failed=1, warnings=2)
+        again = project.run("-n", "0", "--kvbench-compare", "main")
+        again.stdout.fnmatch_lines(["*: no regression"])
+    rows = {c["policy"]: c for c in project.summary()["cells"] if c["bin"] == 0}
+    assert rows["none"]["control_mean"] == 1.0, "named alike to the last digit, it is itself"
+    words = {policy: row["verdict_holm"] for policy, row in rows.items() if policy != "none"}
+    assert words == {"fp8": "holds", "fp8_e4m3": "undetermined", "fp8_e5m2": "breaks"}
+    for policy in words:
+        low, high = rows[policy]["bounds"]
+        assert rows[policy]["ci_low"] < low < high < rows[policy]["ci_high"]
+        assert rows[policy]["delta"] == pytest.approx(low)
+    low, high = rows["fp8_e4m3"]["bounds"]
+    assert low < -0.33 < high, "the reading decides, so nothing is decided"
+    (flag,) = rows["fp8_e4m3"]["flags"]
+    assert flag.startswith(f"bounds: delta lies between {low:+.3f} and {high:+.3f}")
+    assert rows["fp8_e4m3"]["needed"] is None
+    report = (project.path / "reports" / "g" / "report.md").read_text(encoding="utf-8")
+    assert f"| {low:+.2f} to {high:+.2f} [" in report
+    assert "an arm breaks only if it does where all is shared" in report
 
 
 def test_a_server_that_names_no_tokens_is_a_failure_with_its_reason(project: Project) -> None:

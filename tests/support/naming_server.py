@@ -56,7 +56,7 @@ class NamingServer(Serving):
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
     def routes(self) -> list[Route]:
-        return [Route("/{path:path}", self._serve, methods=["POST"])]
+        return [Route("/{path:path}", self._serve, methods=["GET", "POST"])]
 
     async def _serve(self, request: Request) -> Response:
         body, path = await request.json(), request.url.path

@@ -149,7 +149,7 @@ KIND = Kind(
     size=_size,
     in_bytes=True,
     forcing=Forcing(_prompt, _steps),
-    measures=("same_top", "prefix"),
+    measures=("same_top", "overlap", "prefix"),
     has_slots=True,
     start=Startable(_check, _facts, _command),
 )

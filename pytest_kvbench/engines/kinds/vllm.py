@@ -147,6 +147,6 @@ KIND = Kind(
     size=_size,
     in_bytes=True,
     forcing=Forcing(_prompt, _steps, logprobs.IDS),
-    measures=("same_top", "prefix"),
+    measures=("same_top", "overlap", "prefix"),
     start=Startable(_check, _facts, _command),
 )

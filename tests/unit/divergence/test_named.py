@@ -95,6 +95,18 @@ def test_the_same_reply_again_is_equal(
         assert found.bounds("kld").low == 0  # type: ignore[union-attr]
 
 
+def test_equal_in_all_that_is_named_is_equal() -> None:
+    """Log-probabilities hold the sum over the vocabulary; a few may be equal by chance."""
+    random = np.random.default_rng(0)
+    logs = log_softmax(2 * random.normal(size=200))
+    for k, least in ((20, 1.0), (5, 0.0)):
+        steps = [step(0, float(logs[0]), list(enumerate(logs.tolist())), k)]
+        again = named.against(named.own(steps, "forced", k), steps).bounds("overlap")
+        assert again is not None
+        assert (again.low == 1) == (least == 1)
+        assert again.high == pytest.approx(1)
+
+
 def said(token: int | str, *more: tuple[int | str, float], log: float = -0.1) -> Step:
     return step(token, log, [(token, log), *more], K)
 

@@ -48,6 +48,27 @@ def test_the_same_scores_are_no_regression():
     assert not result.regressions
 
 
+def test_scores_between_bounds_are_worse_only_by_every_reading(tmp_path):
+    def between(low, high):
+        exact = cell([low] * 60)
+        return replace(exact, highs=dict.fromkeys(exact.scores, high))
+
+    base = side(between(0.6, 0.7))
+    words = {
+        name: only(compare(base, side(now))).change
+        for name, now in {
+            "below": between(0.1, 0.3),
+            "overlapping": between(0.2, 0.65),
+            "above": between(0.97, 1.0),
+            "exact": cell([0.3] * 60),
+        }.items()
+    }
+    assert words == {"below": "worse", "overlapping": "", "above": "better", "exact": "worse"}
+    estimate = only(compare(base, side(between(0.2, 0.65)))).estimate
+    assert estimate.ci_low < 0.2 - 0.7 < 0.65 - 0.6 < estimate.ci_high
+    assert [*base.cells] == load_baseline(save_baseline(base, tmp_path, "main")).cells
+
+
 def test_full_caches_alone_are_no_comparison():
     control = cell([1] * 30, policy="none", budget=1.0, verdict=None)
     was, is_ = side(control, cell([1] * 30)), side(control, cell([0] * 30, budget=0.2))
