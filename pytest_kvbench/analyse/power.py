@@ -7,10 +7,11 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, ndtri, xlogy
+from scipy.special import gammaln, ndtr, ndtri, xlogy
 
 from pytest_kvbench.analyse.binary import BinaryPairs
-from pytest_kvbench.analyse.evidence import Evidence, p_holds
+from pytest_kvbench.analyse.bounded import BoundedMean
+from pytest_kvbench.analyse.evidence import Evidence, lower_limit, p_holds
 from pytest_kvbench.analyse.rules import require
 
 POWER = 0.8  # the customary chance to decide, where nobody names another
@@ -125,6 +126,53 @@ def power_of(n: int, margin: float, discordance: float, delta: float, alpha: flo
             enough += 1
         total += float(chance[row, enough:].sum())
     return total
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What differences of scores of any kind are taken to be like.
+
+    Args:
+        loss: their true mean, turned round.
+        spread: their standard deviation, above 0.
+        size: examples of a context.
+        shared: correlation of those that share one.
+    """
+
+    loss: float
+    spread: float
+    size: float = 1.0
+    shared: float = 0.0
+
+    def evidence(self, n: int) -> BoundedMean:
+        """What about `n` examples would show."""
+        deviation = self.spread * math.sqrt(self.size * (1 + (self.size - 1) * self.shared))
+        two = BoundedMean(
+            math.ceil(2 * self.size),
+            -self.loss,
+            np.array([deviation, -deviation]),
+            np.full(2, self.size),
+        )
+        return two.grown(n / two.n)
+
+    def power(self, n: int, margin: float, alpha: float) -> float:
+        """The chance that `n` examples hold `margin`."""
+        evidence = self.evidence(n)
+        error = math.sqrt(evidence.variance / n)
+        return float(ndtr((lower_limit(evidence, alpha / 2) + margin) / error))
+
+    def fewest(self, margin: float, alpha: float, power: float) -> int | None:
+        """The least number that holds `margin` with a power; None above 100,000."""
+        low, high = 0, fewest(margin, alpha)
+        while self.power(high, margin, alpha) < power:
+            low, high = high, 2 * high
+            if high > MOST:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = self.power(middle, margin, alpha) >= power
+            low, high = (low, middle) if enough else (middle, high)
+        return high
 
 
 def holds(losses: int, gains: int, n: int, margin: float, alpha: float) -> bool:

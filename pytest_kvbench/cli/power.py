@@ -87,6 +87,13 @@ ASSUMED = 0.10  # discordance, where nothing was measured
     "control's own second run, where the group has one; else 0.10).",
 )
 @click.option(
+    "--spread",
+    type=_share,
+    default=0.05,
+    show_default=True,
+    help="Of distributions: the standard deviation, over prompts, of what an arm loses.",
+)
+@click.option(
     "--power", "chance", type=_share, default=0.8, show_default=True, help="Chance of a verdict."
 )
 @click.option("--cells", type=click.IntRange(1), help="Treated cells that share the error.")
@@ -111,6 +118,7 @@ def power(
     alpha: float | None,
     loss: float,
     discordance: float | None,
+    spread: float,
     chance: float,
     cells: int | None,
     per_context: int | None,
@@ -124,7 +132,8 @@ def power(
     With an experiment FILE: its margin, error, cells, bins and arms, and the power of the examples
     it declares, by the rules that will judge them: rows over bins as such, contexts as in the
     group's manifest, in rounds (simulated) where sampling is sequential. A margin that is a share
-    to retain is taken for what it is where the control scores 1.
+    to retain is taken for what it is where the control scores 1. What distributions need is said
+    where the file has them measured: they have a margin of their own.
     """
     from pytest_kvbench.analyse.foreseen import Truth
     from pytest_kvbench.analyse.rules import Rules
@@ -133,23 +142,36 @@ def power(
     gate = experiment.gate if experiment else Gate()
     gate = gate.model_copy(update={"margin": margin or gate.margin, "alpha": alpha or gate.alpha})
     if experiment is not None:
+        if gate.divergence is not None and margin and not experiment.scores:
+            told = gate.divergence.model_copy(update={"margin": margin})
+            gate = gate.model_copy(update={"divergence": told})
         experiment = experiment.model_copy(update={"gate": gate})
     shape = shape_of(experiment, cells, reports, per_context)
-    if discordance is None:
-        discordance = ASSUMED if shape.noise is None else max(shape.noise, abs(loss))
-    rules = Rules(gate.loss, gate.alpha, correction=gate.correction)
-    rows = answers(shape, rules, Truth(discordance, -loss, shared), chance)
-    asked = {"margin": rules.margin, "alpha": rules.alpha, "loss": loss, "discordance": discordance}
+    found, lines = dict[str, object](), list[str]()
+    if experiment is None or experiment.scores:
+        if discordance is None:
+            discordance = ASSUMED if shape.noise is None else max(shape.noise, abs(loss))
+        rules = Rules(gate.loss, gate.alpha, correction=gate.correction)
+        rows = answers(shape, rules, Truth(discordance, -loss, shared), chance)
+        found = {"margin": rules.margin, "alpha": rules.alpha, "loss": loss}
+        found |= {"discordance": discordance, "power": chance, "cells": shape.cells}
+        found |= {"bins": shape.bins, "rows": [asdict(row) for row in rows]}
+        lines = [
+            f"to hold a margin of {rules.margin:g} at a loss of {loss:g} where {discordance:.0%} "
+            f"of answers differ, with power {chance:g} at alpha {rules.alpha:g}:",
+            *map(_line, rows),
+        ]
+    if experiment is not None and experiment.diverges:
+        from pytest_kvbench.cli import prompts  # late: numpy and scipy
+
+        need = prompts.prompts_of(experiment, shape.layout, cells)
+        truth = need.truth(loss, spread, shared)
+        found["divergence"] = need.to_json(truth, chance)
+        lines += prompts.lines(need, truth, chance)
     if as_json:
-        figures = {**asked, "power": chance, "cells": shape.cells, "bins": shape.bins}
-        found = {"rows": [asdict(row) for row in rows], "never": shape.lines}
-        click.echo(json.dumps({**figures, **found}, indent=1))
+        click.echo(json.dumps({**found, "never": shape.lines}, indent=1))
         return
-    click.echo(
-        f"to hold a margin of {rules.margin:g} at a loss of {loss:g} where {discordance:.0%} of "
-        f"answers differ, with power {chance:g} at alpha {rules.alpha:g}:"
-    )
-    for line in (*map(_line, rows), *(f"  {line}" for line in shape.lines)):
+    for line in (*lines, *(f"  {line}" for line in shape.lines)):
         click.echo(line)
 
 
@@ -169,7 +191,7 @@ def shape_of(
 
     if experiment is None:
         return Shape(cells or 1, Layout(((per_context or 1,),)), (cells or 1) + 1)
-    from pytest_kvbench.pipeline import foresee, plan
+    from pytest_kvbench.pipeline import foresee, measures, plan
 
     groups = plan.groups(plan.cells(experiment))
     per_example = sum(
@@ -182,7 +204,7 @@ def shape_of(
     rungs = Counter((group, cell.policy) for group, members in groups.items() for cell in members)
     rounds = Rounds(bins.least, max(bins.per_bins), max(rungs.values(), default=1))
     return Shape(
-        cells or max(1, plan.treated_cells(experiment)),
+        cells or max(1, plan.treated_cells(experiment, measures.of(experiment)[0])),
         layout,
         per_example,
         min(bins.per_bins),

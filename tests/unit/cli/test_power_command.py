@@ -118,3 +118,46 @@ def test_sampling_in_rounds_is_foreseen_by_its_own_rule(tmp_path: Path) -> None:
     sampled = found["as declared, 12 to 100 in rounds"]["power"]
     fixed = power_of(100, 0.10, 0.1, 0.0, 0.05 / 2)
     assert 0.2 < sampled < fixed - 0.05
+
+
+def needs(*args: str) -> dict[str, dict[str, float]]:
+    result = CliRunner().invoke(main, ["power", *args, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return {row["of"]: row for row in json.loads(result.output)["divergence"]["rows"]}
+
+
+@pytest.mark.parametrize(("margin", "least"), [(0.10, 36), (0.05, 72), (0.02, 183)])
+def test_distributions_need_prompts_whatever_they_show(
+    tmp_path: Path, margin: float, least: int
+) -> None:
+    file = tmp_path / "e.yaml"
+    one = "kv: {policies: [snapkv], budgets: [1.0, 0.5]}\nmeasure: divergence\n"
+    file.write_text(
+        f"group: g\ntasks: [niah/single]\nbins: {{n: 1, per_bin: 20}}\n{one}"
+        f"gate: {{margin: 0.3, divergence: {{margin: {margin}}}}}\n"
+    )
+    (row,) = needs(str(file), "--spread", "0.0001").values()
+    assert row["least"] == least <= row["n"] <= least + 2
+    (noisy,) = needs(str(file), "--spread", "0.1").values()
+    assert noisy["n"] > row["n"]
+    (lossy,) = needs(str(file), "--loss", f"{margin / 2}").values()
+    assert lossy["n"] > 1.5 * least
+    shown = CliRunner().invoke(main, ["power", str(file)]).output
+    assert f"hold a margin of {margin:g} of overlap" in shown
+    assert "0.3" not in shown, "the margin of scores, of which there are none"
+    assert f"per_bin: {least} is the least that could" in shown
+    text = CliRunner().invoke(main, ["validate", str(file)]).output
+    assert f"per_bin: {least} is the least that could" in text
+    worse = CliRunner().invoke(main, ["power", str(file), "--loss", "0.5"])
+    assert (worse.exit_code, f"below the margin, {margin:g}" in worse.output) == (4, True)
+
+
+def test_each_measure_is_a_family_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_text(f"{EXPERIMENT}measure: [score, divergence]\n")
+    assert "each of 12 cells, at alpha / 12" in rows(str(file), "--discordance", "0")
+    assert needs(str(file)).keys() == {
+        "one cell alone",
+        "each of 12 cells, at alpha / 12",
+        "3 bins, each of 4 rows over them",
+    }
