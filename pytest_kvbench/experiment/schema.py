@@ -268,7 +268,7 @@ class Experiment(Section):
         if isinstance(bad, Sensitivity) and bad.policy == WITHHELD and not self.scores:
             raise ValueError(
                 "sensitivity: withheld is another prompt, whose tokens cannot be compared: name a "
-                "policy, as in {policy: random, budget: 0.1}, or null"
+                "policy, as in {policy: random, budget: 0.1}, or leave it away"
             )
         if self.gate.divergence is None:
             gate = self.gate.model_copy(update={"divergence": DivergenceGate()})

@@ -23,14 +23,18 @@ RANDOM = Sensitivity(policy="random", budget=0.1)
 CONTEXT_WITHHELD = Sensitivity(policy=WITHHELD)
 
 
-def declared(experiment: Experiment, task: str) -> Sensitivity | None:
-    """What is known to be bad on a task, where `auto` stands the default."""
-    given = experiment.sensitivity
+def declared(experiment: Experiment, task: str, measure: str = SCORE) -> Sensitivity | None:
+    """What is known to be bad on a task, where `auto` stands the default.
+
+    Where something is certified, every task has one: of distributions a policy that is asked along.
+    """
+    given, certifies = experiment.sensitivity, experiment.gate.mode == "certify"
     if not isinstance(given, str):
         return given
-    if arms_per_request(experiment.engine) > 1 and _is_generated(task):
+    asked_along = _is_generated(task) or (certifies and measure != SCORE)
+    if arms_per_request(experiment.engine) > 1 and asked_along:
         return RANDOM
-    return CONTEXT_WITHHELD if experiment.gate.mode == "certify" else None
+    return CONTEXT_WITHHELD if certifies else None
 
 
 @cache
@@ -43,7 +47,7 @@ def arm(experiment: Experiment, task: str, measure: str = SCORE) -> tuple[str, f
 
     Without its context an example is another prompt: its distributions are compared with nothing.
     """
-    bad = declared(experiment, task)
+    bad = declared(experiment, task, measure)
     if bad is None or set(experiment.kv.policies) == {FULL_CACHE}:
         return None
     if bad.policy == WITHHELD and measure != SCORE:

@@ -11,7 +11,7 @@ from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import foresee, plan
+from pytest_kvbench.pipeline import assay, foresee, measures, plan
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.tasks.registry import TaskFactory
 
@@ -69,6 +69,7 @@ def obstacles(experiment: Experiment) -> Iterator[Obstacle]:
     if experiment.sensitivity is None:
         bad = "{policy: withheld}, or left away"
         yield Obstacle("sensitivity", f"{mode} needs an arm that must break", f"valid: {bad}")
+    yield from _unseen(experiment)
     kind = kind_of(experiment.engine)
     if not kind.one_server and kind.size is None:
         yield Obstacle(
@@ -78,6 +79,19 @@ def obstacles(experiment: Experiment) -> Iterator[Obstacle]:
         )
     for line in foresee.shortcomings(experiment):
         yield Obstacle("bins.per_bin", line, _enough(experiment))
+
+
+def _unseen(experiment: Experiment) -> Iterator[Obstacle]:
+    """Distributions that nothing known to be bad is asked of."""
+    measure = measures.of_distributions(experiment)
+    tasks = experiment.tasks if measure and experiment.sensitivity is not None else ()
+    if any(assay.arm(experiment, task, measure) is None for task in tasks):
+        yield Obstacle(
+            "sensitivity",
+            f"gate.mode: certify needs an arm that must break in {measure}, and what is asked "
+            "without its context is another prompt",
+            "valid: an arm of the engine, as in {policy: random, budget: 0.1} or {policy: q4_0}",
+        )
 
 
 def _enough(experiment: Experiment) -> str:

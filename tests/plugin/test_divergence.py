@@ -129,6 +129,35 @@ def test_what_cannot_be_compared_is_refused(project: Project, text: str, message
     result.stdout.fnmatch_lines([message])
 
 
+@pytest.mark.parametrize("measure", ["divergence", "[score, divergence]"])
+def test_distributions_are_certified_beside_an_arm_that_is_known_to_be_bad(
+    project: Project, mock: ForcedServer, measure: str
+) -> None:
+    file = project.path / "exp.yaml"
+    file.write_text(file.read_text().replace("per_bin: 10", "per_bin: 21"))
+    declare(project, f"measure: {measure}\ngate: {{mode: certify, divergence: {{margin: 0.15}}}}")
+    mock.overlap = lambda policy, budget: {0.1: 0.3, 0.2: 0.7}.get(budget, 1.0)
+    result = project.run("-n", "0")
+    found = {
+        row["budget"]: row
+        for row in project.summary()["certificates"]
+        if row.get("measure") == "overlap"
+    }
+    assert result.ret == 1
+    assert found[0.5]["certified"], found[0.5]["problems"]
+    assert found[0.2]["problems"][0].startswith("breaks over all bins")
+    bad = [r for r in project.summary()["sensitivity"] if r.get("measure") == "overlap"]
+    assert [(r["policy"], r["budget"], r["verdict"]) for r in bad] == [("random", 0.1, "breaks")]
+
+
+def test_certifying_distributions_by_another_prompt_is_refused(project: Project) -> None:
+    declare(project, "measure: [score, divergence]\nsensitivity: {policy: withheld}")
+    declare(project, "gate: {mode: certify, divergence: {margin: 0.3}}")
+    result = project.run("-n", "0")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines(["*sensitivity: gate.mode: certify needs an arm*in overlap*"])
+
+
 def test_an_engine_that_compares_nothing_is_refused(project: Project, mock: ForcedServer) -> None:
     declare(project, "measure: divergence")
     ollama = ("--kvbench-set", "engine.name=ollama", "--kvbench-set", "kv.policies=[none]")
