@@ -35,8 +35,10 @@ from pytest_kvbench.analyse.tables import (
 )
 from pytest_kvbench.analyse.transitions import transitions
 from pytest_kvbench.cellkey import CellKey
-from pytest_kvbench.divergence.records import HIGH
+from pytest_kvbench.divergence.records import HIGH, JUDGED
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.hints import did_you_mean
+from pytest_kvbench.reading import brief
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.rows import CellRow, JudgedPairs, TransitionRow
 
@@ -105,6 +107,7 @@ def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
         kept[column] = table.get(column, kept[column.removesuffix(HIGH)])
     for column, usual in (("variant", ""), ("measure", SCORE)):
         kept[column] = table[column].replace("", usual).fillna(usual) if column in table else usual
+    _refuse_measures(kept)
     for column in ("bin", "budget", "control", "treated", *highs):
         kept[column] = numbers(kept, column, WHAT)
     refuse_empty(kept, PAIRS, WHAT)
@@ -118,6 +121,20 @@ def checked_pairs(table: pd.DataFrame) -> pd.DataFrame:
     kept["bin"] = whole_numbers(kept, "bin", WHAT)
     refuse_duplicates(kept, [*CELL, "example_id"], WHAT)
     return kept
+
+
+def _refuse_measures(table: pd.DataFrame) -> None:
+    """Refuse what is no share that is 1 where nothing moved: it would be judged the wrong way."""
+    valid = (SCORE, *JUDGED)
+    bad = (~table["measure"].isin(valid)).to_numpy()
+    if bad.any():
+        at = int(bad.argmax())
+        name = str(table["measure"].iloc[at])
+        raise UsageError(
+            f"{WHAT}: measure of row {at} is {brief(name)}.",
+            f"{did_you_mean(name.strip().lower(), valid)}Valid: {', '.join(valid)}. Distances, of "
+            "which less is better (KLD, perplexity), are not judged.",
+        )
 
 
 def judge_cells(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 TEXTS = ("task", "policy", "example_id", "cluster", "variant", "measure")
 NUMBERS = ("bin", "budget", "control", "treated", "control_high", "treated_high")
+OPTIONAL = ("variant", "measure", "control_high", "treated_high")
+_OTHER_MARKS = {"\t": "tabs", ";": "semicolons"}
 _NEEDED = "give a CSV in UTF-8 with a header and commas between the columns"
 
 
@@ -97,6 +100,13 @@ def side_lines(judged: JudgedPairs, margin: float) -> Iterator[str]:
             yield f"  about {needed:,} examples would decide"
 
 
+def _warn_of_near(file: Path, name: str) -> None:
+    """Of a column that may be meant for one that tables can do without."""
+    near = difflib.get_close_matches(name.lower(), OPTIONAL, n=1, cutoff=0.8)
+    if near and name not in OPTIONAL:
+        warnings.warn(f"{file}: column {name} is not read; is it {near[0]}?", stacklevel=3)
+
+
 def _header(stream: TextStream, file: Path) -> list[str]:
     try:
         names = [name.strip() for name in next(csv.reader(stream, skipinitialspace=True), [])]
@@ -104,6 +114,10 @@ def _header(stream: TextStream, file: Path) -> list[str]:
         raise UsageError(f"{file}: its header cannot be read: {error}", _NEEDED) from error
     if not any(names):
         raise UsageError(f"{file}: has no header", _NEEDED)
+    if len(names) == 1 and (marks := [mark for mark in _OTHER_MARKS if mark in names[0]]):
+        raise UsageError(f"{file}: {_OTHER_MARKS[marks[0]]} stand between its columns", _NEEDED)
+    for name in names:
+        _warn_of_near(file, name)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{file}: columns that are there twice: {', '.join(twice)}", "keep one")
     return names

@@ -53,9 +53,11 @@ def judge(
 ) -> None:
     """Judge a CSV of paired scores, or two sides' result files or folders.
 
-    Columns of the CSV: task, bin, policy, budget, example_id, cluster, control, treated. With
-    --control and --treated: samples of lm-eval, logs of Inspect (.eval, .json), kvpress's
-    predictions.csv, or rows with a score; joined by example, nothing is asked.
+    Columns of the CSV: task, bin, policy, budget, example_id, cluster, control, treated; and, where
+    wanted, variant, measure (score, overlap, same_top, prefix), control_high and treated_high (of
+    scores known between bounds, the most). With --control and --treated: samples of lm-eval, logs
+    of Inspect (.eval, .json), kvpress's predictions.csv, or rows with a score; joined by example,
+    nothing is asked.
     """
     from pytest_kvbench.analyse.judge import judge_pairs
     from pytest_kvbench.cli.pairs import joined, read_pairs, side_lines
@@ -83,9 +85,10 @@ def judge(
     if as_json:
         click.echo(json.dumps(judged, indent=1, ensure_ascii=False))
     else:
+        rules = {"margin": margin, "alpha": alpha}
         summary: Summary = {
             "group": str(pairs),
-            "experiment": {"gate": {"margin": margin, "alpha": alpha}},
+            "experiment": {"gate": {**rules, "divergence": rules}},
             "cells": judged["cells"],
             "transitions": judged["transitions"],
         }

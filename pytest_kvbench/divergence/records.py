@@ -20,6 +20,8 @@ Named = tuple[tuple[Token, float], ...]
 """The likeliest tokens of one position, with their log-probabilities."""
 
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+JUDGED: tuple[Measure, ...] = ("overlap", "same_top", "prefix")
+"""In [0, 1], and 1 where nothing moved."""
 HIGH = "_high"
 """What the name of a value ends with that is the most a measure can be."""
 KLD_SHARES: Mapping[str, float] = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}

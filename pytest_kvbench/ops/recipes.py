@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.divergence.records import JUDGED
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.own.classes import are_in, is_spec
@@ -43,7 +44,7 @@ UNREAD = frozenset(
 ARM = ["policy", "params", "budget"]
 CELL = ["group", "task", "variant", "policy", "budget"]
 ALL_LENGTHS = "all"
-OF_DISTRIBUTIONS = frozenset({"overlap", "same_top", "prefix", "divergence"})
+OF_DISTRIBUTIONS = frozenset({*JUDGED, "divergence"})
 """The metrics of what is no reply's score; the last where it failed, whatever was to be said."""
 
 _AWARE = "question_aware"  # of a full cache it says nothing

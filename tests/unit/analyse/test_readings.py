@@ -115,6 +115,23 @@ def test_tables_from_elsewhere_may_name_bounds() -> None:
     assert exact["bounds"] == pytest.approx([-0.4, -0.4])
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("overlp", "did you mean overlap?"),
+        ("Same_top", "did you mean same_top?"),
+        ("kld", "less is better"),
+        ("nll", "Valid: score, overlap, same_top, prefix"),
+    ],
+)
+def test_a_measure_that_is_no_share_of_what_is_kept_is_refused(name: str, hint: str) -> None:
+    frame = table(0.6, 0.0)
+    frame.loc[3, "measure"] = name
+    with pytest.raises(UsageError, match=f"measure of row 3 is '{name}'") as refused:
+        judge_pairs(frame, margin=0.10, alpha=0.05)
+    assert hint in str(refused.value.hint)
+
+
 def test_bounds_the_wrong_way_round_are_refused() -> None:
     with pytest.raises(UsageError, match=r"treated_high of row 0 is 0\.5") as refused:
         judge_pairs(table(0.6, -0.1), margin=0.10, alpha=0.05)

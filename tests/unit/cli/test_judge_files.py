@@ -180,3 +180,27 @@ def test_what_cannot_be_read_is_two_lines(name: str, text: str, problem: str) ->
 def test_one_side_alone_is_refused() -> None:
     done = CliRunner().invoke(main, ["judge", "--control", "a"])
     assert (done.exit_code, "kvbench judge --control A --treated B" in done.output) == (4, True)
+
+
+COLUMNS = "task,bin,policy,budget,example_id,cluster,control,treated"
+
+
+def judged_text(header: str, **more: str) -> Any:
+    values = ",".join(more.values())
+    rows = [f"chat,0,q8_0,0.5,e{n},e{n},1,0.98,{values}" for n in range(40)]
+    Path("pairs.csv").write_text("\n".join([header, *rows]), encoding="utf-8")
+    command = ["judge", "pairs.csv", "--margin", "0.07"]
+    return CliRunner().invoke(main, command)
+
+
+def test_the_margin_that_is_shown_is_the_one_that_judged() -> None:
+    done = judged_text(f"{COLUMNS},measure", measure="same_top")
+    assert (done.exit_code, "(same_top, margin 0.07)" in done.output) == (0, True), done.output
+
+
+def test_what_a_table_may_mean_is_asked() -> None:
+    near = judged_text(f"{COLUMNS},Measure", measure="same_top")
+    assert "warning: pairs.csv: column Measure is not read; is it measure?" in near.output
+    for mark, name in (("\t", "tabs"), (";", "semicolons")):
+        done = judged_text(f"{COLUMNS},measure".replace(",", mark), measure="same_top")
+        assert (done.exit_code, f"{name} stand between" in done.output) == (4, True), done.output
