@@ -169,7 +169,8 @@ class Experiment(Section):
     sensitivity: Sensitivity | Literal["auto"] | None = about(
         "an arm that is known to be bad, and must break: {policy: random, budget: 0.1}, or "
         "{policy: withheld} on any engine; null: none; auto: random at 0.1 for generated tasks of "
-        "engine.name: local, and under gate.mode: certify withheld for all others",
+        "engine.name: local, and under gate.mode: certify withheld for all others (local, of "
+        "distributions: random)",
         default="auto",
     )
     after: str | None = about(
