@@ -30,8 +30,7 @@ def lost_of(prepared: Prepared, *, answered: bool = True) -> Lost:
     from pytest_kvbench.pipeline.drawn import drawn_so_far
     from pytest_kvbench.pipeline.ending import of_lost
     from pytest_kvbench.pipeline.observe import lost_cells
-    from pytest_kvbench.report.summary import failure_messages
-    from pytest_kvbench.report.terminal import failure_lines
+    from pytest_kvbench.report.failed import failure_lines, failure_messages
     from pytest_kvbench.store.store import Store
 
     group = prepared.experiment.group

@@ -201,7 +201,8 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         reached = store.throughput(runs[-1].run_id)
         far = _moved(prepared, store, planned)
-    from pytest_kvbench.report.summary import build_summary, failure_messages
+    from pytest_kvbench.report.failed import failure_messages
+    from pytest_kvbench.report.summary import build_summary
 
     summary = build_summary(
         prepared.experiment.snapshot(),

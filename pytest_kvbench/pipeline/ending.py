@@ -119,8 +119,7 @@ def of_lost(
     rows: list[MissingRow] = [
         {**CellKey.of(cell).columns(), "reason": reason} for cell, reason in lost.items()
     ]
-    cause = f": {messages[0]['message']}" if messages else ""
-    return of_lines(group, [f"{_lacking(rows)}{cause}"])
+    return of_lines(group, [f"{_lacking(rows)}{_cause(messages)}"])
 
 
 def of_summary(
@@ -150,7 +149,12 @@ def _of_verdicts(results: Results, wanted: Collection[str] | None, waits: str) -
         if CellKey.of_row(row).group not in sick and (wanted is None or name in wanted)
     ]
     if lacking and not waits:
-        yield from of_lines(group, [_lacking(lacking)])
+        failed = results.integrity.get("messages", ()) if lacking[0].get("lost") else ()
+        yield from of_lines(group, [f"{_lacking(lacking)}{_cause(failed)}"])
+
+
+def _cause(messages: Sequence[FailureMessage]) -> str:
+    return f": {messages[0]['message']}" if messages else ""
 
 
 def _of_certificates(

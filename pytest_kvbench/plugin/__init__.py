@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,8 +34,6 @@ from pytest_kvbench.plugin.options import MARK, add_options, begin
 from pytest_kvbench.plugin.settings import add_settings, take_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from xdist.scheduler import Scheduling
     from xdist.workermanage import WorkerController
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 RUN_KEY = pytest.StashKey[tuple[str, int]]()
 """The run's id and the pid of its controller: the same in all processes of one run."""
+
+_HERE = f"{Path(__file__).parents[1]}{os.sep}"
 
 _MARKER_HELP = (
     "kvbench(NAME.yaml, **keys): run this test once per cell of an experiment "
@@ -129,12 +131,14 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if is_unconfirmed(collection_path) else None
 
 
-def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config) -> None:
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
     """Refuse an experiment that no test uses, once all are collected."""
-    if config.option.kvbench_experiment and not hasattr(config, "workerinput"):
+    if config.option.kvbench_experiment:
         from pytest_kvbench.plugin.collection import refuse_unused
 
-        refuse_unused(config, session)
+        refuse_unused(config, session, items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -146,6 +150,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     _runtime(metafunc.config)
     generate(metafunc, mark)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_warning_recorded(warning_message: warnings.WarningMessage) -> None:
+    """Show of a warning of ours its words, and no line of our code."""
+    if warning_message.filename.startswith(_HERE):
+        warning_message.filename, warning_message.line = MARK, ""
 
 
 def _runtime(config: pytest.Config) -> Runtime:

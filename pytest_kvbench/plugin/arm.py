@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_kvbench.cellkey import CellKey
-from pytest_kvbench.plugin.verdict import Controls
+from pytest_kvbench.plugin.verdict import CheckError, Controls
+from pytest_kvbench.report import text
 from pytest_kvbench.report.certificates import sentence
 from pytest_kvbench.rows import Certificate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JudgedArm:
     """An arm of a task: the fixture `cell` of an item `...-all-ARM`; all its pairs are compared."""
 
     key: CellKey
     certificate: Certificate
+
+    def __repr__(self) -> str:
+        """What a failed test of a user's shows."""
+        return f"<{self.key.item_id}>"
 
     @property
     def is_control(self) -> bool:
@@ -34,7 +39,8 @@ class JudgedArm:
         """
         __tracebackhide__ = True
         if not self.certificate["certified"]:
-            raise AssertionError(f"{self.key.item_id}: {sentence(self.certificate)}")
+            short = f"not certified {text.short(self.certificate['delta'])}"
+            raise CheckError(f"{self.key.item_id}: {sentence(self.certificate)}", short)
 
     def check_harness(self) -> None:
         """Nothing: the harness is checked cell by cell."""

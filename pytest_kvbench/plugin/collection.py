@@ -19,18 +19,27 @@ USES_EXPERIMENT = pytest.StashKey[bool]()
 """Whether a test takes what --kvbench-experiment names."""
 
 
-def refuse_unused(config: pytest.Config, session: pytest.Session) -> None:
+def refuse_unused(config: pytest.Config, session: pytest.Session, items: list[pytest.Item]) -> None:
     """Refuse --kvbench-experiment where every test that was collected has one of its own.
+
+    In a worker nothing is left to run.
 
     Raises:
         pytest.UsageError: naming what would use it.
     """
-    if not (config.stash.get(USES_EXPERIMENT, False) or session.testsfailed):
-        raise pytest.UsageError(
-            f"--kvbench-experiment {config.option.kvbench_experiment}: no test here uses it: each "
-            "names its own\nvalid: a test marked @pytest.mark.kvbench without a name, as in "
-            "evals/test_experiment.py"
-        )
+    if config.stash.get(USES_EXPERIMENT, False) or session.testsfailed:
+        return
+    mistake = (
+        f"--kvbench-experiment {config.option.kvbench_experiment}: no test here uses it: each "
+        "names its own\nvalid: a test marked @pytest.mark.kvbench without a name, as in "
+        "evals/test_experiment.py"
+    )
+    if not hasattr(config, "workerinput"):
+        raise pytest.UsageError(mistake)
+    # What a worker raises here is lost; an error of collection reaches the controller.
+    report = pytest.CollectReport("", "failed", f"{ERROR_PREFIX}{mistake}", [])
+    config.hook.pytest_collectreport(report=report)
+    items.clear()
 
 
 def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:

@@ -242,16 +242,16 @@ class Controller:
             with Store(prepared.database) as store:
                 if run_id not in {run.run_id for run in store.runs()}:
                     reasons += self._nothing(group, options, self._cause(group, "nothing was run"))
-                    problem = "nothing was run: see above"
-                    return _Result(group, None, problem=problem, reasons=reasons)
+                    return _Result(group, None, (), "nothing was run: see above", reasons=reasons)
                 if not waits and not self._interrupted:
                     store.finish_run(run_id, now())
                 landed, answers = store.landed(run_id), store.count("answers")
             done = conclude(prepared, _wishes(options, group), self.analyst.judge)
         except MissingPrerequisiteError as error:  # nothing was answered
             why = waits or self._cause(group, error.what)
+            problem = waits or self._cause(group, str(error))
             reasons += self._nothing(group, options, why)
-            return _Result(group, None, problem=waits or str(error), reasons=reasons)
+            return _Result(group, None, problem=problem, reasons=reasons)
         except KvbenchError as error:
             return _Result(group, None, problem=str(error), reasons=[Reason.of(error, group)])
         _for_ci(done, self._config)

@@ -35,6 +35,7 @@ class Noticed:
     mistaken: list[str] = field(default_factory=list)
     failed: dict[int, list[str]] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)
+    _shown: set[str] = field(default_factory=set)
 
     def collected(self, report: pytest.CollectReport) -> None:
         """Record the collection of a module: an error that we explained is one of the user's."""
@@ -58,7 +59,16 @@ class Noticed:
         status, why = ours["unmeasured"] if ours else getattr(report, "kvbench_crash", (0, ""))
         if ours and why:
             self.causes.setdefault(ours["group"], why)
+            self._shorten(report, why.removeprefix(f"{ours['cell']}: "))
         self._fail(status or EXIT_FOUND, f"{report.nodeid}: {why or _message(report)}")
+
+    def _shorten(self, report: pytest.TestReport, why: str) -> None:
+        """What stopped an item, in full only once: a dead server stops them all."""
+        if why in self._shown:
+            from pytest_kvbench.plugin.shown import say_again
+
+            say_again(report, why)
+        self._shown.add(why)
 
     def crashed(self, crashitem: str, report: pytest.TestReport) -> None:
         """Mark a crash under a kvbench item: it says nothing about quality."""

@@ -18,14 +18,13 @@ import pytest
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines.own import AskedArm, Reply
 from pytest_kvbench.errors import (
-    EngineError,
     InfrastructureError,
     KvbenchError,
     UsageError,
 )
 from pytest_kvbench.experiment.load import Declared, load_stages
 from pytest_kvbench.files import CONTROLS
-from pytest_kvbench.observation import highs_of, weakest
+from pytest_kvbench.observation import failures_of, highs_of, weakest
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
@@ -43,13 +42,12 @@ from pytest_kvbench.plugin.declaration import Declaration, declaration_of, is_wh
 from pytest_kvbench.plugin.measured import MeasuredExperiment
 from pytest_kvbench.plugin.options import CONTROLLER, RUNTIME, Options
 from pytest_kvbench.plugin.scope import scopes_in_ids
+from pytest_kvbench.plugin.shown import Unmeasured, shorten
 from pytest_kvbench.plugin.verdict import Controls, MeasuredCell
 from pytest_kvbench.processes import end_with
 from pytest_kvbench.records import Cell, digest
 from pytest_kvbench.store.store import Store
-from pytest_kvbench.wire import sound
 
-_AGAIN = 80
 UNMEASURED = pytest.StashKey[tuple[int, str]]()
 """Why an item could not be measured: exit status and words of the error. Unset where it was."""
 
@@ -91,7 +89,6 @@ class Runtime:
         self._experiments: dict[str, MeasuredExperiment] = {}
         self._selected: dict[str, dict[Cell, None]] = {}
         self._checked: set[str] = set()
-        self._reported: set[str] = set()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Runtime:
@@ -128,11 +125,12 @@ class Runtime:
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
         """Tell the controller, in plain data, which group ran and what stopped an item."""
         report = yield
         declaration = declaration_of(item)
         if declaration is not None:
+            shorten(report, call, item)
             report.kvbench = {
                 "group": declaration.declared.experiment.group,
                 "cell": declaration.key.item_id,
@@ -168,16 +166,7 @@ class Runtime:
         except KvbenchError as error:
             problem = error
         item.stash[UNMEASURED] = (problem.exit_status, problem.what)
-        pytest.fail(f"kvbench: {self._once(problem)}", pytrace=False)
-
-    def _once(self, problem: KvbenchError) -> str:
-        """The message of an error; an engine error, which all items share, in full only once."""
-        message = str(problem)
-        if message in self._reported:
-            return f"not asked: {sound.message(problem.what, _AGAIN)} (see the first error)"
-        if isinstance(problem, EngineError):
-            self._reported.add(message)
-        return message
+        raise Unmeasured(problem, declaration.key.item_id)
 
     @cached_property
     def controls(self) -> Controls:
@@ -278,6 +267,7 @@ class Runtime:
             largest=experiment.prepared.manifests[cell.task].largest_context(cell.bin),
             sickness=experiment.sick[group],
             silent=sum(o.label in SILENT for o in outcomes.values()),
+            failures=tuple(failures_of(observed)),
         )
 
     def _experiment(self, declared: Declared) -> MeasuredExperiment:

@@ -12,7 +12,7 @@ from pytest_kvbench.analyse import arrival
 from pytest_kvbench.errors import InfrastructureError
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Cut
-from pytest_kvbench.records import SHOWN, Cell, Proof
+from pytest_kvbench.records import SHOWN, Cell, Failure, Proof
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.cell import CellResult
@@ -30,7 +30,15 @@ class UnverifiedWarning(UserWarning):
     """A gated cell holds, and nothing proves that its budget was applied."""
 
 
-@dataclass(frozen=True)
+class CheckError(AssertionError):
+    """A check that failed; `short` says it in a few words, for a list of failed items."""
+
+    def __init__(self, message: str, short: str) -> None:
+        super().__init__(message)
+        self.short = short
+
+
+@dataclass(frozen=True, repr=False)
 class MeasuredCell:
     """A cell whose answers are in: the fixture `cell`.
 
@@ -59,6 +67,12 @@ class MeasuredCell:
     silent: int = 0
     """How many replies are empty or refuse."""
     highs: Mapping[Repetition, float] = field(default_factory=dict)
+    failures: Sequence[Failure] = ()
+    """What became of the requests without a reply."""
+
+    def __repr__(self) -> str:
+        """What a failed test of a user's shows."""
+        return f"<{self.cell.item_id}: {len(self.scores)} scores, mean {self.mean:.3f}>"
 
     @property
     def is_control(self) -> bool:
@@ -81,28 +95,32 @@ class MeasuredCell:
         paired = sorted(self.scores.keys() & reference.scores.keys())
         asked = self.failed | self.scores.keys()
         lost = sorted(self.failed | (reference.failed & asked))
-        self._refuse_if_lost(len(lost), len(paired))
+        self._refuse_if_lost(reference, len(lost), len(paired))
         self._refuse_if_cut(reference, asked)
         if not self.is_control:
             self._refuse_at_floor(reference, paired)
         return Comparison(self, reference, tuple(paired), tuple(lost))
 
-    def _refuse_if_lost(self, lost: int, paired: int) -> None:
-        if not paired:
+    def _refuse_if_lost(self, reference: MeasuredCell, lost: int, paired: int) -> None:
+        if not paired or lost / (lost + paired) > self.gate.max_lost:
             raise InfrastructureError(
-                f"{self.cell.item_id}: no pair has both answers ({lost} lost)",
-                "see the failures: kvbench report names them",
-            )
-        if lost / (lost + paired) > self.gate.max_lost:
-            raise InfrastructureError(
-                f"{self.cell.item_id}: {lost} of {lost + paired} pairs were lost to failures",
-                f"at most gate.max_lost={self.gate.max_lost:g} may be; run again to retry them",
+                f"{self.cell.item_id}: {lost} of {lost + paired} pairs were lost to failures"
+                f"{self._why(reference)}",
+                f"at most gate.max_lost={self.gate.max_lost:g} may be: mend what the server says "
+                "and run again: only what failed is asked",
             )
         if self.proof == "not-applied":
             raise InfrastructureError(
                 f"{self.cell.item_id}: the budget {self.cell.budget:g} was not applied",
                 "the server reports other bytes than asked for; see the column `achieved`",
             )
+
+    def _why(self, reference: MeasuredCell) -> str:
+        """The server's own words."""
+        from pytest_kvbench.report.failed import failure_messages, failure_words
+
+        every = dict.fromkeys([*reference.failures, *self.failures])
+        return f": {failure_words(failure_messages(every))}" if every else ""
 
     def _refuse_if_cut(self, reference: MeasuredCell, asked: Collection[Repetition]) -> None:
         both = {**reference.cuts, **self.cuts}
@@ -197,11 +215,15 @@ def _means(scores: Mapping[Repetition, float], paired: Sequence[Repetition]) -> 
     return {example: sum(values) / len(values) for example, values in by_example.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Controls:
     """The fixture `control`: finds the control of any cell."""
 
     look_up: Callable[[MeasuredCell], MeasuredCell]
+
+    def __repr__(self) -> str:
+        """What a failed test of a user's shows."""
+        return "<the control of any cell>"
 
     def of(self, cell: MeasuredCell) -> MeasuredCell:
         """The measured control of `cell`; a control is its own."""
@@ -295,17 +317,24 @@ class Comparison:
         where = f"{self.cell.cell.item_id} {word}: {self._figures()}"
         strict = self.cell.gate.undetermined == "fail"
         if self.result.verdict == "undetermined" and not strict:
-            warnings.warn(where, UndeterminedWarning, stacklevel=4)
+            warnings.warn(where, UndeterminedWarning, stacklevel=3)
         if self.result.verdict == "holds" and self.cell.proof == "unverified":
-            warnings.warn(where, UnverifiedWarning, stacklevel=4)
-        _require(self.result.verdict != "breaks", where)
-        _require(self.result.verdict != "undetermined" or not strict, where)
+            warnings.warn(where, UnverifiedWarning, stacklevel=3)
+        _require(self.result.verdict != "breaks", where, self._short)
+        _require(self.result.verdict != "undetermined" or not strict, where, self._short)
 
     def _check_unbroken(self) -> None:
         """Of one bin no more is asked: the arm's own item says what is shown over all of them."""
         __tracebackhide__ = True
         broken = self.result.verdict == "breaks"
-        _require(not broken, f"{self.cell.cell.item_id} breaks: {self._figures()}")
+        _require(not broken, f"{self.cell.cell.item_id} breaks: {self._figures()}", self._short)
+
+    @property
+    def _short(self) -> str:
+        """`breaks -.12`."""
+        from pytest_kvbench.report.text import short
+
+        return f"{self.result.verdict} {short(self.result.delta)}"
 
     def _figures(self) -> str:
         r = self.result
@@ -323,7 +352,7 @@ def _skip(reason: str) -> None:
     pytest.skip(reason)
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str, short: str = "") -> None:
     __tracebackhide__ = True
     if not condition:
-        raise AssertionError(message)
+        raise CheckError(message, short or message.partition(": ")[2] or message)

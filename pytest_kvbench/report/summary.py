@@ -15,10 +15,9 @@ from pytest_kvbench.analyse.certify import certificates
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Observation, Observations
-from pytest_kvbench.records import SCORE, Cell, Example, Failure
+from pytest_kvbench.records import SCORE, Cell, Example
 from pytest_kvbench.rows import (
     Certificate,
-    FailureMessage,
     FlipRow,
     MissingRow,
     Provenance,
@@ -26,11 +25,9 @@ from pytest_kvbench.rows import (
 )
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import RunRow
-from pytest_kvbench.wire import sound
 
 SCHEMA = 1
 _FLIPS_PER_CELL = 2
-_MESSAGES = 5
 _PACKAGES = ("pytest", "pytest-xdist", "numpy", "torch", "transformers", "kvpress")
 
 
@@ -99,26 +96,6 @@ def _certified(analysis: Analysis, missing: Iterable[MissingRow]) -> list[Certif
     lacking = {CellKey.of_row(row): row["reason"] for row in missing}
     floor = analysis.integrity["aa"]
     return certificates(analysis.cells, analysis.sensitivity, floor, lacking)
-
-
-def failure_messages(failures: Iterable[Failure]) -> list[FailureMessage]:
-    """Why requests failed: the first few messages, and how often each came, numbers aside.
-
-    Requests that were not even sent come last: others tell why.
-    """
-    messages_of: dict[tuple[str, str], list[str]] = {}
-    for failure in failures:
-        alike = (failure.kind, sound.words(failure.message))
-        messages_of.setdefault(alike, []).append(failure.message)
-    return [
-        {"kind": kind, "message": messages[0], "n": len(messages)}
-        for (kind, _), messages in sorted(messages_of.items(), key=_is_unsent)[:_MESSAGES]
-    ]
-
-
-def _is_unsent(alike: tuple[tuple[str, str], object]) -> bool:
-    (_, words), _ = alike
-    return words.startswith("not asked")
 
 
 def _wording(template_version: str) -> str | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import answers, caveats, certificates, text
 from pytest_kvbench.report.brackets import bracket, ends
+from pytest_kvbench.report.failed import failure_lines
 from pytest_kvbench.report.results import Results, Series, doubt, final
-from pytest_kvbench.rows import CellRow, FailureMessage, Summary
+from pytest_kvbench.rows import CellRow, Summary
 
 SCREEN = 24
 """Lines, paths included."""
@@ -19,7 +19,7 @@ LEGEND = "H holds  B breaks  ? undetermined  - not-measured"
 DOUBTED = "  h b {}"
 WITH_DELTA = "  .05 delta"
 MOST_FLAGS = 3
-MOST_OF_A_MESSAGE = 3
+MOST_OF_FAILURES = 5
 _NAME = 19
 _WITH_DELTA = 7
 """Columns of this width have room for a delta beside the verdict's letter."""
@@ -34,12 +34,34 @@ def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ())
     """
     results = Results(summary)
     every = (results, *results.others)
-    tail = [*_missing(results), *_failures(results, width), *certificates.lines(results)]
-    tail += _flags(results)
-    room = (SCREEN - len(tail) - len(paths)) // len(every) - 1
-    tables = (line for one in every for line in (_headline(one), *_table(one, width, room)))
-    lines = [*tables, *tail]
-    return [*(text.fit(line, width) for line in lines), *paths]
+    wanted = sum(len(_table(one, width, SCREEN)) for one in every)
+    for sentence in (text.wrapped, _fitted):
+        heads = [list(sentence(_headline(one), width)) for one in every]
+        tail = list(_tail(results, width, sentence))
+        left = SCREEN - len(tail) - len(paths) - sum(map(len, heads))
+        if left >= wanted:
+            break
+    lines = list[str]()
+    for one, head in zip(every, heads, strict=True):
+        table = _table(one, width, left // len(every))
+        lines += [*head, *(text.fit(line, width) for line in table)]
+    return [*lines, *tail, *paths]
+
+
+_Sentence = Callable[[str, int], Sequence[str]]
+
+
+def _fitted(sentence: str, width: int) -> Sequence[str]:
+    """Where the table needs the room."""
+    return [text.fit(sentence, width)]
+
+
+def _tail(results: Results, width: int, sentence: _Sentence) -> Iterator[str]:
+    for line in (*_missing(results, width), *certificates.lines(results)):
+        yield from sentence(line, width)
+    yield from _failures(results, width)[:MOST_OF_FAILURES]
+    for line in _flags(results):
+        yield from sentence(line, width)
 
 
 def _headline(results: Results) -> str:
@@ -126,28 +148,26 @@ def _clipped(rows: list[str], room: int) -> list[str]:
     return [*rows[:kept], f"... {len(rows) - kept:,} more rows in report.md"]
 
 
-def _missing(results: Results) -> list[str]:
+def _missing(results: Results, width: int) -> list[str]:
     rows = [*results.missing, *results.unmeasured]
     if not rows:
         return []
     partial = "partial run, " if results.is_partial else ""
-    named = text.listing((caveats.item(r) for r in rows), limit=3)
+    head = f"{partial}{text.count(len(rows), 'cell')} not measured: "
+    names = [caveats.item(row) for row in rows]
+    listed = (f"{head}{text.listing(names, limit=limit)}" for limit in (3, 2, 1))
+    whole = (line for line in listed if not text.wrapped(line, width)[-1].endswith("..."))
+    short = next(whole, head.removesuffix(": "))
     whys = dict.fromkeys(r["reason"] for r in results.unmeasured if r["reason"])
-    why = [f"not measured: {text.listing(whys, limit=1)}"] if whys else []
-    return [f"{partial}{text.count(len(rows), 'cell')} not measured: {named}", *why]
+    more = f", or {text.count(len(whys) - 1, 'other reason')}" if len(whys) > 1 else ""
+    why = [f"not measured: {next(iter(whys))}{more}"] if whys else []
+    return [short, *why]
 
 
 def _failures(results: Results, width: int) -> list[str]:
-    """How many requests failed, and the first one's message in the server's own words."""
+    """How many requests failed, and why, in the server's own words."""
     messages, failed = results.integrity.get("messages"), results.integrity["failures"]
     return failure_lines(messages, sum(failed.values()), width) if messages else []
-
-
-def failure_lines(messages: Sequence[FailureMessage], failed: int, width: int = 80) -> list[str]:
-    """How many requests failed, and the first of their messages (see `failure_messages`)."""
-    first = f"{messages[0]['n']:,} x {text.plain(messages[0]['message'])}"
-    whole = f"{text.count(failed, 'request')} failed: {first}"
-    return textwrap.wrap(whole, width, max_lines=MOST_OF_A_MESSAGE, placeholder="...")
 
 
 def _flags(results: Results) -> list[str]:

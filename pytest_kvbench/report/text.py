@@ -7,6 +7,7 @@ HTML, the terminal leaves the backticks out. None, a value nobody measured, is s
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
 
@@ -169,3 +170,15 @@ def clip(text: str, limit: int) -> str:
 def fit(line: str, width: int) -> str:
     """The line, cut to `width` characters with an ellipsis."""
     return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
+def wrapped(sentence: str, width: int, lines: int = 2) -> list[str]:
+    """A sentence on a narrow screen, in a few lines: what matters may stand at its end."""
+    return textwrap.wrap(
+        sentence,
+        width,
+        subsequent_indent="    ",
+        max_lines=lines,
+        placeholder="...",
+        break_on_hyphens=False,
+    )

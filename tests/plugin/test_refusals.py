@@ -52,7 +52,7 @@ def test_a_wrong_key_costs_one_request_and_is_told_everywhere(
         assert len(control.asked) == 1
         words = "HTTP 401: Incorrect API key provided: none"
         result.stdout.fnmatch_lines([f"kvbench: {words}: http://* refuses every request"])
-        result.stdout.fnmatch_lines(["mend the key*", "kvbench: not asked: HTTP 401*"])
+        result.stdout.fnmatch_lines(["mend the key*", "as above: HTTP 401*"])
         result.stdout.fnmatch_lines([f"1 request failed: 1 x {words}*"])
         assert result.stdout.str().count("mend the key") == 1
         (said,) = project.summary()["integrity"]["messages"]

@@ -66,9 +66,7 @@ def test_gate_fails_on_a_break_and_exits_1(project: Project, mock: MockServer, n
     )
     result.assert_outcomes(passed=4, failed=2, warnings=3)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(
-        ["*AssertionError: *snapkv-0.20 breaks: control 1.000, treated 0.000*"]
-    )
+    result.stdout.fnmatch_lines(["*snapkv-0.20 breaks: control 1.000, treated 0.000*"])
 
 
 def test_measure_never_fails_on_a_verdict(project: Project, mock: MockServer) -> None:
