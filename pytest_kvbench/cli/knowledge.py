@@ -193,7 +193,9 @@ def insights(reports: tuple[Path, ...], data: Path | None, alpha: float, file: P
 @click.command()
 @click.argument("groups", nargs=-1, metavar="[GROUP]...")
 @_gathering
-@click.option("--parquet", type=click.Path(path_type=Path), help="The data set, there.")
+@click.option(
+    "--parquet", type=click.Path(path_type=Path), help="The data set, there, with a card."
+)
 @click.option("--csv", "csv", type=click.Path(path_type=Path), help="Its tables as CSV files.")
 @click.option("--inspect", type=click.Path(path_type=Path), help="Logs that Inspect reads.")
 @click.option("--artifacts", type=click.Path(path_type=Path), help="As kvbench targets has them.")
@@ -212,7 +214,12 @@ def export(
     if not any((parquet, csv, inspect, artifacts)):
         raise click.UsageError("say what: --parquet, --csv, --inspect or --artifacts DIR")
     if parquet:
-        click.echo(_gathered(reports, parquet).folder)
+        from pytest_kvbench.ops.aggregate import frame
+        from pytest_kvbench.ops.dataset_card import write_card
+
+        folder = _gathered(reports, parquet).folder
+        write_card(folder, set(frame(folder, "runs")["group"]))
+        click.echo(folder)
     if csv:
         from pytest_kvbench.ops.aggregate import frame
 

@@ -22,6 +22,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("aggregate", "catalog", "best", "effects", "insights", "posterior"),
             *("targets", "promote", "export"),
         ),
+        "Share": ("card", "reproduce", "leaderboard"),
         "Keep and tidy up": ("controls", "archive", "restore", "trust", "clean"),
     }
 )

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 FOLDER = "_aggregate"
 """Below the reports; no group can have a name that begins with an underscore."""
 
-STATE = "state.json"
+STATE = ".state.json"
+"""Hidden: `datasets` takes a folder with a state.json for one of its own."""
+_STATE_ONCE = "state.json"
 SCHEMA = 5
 _ADOPTED = 4
 _OLDER: Mapping[str, tuple[Any, int | bool]] = {
@@ -111,6 +113,8 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
         target.mkdir(parents=True, exist_ok=True)
     sweep(target, below=True)
     with locked(target / ".lock"):
+        with contextlib.suppress(FileNotFoundError):
+            (target / _STATE_ONCE).rename(target / STATE)
         states, total = _read_states(target)
         sources = {str(s.path.resolve()): s for folder in reports for s in _sources(folder)}
         stamps = {place: source.stamp for place, source in sources.items()}

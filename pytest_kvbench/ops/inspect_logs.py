@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_kvbench.files import replace_json
+from pytest_kvbench.files import replace_text
 from pytest_kvbench.observation import Outcome
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.stored_plan import observed
@@ -39,8 +40,13 @@ def export_inspect(prepared: Prepared, target: Path) -> list[Path]:
         stamp = re.sub(r"[:.]", "-", stored.run.started_at)
         slug = re.sub(r"[^A-Za-z0-9]+", "-", log["eval"]["task"]).strip("-")
         written.append(target / f"{stamp}_{slug}_{arm_id[:16]}.json")
-        replace_json(written[-1], log)
+        replace_text(written[-1], _ordered(log))
     return written
+
+
+def _ordered(log: dict[str, Any]) -> str:
+    """In the order of its keys: a reader of headers alone stops where the samples begin."""
+    return json.dumps(log, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _by_arm(
@@ -78,6 +84,7 @@ def _log(
             "config": {},
             "metadata": {"group": prepared.experiment.group, "fingerprint": arm.fingerprint},
         },
+        "plan": {"name": "kvbench", "steps": [], "config": {}},
         "results": {
             "total_samples": len(answered),
             "completed_samples": len(scores),

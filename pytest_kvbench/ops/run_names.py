@@ -41,7 +41,7 @@ class NamedRun:
                 "dtype": experiment.engine.dtype,
                 "fingerprint": self.control.fingerprint,
             },
-            "data": {name: _data(m) for name, m in sorted(self.prepared.manifests.items())},
+            "data": {name: data_of(m) for name, m in sorted(self.prepared.manifests.items())},
             "prompts": {"before": way["before"], "after": way["after"]},
             "sampling": {
                 **sampling,
@@ -76,7 +76,7 @@ class NamedRun:
         return run_id(self.arm.policy, self.config)
 
 
-def _data(manifest: TaskManifest) -> dict[str, Any]:
+def data_of(manifest: TaskManifest) -> dict[str, Any]:
     """What a task's examples are, by content."""
     entries = [
         [e.example.example_id, e.bin, e.prompt, e.max_tokens, e.tokens] for e in manifest.entries

@@ -27,7 +27,7 @@ from pytest_kvbench.rows import CellRow
 
 SCHEMA = 1
 _NAMED = 3
-_PAIR = re.compile(r"\[\n +([^\n\[{]+,)\n +([^\n]+)\n +\]")
+PAIR = re.compile(r"\[\n +([^\n\[{]+,)\n +([^\n]+)\n +\]")
 """A list of two, over four lines. Text has no line breaks of its own in JSON."""
 
 
@@ -89,6 +89,18 @@ class Side:
         """The content of a baseline's file, as JSON data."""
         cells = [cell.to_json() for cell in self.cells]
         return {**vars(self), "cells": cells, "schema": SCHEMA}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Side:
+        """Read back what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is something else.
+        """
+        if data["schema"] != SCHEMA:
+            raise ValueError("another schema")
+        known = {name: data[name] for name in data if name not in ("schema", "saved_at")}
+        return cls(**{**known, "cells": [Measured.from_json(cell) for cell in data["cells"]]})
 
 
 def pooled_key(key: CellKey) -> str:
@@ -188,7 +200,7 @@ def save_baseline(side: Side, reports: Path, name: str) -> Path:
         )
     path = baseline_file(reports, name, side.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, _PAIR.sub(r"[\1 \2]", readable_json(side.to_json())))
+    replace_text(path, PAIR.sub(r"[\1 \2]", readable_json(side.to_json())))
     return path
 
 
@@ -204,11 +216,7 @@ def load_baseline(path: Path) -> Side:
         UsageError: the file is no baseline.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("schema") != SCHEMA:
-            raise ValueError("another schema")
-        data.pop("saved_at", None)  # of older files
-        return Side(**{**data, "cells": [Measured.from_json(cell) for cell in data["cells"]]})
+        return Side.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path}: is no baseline: {error}", "make one: kvbench save NAME GROUP"

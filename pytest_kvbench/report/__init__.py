@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "append_step_summary",
     "append_to_step_summary",
+    "notebook_html",
     "step_summary",
     "terminal_lines",
     "write_report",
@@ -67,6 +68,20 @@ def write_report(
     replace_text(folder / "report.html", to_html(document, folder, page))
     replace_text(folder / "report.md", to_markdown(document))
     return folder / "report.md"
+
+
+def notebook_html(summary: Summary, room: Path) -> str:
+    """The verdicts and figures as a piece of HTML, for a notebook.
+
+    Args:
+        summary: as in summary.json.
+        room: an empty folder, for figures on their way.
+    """
+    from pytest_kvbench.report.context import displayed
+    from pytest_kvbench.report.markup import to_fragment
+
+    results = Results(summary)
+    return to_fragment(displayed(results, _draw(results, room, None, ())), room)
 
 
 def step_summary(summary: Summary) -> str:

@@ -122,6 +122,14 @@ def brief(results: Results) -> Document:
     return Document(_title(results), caveats.notice(results), (answer,))
 
 
+def displayed(results: Results, images: Sequence[Image]) -> Document:
+    """The headline verdicts of every measure, and the figures."""
+    sections = (replace(_figures(of), title=of.measure) for of in (results, *results.others))
+    figures = Section("Figures", list(images))
+    kept = tuple(s for s in (*sections, figures) if s.blocks)
+    return Document(_title(results), caveats.notice(results), kept)
+
+
 def _title(results: Results) -> str:
     return f"KV budget report: {results.group or 'unnamed'}"
 

@@ -120,6 +120,16 @@ def to_html(document: Document, folder: Path, page: AnswersPage | None = None) -
         page: the answers that one can go through in it, within `AnswersPage.most` characters.
     """
 
+    html = _rendered("report.html.j2", document, folder, browse=page)
+    return html if page is None else page.filled(html)
+
+
+def to_fragment(document: Document, folder: Path) -> str:
+    """A piece of HTML without style or script, for a page of others, as of a notebook."""
+    return _rendered("notebook.html.j2", document, folder)
+
+
+def _rendered(template: str, document: Document, folder: Path, **more: Any) -> str:
     def embed(path: str) -> str:
         return f"data:image/png;base64,{b64encode((folder / path).read_bytes()).decode()}"
 
@@ -128,9 +138,9 @@ def to_html(document: Document, folder: Path, page: AnswersPage | None = None) -
 
     filters = {"prose": html_prose, "printable": printable}
     environment = _environment(autoescape=True, finalize=None, filters=filters)
-    template = environment.get_template("report.html.j2")
-    html = template.render(document=document, embed=embed, width=width, browse=page)
-    return html if page is None else page.filled(html)
+    return environment.get_template(template).render(
+        document=document, embed=embed, width=width, **more
+    )
 
 
 def png_width(path: Path) -> int:

@@ -145,7 +145,7 @@ def found_as_in_the_tree(project: Path) -> None:
     left = [
         file
         for file in project.glob("reports/**/*")
-        if file.is_file() and "lock" not in file.name and file.name != "state.json"
+        if file.is_file() and "lock" not in file.name and file.name != ".state.json"
     ]
     assert not [file for file in left if not named & {file, *file.parents}]
 

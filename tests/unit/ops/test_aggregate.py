@@ -212,7 +212,7 @@ def test_what_an_older_version_gathered_is_taken_over(tmp_path):
     make_group(tmp_path, "here")
     gather(tmp_path)
     data = tmp_path / FOLDER
-    state = json.loads((data / "state.json").read_text())
+    state = json.loads((data / ".state.json").read_text())
     for place in state["sources"]:
         name = Source(Path(place)).name
         for table in COLUMNS:
@@ -221,7 +221,7 @@ def test_what_an_older_version_gathered_is_taken_over(tmp_path):
                 if file.stem != name:
                     file.unlink()
     state["schema"] = 4
-    (data / "state.json").write_text(json.dumps(state))
+    (data / ".state.json").write_text(json.dumps(state))
     shutil.rmtree(tmp_path / "gone")
     assert gather(tmp_path).rows == 240
     assert len(frame(data, "answers")) == 240
