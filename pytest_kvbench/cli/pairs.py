@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pytest_kvbench.rows import JudgedPairs
+    from pytest_kvbench.tasks.result_files import Choice, Scores
 
+_Arm = tuple[str, float]
 TEXTS = ("task", "policy", "example_id", "cluster", "variant", "measure")
 NUMBERS = ("bin", "budget", "control", "treated", "control_high", "treated_high")
 OPTIONAL = ("variant", "measure", "control_high", "treated_high")
@@ -57,20 +59,55 @@ def read_pairs(file: Path) -> pd.DataFrame:
 
 
 def joined(control: Path, treated: Path, metric: str, task: str) -> pd.DataFrame:
-    """The pairs of two sides' result files or folders, by example; says what only one side has.
+    """The pairs of two sides' results, by example; says what only one side has.
+
+    A side is a result file or a folder of them, or a group, baseline or card of ours: as control
+    its full cache, as treated each of its arms, or its full cache where it has no other.
 
     Raises:
         UsageError: a side has no scores, or they have no example in common.
     """
     import pandas as pd
 
-    from pytest_kvbench.tasks.result_files import Choice, pairs_of, read_scores
+    from pytest_kvbench.tasks.result_files import Choice, pairs_of
 
     choice = Choice(metric, task, given.tasks(control.parent, treated.parent))
-    before, after = read_scores(control, choice), read_scores(treated, choice)
-    rows = sorted(pairs_of(before, after), key=lambda row: (row["task"], row["example_id"]))
-    only = [len(side.by_example) - len(rows) for side in (before, after)]
-    if not rows:
+    (_, before), *_ = _arms(control, choice, treated=False)
+    rows: list[dict[str, object]] = []
+    for arm, after in _arms(treated, choice, treated=True):
+        pairs = sorted(pairs_of(before, after, *arm), key=lambda r: (r["task"], r["example_id"]))
+        _say_unpaired(control, before, treated, after, len(pairs))
+        rows += pairs
+    return pd.DataFrame(rows)
+
+
+def _arms(path: Path, choice: Choice, *, treated: bool) -> list[tuple[_Arm, Scores]]:
+    """Policy and budget with their scores; of a file neither is known."""
+    from pytest_kvbench.ops.baselines import side_at
+    from pytest_kvbench.records import FULL_CACHE, SCORE
+    from pytest_kvbench.tasks.result_files import TREATED, Scores, read_scores
+
+    side = side_at(path)
+    if side is None:
+        return [((TREATED, 0.5), read_scores(path, choice))]
+    found: dict[_Arm, Scores] = {}
+    for cell in side.cells:
+        if cell.key.measure == SCORE:
+            name = f"{cell.key.policy} {cell.key.variant}".strip()
+            scores = found.setdefault((name, cell.key.budget), Scores({}, {}))
+            for example, score in cell.scores.items():
+                scores.add((cell.key.task, example), score, cell.clusters[example])
+    full = [(arm, of) for arm, of in found.items() if arm[0].split()[0] == FULL_CACHE]
+    others = [(arm, of) for arm, of in found.items() if arm[0].split()[0] != FULL_CACHE]
+    chosen = [*others, *full][: len(others) or 1] if treated else full[:1]
+    if not chosen:
+        raise UsageError(f"{path}: has no scored answer of the full cache", "run it: kvbench run")
+    return chosen
+
+
+def _say_unpaired(control: Path, before: Scores, treated: Path, after: Scores, paired: int) -> None:
+    only = [len(side.by_example) - paired for side in (before, after)]
+    if not paired:
         raise UsageError(
             f"{control} and {treated} have no example in common",
             f"they hold {only[0]:,} and {only[1]:,} examples: are they of one task and version?",
@@ -78,13 +115,14 @@ def joined(control: Path, treated: Path, metric: str, task: str) -> pd.DataFrame
     if any(only):
         warnings.warn(
             f"{only[0]:,} examples of {control} and {only[1]:,} of {treated} have no counterpart",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return pd.DataFrame(rows)
 
 
 def side_lines(judged: JudgedPairs, margin: float) -> Iterator[str]:
-    """A line for each task: the verdict, the scores and the interval of their difference."""
+    """A line for each task and arm: the verdict, the scores and their difference's interval."""
+    from pytest_kvbench.tasks.result_files import TREATED
+
     for cell in judged["cells"]:
         if cell["bin"] == ALL_BINS and len(judged["cells"]) > 1:
             continue
@@ -95,7 +133,8 @@ def side_lines(judged: JudgedPairs, margin: float) -> Iterator[str]:
             if cell["delta"] is not None and cell["ci_low"] is not None
             else f"{cell['reason']}, "
         )
-        yield f"{cell['task']} {word}: {figures}n={cell['n']}, margin {margin:g}"
+        arm = "" if cell["policy"] == TREATED else f"{cell['policy']} {cell['budget']:g} "
+        yield f"{cell['task']} {arm}{word}: {figures}n={cell['n']}, margin {margin:g}"
         if needed := cell["needed"]:
             yield f"  about {needed:,} examples would decide"
 

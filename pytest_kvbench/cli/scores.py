@@ -56,8 +56,9 @@ def judge(
     Columns of the CSV: task, bin, policy, budget, example_id, cluster, control, treated; and, where
     wanted, variant, measure (score, overlap, same_top, prefix), control_high and treated_high (of
     scores known between bounds, the most). With --control and --treated: samples of lm-eval, logs
-    of Inspect (.eval, .json), kvpress's predictions.csv, or rows with a score; joined by example,
-    nothing is asked.
+    of Inspect (.eval, .json), kvpress's predictions.csv, rows with a score, or our own groups,
+    baselines and cards (the full cache of one, the arms of the other); joined by example, nothing
+    is asked.
     """
     from pytest_kvbench.analyse.judge import judge_pairs
     from pytest_kvbench.cli.pairs import joined, read_pairs, side_lines

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import baseline_folder
+from pytest_kvbench.ops.cards import Card
 from pytest_kvbench.pipeline.baseline import (
     Side,
     existing_folder,
@@ -51,6 +53,27 @@ def find_side(name: str, reports: Path, group: str | None = None) -> Side:
             f"name its file: {baseline_folder(reports, name)}/GROUP.json",
         )
     return load_baseline(chosen)
+
+
+def side_at(path: Path) -> Side | None:
+    """What is ours at a path: a group's folder, a baseline's file, a card; None for all else.
+
+    Raises:
+        UsageError: it is ours and cannot be read.
+    """
+    if path.is_dir():
+        return side_of(open_group(path)) if is_group(path) else None
+    if path.suffix != ".json":
+        return None
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # its reader says what is wrong with it
+    if not isinstance(data, dict):
+        return None
+    if "card" in data:
+        return Card.load(path).side
+    return load_baseline(path) if {"cells", "pooled"} <= data.keys() else None
 
 
 def _named(reports: Path, name: str) -> Path:

@@ -32,6 +32,9 @@ _WORDS: Mapping[str, float] = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 _OF_LM_EVAL = frozenset({"doc_id", "doc", "target", "arguments", "resps", "filtered_resps"})
 _IDS = ("example_id", "_id", "id", "doc_hash", "doc_id")
 
+TREATED = "treated"
+"""The policy of a file that names none."""
+
 Key = tuple[str, str]
 """Task and example."""
 
@@ -40,8 +43,12 @@ Key = tuple[str, str]
 class Scores:
     """Of one side: the score of each example, and the context that it shares with others."""
 
-    by_example: Mapping[Key, float]
-    contexts: Mapping[Key, str]
+    by_example: dict[Key, float]
+    contexts: dict[Key, str]
+
+    def add(self, key: Key, score: float, context: str) -> None:
+        """Take the score of one example."""
+        self.by_example[key], self.contexts[key] = score, context
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,20 @@ def read_scores(path: Path, choice: Choice) -> Scores:
 _KNOWN = "lm-eval's samples_*.jsonl, Inspect's .eval and .json, predictions.csv, .jsonl and .csv"
 
 
-def pairs_of(control: Scores, treated: Scores) -> Iterator[dict[str, object]]:
-    """A row for `judge_pairs` for each example that both sides have."""
+def pairs_of(
+    control: Scores, treated: Scores, policy: str = TREATED, budget: float = 0.5
+) -> Iterator[dict[str, object]]:
+    """A row for `judge_pairs` for each example that both sides have.
+
+    Where nothing is known of the policy and the budget, they decide nothing.
+    """
     for task, example in control.by_example.keys() & treated.by_example.keys():
         key = task, example
         yield {
             "task": task or "all",
             "bin": 0,
-            "policy": "treated",
-            "budget": 0.5,  # of which nothing is known: it decides nothing
+            "policy": policy,
+            "budget": budget,
             "example_id": example,
             "cluster": control.contexts[key],
             "control": control.by_example[key],

@@ -13,6 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pytest_kvbench.cli.stages import main
+from pytest_kvbench.ops.baselines import side_of
+from pytest_kvbench.ops.cards import card_of
+from pytest_kvbench.pipeline.baseline import save_baseline
+from tests.support.groups import make_group
 
 N = 60
 
@@ -204,3 +208,22 @@ def test_what_a_table_may_mean_is_asked() -> None:
     for mark, name in (("\t", "tabs"), (";", "semicolons")):
         done = judged_text(f"{COLUMNS},measure".replace(",", mark), measure="same_top")
         assert (done.exit_code, f"{name} stand between" in done.output) == (4, True), done.output
+
+
+def test_groups_baselines_and_cards_of_ours_are_sides_too(tmp_path: Path) -> None:
+    reports = tmp_path / "r"
+    control = make_group(reports, "control", kv={"policies": ["none"], "budgets": [1.0]})
+    make_group(reports, "other")
+    full = make_group(reports, "smaller", kv={"policies": ["none"], "budgets": [1.0]})
+    for options in (
+        (control.folder, reports / "other"),
+        (save_baseline(side_of(control), reports, "b"), reports / "other"),
+        (card_of(control).save(tmp_path), reports / "other"),
+    ):
+        told = judge("--control", options[0], "--treated", options[1]).output.splitlines()
+        arms = [line for line in told if line.startswith("jsonl:words.jsonl snapkv 0.")]
+        assert len(arms) == 2
+        assert any("snapkv 0.2 breaks: control 1.000, treated 0." in line for line in arms)
+    alone = judge("--control", control.folder, "--treated", full.folder).output
+    assert alone.startswith("jsonl:words.jsonl none 1 ")
+    assert "delta +0.000" in alone

@@ -85,7 +85,10 @@ def test_a_card_that_was_altered_or_is_none_is_refused_in_two_lines(tmp_path: Pa
         {**content, "replies": []},
     ]
     for number, other in enumerate(odd):
-        done = CliRunner().invoke(main, ["leaderboard", str(written(tmp_path, other))])
+        done = CliRunner().invoke(
+            main,
+            ["leaderboard", str(written(tmp_path, other)), "--to", str(tmp_path / "page.html")],
+        )
         assert done.exit_code == 4, (number, done.output, done.exception)
         assert len(done.stderr.splitlines()) == 2
 
