@@ -185,8 +185,8 @@ def answers_between(result: Comparison, base: Compared, now: Compared) -> Answer
 def _prompts(groups: Sequence[Prepared]) -> PromptOf:
     makers = [prompts_of(group) for group in groups]
 
-    def prompt(entry: ManifestEntry, variant: str) -> Prompt | None:
-        made = (maker(entry, variant) for maker in makers)
+    def prompt(entry: ManifestEntry, variant: str, policy: str) -> Prompt | None:
+        made = (maker(entry, variant, policy) for maker in makers)
         return next((sent for sent in made if sent is not None), None)
 
     return prompt

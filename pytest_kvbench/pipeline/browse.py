@@ -11,7 +11,7 @@ from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.stored_plan import observed
-from pytest_kvbench.records import FULL_CACHE, SCORE, Prompt
+from pytest_kvbench.records import SCORE, Prompt
 from pytest_kvbench.report.pages.group import of_group
 from pytest_kvbench.report.pages.packed import AnswersPage
 from pytest_kvbench.report.pages.records import Answers
@@ -40,8 +40,11 @@ def answers_of(prepared: Prepared, cells: Iterable[CellRow]) -> Answers:
     return of_group(prepared.manifests, graded, cells, prompts_of(prepared))
 
 
-def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str], Prompt | None]:
-    """What was sent for one of its examples; None where its task is not here as it was."""
+def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str, str], Prompt | None]:
+    """What was sent for one of its examples, by variant and policy.
+
+    None where its task is not here as it was.
+    """
     of_entry = {
         id(entry): manifest.task
         for manifest in prepared.manifests.values()
@@ -49,9 +52,9 @@ def prompts_of(prepared: Prepared) -> Callable[[ManifestEntry, str], Prompt | No
     }
     task = cache(lambda name: _task(prepared, name))
 
-    def prompt(entry: ManifestEntry, variant: str) -> Prompt | None:
+    def prompt(entry: ManifestEntry, variant: str, policy: str) -> Prompt | None:
         made = task(of_entry[id(entry)]) if id(entry) in of_entry else None
-        return None if made is None else _sent(prepared.experiment, made, entry, variant)
+        return None if made is None else _sent(prepared.experiment, made, entry, variant, policy)
 
     return prompt
 
@@ -66,8 +69,10 @@ def _task(prepared: Prepared, name: str) -> Task | None:
         return None
 
 
-def _sent(experiment: Experiment, task: Task, entry: ManifestEntry, variant: str) -> Prompt | None:
+def _sent(
+    experiment: Experiment, task: Task, entry: ManifestEntry, variant: str, policy: str
+) -> Prompt | None:
     try:
-        return plan.prompt_of(experiment, task, entry, variant, FULL_CACHE)
+        return plan.prompt_of(experiment, task, entry, variant, policy)
     except (KvbenchError, OSError, LookupError, ValueError):  # its data or its code are others
         return None

@@ -173,16 +173,20 @@ function browse(data) {
       i % 2 ? make("mark", { textContent: visible(piece) }) : visible(piece));
   }
 
-  function prompt(example, variant) {
-    const sent = example.prompts[variant] ?? Object.values(example.prompts)[0];
+  function prompt(example, arm) {
+    const bare = arm.policy === "withheld";
+    const name = bare ? `${arm.variant} withheld` : arm.variant;
+    const found = example.prompts[name];
+    const sent = typeof found === "string" ? example.prompts[found] : found;
     if (!sent) return make("p", { className: "note", textContent: "The prompt is not in this page." });
     const pieces = (of) => of.flatMap((piece, i) =>
       [...(i ? [make("i", { className: "left-out", textContent: " … left out … " })] : []), ...marked(piece, example.marks)]);
     const what = sent.sent ? "Prompt as sent" : "Context and question (the task is not here to make the prompt)";
     const whole = [...sent.head, ...sent.tail].reduce((n, piece) => n + piece.length, 0);
-    const size = `${sent.length.toLocaleString("en")} characters, ${example.tokens.toLocaleString("en")} tokens`
+    const size = `${sent.length.toLocaleString("en")} characters`
+      + (bare ? ", without the context" : `, ${example.tokens.toLocaleString("en")} tokens`)
       + (whole < sent.length ? `, ${whole.toLocaleString("en")} characters of it here` : "");
-    const depth = typeof example.depth === "number" ? `, needle at depth ${number(example.depth)}` : "";
+    const depth = !bare && typeof example.depth === "number" ? `, needle at depth ${number(example.depth)}` : "";
     const body = make("pre", { dir: "auto" }, ...pieces(sent.head));
     const folded = make("details", { className: "prompt" },
       make("summary", { textContent: `${what}: ${size}${depth}` }), body,
@@ -276,7 +280,7 @@ function browse(data) {
       make("h3", { id: "example-title", tabIndex: -1, textContent: visible(`${example.task}, bin ${example.bin}, example ${example.id}`) }),
       make("dl", {}, make("dt", { textContent: "Question" }), make("dd", {}, make("pre", { dir: "auto", textContent: visible(example.question) })),
         make("dt", { textContent: "Accepted" }), make("dd", {}, make("pre", { dir: "auto", textContent: visible(example.answers.join("\n")) }))),
-      prompt(example, pair.variant),
+      prompt(example, arms[now.arm]),
       make("div", { className: "cards" }, ...ordered.map((answer) =>
         card(answer, answer === was ? answer : leftOf(answer), answer === now))));
     const key = `${id} ${at}`;

@@ -12,6 +12,9 @@ from click.testing import CliRunner
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import assay, plan
+from pytest_kvbench.pipeline.browse import answers_of
+from pytest_kvbench.pipeline.group import open_group
+from pytest_kvbench.report.pages.packed import example
 from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
@@ -81,7 +84,7 @@ def test_it_is_no_best_and_no_effect(
 
 
 def test_the_context_withheld_on_the_controls_own_server(
-    project: Project, mock: MockServer
+    project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = mock.word_of
     mock.word_of = lambda prompt: right(prompt) if "text" in prompt else "nothing"
@@ -92,6 +95,10 @@ def test_the_context_withheld_on_the_controls_own_server(
     assert {policy for _, policy, _, _ in mock.asked} == {"none", "snapkv"}
     flags = [flag for row in project.summary()["cells"] for flag in row["flags"]]
     assert not any(flag.startswith("cut") for flag in flags)  # nothing was, but left away
+    monkeypatch.chdir(project.path)
+    prompts: Any = example(answers_of(open_group(Path("reports/g")), []), 0)["prompts"]
+    assert "text" in prompts[""]["head"][0]
+    assert prompts[" withheld"]["head"] == [""], "the page shows what that arm was sent"
 
 
 EXPERIMENT: dict[str, Any] = {

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_kvbench.records import FULL_CACHE, WITHHELD
 from pytest_kvbench.report.pages.marks import cut, marks_of
 from pytest_kvbench.report.pages.records import Answer, Answers, Pair
 from pytest_kvbench.selection import ManifestEntry
@@ -198,16 +199,23 @@ def example(found: Answers, place: int, most: int = WHOLE) -> dict[str, object]:
 
 def _prompts(
     found: Answers, entry: ManifestEntry, marks: Sequence[str], most: int
-) -> Iterator[tuple[str, dict[str, object]]]:
-    """By variant: the pieces before the question and those from it on, and how long it is."""
+) -> Iterator[tuple[str, dict[str, object] | str]]:
+    """By variant: the pieces before the question and those from it on, and how long it is.
+
+    Of the arm that is asked without the context, `VARIANT withheld`. One that is as another is its
+    name.
+    """
     met: dict[str, str] = {}
-    for variant in dict.fromkeys(arm.variant for arm in found.arms):
-        sent = found.prompt_of(entry, variant)
-        head = sent.head if sent else entry.example.context
+    for variant, bare in dict.fromkeys((arm.variant, arm.policy == WITHHELD) for arm in found.arms):
+        name = f"{variant} {WITHHELD}" if bare else variant
+        sent = found.prompt_of(entry, variant, WITHHELD if bare else FULL_CACHE)
+        head = sent.head if sent else "" if bare else entry.example.context
         tail = sent.tail if sent else entry.example.question
-        if met.setdefault(head + tail, variant) == variant:
-            parts = {"head": cut(head, marks, most), "tail": cut(tail, marks, most)}
-            yield variant, {**parts, "length": len(head) + len(tail), "sent": sent is not None}
+        if (first := met.setdefault(head + tail, name)) != name:
+            yield name, first
+            continue
+        parts = {"head": cut(head, marks, most), "tail": cut(tail, marks, most)}
+        yield name, {**parts, "length": len(head) + len(tail), "sent": sent is not None}
 
 
 def _answer(answer: Answer, most: int) -> list[object]:

@@ -52,11 +52,12 @@ class Answer(NamedTuple):
 Pair = tuple[int | None, int]
 """The places of two answers: what is compared with, None where it is lacking, and what is."""
 
-PromptOf = Callable[[ManifestEntry, str], Prompt | None]
-"""The prompt as sent for an example in a variant; None where its task cannot make it any more."""
+PromptOf = Callable[[ManifestEntry, str, str], Prompt | None]
+"""The prompt as sent for an example in a variant under a policy; None where its task cannot make it
+any more."""
 
 
-def _unknown(_: ManifestEntry, __: str) -> None:
+def _unknown(_: ManifestEntry, __: str, ___: str) -> None:
     """Nothing is known of what was sent."""
 
 

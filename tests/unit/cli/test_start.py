@@ -146,6 +146,7 @@ def test_every_command_is_in_a_section_of_the_help() -> None:
         "Measure",
         "Judge what is there",
         "Learn from many runs",
+        "Share",
         "Keep and tidy up",
     ]
     assert max(map(len, shown.splitlines())) <= 80

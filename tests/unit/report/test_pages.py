@@ -53,7 +53,7 @@ def made(replies, *, context="", tokens=10):
     examples = [("t", entry(n, context, tokens=tokens)) for n in range(len(replies))]
     return Answers(
         ("control", "treated"), examples, arms, answers, pairs,
-        prompt_of=lambda e, v: Prompt(e.example.context, e.example.question, 5),
+        prompt_of=lambda e, v, p: Prompt(e.example.context, e.example.question, 5),
     )  # fmt: skip
 
 
@@ -109,6 +109,22 @@ def test_a_needle_is_marked_and_a_cut_prompt_keeps_it():
     assert context.startswith(pieces[0])
     assert context.endswith(pieces[2])
     assert cut(context, marks, len(context)) == [context]
+
+
+def test_each_arm_shows_the_prompt_that_it_was_sent():
+    def sent(one, variant, policy):
+        context = "" if policy == "withheld" else one.example.context
+        return Prompt(context, one.example.question + ("!" * (variant == "loud")), 5)
+
+    arms = [Arm("none", 1.0), Arm("withheld", 1.0), Arm("none", 1.0, "loud"), Arm("none", 1.0, "b")]
+    answers = [Answer(0, place, 0, 1.0, Outcome(f"k{place}", 1.0, text="x")) for place in range(4)]
+    found = Answers(("a", "b"), [("t", entry(0))], arms, answers, [(0, 1)], prompt_of=sent)
+    (one,) = unpacked(packed(found, ROOM))["examples"]
+    prompts = one["prompts"]
+    assert prompts[""]["head"] == ["text 0"]
+    assert prompts[" withheld"]["head"] == [""]
+    assert prompts["loud"]["tail"] == ["question 0!"]
+    assert prompts["b"] == "", "it is as that of the first variant"
 
 
 def test_what_stands_everywhere_is_no_evidence():
