@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import select
@@ -10,9 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
+
+# psutil is loaded late: a run that starts no process looks at none.
 
 _EVERY_S = 0.2
 _GRACE_S = 3.0  # less than `engines.launch` waits before it kills who ends others
@@ -21,11 +26,25 @@ _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", r
 
 def end_with(pid: int) -> None:
     """End this process, at once, when the process `pid`, as it is now, is gone."""
+    import psutil
+
     try:
         watched = psutil.Process(pid)
     except psutil.NoSuchProcess:
         os._exit(1)
     threading.Thread(target=_outlive, args=(watched,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """A block that makes much and drops nothing, as imports do: no search for cycles in it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def run_ours(module: str, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
@@ -42,6 +61,8 @@ def run_ours(module: str, *arguments: str, timeout_s: float) -> subprocess.Compl
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether it runs; `is_running` tells a new process of the same pid from it."""
+    import psutil
+
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -81,6 +102,8 @@ def _waiter(
 
 def end_tree(pid: int) -> None:
     """End a process and all that it started: first asked, then killed."""
+    import psutil
+
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         tree = [*root.children(recursive=True), root]

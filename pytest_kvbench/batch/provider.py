@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import tenacity
 
 from pytest_kvbench.batch.files import clipped, part_of
@@ -22,6 +21,7 @@ from pytest_kvbench.engines.keys import decoded, masked
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import writing
 from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.lean import httpx
 from pytest_kvbench.wire.network import client_of
 
 _PAGE = 100

@@ -1,5 +1,5 @@
 """`python -m pytest_kvbench.cli`."""
 
-from pytest_kvbench.cli.stages import main
+from pytest_kvbench.cli import main
 
 main()

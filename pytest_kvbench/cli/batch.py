@@ -185,7 +185,7 @@ def _stage_waits(declared: Declared, reports: Path) -> bool:
 
 
 def _prepared(declared: Declared, reports: Path) -> Prepared:
-    from pytest_kvbench.pipeline.conclude import broken_before
+    from pytest_kvbench.pipeline.before import broken_before
     from pytest_kvbench.pipeline.group import source_of
     from pytest_kvbench.pipeline.prepare import prepare
 

@@ -75,6 +75,3 @@ def leaderboard(files: tuple[Path, ...], to: Path) -> None:
 
     replace_text(to, page([Card.load(file) for file in files]))
     click.echo(to)
-
-
-COMMANDS: tuple[click.Command, ...] = (card, reproduce, leaderboard)

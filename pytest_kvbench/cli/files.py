@@ -42,6 +42,3 @@ def resolve(file: Path, sets: tuple[str, ...]) -> None:
         executor = declared.experiment.executor.model_dump(mode="json")  # of this run, not stored
         merged = {**declared.experiment.snapshot(), "executor": executor}
         click.echo(yaml.safe_dump(merged, sort_keys=False), nl=False)
-
-
-COMMANDS: tuple[click.Command, ...] = (validate, resolve)

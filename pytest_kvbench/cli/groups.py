@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pytest_kvbench.cli import options, reasons, view
+from pytest_kvbench.cli import options, reasons
 
 
 @click.command()
@@ -91,6 +91,3 @@ def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
 def _echo_lines(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line)
-
-
-COMMANDS: tuple[click.Command, ...] = (compare, save, view.view)

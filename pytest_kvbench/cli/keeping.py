@@ -224,6 +224,3 @@ def clean(
         else:
             verb = "would be removed" if dry_run else "removed"
             click.echo(f"{group}: {verb}, {done.bytes:,} bytes; {done.archive} holds it")
-
-
-COMMANDS: tuple[click.Command, ...] = (controls, archive, restore, trust, clean)

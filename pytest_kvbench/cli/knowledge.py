@@ -282,6 +282,3 @@ def _csv(rows: pd.DataFrame, file: Path | None) -> None:
 def _echo_lines(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line)
-
-
-COMMANDS: tuple[click.Command, ...] = (aggregate, catalog, best, effects, insights, export)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
@@ -28,20 +29,53 @@ SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The commands by what one wants to do, in the order in which one comes to it."""
 
+_MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "batch": ("batch",),
+        "cards": ("card", "reproduce", "leaderboard"),
+        "files": ("validate", "resolve"),
+        "groups": ("compare", "save"),
+        "keeping": ("controls", "archive", "restore", "trust", "clean"),
+        "knowledge": ("aggregate", "catalog", "best", "effects", "insights", "export"),
+        "policies": ("policies",),
+        "posterior": ("posterior",),
+        "power": ("power",),
+        "scores": ("judge", "score-file", "inspect"),
+        "serve": ("serve",),
+        "start": ("init",),
+        "targets": ("targets", "promote"),
+        "view": ("view",),
+        "waiting": ("wait",),
+    }
+)
+_HOME = MappingProxyType({name: module for module, names in _MODULES.items() for name in names})
+"""The commands that are not stages, each with its module: one command loads no other's."""
+
 
 class Root(click.Group):
     """Errors meant for people end as two lines and an exit code, never as a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted, loaded or not."""
+        return sorted({*self.commands, *_HOME})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, loaded when it is first asked for."""
+        if cmd_name in _HOME and cmd_name not in self.commands:
+            module = import_module(f"pytest_kvbench.cli.{_HOME[cmd_name]}")
+            self.add_command(getattr(module, cmd_name.replace("-", "_")))
+        return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands in their sections; one that is in none comes last."""
         placed = {name for names in SECTIONS.values() for name in names}
         others = tuple(name for name in self.list_commands(ctx) if name not in placed)
-        width = formatter.width - 6 - max(map(len, self.commands))
+        width = formatter.width - 6 - max(map(len, self.list_commands(ctx)))
         for title, names in {**SECTIONS, "More": others}.items():
             rows = [
-                (name, self.commands[name].get_short_help_str(width))
+                (name, command.get_short_help_str(width))
                 for name in names
-                if name in self.commands
+                if (command := self.get_command(ctx, name)) is not None
             ]
             if rows:
                 with formatter.section(title):

@@ -151,6 +151,3 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
         index=index,
     ):
         click.echo(line)
-
-
-COMMANDS: tuple[click.Command, ...] = (judge, score_file, inspect)

@@ -22,26 +22,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from pytest_kvbench.cli import (
-    batch,
-    cards,
-    files,
-    given,
-    groups,
-    keeping,
-    knowledge,
-    options,
-    policies,
-    posterior,
-    power,
-    reasons,
-    scores,
-    serve,
-    start,
-    steps,
-    targets,
-    waiting,
-)
+from pytest_kvbench.cli import given, options, reasons, steps
 from pytest_kvbench.cli.root import Root
 from pytest_kvbench.errors import (
     UsageError,
@@ -162,11 +143,3 @@ def all_stages(
     with steps.serving(site) as present:
         for declared in every:
             steps.take_all(declared, site, present)
-
-
-for room in (start, files, keeping, groups, knowledge, cards, scores, targets):
-    for subcommand in room.COMMANDS:
-        main.add_command(subcommand)
-for subcommand in (power.power, posterior.posterior, batch.batch, waiting.wait, serve.serve):
-    main.add_command(subcommand)
-main.add_command(policies.policies)

@@ -47,5 +47,4 @@ def init(urls: tuple[str, ...], model: str, budget: float, folder: Path) -> None
     click.echo(f"next: pytest {test} --kvbench-report")
 
 
-COMMANDS: tuple[click.Command, ...] = (init,)
 """What this module adds to `kvbench`."""

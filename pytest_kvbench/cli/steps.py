@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_kvbench.cli import batch, given, reasons
+from pytest_kvbench.cli import given, reasons
 from pytest_kvbench.cli.lost import Lost, lost_of
 from pytest_kvbench.errors import InfrastructureError, KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.gate import Gate
@@ -64,13 +64,13 @@ def answered(declared: Declared, site: Site, present: contextlib.ExitStack) -> P
 
 def prepared_for(declared: Declared, site: Site, present: contextlib.ExitStack) -> Prepared:
     """An experiment with its examples chosen; until the block ends, others see it at work."""
-    from pytest_kvbench.pipeline import conclude
     from pytest_kvbench.pipeline import prepare as prepare_stage
+    from pytest_kvbench.pipeline.before import broken_before
     from pytest_kvbench.pipeline.group import check_engine
     from pytest_kvbench.store.presence import Presence
 
     check_engine(declared.experiment, site)
-    prepared = prepare_stage.prepare(declared, site, conclude.broken_before(declared, site))
+    prepared = prepare_stage.prepare(declared, site, broken_before(declared, site))
     present.callback(Presence(prepared.folder).close)  # its next stage may be waited for
     return prepared
 
@@ -88,6 +88,8 @@ def ask(prepared: Prepared, site: Site) -> Lost:
     from pytest_kvbench.store.store import Store
 
     if prepared.experiment.engine.mode == "batch":
+        from pytest_kvbench.cli import batch
+
         return batch.pick_up_and_hand_over(prepared)
     warn_of_open(prepared.folder)
     with counting(len(prepared.requests())) as settled:

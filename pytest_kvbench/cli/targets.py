@@ -142,6 +142,3 @@ def _submitting(executor: ExecutorSettings, root: Path) -> Iterator[Submit]:
         yield flow.call
     finally:
         flow.close()
-
-
-COMMANDS: tuple[click.Command, ...] = (targets, promote)

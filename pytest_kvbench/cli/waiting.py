@@ -144,7 +144,9 @@ def _do(ctx: click.Context, then: Sequence[str], there: Sequence[Target], report
             ctx.invoke(knowledge.aggregate, reports=(reports,))
             continue
         for group in groups:
-            ctx.invoke(commands.commands[stage], group_or_yaml=group, reports=reports)
+            command = commands.get_command(ctx, stage)
+            assert command is not None  # noqa: S101 -- one of _NEEDS
+            ctx.invoke(command, group_or_yaml=group, reports=reports)
 
 
 # -- how far it is -------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from pytest_kvbench.engines.keys import without_keys
@@ -105,6 +104,8 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
 
 def _end(pid_files: Iterable[Path]) -> None:
+    import psutil
+
     processes = []
     for pid_file in pid_files:
         with contextlib.suppress(psutil.NoSuchProcess, ValueError, FileNotFoundError):
@@ -163,6 +164,8 @@ def _living(pid_file: Path) -> int | None:
 
 
 def _runs(pid: int) -> bool:
+    import psutil  # late: a run against a server that is there starts none
+
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from pytest_kvbench.engines.completion import error_message
 from pytest_kvbench.engines.keys import decoded, masked
 from pytest_kvbench.engines.loading import LOOK_S, UNAVAILABLE, is_loading
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.lean import httpx
 from pytest_kvbench.wire.network import client_of
 
 _PROBE_S = 60.0

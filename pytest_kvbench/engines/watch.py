@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.processes import end_tree, is_alive
 
@@ -54,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _attend(server: subprocess.Popen[bytes], port: int, options: argparse.Namespace) -> int:
+    import psutil
+
     watched, announced = psutil.Process(options.watch_pid), False
     while is_alive(watched):
         status = server.poll()

@@ -39,7 +39,7 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 class Section(BaseModel):
     """A frozen part of an experiment that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

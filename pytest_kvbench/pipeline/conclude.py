@@ -11,22 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.distances import Moved
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
-from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.hints import command
 from pytest_kvbench.observation import Observations, failures_of
-from pytest_kvbench.pipeline import asked_again, plan
+from pytest_kvbench.pipeline import asked_again
 from pytest_kvbench.pipeline.drawn import drawn_of
-from pytest_kvbench.pipeline.group import Prepared, Site, open_group
+from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import Judge, judge
 from pytest_kvbench.pipeline.observe import missing_cells, observations
 from pytest_kvbench.pipeline.provenance import controls_used, inputs_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Request, VerdictWord, digest
+from pytest_kvbench.records import Cell, Request, digest
 from pytest_kvbench.rows import Summary
 from pytest_kvbench.store.store import Store
 
@@ -267,41 +265,6 @@ def summary_of(prepared: Prepared) -> Summary | None:
         return summary if _is_sealed(summary) else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def broken_before(
-    declared: Declared, site: Site, judge_with: Judge | None = None
-) -> dict[str, tuple[str, ...]]:
-    """What broke in the experiment that this one comes `after`; nothing where it follows none.
-
-    Raises:
-        MissingPrerequisiteError: that one was not run.
-    """
-    before = declared.experiment.after
-    if before is None:
-        return {}
-    return broken_arms(open_group(site.reports / before, site.tasks), judge_with)
-
-
-def broken_arms(prepared: Prepared, judge_with: Judge | None = None) -> dict[str, tuple[str, ...]]:
-    """By task: the arms that broke over all bins, in every variant.
-
-    Raises:
-        MissingPrerequisiteError: nothing was answered there.
-    """
-    score_plan(prepared)
-    cells = [c for c in analyse(prepared, judge_with).summary["cells"] if c["verdict"]]
-    pooled = [cell for cell in cells if cell["bin"] == ALL_BINS] or cells
-    verdicts: dict[tuple[str, str], set[VerdictWord | None]] = {}
-    for cell in pooled:
-        arm = (cell["task"], plan.arm_name(cell["policy"], cell["budget"]))
-        verdicts.setdefault(arm, set()).add(cell["verdict_holm"])
-    broken = [arm for arm, words in verdicts.items() if words == {"breaks"}]
-    return {
-        task: tuple(name for of, name in broken if of == task)
-        for task in prepared.experiment.tasks
-        if any(of == task for of, _ in broken)
-    }
 
 
 def report(

@@ -26,4 +26,5 @@ def compared_with(store: Store, requests: Sequence[Request]) -> list[Request]:
 
 def give(store: Store, entry: ControlEntry, controls: Sequence[Request]) -> None:
     """Add a group's answers of its control to the shared entry."""
-    entry.add(list(store.answers([request.key for request in controls]).values()))
+    lacking = [request.key for request in controls if request.key not in entry.answers]
+    entry.add(list(store.answers(lacking).values()))

@@ -154,9 +154,9 @@ class Pool:
 
     async def _complete(self, requests: Sequence[Request], entry: ControlEntry | None) -> Tally:
         """Ask what is still missing: another run may have asked it while we waited."""
-        self._store.save_requests(requests)
         stored = self._store.answered([r.key for r in requests])
         missing = [r for r in requests if r.key not in stored]
+        self._store.save_requests(missing)
         shares = entry is not None and self._takes_over
         reused = take_over(self._store, entry, missing) if entry and shares else set()
         left = [r for r in missing if r.key not in reused]

@@ -53,7 +53,7 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
     Args:
         declared: the experiment.
         site: where the run takes place, and which it is.
-        dropped: what broke in the experiment before, as `conclude.broken_before` finds it.
+        dropped: what broke in the experiment before, as `before.broken_before` finds it.
 
     Raises:
         GuardError: the group was made by a different experiment.

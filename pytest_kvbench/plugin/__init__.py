@@ -32,6 +32,7 @@ from pytest_kvbench.files import is_unconfirmed
 from pytest_kvbench.hints import command
 from pytest_kvbench.plugin.options import MARK, add_options, begin
 from pytest_kvbench.plugin.settings import add_settings, take_settings
+from pytest_kvbench.processes import without_collector
 
 if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
@@ -146,10 +147,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker(MARK)
     if mark is None:
         return
-    from pytest_kvbench.plugin.collection import generate
+    with without_collector():
+        from pytest_kvbench.plugin.collection import generate
 
-    _runtime(metafunc.config)
-    generate(metafunc, mark)
+        _runtime(metafunc.config)
+        generate(metafunc, mark)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -28,7 +28,7 @@ from pytest_kvbench.observation import failures_of, highs_of, weakest
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
-from pytest_kvbench.pipeline.conclude import broken_before
+from pytest_kvbench.pipeline.before import broken_before
 from pytest_kvbench.pipeline.driver import drivers
 from pytest_kvbench.pipeline.generate import Messages, generate
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root

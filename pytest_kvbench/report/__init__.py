@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.files import replace_text
-from pytest_kvbench.report.blocks import Image
-from pytest_kvbench.report.results import Results
-from pytest_kvbench.report.terminal import terminal_lines
 from pytest_kvbench.rows import Summary
 
 if TYPE_CHECKING:
+    from pytest_kvbench.report.blocks import Image
     from pytest_kvbench.report.pages.packed import AnswersPage
     from pytest_kvbench.report.pages.records import Answers
+    from pytest_kvbench.report.results import Results
 
 __all__ = [
     "append_step_summary",
@@ -36,7 +35,15 @@ __all__ = [
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
-# Imports inside: a session that writes no report loads neither jinja2 nor matplotlib.
+# Imports inside: a session that writes no report loads neither jinja2 nor matplotlib, and one that
+# shows no verdict nothing of all this.
+
+
+def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ()) -> list[str]:
+    """See `terminal.terminal_lines`."""
+    from pytest_kvbench.report import terminal
+
+    return terminal.terminal_lines(summary, width, paths=paths)
 
 
 def write_report(
@@ -61,6 +68,7 @@ def write_report(
     """
     from pytest_kvbench.report.context import build
     from pytest_kvbench.report.markup import to_html, to_markdown
+    from pytest_kvbench.report.results import Results
 
     results = Results(summary)
     found = page.found if page else None
@@ -88,6 +96,7 @@ def step_summary(summary: Summary) -> str:
     """The answer alone as Markdown, for a CI job's summary page (`GITHUB_STEP_SUMMARY`)."""
     from pytest_kvbench.report.context import brief
     from pytest_kvbench.report.markup import to_markdown
+    from pytest_kvbench.report.results import Results
 
     return to_markdown(brief(Results(summary)))
 

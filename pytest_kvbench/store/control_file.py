@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.files import replace_bytes, writing
-from pytest_kvbench.records import Answer, canonical, digest
+from pytest_kvbench.records import Answer, Telemetry, canonical, digest
 
 FILE = "control.jsonl"
 
@@ -32,6 +32,29 @@ def _plain(answer: Answer) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if value is not None}
 
 
+class Answers(Mapping[str, Answer]):
+    """The answers of lines, by the key of their request: each is made when it is taken."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, bytes] = {}
+
+    def __getitem__(self, key: str) -> Answer:
+        return Answer.from_json(json.loads(self._lines[key])["answer"])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def note(self, key: str, line: bytes) -> None:
+        """Add the line of an answer; the first of a key stays."""
+        self._lines.setdefault(key, line)
+
+
 @dataclass(frozen=True)
 class Content:
     """What a file holds that can be trusted.
@@ -41,7 +64,7 @@ class Content:
     left by a death in mid-write. `bytes` and `sha256` are of the file as it is.
     """
 
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)
     lines: tuple[bytes, ...] = ()
     damaged: int = 0
     torn: bool = False
@@ -54,8 +77,13 @@ class Content:
         return not self.damaged and not self.torn
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path, registered: str = "") -> Content:
     """Read and verify a file; one that is missing has no content.
+
+    Args:
+        path: the file.
+        registered: its sha256 as whoever completed it noted it; where it is that, no line can be
+            another than it was, and none is verified by itself.
 
     Raises:
         StoreError: it is there and cannot be read.
@@ -69,19 +97,15 @@ def read_content(path: Path) -> Content:
             f"{path}: cannot be read: {error.strerror}", "make it readable, or remove it"
         ) from error
     *whole, rest = data.split(b"\n")
-    bodies = [(line + b"\n", _verified(line)) for line in whole]
-    answers: dict[str, Answer] = {}
-    for _, body in bodies:
-        if body is not None and (answer := _answer(body)) is not None:
-            answers.setdefault(answer.key, answer)
-    return Content(
-        answers=answers,
-        lines=tuple(line for line, body in bodies if body is not None),
-        damaged=sum(body is None for _, body in bodies),
-        torn=bool(rest),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    body_of = _body if sha256 == registered else _verified
+    answers, lines = Answers(), list[bytes]()
+    for line in whole:
+        if (body := body_of(line)) is not None:
+            lines.append(line + b"\n")
+            if _is_readable(body):
+                answers.note(body["key"], lines[-1])
+    return Content(answers, tuple(lines), len(whole) - len(lines), bool(rest), len(data), sha256)
 
 
 def _verified(line: bytes) -> dict[str, Any] | None:
@@ -93,19 +117,46 @@ def _verified(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _answer(body: dict[str, Any]) -> Answer | None:
+def _body(line: bytes) -> dict[str, Any] | None:
     try:
-        return Answer.from_json(body)
+        body = json.loads(line)["answer"]
+        return body if isinstance(body, dict) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+_FIELDS = frozenset(Answer.__dataclass_fields__)
+_COSTS = frozenset(Telemetry.__dataclass_fields__)
+_TEXTS = ("key", "text", "finish_reason")
+
+
+def _is_readable(body: dict[str, Any]) -> bool:
+    """Whether it is an answer of this version; another's is not ours to use, nor to remove."""
+    costs = body.get("telemetry")
+    if not isinstance(costs, dict) or "latency_s" not in costs:
+        return False
+    has_texts = all(isinstance(body.get(name), str) for name in _TEXTS)
+    if not (has_texts and body.keys() <= _FIELDS and costs.keys() <= _COSTS):
+        return False
+    return "divergence" not in body and isinstance(body.get("reasoning", ""), str) or _is_whole(body)
+
+
+def _is_whole(body: dict[str, Any]) -> bool:
+    try:
+        return Answer.from_json(body).key == body["key"]
     except (TypeError, KeyError, AttributeError, ValueError):
-        return None  # written by another version: not ours to use, nor to remove
+        return False
 
 
 class ControlFile:
-    """A file held by this process alone, read once and then followed as it grows."""
+    """A file held by this process alone, read once and then followed as it grows.
 
-    def __init__(self, path: Path) -> None:
+    `registered`: see `read_content`.
+    """
+
+    def __init__(self, path: Path, registered: str = "") -> None:
         self.path = path
-        self.content = read_content(path)
+        self.content = read_content(path, registered)
         self.answers = self.content.answers
         self._lines = [*self.content.lines]
         self._bytes = self.content.bytes
@@ -140,7 +191,8 @@ class ControlFile:
                 if untouched:
                     file.write(b"".join(lines))
         self._lines += lines
-        self.answers.update((answer.key, answer) for answer in new)
+        for answer, line in zip(new, lines, strict=True):
+            self.answers.note(answer.key, line)
         if untouched:
             self._hash.update(b"".join(lines))
             self._bytes += sum(map(len, lines))

@@ -51,7 +51,8 @@ class ControlEntry:
         self._registry = registry
         self._model = model_of(registry.root / name)
         registered = registry.entries().get(name)
-        self._file = ControlFile(registry.root / name / FILE)
+        sha256 = registered.sha256 if registered and registered.state == "completed" else ""
+        self._file = ControlFile(registry.root / name / FILE, sha256)
         problem = _problem(registered, self._file.content)
         if problem:
             warnings.warn(f"shared control {name}: {problem}", stacklevel=2)

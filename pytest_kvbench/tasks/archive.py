@@ -116,7 +116,7 @@ def fetch_pinned(url: str, sha256: str, target: Path) -> bytes:
         return target.read_bytes()
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         raise OSError(f"{url}: HF_HUB_OFFLINE is set")
-    import httpx
+    from pytest_kvbench.wire.lean import httpx
 
     try:
         data = httpx.get(url, follow_redirects=True, timeout=30).raise_for_status().content

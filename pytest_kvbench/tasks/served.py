@@ -19,8 +19,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import httpx
-
 from pytest_kvbench.errors import EngineError, RefusedError
 from pytest_kvbench.tasks.archive import cache_folder
 from pytest_kvbench.tasks.counted import Counted
@@ -29,6 +27,7 @@ from pytest_kvbench.tasks.pieces import spans
 from pytest_kvbench.tasks.together import Progress, Say, say_nothing, together
 from pytest_kvbench.tasks.tokenizers import Approximate, batches
 from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.lean import httpx
 from pytest_kvbench.wire.network import client_of
 
 T = TypeVar("T")

@@ -70,7 +70,7 @@ def fetch(
         TooLargeError: the body has more than `limit` bytes; the connection is closed.
         httpx.HTTPError: as `client.request`.
     """
-    import httpx  # brings a command line of its own: 15 MB that no worker needs
+    from pytest_kvbench.wire.lean import httpx  # late: megabytes that no worker needs
 
     with opened(client, method, url, **content) as response:
         body = beginning(response, ERROR if response.is_error else limit)
@@ -89,7 +89,7 @@ def opened(client: httpx.Client, method: str, url: str, **content: Any) -> Itera
     Raises:
         httpx.HTTPError: as `client.stream`.
     """
-    import httpx
+    from pytest_kvbench.wire.lean import httpx
 
     request = client.build_request(method, url, headers=_PLAIN, **content)
     for _ in range(client.max_redirects + 1):
@@ -108,7 +108,7 @@ def plain(response: httpx.Response) -> Iterator[bytes]:
     Raises:
         httpx.DecodingError: it is compressed all the same: nobody knows how large a piece becomes.
     """
-    import httpx
+    from pytest_kvbench.wire.lean import httpx
 
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() not in ("", "identity"):

@@ -52,7 +52,7 @@ def certificates(url: str) -> ssl.SSLContext | bool:
     """httpx's: those of SSL_CERT_FILE, or its own on a bare system; none where none are needed."""
     if not url.startswith("https:"):
         return True
-    import httpx  # 15 MB that a worker beside its own server does not need
+    from pytest_kvbench.wire.lean import httpx  # late: a worker beside its own server needs none
 
     return httpx.create_ssl_context()
 
@@ -97,7 +97,7 @@ def client_of(
     Raises:
         EngineError: see `proxy_to`; by its requests, see `redirected`.
     """
-    import httpx
+    from pytest_kvbench.wire.lean import httpx
 
     # Loading certificates takes 20 ms, which plain HTTP has no use for.
     certified = certificates(url) if url.startswith("https:") else False

@@ -76,8 +76,7 @@ def _reference(request: Request) -> list[Any] | None:
 
 
 def _fingerprint(probe: Probe) -> dict[str, str]:
-    import httpx  # brings a command line of its own: 15 MB that no worker needs
-
+    from pytest_kvbench.wire.lean import httpx  # late: megabytes that no worker needs
     from pytest_kvbench.wire.network import client_of
 
     url, model = probe.base_url.rstrip("/") + "/models", probe.settings.model
