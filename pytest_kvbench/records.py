@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
+from pytest_kvbench.canonical import canonical as canonical
+from pytest_kvbench.canonical import digest as digest
 from pytest_kvbench.divergence.records import Divergence
 from pytest_kvbench.wire import sound
 from pytest_kvbench.wire.conversation import NO_TURNS, Conversation
@@ -37,18 +39,6 @@ SHOWN: Final = (PROVEN, SIMULATED)
 """Of what is kept: measured, whether or not bytes were freed."""
 
 _REASON = 100  # characters of a finish reason
-
-
-def canonical(value: Any) -> bytes:
-    """JSON of `value` as bytes: sorted keys, no blanks, UTF-8, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
-
-
-def digest(value: Any) -> str:
-    """The sha256 hex digest of `canonical(value)`."""
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -217,6 +207,7 @@ class Request:
 
     `prompt_id` is that of the example's manifest: what the task alone would send, which the arm's
     template and `prompt.max_tokens` make what is sent. Where it is "" the prompt names itself.
+    A request of a plan has no text before it is `sent`.
     `reference`: the key of the full cache's request whose reply distributions are compared on,
     `against` that reply, where it is here.
     """
@@ -242,6 +233,12 @@ class Request:
         """What is sent, apart from sampling: equal for requests that can share a prefill."""
         named = self.prompt_id or self.prompt.content_id
         return named, self.prompt.max_tokens, self.arm.template_version
+
+    def sent(self, prompt: Prompt) -> Request:
+        """The same with its prompt. The key, which names it already, is not hashed again."""
+        asked = dataclasses.replace(self, prompt=prompt)
+        asked.__dict__["key"] = self.key
+        return asked
 
     @cached_property
     def key(self) -> str:

@@ -1,7 +1,6 @@
 """Where a group's batches are handed over and picked up, by one process at a time.
 
-Every step may be the last one of a killed run: each is noted once it is done, and looked up at the
-server before it is done again.
+Every step may be a killed run's last: each is noted once done, and looked up before it is redone.
 """
 
 from __future__ import annotations
@@ -146,7 +145,8 @@ class Desk:
                 if error := driver.control_error(self.store):
                     errors.append(error)
                 for request in missing(driver, self.store, taken, self._refused):
-                    files.add(*writer.line(*compared_with(self.store, [request])))
+                    (told,) = compared_with(self.store, [self._prepared.sent(request)])
+                    files.add(*writer.line(told))
                     count += 1
         return Submitted(count, tuple(errors))
 

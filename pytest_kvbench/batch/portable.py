@@ -45,7 +45,7 @@ def export(prepared: Prepared, folder: Path, limits: Limits = OPENAI) -> list[Wr
             for driver in drivers(prepared):
                 share_control(driver, open_desk.store, open_desk.controls)
                 for request in missing(driver, open_desk.store, taken):
-                    splitter.add(*writer.line(request))
+                    splitter.add(*writer.line(prepared.sent(request)))
     return files
 
 

@@ -55,7 +55,7 @@ _HOME = MappingProxyType({name: module for module, names in _MODULES.items() for
 class Root(click.Group):
     """Errors meant for people end as two lines and an exit code, never as a traceback."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
         """The names of all commands, sorted, loaded or not."""
         return sorted({*self.commands, *_HOME})
 

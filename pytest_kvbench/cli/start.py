@@ -45,6 +45,3 @@ def init(urls: tuple[str, ...], model: str, budget: float, folder: Path) -> None
         click.echo(f"{file}" if is_new else f"{file}: is there, left as it is")
     test = folder / starting.FILES["test"]
     click.echo(f"next: pytest {test} --kvbench-report")
-
-
-"""What this module adds to `kvbench`."""

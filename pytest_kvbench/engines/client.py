@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 
 from pytest_kvbench.engines.base import Reply, RequestFailedError, bearer
+from pytest_kvbench.engines.body import as_json
 from pytest_kvbench.engines.breaker import Breaker
 from pytest_kvbench.engines.completion import (
     PASSING,
@@ -43,6 +44,7 @@ from pytest_kvbench.wire.bounded import TooLargeError
 from pytest_kvbench.wire.network import HOPS, RedirectError, certificates, proxy_to, redirected
 
 _STREAM = "text/event-stream"
+_JSON = {"Content-Type": "application/json"}
 _AT_ONCE = 2**20  # bytes of a reply that wait to be read
 
 
@@ -132,7 +134,7 @@ class Http:
         async with self._places, watched:  # before the deadline starts: waiting is not the server's
             waited_s = 0.0 if self._pace is None else await self._pace.wait(body)
             reply = await self._once_loaded(wanted)
-            return replace(reply, waited_s=reply.waited_s + waited_s)
+            return replace(reply, waited_s=reply.waited_s + waited_s) if waited_s else reply
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -155,12 +157,18 @@ class Http:
                 return reply
 
     async def _tried(self, wanted: _Wanted) -> Reply:
-        attempts, whole_s = 0, deadline_s(self._timeout_s, self._retries)
-        limited = Limited()
+        attempts, whole_s = 1, deadline_s(self._timeout_s, self._retries)
+        limited, failed = Limited(), None
         try:
             async with asyncio.timeout(whole_s):
+                try:
+                    return await self._in_time(wanted)
+                except TransientError as first:
+                    failed = first  # only now: what repeats costs more than a quick answer
                 async for attempt in tries(self._retries):
                     with attempt, limited:
+                        if attempt.retry_state.attempt_number == 1:
+                            raise failed
                         attempts += 1
                         reply = await self._in_time(wanted)
                         return replace(reply, waited_s=limited.waited_s)
@@ -219,7 +227,8 @@ class Http:
 
     async def _reply(self, wanted: _Wanted, started: float, hops: int = HOPS) -> Reply:
         url, body = wanted.url, wanted.body
-        async with self._open.post(url, json=body, allow_redirects=False) as response:
+        post, sent = self._open.post, as_json(body)
+        async with post(url, data=sent, headers=_JSON, allow_redirects=False) as response:
             target = _followed(response, url, hops)
             # A server that does not stream after all is taken at its word.
             if wanted.stream and response.status < 300 and response.content_type == _STREAM:

@@ -124,6 +124,8 @@ def error_of(data: object) -> str:
     that mends it is added.
     """
     details, error = _details(data), sound.fields(data).get("error")
+    if not (details or error):
+        return ""  # as of most replies, each of which is asked
     words = [details[name] for name in _MESSAGES if isinstance(details.get(name), str)]
     found = words or [
         inner["msg"] for inner in sound.objects(details.get("detail")) if "msg" in inner

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from pytest_kvbench.divergence.records import UnsoundError
 from pytest_kvbench.engines import arms, fingerprint, reference
@@ -255,16 +256,16 @@ class OpenAIEngine:
         """An answer with what its server's cache was measured to take."""
         if isinstance(outcome, Failure) or outcome.telemetry is None:
             return outcome
-        tokens = outcome.telemetry.prompt_tokens
-        achieved = station.size / station.full if station.size and station.full else None
-        telemetry = replace(
-            outcome.telemetry,
-            achieved=achieved,
-            kept_bytes=self._bytes(station.size, tokens),
-            full_bytes=self._bytes(station.full, tokens),
-            waited_s=waited_s,
-        )
-        return replace(outcome, telemetry=telemetry)
+        cost = outcome.telemetry
+        found: dict[str, Any] = {
+            "achieved": station.size / station.full if station.size and station.full else None,
+            "kept_bytes": self._bytes(station.size, cost.prompt_tokens),
+            "full_bytes": self._bytes(station.full, cost.prompt_tokens),
+            "waited_s": waited_s,
+        }
+        if all(getattr(cost, name) == value for name, value in found.items()):
+            return outcome  # as most are: a copy is looked through anew
+        return replace(outcome, telemetry=replace(cost, **found))
 
     def _bytes(self, size: float | None, tokens: int | None) -> int | None:
         if size is None or tokens is None or not self._kind.in_bytes:

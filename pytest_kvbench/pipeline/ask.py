@@ -49,6 +49,7 @@ def make_pool(
         SharedControls(controls_root(prepared.experiment, site, prepared.folder)),
         takes_over=not prepared.asks_again,
         on_answers=on_answers,
+        sent=prepared.sent,
         ends_at=site.ends_at,
     )
 

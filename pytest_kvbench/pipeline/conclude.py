@@ -236,7 +236,7 @@ def _moved(
         return None
     from pytest_kvbench.pipeline.moved import moved, words_of
 
-    return moved(store, planned, words_of(prepared.experiment))
+    return moved(store, planned, prepared.sent, words_of(prepared.experiment))
 
 
 def sealed_summary(summary: Summary) -> Summary:

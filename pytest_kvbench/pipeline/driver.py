@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines.kinds import arms_per_request
 from pytest_kvbench.errors import ControlError, CutError
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline import plan, sane_control
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import (
@@ -23,9 +24,9 @@ from pytest_kvbench.pipeline.observe import (
     cut_controls,
     observations,
     stored_outcomes,
-    voted,
 )
 from pytest_kvbench.pipeline.score import score
+from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.store import Store
 
@@ -88,16 +89,25 @@ class GroupDriver:
         every = self._ahead(store) if self._draws else self.prepared.each_request(self.cells)
         yield from (request for _, request in self._of_the_sane(store, every))
 
-    def control_error(self, store: Store, whole: bool = False) -> ControlError | None:
+    def control_error(self, store: Store) -> ControlError | None:
         """The error of a control that nothing can be compared with, by the replies so far.
 
-        Args:
-            store: the group's.
-            whole: as `sickness` takes it.
+        Until all of its requests are settled, a low mean is not held against it.
         """
-        if wrong := sickness(self.prepared, store, self.controls, whole):
-            return ControlError(f"{self._control.item_id}: {wrong}", self._not_asked)
+        keys = [request.key for _, request in self.controls if not request.is_repeat]
+        if not (settled := store.settled(keys)):
+            return None
+        score(store, keys, self.prepared.experiment)
         observed = observations(self.prepared, store, self.controls)
+        return self.error_of(observed, whole=len(settled) == len(keys))
+
+    def error_of(self, observed: Observations, *, whole: bool) -> ControlError | None:
+        """As `control_error`, by scored observations of the group; those of treatments say nothing.
+
+        `whole`: no more will come.
+        """
+        if wrong := sickness(self.prepared, observed, whole=whole):
+            return ControlError(f"{self._control.item_id}: {wrong}", self._not_asked)
         for wrong in cut_controls(self.prepared, self.controls, observed).values():
             return CutError(f"{self._control.item_id}: {wrong}", self._not_asked)
         return None
@@ -154,22 +164,19 @@ def drivers(prepared: Prepared, cells: Sequence[Cell] | None = None) -> Iterator
         yield GroupDriver(prepared, group, members)
 
 
-def sickness(prepared: Prepared, store: Store, planned: Planned, whole: bool = False) -> str:
-    """What is wrong with a group's control, by the replies so far, in words; "" if nothing is.
+def sickness(prepared: Prepared, observed: Observations, *, whole: bool) -> str:
+    """What is wrong with a group's control, by scored observations, in words; "" if nothing is.
 
-    Until all of its requests are settled (or `whole` says that no more will come), a low mean is
-    not held against it.
+    `whole`: no more will come; else a low mean is not held against it.
     """
-    controls = [(cell, r) for cell, r in planned if cell.is_control and not r.is_repeat]
-    keys = [request.key for _, request in controls]
-    if not (settled := store.settled(keys)):
+    controls = observed.where(lambda one: one.cell.is_control and not one.aa)
+    if not controls:
         return ""
-    score(store, keys, prepared.experiment)
     return sane_control.problem(
-        sane_control.replies(voted(prepared, store, controls)),
+        sane_control.replies(votes(controls, prepared.experiment, prepared.manifests)),
         prepared.experiment.gate,
-        shortest=controls[0][0].bin == 0,
-        whole=whole or len(settled) == len(keys),
+        shortest=controls.column("cell")[0].bin == 0,
+        whole=whole,
     )
 
 

@@ -22,8 +22,8 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
-from pytest_kvbench.records import Arm, Cell, Request
-from pytest_kvbench.selection import TaskManifest
+from pytest_kvbench.records import SCORE, Arm, Cell, Request
+from pytest_kvbench.selection import ManifestEntry, TaskManifest
 from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
@@ -95,7 +95,7 @@ class Prepared:
     def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
         """The requests of some cells, by default of the whole plan; controls always included.
 
-        Those of a group are made once, with all its cells, and kept.
+        Those of a group are made once, with all its cells, and kept, without their prompts.
         """
         some = plan.groups(self.cells if cells is None else cells)
         return [pair for group, members in some.items() for pair in self._of(group, members)]
@@ -113,7 +113,26 @@ class Prepared:
 
     def _make(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
         target = plan.Target(self.fingerprint, self.replicate_offset)
-        return plan.requests(self.experiment, cells, self.manifests, self.tasks, target)
+        return plan.requests(self.experiment, cells, self.manifests, {}, target)
+
+    def sent(self, request: Request) -> Request:
+        """A request of the plan with its prompt, which is made now and kept nowhere else.
+
+        Raises:
+            GuardError: its task makes another prompt than when its example was chosen.
+        """
+        arm, entry = request.arm, self._entries[request.task, request.example_id]
+        task, measure = self.tasks[request.task], arm.method or SCORE
+        prompt = plan.prompt_of(self.experiment, task, entry, arm.variant, arm.policy, measure)
+        return request.sent(prompt)
+
+    @cached_property
+    def _entries(self) -> dict[tuple[str, str], ManifestEntry]:
+        return {
+            (task, entry.example.example_id): entry
+            for task, manifest in self.manifests.items()
+            for entry in manifest.entries
+        }
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -224,8 +243,19 @@ def open_group(
         return prepared_from(store, runs[-1], extra_tasks)
 
 
-def prepared_from(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFactory]) -> Prepared:
+def prepared_from(
+    store: Store,
+    run: RunRow,
+    extra_tasks: Mapping[str, TaskFactory],
+    read: Mapping[str, TaskManifest] = MappingProxyType({}),
+) -> Prepared:
     """The group as a run declared it, with the examples that are stored.
+
+    Args:
+        store: the group's.
+        run: the run.
+        extra_tasks: tasks of a conftest, by name.
+        read: manifests that were read from the store or written to it already.
 
     Raises:
         MissingPrerequisiteError: a task has none.
@@ -235,7 +265,7 @@ def prepared_from(store: Store, run: RunRow, extra_tasks: Mapping[str, TaskFacto
     experiment = find.stored_experiment(folder, run.snapshot)
     manifests = {}
     for task in experiment.tasks:
-        stored = store.manifest(task)
+        stored = (read[task],) if task in read else store.manifest(task)
         if stored is None:
             raise MissingPrerequisiteError(
                 f"{folder}: no examples are stored for {task}",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import KvbenchError
 from pytest_kvbench.pipeline.judge import Question, question_of
-from pytest_kvbench.processes import without_secrets
+from pytest_kvbench.processes import without_collector, without_secrets
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
@@ -69,7 +69,8 @@ def main() -> None:
     """Judge what comes on the standard input, one question after the other, until it ends."""
     # pandas would load it for nothing that judging needs: 25 MB and a quarter of a second.
     sys.modules["pyarrow"] = None  # type: ignore[assignment]  # how the import system says no
-    importlib.import_module("pytest_kvbench.analyse.observations")  # the slow part, ahead of time
+    with without_collector():  # the slow part, ahead of time
+        importlib.import_module("pytest_kvbench.analyse.observations")
     while True:
         try:
             question: Question = pickle.load(sys.stdin.buffer)  # noqa: S301 -- of the process that started us

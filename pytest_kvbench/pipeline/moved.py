@@ -32,17 +32,20 @@ Words = Callable[[Token], str]
 """The text of a token."""
 
 
-def moved(store: Store, planned: Planned, words: Words = str) -> Moved:
+def moved(
+    store: Store, planned: Planned, sent: Callable[[Request], Request], words: Words = str
+) -> Moved:
     """Distances of treated arms by position, and the positions that moved most.
 
     Args:
         store: the group's.
         planned: the requests that count, each with its cell.
+        sent: gives a request with its prompt.
         words: how tokens are shown.
     """
     asked = {r.key: (cell, r) for cell, r in planned if r.arm.method and not cell.is_control}
     found = [(*asked[key], one) for key, one in store.divergences(list(asked))]
-    return {"bands": list(_bands(found)), "most": list(_most(found, words))}
+    return {"bands": list(_bands(found)), "most": list(_most(found, sent, words))}
 
 
 def words_of(experiment: Experiment) -> Words:
@@ -95,7 +98,7 @@ def _quantiles(values: Sequence[float]) -> Quantiles:
     return {"kld_p50": cuts[49], "kld_p90": cuts[89], "kld_p99": cuts[98], "kld_max": max(values)}
 
 
-def _most(found: Found, words: Words) -> Iterator[MovedRow]:
+def _most(found: Found, sent: Callable[[Request], Request], words: Words) -> Iterator[MovedRow]:
     """One position of each reply and arm: the one that moved most."""
     tops = ((max(one.positions.kld_low), cell, r, one) for cell, r, one in found if _says(one))
     for kld, cell, request, one in heapq.nlargest(MOST, tops, key=lambda top: top[0]):
@@ -107,7 +110,7 @@ def _most(found: Found, words: Words) -> Iterator[MovedRow]:
             "kld": kld,
             "overlap": told.overlap_low[at] if told.overlap_low else None,
             # Where no texts are kept the reply's are not here, and its prompt's are not shown.
-            "prompt_end": request.prompt.text[-_PROMPT_END:] if told.reference else "",
+            "prompt_end": sent(request).prompt.text[-_PROMPT_END:] if told.reference else "",
             "reply": "".join(map(words, told.reference[:at]))[-_PROMPT_END:],
             "control_token": _word(told.control_top, at, words),
             "control_nll": _at(told.control_top_nll, at),

@@ -18,7 +18,8 @@ from pathlib import Path
 from pytest_kvbench.engines.base import Engine
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
 from pytest_kvbench.pipeline.exchange import compared_with, give, take_over
-from pytest_kvbench.records import Answer, Failure, Request
+from pytest_kvbench.pipeline.landing import Landing
+from pytest_kvbench.records import Failure, Request
 from pytest_kvbench.store.controls import ControlEntry, SharedControls
 from pytest_kvbench.store.presence import Presence
 from pytest_kvbench.store.store import Store
@@ -69,6 +70,7 @@ class Pool:
         controls: where controls are shared.
         takes_over: whether what another group has paid for may be taken from there.
         on_answers: called with the number of requests settled, in the pool's thread.
+        sent: gives a request with its prompt, when it is asked and not before.
         ends_at: the time, in seconds since the epoch, after which nothing is asked.
     """
 
@@ -80,6 +82,7 @@ class Pool:
         *,
         takes_over: bool = True,
         on_answers: Callable[[int], None] = lambda _: None,
+        sent: Callable[[Request], Request] = lambda request: request,
         ends_at: float = math.inf,
     ) -> None:
         self._ends_at = ends_at
@@ -87,8 +90,10 @@ class Pool:
         self._start_engine = start_engine
         self._controls = controls
         self._on_answers = on_answers
+        self._sent = sent
         self._loop = asyncio.new_event_loop()
         self._store = Store(database)
+        self._landing = Landing(self._store)
         self._presence = Presence(database.parent)
         self._tasks: set[asyncio.Task[Tally]] = set()
         self._engine: asyncio.Task[Engine] | None = None
@@ -122,6 +127,7 @@ class Pool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._landing.flush()
         if self._engine is not None and self._engine.done() and not self._engine.exception():
             await self._engine.result().aclose()
         await self._loop.shutdown_default_executor()
@@ -210,7 +216,8 @@ class Pool:
             return sum([await self._settle(engine, batch, entry) for batch in batches])
 
         async with asyncio.TaskGroup() as group:
-            most = min(len(every), max(_AHEAD, engine.capabilities.places))
+            # Who waits for the database holds no place: as many again keep all of them busy.
+            most = min(len(every), max(_AHEAD, 2 * engine.capabilities.places))
             slots = [group.create_task(slot()) for _ in range(most)]
         return sum(slot.result() for slot in slots)
 
@@ -219,20 +226,16 @@ class Pool:
     ) -> int:
         """Ask once and store the outcomes; the number of failures. The engine bounds itself."""
         try:
-            outcomes = await engine.answer(batch)
+            outcomes = await engine.answer([self._sent(request) for request in batch])
         except RefusedError as refused:  # what the server said is not to be lost with the run
             self._store.save_failures([Failure(r.key, "ENGINE_ERROR", refused.what) for r in batch])
             raise
-        given = [o for o in outcomes if isinstance(o, Answer)]
-        failures = [o for o in outcomes if isinstance(o, Failure)]
-        answers = self._store.save_answers(given) if given else given
-        if failures:
-            self._store.save_failures(failures)
+        answers = await self._landing.land(outcomes)
         if entry is not None:
             controls = {r.key for r in batch if r.arm.is_control}
             entry.add([a for a in answers if a.key in controls])
         self._on_answers(len(outcomes))
-        return len(failures)
+        return sum(isinstance(outcome, Failure) for outcome in outcomes)
 
     async def _get_engine(self) -> Engine:
         """The engine, started by the first request; a failure to start it is raised for all."""

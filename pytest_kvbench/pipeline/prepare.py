@@ -71,7 +71,8 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         _warn_of_origin(store.path.parent)
         store.check()
         fingerprint = source_of(experiment, site).fingerprint()
-        certify.check_data(experiment, _manifests(experiment, site, store))
+        manifests = _manifests(experiment, site, store)
+        certify.check_data(experiment, manifests)
         again = asked_again.is_due(experiment, site, fingerprint)
         anew = site.fresh or (again and not asked_again.goes_on(store, experiment))
         previous = store.runs()
@@ -91,7 +92,7 @@ def prepare(declared: Declared, site: Site, dropped: Dropped = MappingProxyType(
         controls = controls_root(experiment, site, store.path.parent)
         sweep(controls.parent, below=True)
         _warn_of_orphans(controls)
-        prepared = replace(prepared_from(store, run, site.tasks), executor=executor)
+        prepared = replace(prepared_from(store, run, site.tasks, manifests), executor=executor)
         store.save_arms(prepared.arms())
         return prepared
 

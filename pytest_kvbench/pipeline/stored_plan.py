@@ -6,13 +6,12 @@ go by the prompts that the manifests pin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.hints import command
 from pytest_kvbench.observation import Observations
-from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.observe import observations
@@ -65,14 +64,4 @@ def unanswered(prepared: Prepared) -> MissingPrerequisiteError:
 
 def stored_plan(prepared: Prepared, store: Store) -> Sequence[tuple[Cell, Request]]:
     """The requests that are wanted by now, without prompts."""
-    return drawn_so_far(prepared, store, list(_planned(prepared)))
-
-
-def _planned(prepared: Prepared) -> Iterator[tuple[Cell, Request]]:
-    """Those that were made already, the others without prompts."""
-    target = plan.Target(prepared.fingerprint, prepared.replicate_offset)
-    for group, cells in plan.groups(prepared.cells).items():
-        if group in prepared.made:
-            yield from prepared.requests(cells)
-        else:
-            yield from plan.requests(prepared.experiment, cells, prepared.manifests, {}, target)
+    return drawn_so_far(prepared, store, prepared.requests())

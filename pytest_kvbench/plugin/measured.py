@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.errors import ControlError
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.ask import Asking
 from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.driver import GroupDriver, sickness
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import Judge
+from pytest_kvbench.pipeline.observe import observations, voted
 from pytest_kvbench.pipeline.score import score
+from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.rows import Certificate
 from pytest_kvbench.store.store import Store
@@ -43,6 +46,7 @@ class MeasuredExperiment:
     sick: dict[CellGroup, str] = field(default_factory=dict)
     problems: dict[CellGroup, ControlError | None] = field(default_factory=dict)
     controls: dict[Cell, MeasuredCell] = field(default_factory=dict)
+    _judged: dict[CellGroup, Observations] = field(default_factory=dict)
     _certified: Mapping[CellKey, Certificate] | None = None
 
     def settle(self, group: CellGroup, ahead: Iterable[GroupDriver] = ()) -> str:
@@ -65,9 +69,26 @@ class MeasuredExperiment:
             from pytest_kvbench.pipeline.rounds import levels  # late: numpy and scipy
 
             self.levels[group] = levels(self.prepared, self.store, planned)
-        self.sick[group] = sickness(self.prepared, self.store, planned, whole=True)
-        self.problems[group] = self.drivers[group].control_error(self.store, whole=True)
+        observed = observations(self.prepared, self.store, planned)
+        self.sick[group] = sickness(self.prepared, observed, whole=True)
+        self.problems[group] = self.drivers[group].error_of(observed, whole=True)
+        self._judged = {group: votes(observed, self.prepared.experiment, self.prepared.manifests)}
         self.drawn[group] = list(drawn_so_far(self.prepared, self.store, planned))
+
+    def observed(self, cell: Cell) -> Observations:
+        """What is judged of a cell, A/A runs apart, as far as it was drawn."""
+        group = CellGroup.of(cell)
+        drawn = {r.key for c, r in self.drawn[group] if c == cell and not r.is_repeat}
+        return self._of(group).where(
+            lambda one: one.cell == cell and not one.aa and drawn.issuperset(one.keys)
+        )
+
+    def _of(self, group: CellGroup) -> Observations:
+        """Those of a whole group; of the one that is looked at last they are here."""
+        if group not in self._judged:
+            planned = self.drivers[group].planned
+            self._judged = {group: voted(self.prepared, self.store, planned)}
+        return self._judged[group]
 
     def certificates(self, judge_with: Judge) -> Mapping[CellKey, Certificate]:
         """What is certified of every arm, by what is stored; judged once."""

@@ -33,7 +33,7 @@ from pytest_kvbench.pipeline.driver import drivers
 from pytest_kvbench.pipeline.generate import Messages, generate
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root
 from pytest_kvbench.pipeline.judge_process import Analyst
-from pytest_kvbench.pipeline.observe import voted, without_example
+from pytest_kvbench.pipeline.observe import without_example
 from pytest_kvbench.pipeline.prepare import prepare
 from pytest_kvbench.pipeline.sane_control import SILENT
 from pytest_kvbench.plugin import notes
@@ -245,10 +245,8 @@ class Runtime:
             pytest.skip(f"{before}: {reason}")
 
     def _read(self, experiment: MeasuredExperiment, cell: Cell) -> MeasuredCell:
-        group, pair = CellGroup.of(cell), (cell, cell.control)
-        mine = [(c, r) for c, r in experiment.drawn[group] if c in pair and not r.is_repeat]
-        judged = voted(experiment.prepared, experiment.store, mine)
-        observed = [one for one in judged if one.cell == cell]
+        group = CellGroup.of(cell)
+        observed = experiment.observed(cell)
         outcomes = {(one.example_id, one.replicate): one.outcome for one in observed}
         settings = experiment.prepared.experiment
         return MeasuredCell(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Sequence
+from operator import attrgetter
 
 from pytest_kvbench.divergence.records import Divergence, UnsoundError
 from pytest_kvbench.records import Answer, Telemetry, canonical
@@ -16,29 +16,28 @@ ANSWERS = (
 )
 
 
-def save_answers(db: sqlite3.Connection, answers: Iterable[Answer], origin: str) -> None:
-    """Store answers; one that is there already stays as it is."""
-    for answer in answers:
-        inserted = db.execute(
-            "INSERT INTO answers (key, text, finish_reason, reasoning, origin, run)"
-            " VALUES (?,?,?,?,?,(SELECT coalesce(max(rowid), 0) FROM experiments))"
-            " ON CONFLICT DO NOTHING",
-            (answer.key, answer.text, answer.finish_reason, answer.reasoning, origin),
-        ).rowcount
-        if inserted:
-            _save_rest(db, answer)
+_COSTS = tuple(Telemetry.__dataclass_fields__)
+_INSERT_COSTS = (
+    f"INSERT INTO telemetry (key, {', '.join(_COSTS)})"  # noqa: S608 -- names of our own record's fields
+    f" VALUES (?{',?' * len(_COSTS)}) ON CONFLICT DO NOTHING"
+)
 
 
-def _save_rest(db: sqlite3.Connection, answer: Answer) -> None:
-    telemetry = asdict(answer.telemetry)
-    db.execute(
-        f"INSERT INTO telemetry (key, {', '.join(telemetry)})"  # noqa: S608 -- names of our own record's fields
-        f" VALUES (?{',?' * len(telemetry)})",
-        (answer.key, *telemetry.values()),
+def save_answers(db: sqlite3.Connection, answers: Sequence[Answer], origin: str) -> None:
+    """Store answers; one that is there already stays as it is, with all that belongs to it."""
+    run = db.execute("SELECT coalesce(max(rowid), 0) FROM experiments").fetchone()[0]
+    db.executemany(
+        "INSERT INTO answers (key, text, finish_reason, reasoning, origin, run)"
+        " VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+        [(a.key, a.text, a.finish_reason, a.reasoning, origin, run) for a in answers],
     )
-    if answer.divergence is not None:
-        payload = canonical(answer.divergence.to_json()).decode()
-        db.execute("INSERT INTO divergences VALUES (?,?)", (answer.key, payload))
+    costs = attrgetter(*_COSTS)
+    db.executemany(_INSERT_COSTS, [(a.key, *costs(a.telemetry)) for a in answers])
+    compared = [(a.key, a.divergence) for a in answers if a.divergence is not None]
+    db.executemany(
+        "INSERT INTO divergences VALUES (?,?) ON CONFLICT DO NOTHING",
+        [(key, canonical(found.to_json()).decode()) for key, found in compared],
+    )
 
 
 def answer_of(db: Database, row: sqlite3.Row) -> Answer:

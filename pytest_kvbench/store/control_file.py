@@ -125,25 +125,18 @@ def _body(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-_FIELDS = frozenset(Answer.__dataclass_fields__)
+_TEXTS = ("key", "text", "finish_reason", "reasoning")
+_FIELDS = frozenset({*_TEXTS, "telemetry"})
 _COSTS = frozenset(Telemetry.__dataclass_fields__)
-_TEXTS = ("key", "text", "finish_reason")
 
 
 def _is_readable(body: dict[str, Any]) -> bool:
     """Whether it is an answer of this version; another's is not ours to use, nor to remove."""
     costs = body.get("telemetry")
-    if not isinstance(costs, dict) or "latency_s" not in costs:
-        return False
-    has_texts = all(isinstance(body.get(name), str) for name in _TEXTS)
-    if not (has_texts and body.keys() <= _FIELDS and costs.keys() <= _COSTS):
-        return False
-    return "divergence" not in body and isinstance(body.get("reasoning", ""), str) or _is_whole(body)
-
-
-def _is_whole(body: dict[str, Any]) -> bool:
+    if body.keys() == _FIELDS and isinstance(costs, dict) and costs.keys() <= _COSTS:
+        return "latency_s" in costs and all(isinstance(body[name], str) for name in _TEXTS)
     try:
-        return Answer.from_json(body).key == body["key"]
+        return bool(Answer.from_json(body).key == body["key"])
     except (TypeError, KeyError, AttributeError, ValueError):
         return False
 

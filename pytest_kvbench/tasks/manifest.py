@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.files import replace_bytes
@@ -27,6 +27,9 @@ from pytest_kvbench.tasks.binning import (
     size_of,
 )
 from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SCHEMA = 1
 
@@ -56,10 +59,12 @@ def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: i
 
 
 def _pinned(task: Task, chosen: Candidate) -> ManifestEntry:
-    """The prompt is that of the example as it is stored, where a tuple in `meta` is a list."""
-    kept = replace(chosen.example, meta=json.loads(canonical(dict(chosen.example.meta))))
-    prompt = task.prompt(kept)
-    return ManifestEntry(*chosen, prompt.content_id, prompt.max_tokens)
+    """The example, and so its prompt, as it is stored: there a tuple in `meta` is a list."""
+    example = chosen.example
+    if example.meta:
+        example = replace(example, meta=json.loads(canonical(dict(example.meta))))
+    prompt = task.prompt(example)
+    return ManifestEntry(example, *chosen[1:], prompt.content_id, prompt.max_tokens)
 
 
 def pinned_prompt(task: Task, entry: ManifestEntry) -> Prompt:
@@ -128,6 +133,19 @@ def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[
         meta: JSON data about the selection (seed, experiment). No times and no paths, so that
             the same experiment gives the same bytes.
     """
-    tasks = [asdict(manifest) for manifest in manifests]
+    tasks = [_plain(manifest) for manifest in manifests]
     data = {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks}
     replace_bytes(path, canonical(data) + b"\n")  # not indented: megabytes that people do not read
+
+
+def _plain(manifest: TaskManifest) -> dict[str, Any]:
+    """As `asdict`, which copies every text."""
+    return {
+        **_fields(manifest),
+        "bins": [_fields(b) for b in manifest.bins],
+        "entries": [{**_fields(e), "example": _fields(e.example)} for e in manifest.entries],
+    }
+
+
+def _fields(record: DataclassInstance) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}

@@ -117,19 +117,19 @@ class Approximate(Truncating):
         return middle_of(spans, max_tokens)
 
 
-_ASCII = {
-    code: "w" if chr(code).isalnum() or chr(code) == "_" else " " if chr(code).isspace() else "."
-    for code in range(128)
-}
+_ASCII = "".join(
+    "w" if sign.isalnum() or sign == "_" else " " if sign.isspace() else "."
+    for sign in map(chr, range(128))
+).encode() + bytes(128)
 """What each ASCII character is to `Approximate`: part of a word, blank, or a sign."""
 
 
 def _ascii_pieces(text: str) -> int:
     """The number of `Approximate`'s pieces in ASCII text, several times as fast as its pattern."""
-    kinds = text.translate(_ASCII)
+    kinds = text.encode().translate(_ASCII)
     for length in range(6, 0, -1):  # the longest pieces first, as the pattern takes them
-        kinds = kinds.replace("w" * length, ".")
-    return kinds.count(".")
+        kinds = kinds.replace(b"w" * length, b".")
+    return kinds.count(b".")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 def text(value: str) -> str:
     """Without lone surrogates: two halves that have met are one character, others are U+FFFD."""
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -38,6 +40,8 @@ def text(value: str) -> str:
 
 def message(value: object, longest: int = MESSAGE) -> str:
     """A message for people in one line, whatever it was: without control characters, cut."""
+    if isinstance(value, str) and len(value) <= longest and value.isprintable():
+        return value.strip()
     if isinstance(value, str):
         shown = value[: 4 * longest]  # before it is looked through; blanks may fall away
     else:

@@ -21,6 +21,7 @@ LAYERS = {
     "errors": 0,
     "hints": 0,
     "extras": 1,
+    "canonical": 0,
     "processes": 0,
     "files": 1,
     "hub": 1,

@@ -132,7 +132,8 @@ def test_order_duplicates_and_strangers_do_no_harm(prepared: Prepared, server: B
     with Store(prepared.database) as store:
         by_key = store.answers([request.key for _, request in prepared.requests()])
     for _, request in prepared.requests():
-        assert by_key[request.key].text == request.prompt.text.rsplit("Say ", 1)[1].split()[0]
+        prompt = prepared.sent(request).prompt.text
+        assert by_key[request.key].text == prompt.rsplit("Say ", 1)[1].split()[0]
     assert {answer.text for answer in by_key.values()} == words
 
 
