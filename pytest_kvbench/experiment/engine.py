@@ -208,8 +208,9 @@ class EngineSettings(Section):
         gt=0,
         le=4096,
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = about(
-        "float32, bfloat16 or float16; unset: float32 for local, else the server's own",
+    dtype: Literal["float32", "float32-medium", "bfloat16", "float16"] | None = about(
+        "float32, bfloat16, float16, or float32-medium of local (float32 with torch's medium "
+        "precision of products); unset: float32 for local, else the server's own",
         default=None,
     )
     threads: int | None = about(

@@ -25,6 +25,9 @@ _WATCH_EVERY_S = 0.5
 _SHARED_ROWS = 32  # a row's share of a step: 55 ms alone, 14 of 8, 9 of 16, 6.5 of 32 (two cores)
 
 
+_WAITING = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"})
+"""The variables that say how long OpenMP's threads wait awake."""
+
 PROGRAM = "python -m pytest_kvbench.server"
 
 
@@ -96,7 +99,11 @@ def _serve(options: argparse.Namespace) -> None:
     source = weights.resolve(options.model)
     folder = weights.materialise(source)
     listener = _bind(options.host, options.port)
+    _sleep_while_waiting()
     device = weights.default_device() if options.device == "auto" else options.device
+
+    if options.dtype == "float16" and device == "cpu":
+        logging.warning("float16 takes three times as long as float32 on a CPU: see --dtype")
 
     # Only now: a wrong model name or a taken port must not wait for torch.
     import uvicorn
@@ -122,6 +129,15 @@ def _serve(options: argparse.Namespace) -> None:
     http = threading.Thread(target=uvicorn.Server(config).run, args=([listener],), daemon=True)
     http.start()
     http.join()
+
+
+def _sleep_while_waiting() -> None:
+    """Let OpenMP's threads sleep between two tasks; they would take both cores from whoever works.
+
+    Read when its library is loaded, with torch. What the user has set stays.
+    """
+    if not _WAITING & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "0"
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -77,13 +77,15 @@ def load(
         UsageError: kvpress or the ragged cache cannot handle this model, or there is no GPU.
     """
     torch.set_num_threads(threads)
+    kind, _, precision = dtype.partition("-")
+    torch.set_float32_matmul_precision(precision or "highest")
     # stderr is the server's log.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # upstream
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no GPU.", "Valid here: cpu.")
     ragged.register()
     network = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation=ragged.ATTENTION
+        folder, dtype=getattr(torch, kind), attn_implementation=ragged.ATTENTION
     )
     _check_supported(network)
     if hub_id is not None:

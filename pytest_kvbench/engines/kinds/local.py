@@ -115,7 +115,9 @@ def _check_policy(_settings: EngineSettings, policy: str, params: Mapping[str, A
 
 
 def _fixed(settings: EngineSettings, policy: str, params: Mapping[str, Any]) -> float | None:
-    return get_policy(policy).fixed_budget(params, 32 if _dtype(settings) == "float32" else 16)
+    return get_policy(policy).fixed_budget(
+        params, 32 if _dtype(settings).startswith("float32") else 16
+    )
 
 
 def _check(settings: EngineSettings) -> None:
@@ -166,7 +168,7 @@ KIND = Kind(
     classes=classes_of,
     folder=folder_of,
     marks_question=True,
-    dtypes=("float32", "bfloat16"),
+    dtypes=("float32", "float32-medium", "bfloat16"),
     check_policy=_check_policy,
     fixed=_fixed,
     body=_body,
