@@ -26,10 +26,10 @@ class Sampler:
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
-    def __call__(self, logits: torch.Tensor) -> int:
-        """A token id from logits of shape (vocabulary,)."""
+    def __call__(self, logits: torch.Tensor, likeliest: int | None = None) -> int:
+        """A token id from logits (vocabulary,), whose likeliest may be there already."""
         if self._sampling.temperature < _GREEDY_BELOW:
-            return int(logits.argmax())
+            return int(logits.argmax()) if likeliest is None else likeliest
         scaled = logits.to("cpu", torch.float32) / self._sampling.temperature
         probabilities, tokens = scaled.softmax(-1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities

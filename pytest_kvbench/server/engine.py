@@ -55,6 +55,12 @@ class Engine:
         self._prefills = prefills
         self._maker = Maker(model)
 
+    def forget(self) -> None:
+        """Give back the memory of prompts that might come again."""
+        self._prefills.clear()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def start(self, job: Job) -> list[Run]:
         """Prefill and compress; emits the reports and, of arms that decode, the first token."""
@@ -129,8 +135,10 @@ class Engine:
         tokens = torch.tensor([[row.token] for row in rows], device=self._model.device)
         positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
         logits = forward(self._model, caches, tokens, positions)[:, -1]
-        for row, row_logits in zip(rows, logits, strict=True):
-            self._take(row, row_logits)
+        # One wait for the device, however many rows there are.
+        likeliest = logits.argmax(-1).tolist()
+        for row, row_logits, token in zip(rows, logits, likeliest, strict=True):
+            self._take(row, row_logits, token)
 
     def _step_alone(self, row: Row, kv: SoloKV) -> None:
         token = torch.tensor([[row.token]], device=self._model.device)
@@ -141,9 +149,9 @@ class Engine:
             return
         self._take(row, logits[0])
 
-    def _take(self, row: Decoding, logits: torch.Tensor) -> None:
+    def _take(self, row: Decoding, logits: torch.Tensor, likeliest: int | None = None) -> None:
         with _alone(row.job):
-            row.take(logits, self._model.end_tokens)
+            row.take(logits, self._model.end_tokens, likeliest)
 
     def _going_on(self, runs: list[Run]) -> list[Run]:
         for job in _jobs([run for run in runs if run.done]):

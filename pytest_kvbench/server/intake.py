@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.server.drawing import Sampling
 from pytest_kvbench.server.jobs import ArmSpec, Event, Force, Job, removed
 from pytest_kvbench.server.model import LocalModel
-from pytest_kvbench.server.prefill import clock
 from pytest_kvbench.server.protocol import (
     ApiError,
     ChatRequest,
@@ -82,7 +82,7 @@ def make_job(
         stops=request.stops,
         emit=emit,
         force=force,
-        created=clock(model.device),
+        created=time.perf_counter(),  # no wait for the device: others are served meanwhile
     )
 
 

@@ -7,8 +7,9 @@ would have passed. Only `compress` of kvpress's own classes selects anything.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ def prefill(
         arms=arms,
         logits=logits,
         cached_tokens=cached[0].keys.shape[2] if cached else 0,
-        compress_s=compressor.seconds,
+        compress_s=compressor.watch.seconds,
     )
 
 
@@ -92,18 +93,20 @@ class _Compressor:
         cached: list[Layer],
         recording: Recording,
     ) -> None:
-        self._device = model.device
         self._arms = arms
         self._cached = cached
         self._recording = recording
         self._positions = torch.arange(tokens, device=model.device)
         self._rotary = model.network.model.rotary_emb
-        self.seconds = 0.0
+        self.watch = Stopwatch(model.device)
 
     def __call__(
         self, module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        started = clock(self._device)
+        with self.watch.going():
+            self._take(module, kwargs, output)
+
+    def _take(self, module: Any, kwargs: dict[str, Any], output: Any) -> None:
         whole = kwargs["past_key_values"].layers[module.layer_idx]
         layer = Layer(self._hidden(module, kwargs), whole.keys, whole.values)
         self._recording.add(layer)
@@ -111,7 +114,6 @@ class _Compressor:
         for arm in self._arms:
             arm.take(module, layer, output[1], shown)
         whole.keys = whole.values = layer.keys[:, :, :0].clone()
-        self.seconds += clock(self._device) - started
 
     def _hidden(self, module: Any, kwargs: dict[str, Any]) -> torch.Tensor:
         hidden: torch.Tensor = kwargs["hidden_states"]
@@ -163,6 +165,37 @@ def note_of(model: LocalModel, press: Any, tokens: int) -> str:
         f"pyramidkv fell back to snapkv on all {len(budgets)} layers: "
         f"{budgets[0]} of {tokens} tokens each"
     )
+
+
+class Stopwatch:
+    """Seconds that a device works on parts of a pass, measured without making it wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._parts: list[tuple[Any, Any]] = []
+
+    @contextlib.contextmanager
+    def going(self) -> Iterator[None]:
+        """One part."""
+        started = self._now()
+        yield
+        self._parts.append((started, self._now()))
+
+    @property
+    def seconds(self) -> float:
+        """Those of all parts, once the device has done them."""
+        if self._device.type != "cuda":
+            return sum(end - start for start, end in self._parts)
+        torch.cuda.synchronize(self._device)
+        milliseconds = sum(start.elapsed_time(end) for start, end in self._parts)
+        return float(milliseconds) / 1000
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 def clock(device: torch.device) -> float:

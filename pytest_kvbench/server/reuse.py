@@ -86,6 +86,11 @@ class PrefillCache:
         while self.nbytes > self._max_bytes:
             self._drop(next(iter(self._kept)))
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._kept.clear()
+        self.nbytes = 0
+
     def _drop(self, prefix: tuple[int, ...]) -> None:
         self.nbytes -= sum(layer.nbytes for layer in self._kept.pop(prefix, []))
 

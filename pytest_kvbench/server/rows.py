@@ -48,9 +48,11 @@ class Decoding:
         """Where the last token stands."""
         return first_position(self.job, self.kv) + len(self.tokens) - 1
 
-    def take(self, logits: torch.Tensor, end_tokens: frozenset[int]) -> None:
-        """Choose the next token from logits (vocabulary,)."""
-        self.tokens.append(self._sampler(logits))
+    def take(
+        self, logits: torch.Tensor, end_tokens: frozenset[int], likeliest: int | None = None
+    ) -> None:
+        """Choose the next token from logits (vocabulary,); its likeliest may be there already."""
+        self.tokens.append(self._sampler(logits, likeliest))
         self.done = self.token in end_tokens or len(self.tokens) == self.job.max_tokens
 
 
@@ -63,9 +65,11 @@ class Row(Decoding):
         self._index = index
         self._text = text
 
-    def take(self, logits: torch.Tensor, end_tokens: frozenset[int]) -> None:
-        """Choose the next token from logits (vocabulary,) and emit its text."""
-        super().take(logits, end_tokens)
+    def take(
+        self, logits: torch.Tensor, end_tokens: frozenset[int], likeliest: int | None = None
+    ) -> None:
+        """Choose the next token as all do, and emit its text."""
+        super().take(logits, end_tokens, likeliest)
         ended = self.token in end_tokens
         text = "" if ended else self._text.push(self.token)
         if ended or self._text.stopped:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -180,9 +181,7 @@ async def _follow(reply: Reply, events: asyncio.Queue[Event]) -> AsyncIterator[E
     while True:
         event = await events.get()
         if isinstance(event, Exception):
-            raise ApiError(
-                500, f"The model failed: {type(event).__name__}: {event}", code="model_failed"
-            )
+            raise _failure(event)
         if isinstance(event, Done):
             reply.done = event
             return
@@ -191,6 +190,18 @@ async def _follow(reply: Reply, events: asyncio.Queue[Event]) -> AsyncIterator[E
         else:
             reply.start(event)
         yield event
+
+
+def _failure(error: Exception) -> ApiError:
+    words = f"{type(error).__name__}: {error}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return ApiError(
+            507,
+            f"The device has no memory left for this request: {words} Shorter prompts, fewer arms "
+            "a request, or a server with fewer or smaller --slots need less.",
+            code="out_of_memory",
+        )
+    return ApiError(500, f"The model failed: {words}", code="model_failed")
 
 
 async def _disconnected(request: Request) -> None:

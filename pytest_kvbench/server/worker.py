@@ -61,18 +61,20 @@ class Worker(threading.Thread):
         try:
             return [] if job.cancelled else self._engine.start(job)
         except Exception as error:  # whatever it is, the client must hear of it and the line go on
-            _fail([job], error)
+            self._fail([job], error)
             return []
 
     def _step(self, rows: list[Run]) -> list[Run]:
         try:
             return self._engine.step(rows)
         except Exception as error:  # as above
-            _fail([row.job for row in rows], error)
+            self._fail([row.job for row in rows], error)
             return []
 
-
-def _fail(jobs: list[Job], error: Exception) -> None:
-    log.error("the model failed", exc_info=error)
-    for job in {id(job): job for job in jobs}.values():
-        job.emit(error)
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        log.error("the model failed", exc_info=error)
+        if isinstance(error, torch.OutOfMemoryError):
+            error = error.with_traceback(None)  # its frames hold what must be given back
+            self._engine.forget()
+        for job in {id(job): job for job in jobs}.values():
+            job.emit(error)

@@ -6,25 +6,31 @@ the same values laid out by token. Only the tests marked `cuda` see a real GPU.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from starlette.testclient import TestClient
 from torch.nn import functional
 from transformers.integrations import sdpa_attention
 
 from pytest_kvbench.policies.table import POLICIES, get_policy
-from pytest_kvbench.server import ragged
+from pytest_kvbench.server import intake, protocol, ragged
 from pytest_kvbench.server.drawing import Sampling
-from pytest_kvbench.server.engine import ArmReport, ArmSpec, Engine, Job, Piece
+from pytest_kvbench.server.engine import ArmReport, ArmSpec, Engine, Job, Piece, Run
 from pytest_kvbench.server.reuse import PrefillCache
+from pytest_kvbench.server.server import Served, build_app
+from pytest_kvbench.server.worker import Worker
 from tests.support.tiny_model import tiny_model
 
 pytestmark = pytest.mark.model
 
 SAMPLINGS = {"greedy": Sampling(0.0, 1.0, 0), "drawn": Sampling(0.9, 0.8, 3)}
+NONE = ArmSpec(get_policy("none"), {}, 1.0)
 Answers = list[tuple[str, ArmReport]]
 
 
@@ -49,7 +55,7 @@ def answers(device: str, sampling: Sampling) -> Answers:
     found: Answers = []
     for tail in ([7, 8, 9], [11, 12, 13, 14, 15]):
         ids = [(n * 37) % 251 for n in range(150)] + tail
-        specs = [ArmSpec(get_policy("none"), {}, 1.0), *arms(150)]
+        specs = [NONE, *arms(150)]
         found += run(engine, ids, specs, sampling)
     return found
 
@@ -110,6 +116,74 @@ def test_a_row_of_any_shape_is_attended_to_alike(
     other, _ = ragged.ragged_attention(module, query, keys, values, None)
     assert torch.equal(usual, other)
     assert usual.shape == (2, count, heads, 8)
+
+
+@pytest.fixture
+def numbers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What makes a program wait for its device: the ways one number is read off it."""
+    read: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        plain = getattr(torch.Tensor, name)
+
+        def method(tensor: torch.Tensor) -> Any:
+            read.append(name)
+            return plain(tensor)
+
+        return method
+
+    for name in ("__int__", "__float__", "__bool__", "__index__", "item"):
+        monkeypatch.setattr(torch.Tensor, name, counted(name))
+    return read
+
+
+def test_a_step_of_many_rows_reads_no_number_of_each(numbers_read: list[str]) -> None:
+    engine, snapkv = Engine(tiny_model(), PrefillCache(0)), get_policy("snapkv")
+    params = snapkv.with_defaults({"window_size": 8})
+    specs = [ArmSpec(snapkv, params, budget / 10) for budget in range(2, 10)]
+    ids = [(n * 37) % 251 for n in range(150)]
+    rows = engine.start(Job(ids, specs, 6, SAMPLINGS["greedy"], [], lambda event: None))
+    assert len(rows) == 8
+    numbers_read.clear()
+    engine.step(rows)
+    assert not numbers_read
+
+
+def test_taking_a_request_in_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def synchronize(*_args: Any) -> None:
+        raise AssertionError("the thread that serves HTTP waits for the model's")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    model = replace(tiny_model(), device=torch.device("cuda"))
+    body = {"model": "m", "prompt": "Some words", "max_tokens": 3}
+    request = protocol.parse(protocol.CompletionRequest, json.dumps(body).encode())
+    assert intake.make_job(model, request, lambda event: None).max_tokens == 3
+
+
+class Exhausted(Engine):
+    """Its first job finds no memory; then as ever."""
+
+    def start(self, job: Job) -> list[Run]:
+        if job.max_tokens == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().start(job)
+
+
+def test_a_request_without_memory_fails_alone_and_what_was_kept_is_given_back() -> None:
+    cache = PrefillCache(2**30)
+    engine = Exhausted(tiny_model(), cache)
+    run(engine, [(n * 37) % 251 for n in range(150)], [NONE], SAMPLINGS["greedy"])
+    assert cache.nbytes
+    served = Served(tiny_model(), ("m",), {}, Worker(engine, threads=1, shared_rows=32))
+    served.worker.start()
+    with TestClient(build_app(served)) as http:
+        body = {"model": "m", "prompt": "Some words", "temperature": 0}
+        failed = http.post("/v1/completions", json={**body, "max_tokens": 1})
+        assert failed.status_code == 507
+        assert failed.json()["error"]["code"] == "out_of_memory"
+        assert "2.00 GiB" in failed.json()["error"]["message"]
+        assert not cache.nbytes
+        assert http.post("/v1/completions", json={**body, "max_tokens": 2}).status_code == 200
 
 
 @pytest.mark.cuda
