@@ -17,6 +17,7 @@ import torch
 
 from pytest_kvbench.server.alone import run_alone
 from pytest_kvbench.server.attention import Draws
+from pytest_kvbench.server.decoder import Decoder, Ragged
 from pytest_kvbench.server.forcing import Forcing
 from pytest_kvbench.server.jobs import (
     ArmReport,
@@ -30,12 +31,13 @@ from pytest_kvbench.server.jobs import (
 )
 from pytest_kvbench.server.making import Maker, PolicyError, Wanted
 from pytest_kvbench.server.model import LocalModel
-from pytest_kvbench.server.prefill import clock, note_of, prefill
+from pytest_kvbench.server.prefill import clock, note_of, passes, prefill
 from pytest_kvbench.server.ragged import RowKV
 from pytest_kvbench.server.reports import failed, report
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.rows import KV, Decoding, Leading, Prepared, Row, forward
 from pytest_kvbench.server.solo import SoloKV
+from pytest_kvbench.server.starting import Starting, Steps
 from pytest_kvbench.server.taking import Taker
 from pytest_kvbench.server.text import TextStream
 
@@ -43,16 +45,19 @@ __all__ = ["ArmReport", "ArmSpec", "Done", "Engine", "Event", "Job", "Piece", "R
 
 log = logging.getLogger(__name__)
 
-Run = Decoding | Forcing
+Run = Decoding | Forcing | Starting
 """What is going on, and gets its turn at every step."""
 
 
 class Engine:
     """Runs jobs on a loaded model, one batch of rows after the other."""
 
-    def __init__(self, model: LocalModel, prefills: PrefillCache) -> None:
+    def __init__(
+        self, model: LocalModel, prefills: PrefillCache, decoder: Decoder | None = None
+    ) -> None:
         self._model = model
         self._prefills = prefills
+        self._decoder = decoder or Ragged(model)
         self._maker = Maker(model)
 
     def forget(self) -> None:
@@ -61,14 +66,34 @@ class Engine:
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def admits(self, job: Job, runs: Sequence[Run]) -> bool:
+        """Whether a job may begin beside these."""
+        self._arrange(runs)
+        coming = sum(run.expected for run in runs if isinstance(run, Starting))
+        return self._decoder.admits(0 if job.force else len(job.arms), coming)
+
     @torch.inference_mode()
     def start(self, job: Job) -> list[Run]:
-        """Prefill and compress; emits the reports and, of arms that decode, the first token."""
-        started = clock(self._model.device)
+        """Prefill and compress; emits the reports and, of arms that decode, the first token.
+
+        Where prompts are taken in several passes, this is the first.
+        """
         job.cached_tokens = len(job.ids)
-        prepared = self._prepare(job)
-        took = clock(self._model.device) - started
-        job.timings.prefill_s = took - job.timings.compress_s
+        starting = Starting(job)
+        starting.steps = self._prepare(starting)
+        return self._going_on(self._advance(starting))
+
+    def _advance(self, starting: Starting) -> list[Run]:
+        """One more pass over a prompt; after the last one, what its arms are."""
+        started, job = clock(self._model.device), starting.job
+        prepared = starting.advance()
+        job.timings.prefill_s += clock(self._model.device) - started
+        if prepared is None:
+            return [starting]
+        job.timings.prefill_s -= job.timings.compress_s
+        return self._begin(job, prepared)
+
+    def _begin(self, job: Job, prepared: Sequence[Prepared]) -> list[Run]:
         job.emit([one.report for one in prepared])
         job.unfinished = len(job.arms)
         for index, one in enumerate(prepared):
@@ -78,7 +103,7 @@ class Engine:
         runs = self._forced(job, prepared) if job.force else self._rows(job, prepared)
         if not runs:
             self._end(job)
-        return self._going_on(runs)
+        return runs
 
     def _rows(self, job: Job, prepared: Sequence[Prepared]) -> list[Run]:
         """The arms, each with its first token."""
@@ -94,7 +119,7 @@ class Engine:
     def _forced(self, job: Job, prepared: Sequence[Prepared]) -> list[Run]:
         """What asks the arms about a reply, or what decodes it."""
         if job.force and job.force.reference is not None:
-            return [Forcing(self._model, job, prepared, job.force.reference)]
+            return [self._forcing(job, prepared, job.force.reference)]
         first = prepared[0]
         if first.kv is None or first.logits is None:
             raise RuntimeError("the full cache was not made")
@@ -102,22 +127,44 @@ class Engine:
         leading.take(first.logits, self._model.end_tokens)
         return [leading]
 
+    def _forcing(self, job: Job, arms: Sequence[Prepared], reference: Sequence[int]) -> Forcing:
+        return Forcing(self._model, job, arms, reference, self._decoder.together)
+
     @torch.inference_mode()
     def step(self, runs: list[Run]) -> list[Run]:
-        """One more token for every row, some positions for what is forced; returns what goes on."""
+        """One more token for every row, some positions for what is forced; returns what goes on.
+
+        Of prompts that are taken in several passes the first one gets its next.
+        """
+        self._arrange(runs)
         rows = [run for run in runs if isinstance(run, Decoding)]
         if rows:
             self._decode(rows)
         for run in runs:
             if isinstance(run, Forcing):
                 self._ask_about(run)
+        starting = next((run for run in runs if isinstance(run, Starting)), None)
+        if starting is not None:
+            runs = self._started(runs, starting)
         return self._going_on(runs)
+
+    def _arrange(self, runs: Sequence[Run]) -> None:
+        rows = [run.kv for run in runs if isinstance(run, Row) and isinstance(run.kv, RowKV)]
+        made = [row for run in runs if isinstance(run, Starting) for row in run.rows]
+        self._decoder.arrange(rows, made)
+
+    def _started(self, runs: list[Run], starting: Starting) -> list[Run]:
+        came: list[Run] = []
+        with self._alone(starting.job):
+            came = self._advance(starting)
+        return [*(run for run in runs if run is not starting), *came]
 
     def _decode(self, rows: list[Decoding]) -> None:
         started = clock(self._model.device)
-        together = [(row, kv) for row in rows if isinstance(kv := row.kv, RowKV)]
+        together = [row for row in rows if isinstance(row.kv, RowKV)]
         if together:
-            self._step_together([row for row, _ in together], [kv for _, kv in together])
+            for one in self._decoder.step(together):
+                self._take(one.row, one.logits, one.likeliest)
         for row in rows:
             if isinstance(row, Row) and isinstance(row.kv, SoloKV):
                 self._step_alone(row, row.kv)
@@ -127,18 +174,9 @@ class Engine:
 
     def _ask_about(self, run: Forcing) -> None:
         started = clock(self._model.device)
-        with _alone(run.job):
+        with self._alone(run.job):
             run.advance()
         run.job.timings.force_s += clock(self._model.device) - started
-
-    def _step_together(self, rows: list[Decoding], caches: list[RowKV]) -> None:
-        tokens = torch.tensor([[row.token] for row in rows], device=self._model.device)
-        positions = torch.tensor([[row.position] for row in rows], device=self._model.device)
-        logits = forward(self._model, caches, tokens, positions)[:, -1]
-        # One wait for the device, however many rows there are.
-        likeliest = logits.argmax(-1).tolist()
-        for row, row_logits, token in zip(rows, logits, likeliest, strict=True):
-            self._take(row, row_logits, token)
 
     def _step_alone(self, row: Row, kv: SoloKV) -> None:
         token = torch.tensor([[row.token]], device=self._model.device)
@@ -150,7 +188,7 @@ class Engine:
         self._take(row, logits[0])
 
     def _take(self, row: Decoding, logits: torch.Tensor, likeliest: int | None = None) -> None:
-        with _alone(row.job):
+        with self._alone(row.job):
             row.take(logits, self._model.end_tokens, likeliest)
 
     def _going_on(self, runs: list[Run]) -> list[Run]:
@@ -166,7 +204,7 @@ class Engine:
             return run
         if isinstance(run.kv, RowKV):
             run.kv.rewind(len(run.tokens) - 1)
-        return Forcing(self._model, run.job, run.arms, run.tokens)
+        return self._forcing(run.job, run.arms, run.tokens)
 
     def _end(self, job: Job) -> None:
         timings = job.timings
@@ -174,8 +212,9 @@ class Engine:
         timings.queue_s = clock(self._model.device) - job.created - busy
         job.emit(Done(job.timings, job.cached_tokens))
 
-    def _prepare(self, job: Job) -> list[Prepared]:
+    def _prepare(self, starting: Starting) -> Steps:
         """Each arm's compressed cache of the whole prompt, the logits after it, the report."""
+        job = starting.job
         groups: dict[int, list[int]] = defaultdict(list)
         prepared: dict[int, Prepared] = {}
         for index, context in enumerate(_contexts(job)):
@@ -185,7 +224,8 @@ class Engine:
                 groups[context].append(index)
         for context, indices in groups.items():
             arms = [job.arms[index] for index in indices]
-            prepared.update(zip(indices, self._prepare_group(job, context, arms), strict=True))
+            made = yield from self._prepare_group(starting, context, arms)
+            prepared.update(zip(indices, made, strict=True))
         return [prepared[index] for index in range(len(job.arms))]
 
     def _prepare_alone(self, job: Job, context: int, arm: ArmSpec) -> Prepared:
@@ -202,13 +242,17 @@ class Engine:
         job.cached_tokens = 0
         return Prepared(report(self._model, arm, kv, len(job.ids)), kv, logits)
 
-    def _prepare_group(self, job: Job, context: int, arms: list[ArmSpec]) -> list[Prepared]:
+    def _prepare_group(self, starting: Starting, context: int, arms: list[ArmSpec]) -> Steps:
+        job = starting.job
         tail = job.ids[context:]
+        chunk = self._decoder.chunk
+        before = yield from passes(self._model, self._prefills, job.ids[:context], chunk)
         takers = [self._taker(job, arm, len(tail) + job.max_tokens) for arm in arms]
+        starting.rows += [one.row for one in takers if isinstance(one, Taker)]
         done = prefill(
             self._model,
             self._prefills,
-            job.ids[:context],
+            before,
             [one for one in takers if isinstance(one, Taker)],
         )
         job.timings.compress_s += done.compress_s
@@ -230,13 +274,19 @@ class Engine:
     def _taker(self, job: Job, arm: ArmSpec, room: int) -> Taker | PolicyError:
         """What takes an arm's share of a pass, or why its press cannot be made."""
         wanted = _wanted(arm, job)
-        row = RowKV(len(self._model.attention_layers), room)
+        row = self._row(job, room)
         keeps_all = arm.keeps_all or wanted.ratio <= 0
         try:
             press = None if keeps_all else self._maker.press(wanted)
         except PolicyError as error:
             return error
         return Taker(wanted, press, row, Draws(job.sampling.seed, self._model.device))
+
+    def _row(self, job: Job, room: int) -> RowKV:
+        """An empty cache: where an arm decodes, or of its own where it is asked about a reply."""
+        if job.force:
+            return RowKV(len(self._model.attention_layers), room)
+        return self._decoder.row(room)
 
     def _ask(self, rows: Sequence[KV], tail: Sequence[int], context: int) -> list[torch.Tensor]:
         """The question, through the compressed caches; logits (vocabulary,) after it per row."""
@@ -246,19 +296,24 @@ class Engine:
         if isinstance(rows[0], SoloKV):
             return [rows[0].forward(tokens, start)[0]]
         ragged = [row for row in rows if isinstance(row, RowKV)]
-        positions = torch.cat([start - row.shift for row in ragged])
-        return list(forward(self._model, ragged, tokens.expand(len(ragged), -1), positions)[:, -1])
+        after: list[torch.Tensor] = []
+        for some in self._decoder.together(ragged):
+            positions = torch.cat([start - row.shift for row in some])
+            after += forward(self._model, some, tokens.expand(len(some), -1), positions)[:, -1]
+        return after
 
-
-@contextlib.contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """What goes wrong is this job's own, not its neighbours'."""
-    try:
-        yield
-    except Exception as error:  # whatever it is, the client must hear of it
-        log.exception("a job failed")
-        job.cancelled = True
-        job.emit(error)
+    @contextlib.contextmanager
+    def _alone(self, job: Job) -> Iterator[None]:
+        """What goes wrong is this job's own, not its neighbours'."""
+        try:
+            yield
+        except Exception as error:  # whatever it is, the client must hear of it
+            log.exception("a job failed")
+            job.cancelled = True
+            if isinstance(error, torch.OutOfMemoryError):
+                error = error.with_traceback(None)  # its frames hold what must be given back
+                self.forget()
+            job.emit(error)
 
 
 def _jobs(runs: Sequence[Run]) -> list[Job]:

@@ -8,7 +8,7 @@ decoding, or that have fewer bits, are given token after token, as when they dec
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,9 @@ from pytest_kvbench.server.rows import (
     forward,
 )
 from pytest_kvbench.server.solo import SoloKV
+
+Together = Callable[[Sequence[RowKV]], list[list[RowKV]]]
+"""See `decoder.Decoder.together`."""
 
 _MOST_LOGITS = 2**25
 """Logits of all rows that are there at once: 128 MiB."""
@@ -58,11 +61,17 @@ class Forcing:
     """A job's reply on its way through the caches of its arms; the first has the full cache."""
 
     def __init__(
-        self, model: LocalModel, job: Job, arms: Sequence[Prepared], reference: Sequence[int]
+        self,
+        model: LocalModel,
+        job: Job,
+        arms: Sequence[Prepared],
+        reference: Sequence[int],
+        together: Together,
     ) -> None:
         self.job = job
         self.done = False
         self._model = model
+        self._together = together
         self._reference = torch.tensor(list(reference), device=model.device)
         self._arms = [
             Asked(index, one.report, one.kv, one.logits[None])
@@ -93,9 +102,10 @@ class Forcing:
         tokens = self._reference[before : before + count]
         places = torch.arange(before, before + count, device=self._model.device)
         together = {one.index: kv for one in self._arms if isinstance(kv := one.kv, RowKV)}
-        rows = list(together.values())
-        positions = torch.stack([places + first_position(self.job, kv) for kv in rows])
-        logits = forward(self._model, rows, tokens.expand(len(rows), -1), positions, count)
+        logits: list[torch.Tensor] = []
+        for rows in self._together(list(together.values())):
+            positions = torch.stack([places + first_position(self.job, kv) for kv in rows])
+            logits += forward(self._model, rows, tokens.expand(len(rows), -1), positions, count)
         found = dict(zip(together, logits, strict=True))
         for one in self._arms:
             if isinstance(one.kv, SoloKV):

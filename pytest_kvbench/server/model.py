@@ -19,6 +19,9 @@ from pytest_kvbench.server import ragged
 
 log = logging.getLogger(__name__)
 
+_BY_LENGTH = ("dynamic", "longrope")
+"""Rotary embeddings whose angles depend on the largest position in a pass."""
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -46,6 +49,18 @@ class LocalModel:
     def attention_layers(self) -> list[torch.nn.Module]:
         """The attention module of every layer."""
         return [layer.self_attn for layer in self.network.model.layers]
+
+    @property
+    def head_dim(self) -> int:
+        """The width of a head's keys and values."""
+        width: Any = self.attention_layers[0].head_dim
+        return int(width)
+
+    @property
+    def turns_by_length(self) -> bool:
+        """Whether the longest row of a pass decides how the positions of all are told apart."""
+        rope = getattr(self.network.config, "rope_parameters", None) or {}
+        return rope.get("rope_type") in _BY_LENGTH
 
     def encode(self, text: str, *, special: bool = False) -> tuple[list[int], list[int]]:
         """Token ids of `text`, and the character at which each token ends.

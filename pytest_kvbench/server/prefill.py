@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,48 +36,86 @@ class Prefilled:
     compress_s: float
 
 
-def prefill(
-    model: LocalModel,
-    cache: PrefillCache,
-    ids: Sequence[int],
-    arms: list[Taker],
-) -> Prefilled:
-    """Run the prompt once; each arm takes its share."""
+@dataclass(frozen=True)
+class Begun:
+    """A prompt whose last pass is still to come.
+
+    Attributes:
+        ids: all of its tokens.
+        past: keys and values of those before that pass.
+        hidden: by layer, what went in, (1, n, width) of each pass so far.
+        cached_tokens: how many were known from an earlier prompt.
+    """
+
+    ids: Sequence[int]
+    past: DynamicCache
+    hidden: list[list[torch.Tensor]]
+    cached_tokens: int
+
+
+def passes(
+    model: LocalModel, cache: PrefillCache, ids: Sequence[int], chunk: int | None
+) -> Generator[None, None, Begun]:
+    """The passes before the last one, of `chunk` tokens each; none where there is no such limit.
+
+    They begin at multiples of it, wherever a known beginning ends: what comes of a prompt is then
+    the same to the last bit, whatever was known.
+    """
+    known = cache.find(ids, chunk or 1)
+    past, hidden = DynamicCache(), [[layer.hidden] for layer in known]
+    for index, layer in enumerate(known):
+        past.update(layer.keys, layer.values, index)
+    begun = Begun(ids, past, hidden or [[] for _ in model.attention_layers], past.get_seq_length())
+    while chunk and len(ids) - past.get_seq_length() > chunk:
+        _run(model, begun, past.get_seq_length() + chunk, _record(begun.hidden))
+        yield
+    return begun
+
+
+def prefill(model: LocalModel, cache: PrefillCache, begun: Begun, arms: list[Taker]) -> Prefilled:
+    """Run what is left of a prompt; each arm takes its share of the whole."""
     share_scores(arms)
-    cached = cache.find(ids)
     recording = cache.record()
-    compressor = _Compressor(model, len(ids), arms, cached, recording)
-    logits = _run(model, ids, cached, compressor)
-    cache.add(ids, recording)
+    compressor = _Compressor(model, begun, arms, recording)
+    logits = _run(model, begun, len(begun.ids), compressor)
+    cache.add(begun.ids, recording)
     return Prefilled(
         arms=arms,
         logits=logits,
-        cached_tokens=cached[0].keys.shape[2] if cached else 0,
+        cached_tokens=begun.cached_tokens,
         compress_s=compressor.watch.seconds,
     )
 
 
-def _run(
-    model: LocalModel, ids: Sequence[int], cached: list[Layer], compressor: _Compressor
-) -> torch.Tensor:
-    """The forward pass over what is not known yet; logits (vocabulary,) after the last token."""
-    past = DynamicCache()
-    for index, layer in enumerate(cached):
-        past.update(layer.keys, layer.values, index)
+Hook = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def _record(hidden: list[list[torch.Tensor]]) -> Hook:
+    """The hook of a pass from which no arm takes anything yet."""
+
+    def hook(module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+        hidden[module.layer_idx].append(kwargs["hidden_states"])
+
+    return hook
+
+
+def _run(model: LocalModel, begun: Begun, end: int, hook: Hook) -> torch.Tensor:
+    """The forward pass over the tokens up to `end`; logits (vocabulary,) after the last one."""
+    past = begun.past
+    tokens = list(begun.ids[past.get_seq_length() : end])
     hooks = [
-        layer.register_forward_hook(compressor, with_kwargs=True)
-        for layer in model.attention_layers
+        layer.register_forward_hook(hook, with_kwargs=True) for layer in model.attention_layers
     ]
     try:
         output = model.network(
-            input_ids=torch.tensor([list(ids)[past.get_seq_length() :]], device=model.device),
+            input_ids=torch.tensor([tokens], device=model.device),
             past_key_values=past,
             use_cache=True,
             logits_to_keep=1,
         )
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
     logits: torch.Tensor = output.logits[0, -1]
     return logits
 
@@ -88,15 +126,14 @@ class _Compressor:
     def __init__(
         self,
         model: LocalModel,
-        tokens: int,
+        begun: Begun,
         arms: list[Taker],
-        cached: list[Layer],
         recording: Recording,
     ) -> None:
         self._arms = arms
-        self._cached = cached
+        self._hidden = begun.hidden
         self._recording = recording
-        self._positions = torch.arange(tokens, device=model.device)
+        self._positions = torch.arange(len(begun.ids), device=model.device)
         self._rotary = model.network.model.rotary_emb
         self.watch = Stopwatch(model.device)
 
@@ -108,26 +145,24 @@ class _Compressor:
 
     def _take(self, module: Any, kwargs: dict[str, Any], output: Any) -> None:
         whole = kwargs["past_key_values"].layers[module.layer_idx]
-        layer = Layer(self._hidden(module, kwargs), whole.keys, whole.values)
+        before, self._hidden[module.layer_idx] = self._hidden[module.layer_idx], []
+        hidden = kwargs["hidden_states"]
+        hidden = torch.cat([*before, hidden], dim=1) if before else hidden
+        layer = Layer(hidden, whole.keys, whole.values)
         self._recording.add(layer)
-        shown = self._as_if_whole(layer, kwargs) if self._cached else kwargs
+        shown = self._as_if_whole(layer, kwargs) if before else kwargs
         for arm in self._arms:
             arm.take(module, layer, output[1], shown)
         whole.keys = whole.values = layer.keys[:, :, :0].clone()
 
-    def _hidden(self, module: Any, kwargs: dict[str, Any]) -> torch.Tensor:
-        hidden: torch.Tensor = kwargs["hidden_states"]
-        if not self._cached:
-            return hidden
-        return torch.cat([self._cached[module.layer_idx].hidden, hidden], dim=1)
-
     def _as_if_whole(self, layer: Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a pass over the whole prompt, though part of it was known."""
+        """The arguments of a pass over the whole prompt, though part of it went before."""
+        positions = self._positions.to(layer.hidden.device)
         return {
             **kwargs,
             "hidden_states": layer.hidden,
-            "cache_position": self._positions,
-            "position_embeddings": self._rotary(layer.hidden, self._positions[None]),
+            "cache_position": positions,
+            "position_embeddings": self._rotary(layer.hidden, positions[None]),
         }
 
 
@@ -187,13 +222,13 @@ class Stopwatch:
         if self._device.type != "cuda":
             return sum(end - start for start, end in self._parts)
         torch.cuda.synchronize(self._device)
-        milliseconds = sum(start.elapsed_time(end) for start, end in self._parts)
-        return float(milliseconds) / 1000
+        milliseconds = sum(float(start.elapsed_time(end)) for start, end in self._parts)
+        return milliseconds / 1000
 
     def _now(self) -> Any:
         if self._device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # upstream
         event.record(torch.cuda.current_stream(self._device))
         return event
 

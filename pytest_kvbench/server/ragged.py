@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -29,14 +31,28 @@ Causal = Callable[[int, int, int, torch.dtype, torch.device], torch.Tensor]
 """See `_causal`."""
 
 
+Buffers = tuple[torch.Tensor, torch.Tensor]
+"""Of one layer: keys and values, (1, kv_heads, tokens, head_dim) each."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in memory that a row may take: its number, and its buffers by layer."""
+
+    index: int
+    buffers: Callable[[int], Buffers]
+
+
 class RowKV:
     """Keys and values of one row, per layer, in buffers with room for `room` more tokens.
 
-    `shift`: how far its tokens stand before the places they had in the prompt; `idle_bytes`: those
-    of entries that are masked and of channels that are zero.
+    `place`: where its buffers are, if they are not its own; `shift`: how far its tokens stand
+    before the places they had in the prompt; `idle_bytes`: those of entries that are masked and of
+    channels that are zero.
     """
 
-    def __init__(self, layers: int, room: int) -> None:
+    def __init__(self, layers: int, room: int, place: Place | None = None) -> None:
+        self.place = place
         self._room = room
         self._keys: list[torch.Tensor | None] = [None] * layers
         self._values: list[torch.Tensor | None] = [None] * layers
@@ -48,13 +64,36 @@ class RowKV:
 
     def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Take over what a policy kept: two tensors (1, kv_heads, kept, head_dim)."""
-        shape = (*keys.shape[:2], keys.shape[2] + self._room, keys.shape[3])
-        self._keys[layer], self._values[layer] = keys.new_empty(shape), values.new_empty(shape)
+        if self.place is None:
+            buffers = self._own(keys), self._own(values)
+        else:
+            buffers = self.place.buffers(layer)
+            for buffer in buffers:  # no number of who was here before is left, be it none
+                buffer[:, :, keys.shape[2] :].zero_()
+        self._keys[layer], self._values[layer] = buffers
         self.append(layer, keys, values)
 
-    def append(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _own(self, kept: torch.Tensor) -> torch.Tensor:
+        return kept.new_empty(*kept.shape[:2], kept.shape[2] + self._room, kept.shape[3])
+
+    def move_to(self, place: Place) -> None:
+        """Go on in the buffers of a place."""
+        held = [self._held(layer) for layer in range(len(self.lengths))]
+        lengths, self.lengths = self.lengths, [0] * len(self.lengths)
+        self.place = place
+        for layer, (buffers, length) in enumerate(zip(held, lengths, strict=True)):
+            self.fill(layer, *(buffer[:, :, :length] for buffer in buffers))
+
+    @property
+    def masked(self) -> bool:
+        """Whether entries of it may not be looked at."""
+        return any(mask is not None for mask in self._visible)
+
+    def grow(self) -> None:
+        """Count a token that was written to every layer's buffers."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> Buffers:
         """Add tokens (1, kv_heads, n, head_dim); returns views of all that is there."""
         key_buffer, value_buffer = self._held(layer)
         start, end = self.lengths[layer], self.lengths[layer] + keys.shape[2]
@@ -90,7 +129,7 @@ class RowKV:
         zero = (held == 0).all(dim=2).float().mean()
         self.idle_bytes += float(zero) * held.numel() * held.element_size()
 
-    def _held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _held(self, layer: int) -> Buffers:
         keys, values = self._keys[layer], self._values[layer]
         if keys is None or values is None:
             raise RuntimeError(f"layer {layer} is not filled")
@@ -152,10 +191,20 @@ class RaggedCache(Cache):
         return RowsKeys(seen, self._causal), [values for _, values in pairs]
 
 
+class Attended(Protocol):
+    """Keys that know themselves how they are attended to."""
+
+    def attend(
+        self, query: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        """The result (rows, n, heads, head_dim) of a query (rows, heads, n, head_dim)."""
+        ...
+
+
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor | list[Keys],
+    key: torch.Tensor | list[Keys] | Attended,
     value: torch.Tensor | list[torch.Tensor],
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
@@ -168,14 +217,38 @@ def ragged_attention(
     """
     if isinstance(key, torch.Tensor) and isinstance(value, torch.Tensor):
         if key.shape[2] > query.shape[2]:
-            return _attend(query, key, value, scaling, _causal).transpose(1, 2).contiguous(), None
+            return _go_on(query, key, value, scaling).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if not isinstance(key, list):
+        return key.attend(query, value, scaling), None  # type: ignore[union-attr, arg-type]
     causal = key.causal if isinstance(key, RowsKeys) else _causal
     each = zip(torch.split(query, 1), key, value, strict=True)
     rows = [_attend(*row, scaling, causal) for row in each]
     return torch.cat(rows).transpose(1, 2).contiguous(), None
+
+
+def _go_on(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """One prompt whose beginning is there already: the query's tokens are its last.
+
+    A GPU's kernels look at no more than there is to see, without a mask in memory.
+    """
+    if query.device.type == "cpu":
+        return _attend(query, keys, values, scaling, _causal)
+    return end_of_prompt(query, keys, values, scaling)
+
+
+def end_of_prompt(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """What `_go_on` does on a GPU; the same on a CPU, slowly."""
+    bias = causal_lower_right(query.shape[2], keys.shape[2])
+    return scaled_dot_product_attention(
+        query, keys, values, attn_mask=bias, scale=scaling, enable_gqa=True
+    )
 
 
 def _attend(

@@ -59,14 +59,15 @@ class PrefillCache:
         self.nbytes = 0
         self._kept: OrderedDict[tuple[int, ...], list[Layer]] = OrderedDict()
 
-    def find(self, ids: Sequence[int]) -> list[Layer]:
+    def find(self, ids: Sequence[int], step: int = 1) -> list[Layer]:
         """The layers of the longest known beginning of `ids`, the last token never included.
 
-        Empty where less than `MIN_SHARE` of the prompt, or fewer than `MIN_TOKENS`, is known.
+        It is a multiple of `step` long, and empty where less than `MIN_SHARE` of the prompt, or
+        fewer than `MIN_TOKENS`, is known.
         """
         shared = {prefix: _common(prefix, ids) for prefix in self._kept}
         best = max(shared, key=lambda prefix: shared[prefix], default=())
-        count = min(shared.get(best, 0), len(ids) - 1)
+        count = min(shared.get(best, 0), len(ids) - 1) // step * step
         if count < max(MIN_SHARE * len(ids), MIN_TOKENS):
             return []
         self._kept.move_to_end(best)

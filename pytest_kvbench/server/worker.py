@@ -30,6 +30,7 @@ class Worker(threading.Thread):
         self._threads = threads
         self._shared_rows = shared_rows
         self._waiting: queue.Queue[Job] = queue.Queue()
+        self._first: Job | None = None
 
     def submit(self, job: Job) -> None:
         """Put a job at the end of the line."""
@@ -38,7 +39,7 @@ class Worker(threading.Thread):
     @property
     def waiting(self) -> int:
         """Jobs in line, the running ones not counted."""
-        return self._waiting.qsize()
+        return self._waiting.qsize() + (self._first is not None)
 
     def run(self) -> None:
         """Run jobs until the process ends."""
@@ -51,9 +52,13 @@ class Worker(threading.Thread):
         """The rows, and those of waiting jobs; waits for a job if there is nothing to do."""
         while not rows or len(rows) < self._shared_rows:
             try:
-                job = self._waiting.get(block=not rows)
+                job = self._first or self._waiting.get(block=not rows)
             except queue.Empty:
                 break
+            self._first = job
+            if rows and not self._engine.admits(job, rows):
+                break
+            self._first = None
             rows = rows + self._start(job)
         return rows
 

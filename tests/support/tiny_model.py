@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from pytest_kvbench.server import ragged
 from pytest_kvbench.server.model import LocalModel
 
 CONTEXT = 256
+_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+SIZES: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "head_dim": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": len(_ALPHABET) + 1,
+    "max_position_embeddings": CONTEXT,
+}
 _TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
     "{% if messages[0]['role'] == 'nobody' %}{{ raise_exception('nobody may not speak') }}"
@@ -20,22 +39,18 @@ _TEMPLATE = (
 
 def tiny_model(device: str = "cpu", attention: str = ragged.ATTENTION) -> LocalModel:
     """Three layers, two key heads for four query heads, a token a byte."""
+    return tiny_of(LlamaConfig(**SIZES, attn_implementation=attention), device)
+
+
+def tiny_of(
+    config: PreTrainedConfig, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> LocalModel:
+    """A model of any kind of transformers', which has read nothing."""
     ragged.register()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        head_dim=8,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(alphabet) + 1,
-        max_position_embeddings=CONTEXT,
-        attn_implementation=attention,
-    )
+    config._attn_implementation = config._attn_implementation or ragged.ATTENTION
     torch.manual_seed(0)
-    network = LlamaForCausalLM(config).eval().to(torch.device(device))
-    return LocalModel(network, _tokenizer(alphabet), torch.device(device), CONTEXT, frozenset())
+    network = AutoModelForCausalLM.from_config(config).eval().to(torch.device(device), dtype)
+    return LocalModel(network, _tokenizer(_ALPHABET), torch.device(device), CONTEXT, frozenset())
 
 
 def _tokenizer(alphabet: list[str]) -> PreTrainedTokenizerFast:

@@ -1,0 +1,316 @@
+"""Rows in slots of one fixed capacity, one pass over all of them: the way of GPUs.
+
+Keys and values are written in place, at each slot's length; whatever is beyond it is masked. So the
+shapes of a step never change: on a GPU it is captured once and replayed, and an answer is the same
+bit for bit whatever the other slots hold, in every type.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention import varlen
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import Cache
+
+from pytest_kvbench.server.decoder import Next, pass_over, waits_for_place
+from pytest_kvbench.server.model import LocalModel
+from pytest_kvbench.server.ragged import Buffers, Place, RowKV
+from pytest_kvbench.server.rows import Decoding
+from pytest_kvbench.server.shape import Shape
+
+log = logging.getLogger(__name__)
+
+_WARM_UP = 2  # passes before one is captured: kernels are chosen and workspaces made
+
+
+@dataclass
+class Seen:
+    """How far each slot may be seen in one layer: as a mask (slots, 1, 1, capacity), as lengths."""
+
+    mask: torch.Tensor
+    lengths: torch.Tensor
+
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Seen, float | None], torch.Tensor]
+"""Attention of queries (slots, kv_heads, heads a kv_head, head_dim), and the same shape back."""
+
+
+@dataclass(frozen=True)
+class SlotKeys:
+    """The keys of all slots in one layer, (slots, kv_heads, capacity, head_dim)."""
+
+    keys: torch.Tensor
+    seen: Seen
+    attention: Attend
+
+    def attend(
+        self, query: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        """See `ragged.Attended`. Query heads that share a key head become queries of one head."""
+        slots, heads, count, width = query.shape
+        folded = query.reshape(slots, self.keys.shape[1], -1, width)
+        out = self.attention(folded, self.keys, value, self.seen, scaling)
+        return out.reshape(slots, heads, count, width).transpose(1, 2).contiguous()
+
+
+def masked(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: Seen,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention over whole slots, what is not to be seen masked."""
+    return scaled_dot_product_attention(query, keys, values, attn_mask=seen.mask, scale=scaling)
+
+
+def by_length(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: Seen,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention that reads each slot up to its length and no further, on GPUs.
+
+    How a slot is cut for the cores depends on the capacity and its own length alone.
+    """
+    slots, kv_heads, capacity, width = keys.shape
+    starts = torch.arange(slots + 1, dtype=torch.int32, device=query.device)
+    flat_keys, flat_values = (
+        one.transpose(1, 2).reshape(slots * capacity, kv_heads, width) for one in (keys, values)
+    )
+    out = varlen.varlen_attn(
+        query.reshape(slots, -1, width),
+        flat_keys,
+        flat_values,
+        starts,
+        starts * capacity,
+        1,
+        capacity,
+        scale=scaling,
+        enable_gqa=True,
+        seqused_k=seen.lengths,
+    )
+    if not isinstance(out, torch.Tensor):
+        raise TypeError("only the result was asked for")
+    return out.reshape(query.shape)
+
+
+class SlotStore(Cache):
+    """The buffers of all slots. They lie by token, which every kernel reads without a copy."""
+
+    def __init__(self, model: LocalModel, shape: Shape) -> None:
+        super().__init__(layers=[])
+        self._shape = shape
+        heads, width = model.network.config.num_key_value_heads, model.head_dim
+        size = (shape.slots, shape.capacity, heads, width)
+        self._layers: list[Buffers] = []
+        for layer in model.attention_layers:
+            like = next(layer.parameters())
+            keys, values = (like.new_zeros(size, dtype=model.network.dtype) for _ in range(2))
+            self._layers.append((keys.transpose(1, 2), values.transpose(1, 2)))
+        self._rows = torch.arange(shape.slots, device=model.device)
+        self._attention = _fastest(model)
+        self.lengths = torch.zeros(
+            len(self._layers), shape.slots, dtype=torch.long, device=model.device
+        )
+        self.mask = self.lengths.new_zeros(*self.lengths.shape, shape.capacity, dtype=torch.bool)
+        self._places = torch.arange(shape.capacity, device=model.device)
+
+    def place(self, index: int) -> Place:
+        """The buffers of one slot, as a row takes them."""
+
+        def buffers(layer: int) -> Buffers:
+            keys, values = self._layers[layer]
+            return keys[index : index + 1], values[index : index + 1]
+
+        return Place(index, buffers)
+
+    def see(self) -> None:
+        """Let each slot be seen up to its length, the token that is about to come included."""
+        torch.le(self._places, self.lengths[:, :, None], out=self.mask)
+
+    def update(  # type: ignore[override]  # what is attended to is all slots
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        cache_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - transformers passes it
+    ) -> tuple[SlotKeys, torch.Tensor]:
+        """Write (slots, kv_heads, 1, head_dim) at each slot's length; returns what is there."""
+        keys, values = self._layers[layer_idx]
+        device = keys.device  # that of the layer, where a model is on several
+        rows, at = self._rows.to(device), self.lengths[layer_idx].to(device)
+        keys[rows, :, at], values[rows, :, at] = key_states[:, :, 0], value_states[:, :, 0]
+        mask = self.mask[layer_idx][:, None, None].to(device)
+        return SlotKeys(keys, Seen(mask, (at + 1).int()), self._attention), values
+
+
+class Slots:
+    """Decodes rows in slots; see `decoder.Decoder`.
+
+    A slot that nobody uses takes part all the same: its token goes to its last place, which no row
+    is given. Rows whose policy masks or acts take passes of their own.
+    """
+
+    chunk: int | None
+
+    def __init__(self, model: LocalModel, shape: Shape) -> None:
+        self.chunk = shape.chunk
+        self._model = model
+        self._shape = shape
+        self._store = SlotStore(model, shape)
+        self._held: list[RowKV | None] = [None] * shape.slots
+        layers = len(model.attention_layers)
+        self._idle = [0, 0, *[shape.capacity - 1] * layers]
+        self._state = torch.tensor([self._idle] * shape.slots, device=model.device).T.contiguous()
+        vocabulary = int(model.network.config.vocab_size)
+        self._logits = torch.zeros(
+            shape.slots, vocabulary, dtype=model.network.dtype, device=model.device
+        )
+        self._likeliest = torch.zeros(shape.slots, dtype=torch.long, device=model.device)
+        self._graph: Any = None
+        self._captures = _on_one_gpu(model)
+
+    def row(self, room: int) -> RowKV:
+        """See `decoder.Decoder.row`: in a slot at once, if one is free."""
+        free = next((n for n, held in enumerate(self._held) if held is None), None)
+        layers = len(self._model.attention_layers)
+        if free is None:
+            return RowKV(layers, room)
+        row = self._held[free] = RowKV(layers, room, self._store.place(free))
+        return row
+
+    def arrange(self, rows: Sequence[RowKV], coming: Sequence[RowKV]) -> None:
+        """See `decoder.Decoder.arrange`."""
+        living = {id(one) for one in (*rows, *coming)}
+        self._held = [one if id(one) in living else None for one in self._held]
+        waiting = (one for one in rows if one.place is None and not one.masked)
+        free = (n for n, held in enumerate(self._held) if held is None)
+        for index, row in list(zip(free, waiting, strict=False)):
+            row.move_to(self._store.place(index))
+            self._held[index] = row
+
+    def admits(self, arms: int, coming: int) -> bool:
+        """See `decoder.Decoder.admits`: each finds a slot, or all slots are free."""
+        return self._held.count(None) - coming >= min(arms, self._shape.slots)
+
+    def together(self, rows: Sequence[RowKV]) -> list[list[RowKV]]:
+        """See `decoder.Decoder.together`: how many they are would change their shape."""
+        return [[row] for row in rows]
+
+    def step(self, rows: Sequence[Decoding]) -> Iterable[Next]:
+        """See `decoder.Decoder.step`."""
+        placed = [row for row in rows if waits_for_place(row) and _place(row) is not None]
+        if placed:
+            yield from self._step(placed)
+        for row in rows:
+            if not waits_for_place(row):
+                yield from pass_over(self._model, [row])
+
+    def _step(self, rows: Sequence[Decoding]) -> Iterable[Next]:
+        columns = [self._idle] * self._shape.slots
+        at = {}
+        for row in rows:
+            kv, place = row.kv, _place(row)
+            if isinstance(kv, RowKV) and place is not None:
+                columns[place] = [row.token, row.position, *kv.lengths]
+                at[place] = row
+                kv.grow()
+        self._state.copy_(torch.tensor(columns).T)
+        self._run()
+        likeliest = self._likeliest.tolist()
+        return [Next(row, self._logits[n], likeliest[n]) for n, row in at.items()]
+
+    def _run(self) -> None:
+        if self._captures and self._graph is None:
+            self._graph = self._captured()
+            self._captures = self._graph is not None
+        if self._graph is None:
+            self._pass()
+        else:
+            self._graph.replay()
+
+    def _pass(self) -> None:
+        """One token of every slot, from `_state` to `_logits`: nothing else goes in or out."""
+        tokens, positions = self._state[0], self._state[1]
+        self._store.lengths.copy_(self._state[2:])
+        self._store.see()
+        output = self._model.network(
+            input_ids=tokens[:, None],
+            position_ids=positions[:, None],
+            cache_position=positions[:1],
+            past_key_values=self._store,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._logits.copy_(output.logits[:, -1])
+        torch.argmax(self._logits, -1, out=self._likeliest)
+
+    def _captured(self) -> Any:
+        """The pass as one graph; None where the model waits for its device, and is run as it is."""
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # upstream
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(_WARM_UP):
+                self._pass()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._pass()
+        except RuntimeError as error:
+            log.warning("a step could not be captured, so each is run anew: %s", error)
+            return None
+        return graph
+
+
+def _place(row: Decoding) -> int | None:
+    """The slot that a row is in."""
+    place = row.kv.place if isinstance(row.kv, RowKV) else None
+    return None if place is None else place.index
+
+
+def _on_one_gpu(model: LocalModel) -> bool:
+    devices = {weight.device for weight in model.network.parameters()}
+    return len(devices) == 1 and model.device.type == "cuda"
+
+
+def _fastest(model: LocalModel) -> Attend:
+    """The attention that reads least, where this torch and this GPU have it and it is right."""
+    has = "seqused_k" in inspect.signature(varlen.varlen_attn).parameters
+    short = model.network.dtype in (torch.bfloat16, torch.float16)
+    if model.device.type != "cuda" or not has or not short:
+        return masked
+    try:
+        agree = _agrees(by_length, model)
+    except Exception as error:  # a kernel that is not built for this GPU raises what it likes
+        log.warning("attention by length is not to be had here: %s", error)
+        return masked
+    return by_length if agree else masked
+
+
+def _agrees(attention: Attend, model: LocalModel, capacity: int = 512) -> bool:
+    """Whether it finds what `masked` finds, on random keys of this model's shape."""
+    config, device, dtype = model.network.config, model.device, model.network.dtype
+    heads, groups = config.num_key_value_heads, config.num_attention_heads
+    made = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        size = (*shape, model.head_dim)
+        return torch.randn(size, generator=made, device=device).to(dtype)
+
+    query = random(2, heads, groups // heads)
+    keys, values = (random(2, capacity, heads).transpose(1, 2) for _ in range(2))
+    lengths = torch.tensor([capacity // 3, capacity], dtype=torch.int32, device=device)
+    mask = torch.arange(capacity, device=device) < lengths[:, None]
+    seen = Seen(mask[:, None, None], lengths)
+    found, right = (one(query, keys, values, seen, None).float() for one in (attention, masked))
+    return torch.allclose(found, right, atol=2e-2, rtol=2e-2)
