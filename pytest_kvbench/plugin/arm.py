@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_kvbench.cellkey import CellKey
-from pytest_kvbench.plugin.verdict import CheckError, Controls
+from pytest_kvbench.plugin.checks import CheckError
+from pytest_kvbench.plugin.verdict import Controls
 from pytest_kvbench.report import text
 from pytest_kvbench.report.certificates import sentence
 from pytest_kvbench.rows import Certificate

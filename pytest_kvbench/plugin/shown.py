@@ -8,7 +8,7 @@ import pytest
 from _pytest.outcomes import Failed
 
 from pytest_kvbench.errors import KvbenchError
-from pytest_kvbench.plugin.verdict import CheckError
+from pytest_kvbench.plugin.checks import CheckError
 from pytest_kvbench.wire import sound
 
 _AGAIN = "as above"

@@ -12,6 +12,7 @@ from pytest_kvbench.analyse import arrival
 from pytest_kvbench.errors import InfrastructureError
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Cut
+from pytest_kvbench.plugin.checks import CheckError, UndeterminedWarning, UnverifiedWarning
 from pytest_kvbench.records import SHOWN, Cell, Failure, Proof
 
 if TYPE_CHECKING:
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
 
 Repetition = tuple[str, int]
 """An example's id and a replicate: what is paired between a cell and its control."""
-
-
-class UndeterminedWarning(UserWarning):
-    """A gated cell neither holds nor breaks: more examples are needed."""
-
-
-class UnverifiedWarning(UserWarning):
-    """A gated cell holds, and nothing proves that its budget was applied."""
-
-
-class CheckError(AssertionError):
-    """A check that failed; `short` says it in a few words, for a list of failed items."""
-
-    def __init__(self, message: str, short: str) -> None:
-        super().__init__(message)
-        self.short = short
 
 
 @dataclass(frozen=True, repr=False)

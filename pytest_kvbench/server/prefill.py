@@ -220,7 +220,7 @@ class Stopwatch:
     def seconds(self) -> float:
         """Those of all parts, once the device has done them."""
         if self._device.type != "cuda":
-            return sum(end - start for start, end in self._parts)
+            return float(sum(end - start for start, end in self._parts))
         torch.cuda.synchronize(self._device)
         milliseconds = sum(float(start.elapsed_time(end)) for start, end in self._parts)
         return milliseconds / 1000

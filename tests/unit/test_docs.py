@@ -25,7 +25,15 @@ from tests.support.pages import PAGES, README, ROOT, TEXT
 PACKAGE = ROOT / "pytest_kvbench"
 FOREIGN = {
     *("--cache-clear", "--cache-show", "--junitxml"),  # pytest
-    *("--batches", "--kv-cache-dtype", "--model", "--policy", "--port", "--slot-save-path"),
+    *(
+        "--batches",
+        "--dtype",
+        "--kv-cache-dtype",
+        "--model",
+        "--policy",
+        "--port",
+        "--slot-save-path",
+    ),
     "--gpus-per-node",  # Slurm
     *("--no-deps", "--upgrade", "--seed", "--strict"),  # pip, calibration.py, mypy
     *("--dist", "--ignore"),  # pytest, of `make test`
