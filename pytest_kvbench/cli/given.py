@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import MissingPrerequisiteError
-from pytest_kvbench.experiment.load import Declared, Override, load_stages
+from pytest_kvbench.experiment.load import Declared, Override
 from pytest_kvbench.hints import command_of_file
 from pytest_kvbench.own.classes import ask_before
+from pytest_kvbench.pipeline.declared import load_stages
 from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import click
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.gate import Gate
-from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.pipeline.declared import load_experiment
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.foreseen import Truth

@@ -10,7 +10,7 @@ import click
 
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.experiment.load import load_experiment
+from pytest_kvbench.pipeline.declared import load_experiment
 from pytest_kvbench.records import ReasoningRule
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -99,21 +98,6 @@ class Launch(Section):
     parallel: int = about(
         "requests one llama.cpp server decodes together", default=1, ge=1, le=1_000
     )
-
-
-FIRST_LEVERS: Mapping[str, str] = MappingProxyType(
-    {
-        "local": "knorm",
-        "llamacpp": "q8_0",
-        "ollama": "q8_0",
-        "vllm": "fp8",
-        "sglang": "fp8_e5m2",
-    }
-)
-"""What shrinks the cache of servers that a run starts, where no policy is named: by engine name."""
-
-WITH_EVERY_LEVER = frozenset({"local"})
-"""Engines of which one server has every policy, each in its own request."""
 
 
 ENGINES = ("local", "llamacpp", "vllm", "sglang", "ollama", "openai")
@@ -255,16 +239,6 @@ class EngineSettings(Section):
         if self.base_url is None:
             return dict(self.endpoints)
         return {FULL_CACHE: Endpoint(base_url=self.base_url, also=self.also), **self.endpoints}
-
-    @property
-    def first_lever(self) -> str:
-        """A policy that these servers have; the full cache's where none is known."""
-        policies = [name.partition("@")[0] for name in self.endpoints if name != FULL_CACHE]
-        if policies:
-            return policies[0]
-        if self.base_url is not None and self.name not in WITH_EVERY_LEVER:
-            return FULL_CACHE
-        return FIRST_LEVERS.get(self.name, FULL_CACHE)
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

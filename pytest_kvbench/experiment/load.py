@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +15,13 @@ from pydantic import (
 )
 
 from pytest_kvbench.errors import ExperimentError, UsageError
+from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.explain import explain, joined, origin_of, shown_path
 from pytest_kvbench.experiment.roster import members
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text
 from pytest_kvbench.reading.strict_yaml import MAX_TEXT
+from pytest_kvbench.records import FULL_CACHE
 
 _ENV = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -70,10 +72,15 @@ class Override:
         return cls(key.strip(), _parsed(value, source), source)
 
 
+Lever = Callable[[EngineSettings], str]
+"""A policy that an engine has: what `kv.policies: [auto]` stands for."""
+
+
 @dataclass
 class _Merged:
     """Values merged so far, and the source of each leaf."""
 
+    lever: Lever
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
@@ -88,12 +95,17 @@ class _Merged:
         self.origins.update(dict.fromkeys(_leaves(values), source))
 
 
+def _unknown(_engine: EngineSettings) -> str:
+    return FULL_CACHE
+
+
 def load_experiment(
     file: Path | None = None,
     *,
     inline: Mapping[str, Any] = MappingProxyType({}),
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
+    lever: Lever = _unknown,
 ) -> Declared:
     """Read, merge and check an experiment without stages.
 
@@ -104,11 +116,14 @@ def load_experiment(
         inline: the same keys, from a marker; they win over the file. Dotted keys are allowed.
         overrides: from the command line; they win over everything.
         inline_source: how errors name the place of `inline`.
+        lever: says what the engine has, which this room does not know: see `pipeline.declared`.
 
     Raises:
         ExperimentError: with the file, the key, the value and what is valid.
     """
-    declared = load_stages(file, inline=inline, overrides=overrides, inline_source=inline_source)
+    declared = load_stages(
+        file, inline=inline, overrides=overrides, inline_source=inline_source, lever=lever
+    )
     if len(declared) > 1 or declared[0].stage:
         key = "matrix" if declared[0].member else "stages"
         raise ExperimentError(
@@ -124,6 +139,7 @@ def load_stages(
     inline: Mapping[str, Any] = MappingProxyType({}),
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
+    lever: Lever = _unknown,
 ) -> tuple[Declared, ...]:
     """Read, merge and check an experiment: one, or one per stage in order, for each of its roster.
 
@@ -133,7 +149,7 @@ def load_stages(
 
     Args and errors: as `load_experiment`.
     """
-    merged = _Merged()
+    merged = _Merged(lever)
     if file is not None:
         _add_file(merged, file, chain=())
     if inline:
@@ -168,7 +184,16 @@ def _checked(values: Mapping[str, Any], merged: _Merged, source: str, at: str = 
         experiment = Experiment(**values)
     except ValidationError as invalid:
         raise explain(invalid, merged.origins, source, at) from None
-    return Declared(experiment, merged.origins, tuple(merged.files))
+    named = _with_lever(experiment, merged.lever)
+    return Declared(named, merged.origins, tuple(merged.files))
+
+
+def _with_lever(experiment: Experiment, lever: Lever) -> Experiment:
+    """What is declared is what is asked, stored and told: no `auto` outlives the reading."""
+    if experiment.kv.policies != ("auto",):
+        return experiment
+    kv = experiment.kv.model_copy(update={"policies": (lever(experiment.engine),)})
+    return experiment.model_copy(update={"kv": kv})
 
 
 def _staged(

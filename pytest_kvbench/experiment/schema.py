@@ -192,14 +192,6 @@ class Experiment(Section):
         return {"aa": True, **data} if certifies else data
 
     @model_validator(mode="after")
-    def _first_lever(self) -> Experiment:
-        """What is declared is what is asked, stored and told: no `auto` outlives the reading."""
-        if self.kv.policies == ("auto",):
-            named = self.kv.model_copy(update={"policies": (self.engine.first_lever,)})
-            object.__setattr__(self, "kv", named)
-        return self
-
-    @model_validator(mode="after")
     def _limits_where_sequential(self) -> Experiment:
         limited = isinstance(self.bins.per_bin, PerBin)
         if limited != self.sequential:

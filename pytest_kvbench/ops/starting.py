@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pytest_kvbench.engines.kinds import KINDS
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, MissingPrerequisiteError, UsageError
-from pytest_kvbench.experiment.engine import FIRST_LEVERS, EngineSettings
+from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import replace_text
 from pytest_kvbench.pipeline import foresee
@@ -159,15 +159,15 @@ def _pair(control: _Server, others: Sequence[_Server], budget: float) -> Found:
     engine = control.engine
     if others and KINDS[engine].one_server:
         engine = "openai"  # one server of ours has every policy: two of them are a pair like any
-    policy = FIRST_LEVERS.get(engine, "treated")
+    lever = KINDS[engine].first_lever
     treated = others[0].url if others else ""
     if treated and others[0].model != control.model:
         raise UsageError(
             f"{treated} serves {others[0].model!r}, {control.url} serves {control.model!r}",
             "name one model that both serve: --model NAME",
         )
-    share = None if engine in FIRST_LEVERS else budget
-    return Found(engine, control.model, control.url, treated, policy, share)
+    share = None if lever else budget
+    return Found(engine, control.model, control.url, treated, lever or "treated", share)
 
 
 def _look(url: str, model: str) -> _Server:

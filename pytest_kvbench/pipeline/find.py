@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
-from pytest_kvbench.experiment.load import Declared, Override, load_stages
+from pytest_kvbench.experiment.load import Declared, Override
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.hints import command
 from pytest_kvbench.own.classes import are_in
+from pytest_kvbench.pipeline.declared import load_stages
 from pytest_kvbench.store.origin import refuse_unconfirmed
 from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, Store

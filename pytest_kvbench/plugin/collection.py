@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import pytest
 
 from pytest_kvbench.errors import ExperimentError, KvbenchError
-from pytest_kvbench.experiment.load import Declared, load_stages
+from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import certify, foresee
+from pytest_kvbench.pipeline.declared import load_stages
 from pytest_kvbench.plugin.declaration import declarations
 from pytest_kvbench.plugin.options import ERROR_PREFIX, RUNTIME, Options
 

@@ -22,13 +22,14 @@ from pytest_kvbench.errors import (
     KvbenchError,
     UsageError,
 )
-from pytest_kvbench.experiment.load import Declared, load_stages
+from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.observation import failures_of, highs_of, weakest
 from pytest_kvbench.pipeline import group as group_stage
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
 from pytest_kvbench.pipeline.before import broken_before
+from pytest_kvbench.pipeline.declared import load_stages
 from pytest_kvbench.pipeline.driver import drivers
 from pytest_kvbench.pipeline.generate import Messages, generate
 from pytest_kvbench.pipeline.group import Prepared, Site, controls_root

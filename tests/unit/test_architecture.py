@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_kvbench
+from tests.support.repeated import FEWEST, in_the_package, repeated
 
 ROOT = Path(pytest_kvbench.__file__).parent
 PACKAGE = "pytest_kvbench"
@@ -176,6 +177,46 @@ def test_an_analysis_and_its_readers_name_the_keys_of_their_rows(where: str) -> 
 
 
 _NONE = ast.Constant(None)
+
+
+FREE_ROWS = 258
+"""Functions that take or give rows of any keys, as those of other people's JSON are."""
+
+
+def test_rows_without_named_keys_become_fewer() -> None:
+    functions = (
+        function
+        for path in modules()
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    signatures = (f"{ast.unparse(f.args)} {ast.unparse(f.returns or _NONE)}" for f in functions)
+    assert sum("[str, Any]" in signature for signature in signatures) <= FREE_ROWS
+
+
+AS_FIELDS = [
+    {"posterior/rows.py", "posterior/statements.py"},
+    {"observation.py", "records.py"},
+]
+"""Records and the rows that they are written as, or read into, field by field."""
+
+
+def test_nothing_is_said_twice() -> None:
+    found = [p for p in in_the_package() if {p.one.file, p.other.file} not in AS_FIELDS]
+    assert not found, "\n".join(map(str, found))
+    lines = [f"{name} = {n}" for n, name in enumerate("abcdefg")]
+    sources = {"x": "\n".join(lines), "y": "\n".join(["import x", *lines[:FEWEST], "a = 3"])}
+    (pair,) = repeated(sources)
+    assert (pair.one.number, pair.other.number, pair.lines) == (1, 2, FEWEST)
+    assert not list(repeated({**sources, "y": "\n".join(lines[: FEWEST - 1])}))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_loads_an_experiment_knows_the_engines(path: Path) -> None:
+    """By `pipeline.declared`: else `kv.policies: [auto]` would be the full cache alone."""
+    loads = {f"{PACKAGE}.experiment.load.{name}" for name in ("load_experiment", "load_stages")}
+    if room_of(path) != "experiment":
+        assert not loads & set(imports(path))
 
 
 def test_every_room_has_a_layer() -> None:

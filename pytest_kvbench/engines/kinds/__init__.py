@@ -10,8 +10,17 @@ from pytest_kvbench.engines.kinds.base import Kind, Startable
 from pytest_kvbench.engines.kinds.own import check_name, kind_of_class
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.kv_types import FP8, GGML
+from pytest_kvbench.records import FULL_CACHE
 
-__all__ = ["KINDS", "Kind", "Startable", "arms_per_request", "check_name", "kind_of"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Startable",
+    "arms_per_request",
+    "check_name",
+    "first_lever",
+    "kind_of",
+]
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -30,6 +39,17 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 def kind_of(settings: EngineSettings) -> Kind:
     """The kind of server that an experiment's `engine` section names."""
     return KINDS.get(settings.name) or kind_of_class()
+
+
+def first_lever(settings: EngineSettings) -> str:
+    """A policy that these servers have; the full cache's where none is known."""
+    policies = [name.partition("@")[0] for name in settings.endpoints if name != FULL_CACHE]
+    if policies:
+        return policies[0]
+    kind = kind_of(settings)
+    if settings.base_url is not None and not kind.one_server:
+        return FULL_CACHE
+    return kind.first_lever or FULL_CACHE
 
 
 def arms_per_request(settings: EngineSettings) -> int:

@@ -70,6 +70,8 @@ class Kind:
 
     Attributes:
         control: the server's word for the type of the full cache.
+        first_lever: the policy of a sanity set that names none; empty: nothing shrinks its cache
+            that all such servers have.
         bits: bits a value, by the KV types that it takes as policies.
         params: the parameters of each of those policies.
         dtypes: the types of weights and activations that it serves.
@@ -101,6 +103,7 @@ class Kind:
     """
 
     control: str = "auto"
+    first_lever: str = ""
     bits: Mapping[str, float] = field(default_factory=dict)
     params: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")

@@ -140,6 +140,7 @@ async def _steps(
 
 
 KIND = Kind(
+    first_lever="q8_0",
     control="f16",
     bits=kv_types.GGML,
     params=("type_v",),

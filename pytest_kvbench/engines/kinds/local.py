@@ -162,6 +162,7 @@ def _dtype(settings: EngineSettings) -> str:
 
 
 KIND = Kind(
+    first_lever="knorm",
     one_server=True,
     arms_per_request=_ARMS,
     identity=identity_of,

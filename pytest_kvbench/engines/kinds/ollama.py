@@ -32,6 +32,7 @@ def _fingerprint(probe: Probe) -> dict[str, str]:
 
 
 KIND = Kind(
+    first_lever="q8_0",
     control="f16",
     bits={name: kv_types.GGML[name] for name in ("q8_0", "q4_0")},
     fingerprint=_fingerprint,

@@ -29,6 +29,7 @@ def _size(probe: Probe) -> float | None:
 
 
 KIND = Kind(
+    first_lever="fp8_e5m2",
     bits={name: kv_types.FP8[name] for name in ("fp8_e4m3", "fp8_e5m2")},
     fingerprint=_fingerprint,
     extras={"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},

@@ -140,6 +140,7 @@ async def _steps(
 
 
 KIND = Kind(
+    first_lever="fp8",
     bits=kv_types.FP8,
     fingerprint=_fingerprint,
     # Else a model's generation_config.json decides.

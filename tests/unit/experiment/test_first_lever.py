@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_kvbench.engines.kinds import KINDS
-from pytest_kvbench.experiment.engine import FIRST_LEVERS
-from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.declared import load_experiment
 from pytest_kvbench.policies.table import POLICIES
 
 URL, OTHER = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
@@ -39,5 +38,7 @@ def test_the_sanity_set_can_be_planned_on_any_engine(
 
 
 def test_every_first_lever_is_one() -> None:
-    for name, policy in FIRST_LEVERS.items():
+    levers = {name: kind.first_lever for name, kind in KINDS.items() if kind.first_lever}
+    assert len(levers) == 5
+    for name, policy in levers.items():
         assert policy in (POLICIES if name == "local" else KINDS[name].bits)
