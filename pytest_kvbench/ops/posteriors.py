@@ -15,11 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.files import make_folder, replace_json
@@ -30,10 +30,17 @@ from pytest_kvbench.ops.target_store import ANALYSIS, TIMINGS, RunStore, posteri
 from pytest_kvbench.pipeline.group import Prepared
 
 if TYPE_CHECKING:
-    from pytest_kvbench.posterior.curves import Pairs
+    from pytest_kvbench.posterior.curves import CurveKey, Pairs
     from pytest_kvbench.posterior.draws import Sampling
     from pytest_kvbench.posterior.fit import Fitted
-    from pytest_kvbench.posterior.rows import Analysis
+    from pytest_kvbench.posterior.rows import (
+        Analysis,
+        ComparisonRow,
+        Config,
+        CurveRow,
+        SamplingRow,
+        StatementRow,
+    )
 
 PACKAGES = ("arviz", "numba", "numpy", "nutpie", "pytest-kvbench")
 """Their versions decide the draws."""
@@ -108,19 +115,23 @@ def _read(folder: Path) -> Analysis:
     return found
 
 
-def _config(inputs: Inputs, how: Sampling, margin: float) -> dict[str, Any]:
+def _config(inputs: Inputs, how: Sampling, margin: float) -> Config:
     """All that decides what is said."""
     return {
         "model": inputs.model,
         "targets": list(inputs.targets),
         "curves": [
-            {**asdict(p.key), "budgets": list(p.budgets), "pairs": len(p.control), "sha": _sha(p)}
+            {**_key(p.key), "budgets": list(p.budgets), "pairs": len(p.control), "sha": _sha(p)}
             for p in sorted(inputs.pairs, key=lambda p: (p.key.policy, p.key.base))
         ],
-        "sampling": asdict(how),
+        "sampling": cast("SamplingRow", asdict(how)),
         "margin": margin,
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _key(key: CurveKey) -> CurveRow:
+    return cast("CurveRow", asdict(key))
 
 
 def _version(package: str) -> str:
@@ -135,22 +146,21 @@ def _sha(p: Pairs) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
 
 
-def _write(
-    fitted: Fitted, config: Mapping[str, Any], margin: float, room: Path, began: float
-) -> None:
+def _write(fitted: Fitted, config: Config, margin: float, room: Path, began: float) -> None:
     if fitted.posterior is not None:
         fitted.posterior.trace.to_netcdf(str(room / "trace.nc"))
         draw(fitted.posterior, margin, room / "diagnostics")
-    replace_json(room / ANALYSIS, {"config": config, **_said(fitted)})
+    replace_json(room / ANALYSIS, _analysis(fitted, config))
     replace_json(room / TIMINGS, {"wall_s": time.perf_counter() - began})
 
 
-def _said(fitted: Fitted) -> dict[str, Any]:
+def _analysis(fitted: Fitted, config: Config) -> Analysis:
     return {
-        "not_monotone": [{**asdict(key), "misfit": p} for key, p in fitted.not_monotone.items()],
+        "config": config,
+        "not_monotone": [{**_key(key), "misfit": p} for key, p in fitted.not_monotone.items()],
         "diagnostics": asdict(fitted.diagnostics) if fitted.diagnostics else None,
         "problems": list(fitted.problems),
         "prior_sensitivity": fitted.prior_sensitivity,
-        "statements": [asdict(s) for s in fitted.statements],
-        "comparisons": [asdict(c) for c in fitted.comparisons],
+        "statements": [cast("StatementRow", asdict(s)) for s in fitted.statements],
+        "comparisons": [cast("ComparisonRow", asdict(c)) for c in fitted.comparisons],
     }

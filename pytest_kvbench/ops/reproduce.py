@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytest_kvbench.errors import EXIT_FOUND, GuardError, InfrastructureError
-from pytest_kvbench.experiment.load import Declared, Override, load_stages
+from pytest_kvbench.experiment.load import Declared, Override
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.ops.cards import Card, plan_of
 from pytest_kvbench.ops.listing import comparison_lines

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
+from pytest_kvbench.ops.run_rows import DataConfig, RunConfig, TargetConfig
 from pytest_kvbench.ops.target_store import run_id, target_id
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.stored_plan import stored_plan, unanswered
-from pytest_kvbench.records import FULL_CACHE, SCORE, Arm, digest
+from pytest_kvbench.records import FULL_CACHE, SCORE, Arm, Request, digest
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.store.store import Store
 
@@ -29,7 +29,7 @@ class NamedRun:
     control: Arm
 
     @property
-    def target_config(self) -> dict[str, Any]:
+    def target_config(self) -> TargetConfig:
         """All that decides what the arm is measured on. No name of a group, no place of a file."""
         experiment = self.prepared.experiment
         sampling = experiment.sampling.model_dump(mode="json")
@@ -52,7 +52,7 @@ class NamedRun:
         }
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> RunConfig:
         """All that decides the run: its target, the arm, and the rules that judge it."""
         gate = self.prepared.experiment.gate.model_dump(mode="json", exclude=set(_UNJUDGED))
         return {
@@ -76,7 +76,7 @@ class NamedRun:
         return run_id(self.arm.policy, self.config)
 
 
-def data_of(manifest: TaskManifest) -> dict[str, Any]:
+def data_of(manifest: TaskManifest) -> DataConfig:
     """What a task's examples are, by content."""
     entries = [
         [e.example.example_id, e.bin, e.prompt, e.max_tokens, e.tokens] for e in manifest.entries
@@ -102,7 +102,7 @@ def named_runs(prepared: Prepared) -> tuple[list[NamedRun], list[str]]:
         settled = store.settled([request.key for _, request in planned])
     if not settled:
         raise unanswered(prepared)
-    asked: dict[tuple[str, str, float], list[Any]] = {}
+    asked: dict[tuple[str, str, float], list[Request]] = {}
     for cell, request in planned:
         if cell.measure != SCORE:  # a target is one of scores
             continue

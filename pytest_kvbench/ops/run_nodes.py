@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Observations
 from pytest_kvbench.ops.run_names import CONTROL, NamedRun, named_runs
+from pytest_kvbench.ops.run_rows import About, Entry, Metrics, Timings
 from pytest_kvbench.ops.target_store import ANALYSIS, META, TIMINGS, RunStore, lines_of, text_of
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
@@ -23,6 +24,9 @@ from pytest_kvbench.pipeline.stored_plan import Observed, observed
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.report.summary import provenance_of
 from pytest_kvbench.rows import CellRow
+
+if TYPE_CHECKING:
+    from pytest_kvbench.posterior.rows import SamplingRow
 
 
 def make_target(folder: str, gate: str, variant: str, root: str) -> str:
@@ -32,11 +36,13 @@ def make_target(folder: str, gate: str, variant: str, root: str) -> str:
     config = run.target_config
     rows = _rows(group, variant, CONTROL)
     scores = [score for score in rows.column("score") if score is not None]
-    meta = {
+    about = _about(group, run)
+    meta: Entry = {
         "kind": "target",
         "id": run.target,
         "config": config,
-        **_about(group, run),
+        "code": about["code"],
+        "dims": about["dims"],
         "metrics": {"n": len(scores), "mean": _mean(scores), "std": _std(scores)},
     }
     place = RunStore(Path(root)).target(run.target)
@@ -53,16 +59,17 @@ def make_run(
     run = next(r for r in group.arms if (r.variant, r.arm.policy, r.arm.budget) == wanted)
     rows = _rows(group, variant, (policy, budget))
     cells = _judged(group, variant, (policy, budget))
-    meta: dict[str, Any] = {
+    about = _about(group, run)
+    margin = group.prepared.experiment.gate.loss
+    meta: Entry = {
         "kind": "run",
         "id": run.name,
         "target": target,
         "config": run.config,
         "metrics": _metrics(rows, cells),
-        **_about(group, run),
+        "code": about["code"],
+        "dims": {**about["dims"], "policy": policy, "budget": budget, "margin": margin},
     }
-    margin = group.prepared.experiment.gate.loss
-    meta["dims"] |= {"policy": policy, "budget": budget, "margin": margin}
     files = {
         META: text_of(meta),
         "answers.jsonl": lines_of(_lines(rows)),
@@ -74,7 +81,7 @@ def make_run(
 
 
 def make_posterior_of(
-    groups: Sequence[tuple[str, str]], how: Mapping[str, Any], margin: float, root: str, *_runs: str
+    groups: Sequence[tuple[str, str]], how: SamplingRow, margin: float, root: str, *_runs: str
 ) -> str:
     """Write the folder of a posterior over groups whose runs are there; returns its id.
 
@@ -153,7 +160,7 @@ def _judged(group: _Group, variant: str, arm: tuple[str, float]) -> list[CellRow
     return [row for row in found if row["policy"] == arm[0]]
 
 
-def _lines(rows: Iterable[Observation]) -> list[dict[str, Any]]:
+def _lines(rows: Iterable[Observation]) -> list[dict[str, object]]:
     """What was answered, ordered by task and example: no times, no keys, no names of variants."""
     ordered = sorted(rows, key=lambda o: (o.cell.task, o.cell.bin, o.example_id, o.replicate, o.aa))
     first = min((one.replicate for one in ordered), default=0)
@@ -169,7 +176,7 @@ def _lines(rows: Iterable[Observation]) -> list[dict[str, Any]]:
 _NOT_SAME = ("variant", "key", "latency_s", "ttft_s", "origin", "message")
 
 
-def _timings(rows: Observations) -> dict[str, Any]:
+def _timings(rows: Observations) -> Timings:
     latencies = [value for value in rows.column("latency_s") if value is not None]
     firsts = [value for value in rows.column("ttft_s") if value is not None]
     return {
@@ -179,7 +186,7 @@ def _timings(rows: Observations) -> dict[str, Any]:
     }
 
 
-def _about(group: _Group, run: NamedRun) -> dict[str, Any]:
+def _about(group: _Group, run: NamedRun) -> About:
     """Versions, seed and dimensions."""
     origin = provenance_of(group.stored.run)
     experiment, manifests = group.prepared.experiment, group.prepared.manifests
@@ -194,17 +201,22 @@ def _about(group: _Group, run: NamedRun) -> dict[str, Any]:
     }
 
 
-def _metrics(rows: Observations, cells: Sequence[CellRow]) -> dict[str, Any]:
+def _metrics(rows: Observations, cells: Sequence[CellRow]) -> Metrics:
     """Key figures over all tasks and bins; verdict and delta where there is one headline row."""
     scores = [score for score in rows.column("score") if score is not None]
     kept = [share for share in rows.column("achieved") if share is not None]
     pooled = [row for row in cells if row["bin"] == "all"]
-    about = {"n": len(scores), "mean": _mean(scores), "std": _std(scores), "achieved": _mean(kept)}
+    about: Metrics = {
+        "n": len(scores),
+        "mean": _mean(scores),
+        "std": _std(scores),
+        "achieved": _mean(kept),
+    }
     heads = pooled or cells
     return {**about, **_headline(heads[0])} if len(heads) == 1 else about
 
 
-def _headline(row: CellRow) -> dict[str, Any]:
+def _headline(row: CellRow) -> Metrics:
     return {
         "delta": row["delta"],
         "ci_low": row["ci_low"],

@@ -20,19 +20,23 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import make_folder, replace_text, writing
+from pytest_kvbench.ops.run_rows import Entry, Timings
 from pytest_kvbench.records import canonical, digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pytest_kvbench.posterior.rows import Analysis
+
 META, ANALYSIS, TIMINGS = "meta.json", "analysis.json", "timings.json"
 CATALOG, RUNS = "_catalog.jsonl", "_runs.jsonl"
 
-Json = Mapping[str, Any]
+Json = Mapping[str, object]
+"""Plain data, as it is written."""
 
 FRAME = [
     *("kind", "id", "target", "model", "tasks", "examples", "seed", "policy", "budget", "margin"),
@@ -113,11 +117,11 @@ class RunStore:
         if self.targets.is_dir():
             _replace_if_new(self.targets / CATALOG, lines_of(everything))
 
-    def entries(self) -> Iterator[dict[str, Any]]:
+    def entries(self) -> Iterator[Entry]:
         """The metas of all targets, their runs, and posteriors, in the order of their ids."""
         for folder in sorted(self.targets.glob("tgt_*")):
-            yield _json(folder / META)
-            yield from (_json(run / META) for run in sorted(folder.glob("run_*")))
+            yield _meta(folder / META)
+            yield from (_meta(run / META) for run in sorted(folder.glob("run_*")))
         yield from map(_posterior, sorted(self.posteriors.glob("post_*")))
 
     def frame(self) -> pd.DataFrame:
@@ -127,17 +131,22 @@ class RunStore:
         rows = [self._row(entry) for entry in self.entries() if entry["kind"] != "target"]
         return pd.DataFrame(rows, columns=FRAME)
 
-    def _row(self, entry: Json) -> Json:
-        place = self._place(entry)
-        timings = _json(place / TIMINGS) if (place / TIMINGS).exists() else {}
-        named = {name: entry[name] for name in ("kind", "id", "target")}
-        return {**named, "wall_s": timings.get("wall_s"), **entry["dims"], **entry["metrics"]}
+    def _row(self, entry: Entry) -> Json:
+        named = {"kind": entry["kind"], "id": entry["id"], "target": entry["target"]}
+        return {**named, "wall_s": self._wall_s(entry), **entry["dims"], **entry["metrics"]}
 
-    def _place(self, entry: Json) -> Path:
+    def _wall_s(self, entry: Entry) -> float | None:
+        file = self._place(entry) / TIMINGS
+        if not file.exists():
+            return None
+        timings: Timings = json.loads(file.read_text(encoding="utf-8"))
+        return timings["wall_s"]
+
+    def _place(self, entry: Entry) -> Path:
         if entry["kind"] == "run":
             return self.run(entry["target"], entry["id"])
         room = self.targets if entry["kind"] == "target" else self.posteriors
-        return room / str(entry["id"])
+        return room / entry["id"]
 
     def promote(self, ids: Sequence[str], to: Path) -> list[Path]:
         """Copy key figures to a stable place: `figures.csv`, and by id analyses and plots.
@@ -166,9 +175,9 @@ class RunStore:
         return made
 
 
-def _posterior(folder: Path) -> dict[str, Any]:
+def _posterior(folder: Path) -> Entry:
     """What the catalog says of a posterior: its inputs, and whether it may be believed."""
-    found = _json(folder / ANALYSIS)
+    found: Analysis = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))
     config, checks = found["config"], found["diagnostics"] or {}
     return {
         "kind": "posterior",
@@ -200,9 +209,9 @@ def lines_of(rows: Iterable[Json]) -> str:
     return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return data
+def _meta(file: Path) -> Entry:
+    found: Entry = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _replace_if_new(file: Path, text: str) -> None:

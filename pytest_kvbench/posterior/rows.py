@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 
 class PlaceRow(TypedDict):
@@ -83,7 +83,7 @@ class ApartRow(CurveRow):
 class SamplingRow(TypedDict):
     """A `draws.Sampling`."""
 
-    sampler: str
+    sampler: Literal["nuts", "slice"]
     seed: int
     chains: int
     draws: int

@@ -100,6 +100,7 @@ def test_digests_are_remembered_until_a_file_changes(
     assert weights.fingerprint_parts(folder, "float32", "cpu") == first
 
 
+@pytest.mark.model
 def test_a_broken_gguf_file_is_an_engine_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

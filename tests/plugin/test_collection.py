@@ -18,7 +18,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(
     ("mistake", "n"),
-    [*((mistake, "0") for mistake in MISTAKES), *((m, "2") for m in [*MISTAKES][:2])],
+    [*((mistake, "0") for mistake in MISTAKES), *((m, "2") for m in [*MISTAKES][:1])],
 )
 def test_mistakes_are_two_lines_and_exit_code_4(project: Project, mistake: str, n: str) -> None:
     result = project.run("-n", n, "--kvbench-set", mistake)
@@ -29,7 +29,7 @@ def test_mistakes_are_two_lines_and_exit_code_4(project: Project, mistake: str, 
     assert not (project.path / "reports").exists()
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", "1"])
 def test_missing_model_is_two_lines_and_exit_code_4(project: Project, n: str) -> None:
     local = ("--kvbench-set", "engine.base_url=null", "--kvbench-model", "no-such-model")
     result = project.run("-n", n, *local)
@@ -64,13 +64,13 @@ def test_ids_are_readable(project: Project) -> None:
 
 
 def test_collect_only_asks_nobody_and_writes_nothing(project: Project, mock: MockServer) -> None:
-    assert project.run("--collect-only", "-n", "2").ret == 0
+    assert project.run("--collect-only", "-n", "1").ret == 0
     assert not mock.asked
     assert not (project.path / "reports").exists()
 
 
 def test_plan_prints_and_runs_nothing(project: Project, mock: MockServer) -> None:
-    result = project.run("--kvbench-plan", "-n", "2")
+    result = project.run("--kvbench-plan", "-n", "1")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*kvbench plan of g*", "*6 cells, 60 requests (0 stored)*"])
     result.stdout.fnmatch_lines(["*can never hold a margin of 0.1,*per_bin: 21 is the least*"])

@@ -194,7 +194,7 @@ def test_controls_are_shared_between_groups(project: Project, mock: MockServer) 
 
 def test_cache_clear_loses_no_answer(project: Project, mock: MockServer) -> None:
     project.run()
-    result = project.run("--cache-clear", "-n", "2")
+    result = project.run("--cache-clear", "-n", "1")
     result.assert_outcomes(passed=ITEMS)
     assert mock.posts == 20
     assert list((project.path / ".pytest_cache").rglob("control.jsonl"))
@@ -223,7 +223,7 @@ def test_other_server_settings_never_meet_stale_answers(project: Project, mock: 
     assert mock.posts == 40
 
 
-@pytest.mark.parametrize("n", ["2"])
+@pytest.mark.parametrize("n", ["1"])
 def test_changed_selection_is_refused(project: Project, n: str) -> None:
     project.run()
     result = project.run("-n", n, "--kvbench-set", "bins.per_bin=5")
@@ -275,7 +275,7 @@ def test_report_option_does_not_swallow_the_tests_folder(project: Project) -> No
 
 
 def test_junit_and_user_properties_survive(project: Project) -> None:
-    result = project.run("-n", "2", "--junitxml=j.xml")
+    result = project.run("-n", "1", "--junitxml=j.xml")
     result.assert_outcomes(passed=ITEMS)
     assert "@kvbench" not in (project.path / "j.xml").read_text(encoding="utf-8")
 

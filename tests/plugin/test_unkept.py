@@ -124,7 +124,7 @@ def batches(mock: Secretive) -> Iterator[BatchServer]:
         yield server
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_text_is_nowhere(log: Project, mock: Secretive, workers: str) -> None:
     result = log.run("-n", workers, "--kvbench-report")
     assert result.ret == 0, result.stdout.str()
