@@ -64,15 +64,18 @@ def _chains(
     from matplotlib.figure import Figure
 
     values = posterior.trace.posterior["loss"].to_numpy()
-    figure = Figure(figsize=(9, 1.7 * len(some)), layout="constrained")
+    height = 1.7 * len(some)
+    figure = Figure(figsize=(9, height))  # to have it laid out would take as long as to draw it
     panes = figure.subplots(len(some), 1, squeeze=False)[:, 0]
+    edges = {"top": 1 - 0.3 / height, "bottom": 0.6 / height}
+    figure.subplots_adjust(left=0.07, right=0.99, hspace=0.55, **edges)
     for pane, (curve, rung, r_hat) in zip(panes, some, strict=True):
         picture(pane, values[:, :, curve, rung])
         key, budget = posterior.data.keys[curve], posterior.data.ladders[curve][rung]
         title = f"loss of {key.policy} at {budget:g}, {key.task} {key.low}-{key.high}, {key.group}"
         pane.set_title(f"{title}: R-hat {r_hat:.3f}", fontsize=9, loc="left")
         pane.margins(x=0)
-    figure.supxlabel(words, fontsize=9)
+    figure.supxlabel(words, fontsize=9, y=0.12 / height)
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
