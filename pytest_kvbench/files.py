@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,16 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """`replace_text` of bytes."""
+    replace_in_pieces(path, [content])
+
+
+def replace_in_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """`replace_text` of bytes that need not be in memory together."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished_file(path.parent) as temporary:
-            temporary.write_bytes(content)
+            with temporary.open("wb") as file:
+                file.writelines(pieces)
             temporary.replace(path)
 
 

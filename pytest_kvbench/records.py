@@ -77,6 +77,10 @@ class Example:
         shared = self.context if self.context.strip() else f"example {self.example_id}"
         return hashlib.sha256(shared.encode()).hexdigest()[:16]
 
+    def noting(self, meta: Meta) -> Example:
+        """The same with other notes."""
+        return dataclasses.replace(self, meta=meta)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:
         """Read back what `to_json` wrote."""

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from pytest_kvbench.records import Example
+from pytest_kvbench.records import Example, Meta
+
+
+class ApartExample(Example):
+    """An example whose context lies elsewhere, and is read whenever it is asked for."""
+
+    _read: Callable[[], str]
+
+    @classmethod
+    def of(cls, example: Example, read: Callable[[], str]) -> ApartExample:
+        """`example`, its context in the keeping of `read`; its cluster is known."""
+        apart = object.__new__(cls)
+        known = {name: of for name, of in vars(example).items() if name != "context"}
+        vars(apart).update(known, cluster=example.cluster, _read=read)
+        return apart
+
+    @classmethod
+    def made(cls, read: Callable[[], str], cluster: str, **others: Any) -> ApartExample:
+        """An example of which all but the context is here."""
+        apart = object.__new__(cls)
+        vars(apart).update(others, cluster=cluster, _read=read)
+        return apart
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "context":
+            return self._read()
+        raise AttributeError(name)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Example):
+            return NotImplemented
+        return all(getattr(self, f.name) == getattr(other, f.name) for f in fields(Example))
+
+    __hash__ = None  # type: ignore[assignment]  # as of an example, whose `meta` has none
+
+    def noting(self, meta: Meta) -> Example:
+        """See `Example.noting`."""
+        others = {"example_id": self.example_id, "question": self.question, "answers": self.answers}
+        return ApartExample.made(self._read, self.cluster, **others, meta=meta)
 
 
 @dataclass(frozen=True)

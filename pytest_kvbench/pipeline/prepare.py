@@ -165,7 +165,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
             _warn_if_short(manifest, experiment)
             store.save_manifest(manifest, selection)
             made = True
-            manifests[name] = manifest
+            manifests[name] = _read_back(store, manifest)
         else:
             manifests[name] = stored[0]
         _refuse_ungraded(experiment, manifests[name])
@@ -175,6 +175,12 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
         meta = {"group": experiment.group, "selection": selections}
         write_manifest(portable, manifests.values(), meta)
     return manifests
+
+
+def _read_back(store: Store, manifest: TaskManifest) -> TaskManifest:
+    """The manifest as it is stored: from there its contexts take no memory."""
+    stored = store.manifest(manifest.task)
+    return manifest if stored is None else stored[0]
 
 
 def _refuse_ungraded(experiment: Experiment, manifest: TaskManifest) -> None:

@@ -119,6 +119,10 @@ class Database:
                 self._db.close()
                 raise
 
+    def again(self) -> Database:
+        """Another connection to the same file, to read by."""
+        return Database(self.path, self._schema, reads=True)
+
     def close(self) -> None:
         """Close the connection; committed rows are already safe."""
         self._db.close()

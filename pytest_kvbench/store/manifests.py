@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pytest_kvbench.records import Example, canonical
-from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
+from pytest_kvbench.selection import ApartExample, Bin, ManifestEntry, TaskManifest
+from pytest_kvbench.store.contexts import INLINE, Contexts
 from pytest_kvbench.store.database import Database
 
 _OWN = ("bin", "tokens", "prompt", "max_tokens")
@@ -41,17 +43,23 @@ def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str,
 
 
 def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
-    """The stored selection of one task and what it was made with; None where there is none."""
+    """The stored selection of one task and what it was made with; None where there is none.
+
+    A long context stays in the database until it is asked for.
+    """
     heads = db.read("SELECT * FROM datasets WHERE task=?", (task,))
     if not heads:
         return None
     head = heads[0]
     bins = db.read("SELECT bin, low, high FROM bins WHERE task=? ORDER BY bin", (task,))
     entries = db.read(
-        "SELECT x.*, m.bin, m.tokens, m.prompt, m.max_tokens FROM manifest_entries m"
-        " JOIN examples x USING (example_id) WHERE m.task=? ORDER BY m.position",
-        (task,),
+        "SELECT x.example_id, x.cluster, x.question, x.answers, x.meta, m.bin, m.tokens, m.prompt,"
+        " m.max_tokens, iif(length(x.context) > ?, NULL, x.context) AS context"
+        " FROM manifest_entries m JOIN examples x USING (example_id)"
+        " WHERE m.task=? ORDER BY m.position",
+        (INLINE, task),
     )
+    contexts = Contexts(db.again)
     manifest = TaskManifest(
         task=task,
         metric=head["metric"],
@@ -59,7 +67,8 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         tokenizer=head["tokenizer"],
         bins=tuple(Bin(*row) for row in bins),
         entries=tuple(
-            ManifestEntry(_example(db, row), *(row[name] for name in _OWN)) for row in entries
+            ManifestEntry(_example(db, row, contexts), *map(row.__getitem__, _OWN))
+            for row in entries
         ),
     )
     return manifest, db.parsed(head["selection"], dict)
@@ -90,11 +99,13 @@ def _example_row(example: Example) -> tuple[str, ...]:
     )
 
 
-def _example(db: Database, row: sqlite3.Row) -> Example:
-    return Example(
-        example_id=row["example_id"],
-        question=row["question"],
-        context=row["context"],
-        answers=tuple(db.parsed(row["answers"], list)),
-        meta=db.parsed(row["meta"], dict),
-    )
+def _example(db: Database, row: sqlite3.Row, contexts: Contexts) -> Example:
+    others = {
+        "example_id": row["example_id"],
+        "question": row["question"],
+        "answers": tuple(db.parsed(row["answers"], list)),
+        "meta": db.parsed(row["meta"], dict),
+    }
+    if row["context"] is not None:
+        return Example(**others, context=row["context"])
+    return ApartExample.made(partial(contexts.of, row["example_id"]), row["cluster"], **others)

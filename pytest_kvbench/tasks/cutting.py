@@ -6,11 +6,14 @@ a span of characters of the whole prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.tasks.tokenizers import Tokenizer
+
+_TOGETHER = 256  # examples whose prompts are counted at once
 
 
 def cut_long_ones(
@@ -18,19 +21,21 @@ def cut_long_ones(
     prompt: Callable[[Example], Prompt],
     tokenizer: Tokenizer,
     max_tokens: int | None,
-) -> list[Example]:
+) -> Iterator[Example]:
     """`examples`, those with more tokens than `max_tokens` marked with their cut."""
-    if max_tokens is None:
-        return list(examples)
-    whole = list(examples)
-    cuts = tokenizer.middle_cuts((prompt(example).text for example in whole), max_tokens)
-    return [_marked(example, cut) for example, cut in zip(whole, cuts, strict=True)]
+    rest = iter(examples)
+    while some := list(islice(rest, _TOGETHER)):
+        if max_tokens is None:
+            yield from some
+            continue
+        cuts = tokenizer.middle_cuts((prompt(example).text for example in some), max_tokens)
+        yield from map(_marked, some, cuts)
 
 
 def _marked(example: Example, cut: tuple[int, int] | None) -> Example:
     if cut is None:
         return example
-    return replace(example, meta={**example.meta, "cut": list(cut)})
+    return example.noting({**example.meta, "cut": list(cut)})
 
 
 def apply_cut(prompt: Prompt, example: Example) -> Prompt:

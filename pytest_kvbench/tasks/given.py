@@ -50,12 +50,16 @@ class GivenData(ABC):
         """The template filled in, without the middle that the example's cut leaves out."""
         return apply_cut(self._whole_prompt(example), example)
 
-    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:  # noqa: ARG002  # the data decides
+    def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
         """Every row's example; those of more than `max_length` tokens carry their cut.
 
         Raises:
             UsageError: the data are not here, or a row lacks a field.
         """
+        return list(self.stream(spec, tokenizer, seed))
+
+    def stream(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> Iterable[Example]:  # noqa: ARG002
+        """`examples`, one after the other: together they may be larger than memory."""
         every = self.every_example(tokenizer)
         return cut_long_ones(every, self.prompt, tokenizer, self.max_length)
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.errors import GuardError, UsageError
-from pytest_kvbench.files import replace_bytes
+from pytest_kvbench.files import replace_in_pieces
 from pytest_kvbench.reading import odd_value
 from pytest_kvbench.records import Example, Prompt, canonical
 from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
@@ -26,12 +26,14 @@ from pytest_kvbench.tasks.binning import (
     select,
     size_of,
 )
+from pytest_kvbench.tasks.shelf import Shelf
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SCHEMA = 1
+_TOGETHER = 200  # prompts that are counted at once
 
 
 def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> TaskManifest:
@@ -43,8 +45,9 @@ def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: i
         tokenizer: counts the tokens of each prompt's text, before any chat template.
         seed: decides which examples of a bin are taken.
     """
-    examples = _distinct(task.examples(spec, tokenizer, seed))
-    tokens = tokenizer.count([task.prompt(example).text for example in examples])
+    stream = getattr(task, "stream", task.examples)  # a user's own need not have it
+    examples = _distinct(stream(spec, tokenizer, seed))
+    tokens = _counted(task, examples, tokenizer)
     sizes = [size_of(e, t, spec.by) for e, t in zip(examples, tokens, strict=True)]
     bins = spec.generated_bins() if task.generated else _data_bins(task.name, spec, sizes)
     candidates = _assign(examples, tokens, sizes, bins)
@@ -62,7 +65,7 @@ def _pinned(task: Task, chosen: Candidate) -> ManifestEntry:
     """The example, and so its prompt, as it is stored: there a tuple in `meta` is a list."""
     example = chosen.example
     if example.meta:
-        example = replace(example, meta=json.loads(canonical(dict(example.meta))))
+        example = example.noting(json.loads(canonical(dict(example.meta))))
     prompt = task.prompt(example)
     return ManifestEntry(example, *chosen[1:], prompt.content_id, prompt.max_tokens)
 
@@ -91,13 +94,23 @@ def _data_bins(task: str, spec: BinSpec, sizes: Sequence[int]) -> tuple[Bin, ...
     return spec.data_bins(sizes)
 
 
-def _distinct(examples: Sequence[Example]) -> list[Example]:
-    for example in examples:
+def _distinct(examples: Iterable[Example]) -> list[Example]:
+    shelf, by_id, total = Shelf(), dict[str, Example](), 0
+    for total, example in enumerate(examples, start=1):  # noqa: B007 -- read after it
         _check(example)
-    by_id = {example.example_id: example for example in examples}
-    if repeated := len(examples) - len(by_id):
-        warnings.warn(f"{repeated} of {len(examples)} examples are repeats: left out", stacklevel=3)
+        by_id[example.example_id] = shelf.put(example)
+    if repeated := total - len(by_id):
+        warnings.warn(f"{repeated} of {total} examples are repeats: left out", stacklevel=3)
     return list(by_id.values())
+
+
+def _counted(task: Task, examples: Sequence[Example], tokenizer: Tokenizer) -> list[int]:
+    """The tokens of each prompt."""
+    counts: list[int] = []
+    for start in range(0, len(examples), _TOGETHER):
+        some = examples[start : start + _TOGETHER]
+        counts += tokenizer.count([task.prompt(example).text for example in some])
+    return counts
 
 
 def _check(example: Example) -> None:
@@ -133,18 +146,21 @@ def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[
         meta: JSON data about the selection (seed, experiment). No times and no paths, so that
             the same experiment gives the same bytes.
     """
-    tasks = [_plain(manifest) for manifest in manifests]
-    data = {"schema": SCHEMA, "meta": dict(meta), "tasks": tasks}
-    replace_bytes(path, canonical(data) + b"\n")  # not indented: megabytes that people do not read
+    replace_in_pieces(path, _pieces(manifests, meta))  # megabytes, so not indented
 
 
-def _plain(manifest: TaskManifest) -> dict[str, Any]:
-    """As `asdict`, which copies every text."""
-    return {
-        **_fields(manifest),
-        "bins": [_fields(b) for b in manifest.bins],
-        "entries": [{**_fields(e), "example": _fields(e.example)} for e in manifest.entries],
-    }
+def _pieces(manifests: Iterable[TaskManifest], meta: Mapping[str, Any]) -> Iterator[bytes]:
+    """Canonical JSON of it all, an example after the other."""
+    yield b'{"meta":%b,"schema":%d,"tasks":[' % (canonical(dict(meta)), SCHEMA)
+    for number, manifest in enumerate(manifests):
+        rest = {**_fields(manifest), "bins": [_fields(b) for b in manifest.bins], "entries": []}
+        before, after = canonical(rest).split(b'"entries":[]')
+        yield b"," * (number > 0) + before + b'"entries":['
+        for place, entry in enumerate(manifest.entries):
+            plain = {**_fields(entry), "example": _fields(entry.example)}
+            yield b"," * (place > 0) + canonical(plain)
+        yield b"]" + after
+    yield b"]}\n"
 
 
 def _fields(record: DataclassInstance) -> dict[str, Any]:

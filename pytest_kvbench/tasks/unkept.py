@@ -29,6 +29,7 @@ class Unkept:
 
     task: Task
     every: Callable[[Tokenizer], Iterable[Example]]
+    whole: Callable[[BinSpec, Tokenizer, int], Iterable[Example]]
     generated: bool = False
 
     @property
@@ -70,7 +71,11 @@ class Unkept:
 
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
         """Every example, its texts as hashes."""
-        return [_unread(example) for example in self.task.examples(spec, tokenizer, seed)]
+        return list(self.stream(spec, tokenizer, seed))
+
+    def stream(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> Iterable[Example]:
+        """`examples`, one after the other."""
+        return map(_unread, self.whole(spec, tokenizer, seed))
 
     @cached_property
     def _originals(self) -> dict[str, Example]:
@@ -88,7 +93,7 @@ def unkept(task: Task) -> Unkept:
             f"store.texts is hash, and {task.name} asks texts that are no secret",
             "valid: keep, or tasks of files of yours (chat:PATH, jsonl:PATH, math:PATH)",
         )
-    return Unkept(task, task.every_example)
+    return Unkept(task, task.every_example, task.stream)
 
 
 def _unread(example: Example) -> Example:
