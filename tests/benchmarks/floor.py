@@ -1,4 +1,4 @@
-"""The floor under a harness: bare httpx loops that ask the same questions and keep nothing.
+"""The floor under a harness: bare aiohttp and httpx loops that ask the same and keep nothing.
 
     python tests/benchmarks/floor.py BASE_URL ROWS.jsonl CONCURRENCY
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import httpx
 
 Loop = Callable[[list[dict[str, object]], str, int], Awaitable[None]]
@@ -42,9 +43,22 @@ async def shared_client(bodies: list[dict[str, object]], url: str, concurrency: 
         await asyncio.gather(*(slot() for _ in range(concurrency)))
 
 
+async def aiohttp_session(bodies: list[dict[str, object]], url: str, concurrency: int) -> None:
+    left = iter(bodies)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def slot() -> None:
+            for body in left:
+                async with session.post(url, json=body) as response:
+                    await response.json()
+
+        await asyncio.gather(*(slot() for _ in range(concurrency)))
+
+
 def main(base_url: str, rows: str, concurrency: str) -> None:
     bodies = [_body(json.loads(line)) for line in Path(rows).read_text().splitlines()]
-    loops: tuple[Loop, ...] = (client_per_slot, shared_client)
+    loops: tuple[Loop, ...] = (aiohttp_session, client_per_slot, shared_client)
     for loop in loops:
         started = time.perf_counter()
         asyncio.run(_run(loop, bodies, f"{base_url}/chat/completions", int(concurrency)))

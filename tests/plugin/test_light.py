@@ -12,9 +12,14 @@ from tests.conftest import Project
 JUDGES = {"numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2"}
 ASKS = {"aiohttp", "tenacity", "tokenizers", "transformers", "torch", "datasets", "parsl"}
 PYTEST = ("pytest", "-q", "-n", "0", *(f"-pno:{name}" for name in ("benchmark", "zarr")))
+COMMANDS = {"cli", "__main__", "stages", "given", "options", "reasons", "root", "lost"}
+"""Modules of the command line that `kvbench run` needs: none of another command."""
 LOADED = """
 import atexit, runpy, sys
-atexit.register(lambda: print("loaded:", *{name.split(".")[0] for name in sys.modules}))
+def shown():
+    ours = (name for name in sys.modules if name.startswith("pytest_kvbench.cli"))
+    print("loaded:", *{name.split(".")[0] for name in sys.modules}, *ours)
+atexit.register(shown)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
@@ -54,3 +59,13 @@ def test_with_nothing_left_to_do_it_neither_judges_nor_asks(
     assert "0 answered" in output or "6 passed" in output
     assert "can never hold" in output
     assert names & (JUDGES | ASKS) == set()
+
+
+def test_a_command_loads_no_other_command_and_no_other_program(project: Project) -> None:
+    """httpx it needs; what that brings for a program of its own it does not."""
+    assert project.run("-n", "0").ret == 0
+    _, names = loaded(project, "pytest_kvbench.cli", "run", "exp.yaml")
+    ours = {name.rpartition(".")[2] for name in names if name.startswith("pytest_kvbench.cli")}
+    assert ours <= COMMANDS
+    assert "httpx" in names
+    assert names & {"rich", "pygments", "psutil"} == set()
