@@ -18,6 +18,7 @@ from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.tasks.base import TaskOptions, files_digest
 from pytest_kvbench.tasks.binning import BinSpec
 from pytest_kvbench.tasks.cutting import apply_cut, cut_long_ones
+from pytest_kvbench.tasks.shelf import Shelf
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
 
@@ -56,10 +57,10 @@ class GivenData(ABC):
         Raises:
             UsageError: the data are not here, or a row lacks a field.
         """
-        return list(self.stream(spec, tokenizer, seed))
+        return list(map(Shelf().put, self.stream(spec, tokenizer, seed)))
 
     def stream(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> Iterable[Example]:  # noqa: ARG002
-        """`examples`, one after the other: together they may be larger than memory."""
+        """`examples`, one after the other and nowhere else: together they may be gigabytes."""
         every = self.every_example(tokenizer)
         return cut_long_ones(every, self.prompt, tokenizer, self.max_length)
 

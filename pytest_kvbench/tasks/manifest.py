@@ -45,8 +45,7 @@ def build_task_manifest(task: Task, spec: BinSpec, tokenizer: Tokenizer, seed: i
         tokenizer: counts the tokens of each prompt's text, before any chat template.
         seed: decides which examples of a bin are taken.
     """
-    stream = getattr(task, "stream", task.examples)  # a user's own need not have it
-    examples = _distinct(stream(spec, tokenizer, seed))
+    examples = _distinct(task.examples(spec, tokenizer, seed))
     tokens = _counted(task, examples, tokenizer)
     sizes = [size_of(e, t, spec.by) for e, t in zip(examples, tokens, strict=True)]
     bins = spec.generated_bins() if task.generated else _data_bins(task.name, spec, sizes)

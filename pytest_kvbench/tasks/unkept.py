@@ -71,11 +71,7 @@ class Unkept:
 
     def examples(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> list[Example]:
         """Every example, its texts as hashes."""
-        return list(self.stream(spec, tokenizer, seed))
-
-    def stream(self, spec: BinSpec, tokenizer: Tokenizer, seed: int) -> Iterable[Example]:
-        """`examples`, one after the other."""
-        return map(_unread, self.whole(spec, tokenizer, seed))
+        return list(map(_unread, self.whole(spec, tokenizer, seed)))
 
     @cached_property
     def _originals(self) -> dict[str, Example]:
