@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,4 +36,6 @@ class Contexts:
 
     @cached_property
     def _database(self) -> Database:
-        return self.again()
+        database = self.again()
+        weakref.finalize(self, database.close)
+        return database
