@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from pytest_kvbench.errors import EXIT_FOUND, GuardError, InfrastructureError
 from pytest_kvbench.experiment.load import Declared, Override
+from pytest_kvbench.experiment.schema import MAX_GROUP
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.ops.cards import Card, plan_of
 from pytest_kvbench.ops.listing import comparison_lines
 from pytest_kvbench.pipeline.compare import Change, Comparison, compare
+from pytest_kvbench.pipeline.declared import load_stages
 from pytest_kvbench.pipeline.ending import Reason, of_comparison
 from pytest_kvbench.report import text
 from pytest_kvbench.report.caveats import item_of
@@ -21,6 +23,7 @@ from pytest_kvbench.report.caveats import item_of
 Outcome = Literal["equal", "differs within noise", "differs"]
 _OF_A_MACHINE = re.compile(r"[:/\\]|\.py$")
 """In a name: a class of a module or file, or data in a file."""
+_NAME = MAX_GROUP - 9
 _SECTIONS = ("kv", "gate", "sensitivity", "task_options")
 
 
@@ -109,7 +112,10 @@ def declared_again(
             f"{file}: names code or files of this machine: {text.listing(named, limit=4)}",
             "read what they are, then: --trust",
         )
-    again = {**plan_of(card.plan), "group": f"{card.content['group']}@{card.name[-8:]}"}
+    again = {
+        **plan_of(card.plan),
+        "group": f"{str(card.content['group'])[:_NAME]}.{card.name[-8:]}",
+    }
     return load_stages(None, inline=again, overrides=overrides, inline_source=str(file))
 
 

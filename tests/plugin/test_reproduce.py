@@ -47,7 +47,7 @@ def test_a_card_is_asked_again_and_compared(card: Path, mock: MockServer) -> Non
     assert equal.exit_code == 0, equal.output
     assert mock.posts > asked, "controls too: nothing is taken over from the group here"
     assert f"{card.stem}: equal: of 6 cells 6 word for word the same" in equal.output
-    (folder,) = Path("reports").glob("g@*")
+    (folder,) = Path("reports").glob("g.*")
     shutil.rmtree(folder)
 
     def a_little_less(policy: str, budget: float) -> float:
