@@ -133,7 +133,7 @@ class _Row:
 
     def values(self) -> tuple[Value, ...]:
         """Its cells in the page's table."""
-        cell, plan = self.cell, Results(self.card.summary)
+        cell, plan = self.cell, Results(self.card.summary, self.cell.get("measure", SCORE))
         word = final(cell)
         return (
             Value(name(plan.declared.get("engine.model") or text.NOTHING)),
