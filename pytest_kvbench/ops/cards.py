@@ -8,7 +8,7 @@ prompt or a reply, and nothing of the place where it was made: no address, comma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -169,7 +169,7 @@ def plan_of(snapshot: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "engine": engine}
 
 
-def replies_of(rows: Sequence[Observation] | Any) -> dict[str, str]:
+def replies_of(rows: Iterable[Observation]) -> dict[str, str]:
     """By cell, a digest of all its replies, word for word."""
     texts: dict[str, list[list[Any]]] = {}
     for one in rows:

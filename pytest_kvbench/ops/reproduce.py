@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.errors import EXIT_FOUND, GuardError, InfrastructureError
+from pytest_kvbench.experiment.limits import MAX_GROUP
 from pytest_kvbench.experiment.load import Declared, Override
-from pytest_kvbench.experiment.schema import MAX_GROUP
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.ops.cards import Card, plan_of
 from pytest_kvbench.ops.listing import comparison_lines
@@ -46,8 +47,12 @@ class Reproduced:
         """Of all that was compared."""
         if self.differing:
             return "differs"
-        compared = {item_of(row.key) for row in self.found.changes if row.bin != "all"}
-        return "equal" if compared <= self.same else "differs within noise"
+        return "equal" if set(self._cells) <= self.same else "differs within noise"
+
+    @property
+    def _cells(self) -> list[str]:
+        """The names of the cells that were compared."""
+        return [item_of(row.key) for row in self.found.changes if row.bin != ALL_BINS]
 
     def lines(self) -> Iterator[str]:
         """For a terminal, the outcome last."""
@@ -56,10 +61,9 @@ class Reproduced:
             yield f"{task}: its examples or prompts are not those of the card"
         for key, (was, is_) in self._identities():
             yield f"answered by another {key}: {was} in the card, {is_} now"
-        compared = [row for row in self.found.changes if row.bin != "all"]
-        equal = sum(item_of(row.key) in self.same for row in compared)
+        equal = sum(cell in self.same for cell in self._cells)
         yield (
-            f"{self.card.name}: {self.outcome}: of {text.count(len(compared), 'cell')} {equal} "
+            f"{self.card.name}: {self.outcome}: of {text.count(len(self._cells), 'cell')} {equal} "
             f"word for word the same, {len(self.differing)} rows shown to differ"
         )
 
