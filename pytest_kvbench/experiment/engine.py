@@ -194,8 +194,15 @@ class EngineSettings(Section):
     )
     dtype: Literal["float32", "float32-medium", "bfloat16", "float16"] | None = about(
         "float32, bfloat16, float16, or float32-medium of local (float32 with torch's medium "
-        "precision of products); unset: float32 for local, else the server's own",
+        "precision of products); unset: for local bfloat16 on a GPU and float32 without one, else "
+        "the server's own",
         default=None,
+    )
+    slots: str = about(
+        "for local, rows that decode together x tokens of each, as in 8x16384; auto (on a GPU as "
+        "many tokens as its memory holds, else none) or none",
+        default="auto",
+        pattern=r"auto|none|[0-9]{1,4}x[0-9]{1,9}(/[0-9]{1,9})?",
     )
     threads: int | None = about(
         "threads of a server that we start; unset: all cores", default=None, ge=1, le=10_000

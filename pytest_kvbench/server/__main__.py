@@ -19,12 +19,11 @@ from pathlib import Path
 import psutil
 
 from pytest_kvbench.errors import KvbenchError, UsageError
-from pytest_kvbench.server import weights
+from pytest_kvbench.server import choice, shape, weights
 
 _WATCH_EVERY_S = 0.5
 _SHARED_ROWS = 32  # a row's share of a step: 55 ms alone, 14 of 8, 9 of 16, 6.5 of 32 (two cores)
-
-
+_PREFILL_CACHE_MIB = 512
 _WAITING = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"})
 """The variables that say how long OpenMP's threads wait awake."""
 
@@ -57,7 +56,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="smollm2-135m", help="a name, folder, .gguf or hub id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--dtype", choices=weights.DTYPES, default="float32")
+    parser.add_argument(
+        "--dtype", choices=weights.DTYPES, help="default: bfloat16 on a GPU, else float32"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--threads",
@@ -66,7 +67,24 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="torch threads (default: OMP_NUM_THREADS, else the cores this process may use)",
     )
     parser.add_argument(
-        "--prefill-cache-mib", type=int, default=512, help="memory for prompts to come back to"
+        "--slots",
+        default="auto",
+        metavar="SHAPE",
+        help="auto (on a GPU as many tokens as its memory holds, else none), none, or as in "
+        "8x16384: rows that decode together x tokens of each; 8x16384/2048: prompts in passes of "
+        "so many tokens",
+    )
+    parser.add_argument(
+        "--memory-share",
+        type=_share,
+        default=shape.SHARE,
+        help=f"of a GPU's memory (default: {shape.SHARE})",
+    )
+    parser.add_argument(
+        "--prefill-cache-mib",
+        type=int,
+        help=f"memory for prompts to come back to (default: {_PREFILL_CACHE_MIB}; on a GPU what "
+        "the slots leave)",
     )
     parser.add_argument(
         "--batches", type=Path, help="serve /v1/files and /v1/batches, kept in this folder"
@@ -82,6 +100,13 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--watch-pid", type=int, help="end when this process does")
     parser.add_argument("--address-file", type=Path, help="written (JSON) when ready")
     return parser
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: valid are shares above 0, at most 1")
+    return share
 
 
 def _default_threads() -> int:
@@ -100,28 +125,29 @@ def _serve(options: argparse.Namespace) -> None:
     folder = weights.materialise(source)
     listener = _bind(options.host, options.port)
     _sleep_while_waiting()
-    device = weights.default_device() if options.device == "auto" else options.device
+    chosen = choice.choose(
+        folder, options.dtype, options.device, options.slots, options.memory_share
+    )
 
-    if options.dtype == "float16" and device == "cpu":
+    if chosen.dtype == "float16" and chosen.device == "cpu":
         logging.warning("float16 takes three times as long as float32 on a CPU: see --dtype")
 
     # Only now: a wrong model name or a taken port must not wait for torch.
     import uvicorn
 
-    from pytest_kvbench.server import loading, model, server
-    from pytest_kvbench.server.engine import Engine
+    from pytest_kvbench.server import decoding, loading, model, server
     from pytest_kvbench.server.reuse import PrefillCache
     from pytest_kvbench.server.worker import Worker
 
-    fingerprint = weights.fingerprint_parts(folder, options.dtype, device)
-    loaded = model.load(folder, options.dtype, device, options.threads, source.hub_id)
+    fingerprint = chosen.fingerprint(folder)
+    loaded = model.load(folder, chosen.dtype, chosen.device, options.threads, source.hub_id)
     loaded = loading.with_classes(loaded, options.policy)
-    engine = Engine(loaded, PrefillCache(options.prefill_cache_mib * 2**20))
-    shared_rows = _SHARED_ROWS if options.dtype == "float32" else 1
-    worker = Worker(engine, options.threads, shared_rows)
+    known = _prefill_cache(options.prefill_cache_mib, chosen.memory)
+    engine = decoding.engine(loaded, chosen, PrefillCache(known))
+    worker = Worker(engine, options.threads, _shared_rows(chosen))
     worker.start()
     names = tuple(dict.fromkeys([options.model, Path(options.model).name.removesuffix(".gguf")]))
-    app = server.build_app(server.Served(loaded, names, fingerprint, worker), options.batches)
+    app = server.build_app(server.Served(engine.model, names, fingerprint, worker), options.batches)
     listener.listen()
     _announce(options.address_file, listener, fingerprint)
     config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False)
@@ -138,6 +164,20 @@ def _sleep_while_waiting() -> None:
     """
     if not _WAITING & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "0"
+
+
+def _prefill_cache(mib: int | None, memory: shape.Memory | None) -> int:
+    """Bytes for prompts that may come again."""
+    if mib is None and memory is not None:
+        return memory.left
+    return (_PREFILL_CACHE_MIB if mib is None else mib) * 2**20
+
+
+def _shared_rows(chosen: choice.Choice) -> int:
+    """Rows beside which another request is let in."""
+    if chosen.shape is not None:
+        return chosen.shape.slots
+    return _SHARED_ROWS if chosen.dtype == "float32" else 1
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ import torch
 
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.ragged import RowKV
-from pytest_kvbench.server.rows import Decoding, Row, forward
+from pytest_kvbench.server.rows import Decoding, forward
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class Decoder(Protocol):
 
     def admits(self, arms: int, coming: int) -> bool:
         """Whether a job of so many arms may begin beside what is held, and so many that come."""
+        ...
+
+    def beyond(self, arms: int, tokens: int) -> int:
+        """Bytes that a job of so many arms and tokens needs beyond what is set aside.
+
+        Raises:
+            TooLargeError: they are more than there are.
+        """
         ...
 
     def together(self, rows: Sequence[RowKV]) -> list[list[RowKV]]:
@@ -73,6 +81,10 @@ class Ragged:
         """See `Decoder.admits`."""
         return True
 
+    def beyond(self, arms: int, tokens: int) -> int:  # noqa: ARG002 - the host's memory pages
+        """See `Decoder.beyond`: nothing is set aside, and nothing is known to be too much."""
+        return 0
+
     def together(self, rows: Sequence[RowKV]) -> list[list[RowKV]]:
         """See `Decoder.together`."""
         return [[row] for row in rows] if self._model.turns_by_length else [list(rows)]
@@ -97,5 +109,5 @@ def pass_over(model: LocalModel, rows: Sequence[Decoding]) -> Iterable[Next]:
 
 
 def waits_for_place(row: Decoding) -> bool:
-    """Whether it decodes in a slot or not at all: it selected once, and nothing of it is masked."""
-    return isinstance(row, Row) and isinstance(row.kv, RowKV) and not row.kv.masked
+    """Whether it decodes in a slot or not at all: its policy selected once, and masks nothing."""
+    return isinstance(row.kv, RowKV) and not row.kv.masked

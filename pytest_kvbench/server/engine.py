@@ -60,6 +60,11 @@ class Engine:
         self._decoder = decoder or Ragged(model)
         self._maker = Maker(model)
 
+    @property
+    def model(self) -> LocalModel:
+        """What it runs."""
+        return self._model
+
     def forget(self) -> None:
         """Give back the memory of prompts that might come again."""
         self._prefills.clear()
@@ -70,7 +75,7 @@ class Engine:
         """Whether a job may begin beside these."""
         self._arrange(runs)
         coming = sum(run.expected for run in runs if isinstance(run, Starting))
-        return self._decoder.admits(0 if job.force else len(job.arms), coming)
+        return self._decoder.admits(len(job.arms), coming)
 
     @torch.inference_mode()
     def start(self, job: Job) -> list[Run]:
@@ -78,6 +83,8 @@ class Engine:
 
         Where prompts are taken in several passes, this is the first.
         """
+        beyond = self._decoder.beyond(len(job.arms), len(job.ids) + job.max_tokens)
+        self._prefills.leave(beyond)
         job.cached_tokens = len(job.ids)
         starting = Starting(job)
         starting.steps = self._prepare(starting)
@@ -149,9 +156,9 @@ class Engine:
         return self._going_on(runs)
 
     def _arrange(self, runs: Sequence[Run]) -> None:
-        rows = [run.kv for run in runs if isinstance(run, Row) and isinstance(run.kv, RowKV)]
-        made = [row for run in runs if isinstance(run, Starting) for row in run.rows]
-        self._decoder.arrange(rows, made)
+        rows = [run.kv for run in runs if isinstance(run, Decoding) and isinstance(run.kv, RowKV)]
+        others = [kv for run in runs if not isinstance(run, Row) for kv in run.caches]
+        self._decoder.arrange(rows, others)
 
     def _started(self, runs: list[Run], starting: Starting) -> list[Run]:
         came: list[Run] = []
@@ -248,7 +255,7 @@ class Engine:
         chunk = self._decoder.chunk
         before = yield from passes(self._model, self._prefills, job.ids[:context], chunk)
         takers = [self._taker(job, arm, len(tail) + job.max_tokens) for arm in arms]
-        starting.rows += [one.row for one in takers if isinstance(one, Taker)]
+        starting.caches += [one.row for one in takers if isinstance(one, Taker)]
         done = prefill(
             self._model,
             self._prefills,
@@ -274,19 +281,13 @@ class Engine:
     def _taker(self, job: Job, arm: ArmSpec, room: int) -> Taker | PolicyError:
         """What takes an arm's share of a pass, or why its press cannot be made."""
         wanted = _wanted(arm, job)
-        row = self._row(job, room)
+        row = self._decoder.row(room)
         keeps_all = arm.keeps_all or wanted.ratio <= 0
         try:
             press = None if keeps_all else self._maker.press(wanted)
         except PolicyError as error:
             return error
         return Taker(wanted, press, row, Draws(job.sampling.seed, self._model.device))
-
-    def _row(self, job: Job, room: int) -> RowKV:
-        """An empty cache: where an arm decodes, or of its own where it is asked about a reply."""
-        if job.force:
-            return RowKV(len(self._model.attention_layers), room)
-        return self._decoder.row(room)
 
     def _ask(self, rows: Sequence[KV], tail: Sequence[int], context: int) -> list[torch.Tensor]:
         """The question, through the compressed caches; logits (vocabulary,) after it per row."""

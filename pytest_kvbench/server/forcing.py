@@ -80,6 +80,11 @@ class Forcing:
         ]
         self._asked = 0
 
+    @property
+    def caches(self) -> list[RowKV]:
+        """Those of its arms that do not act while decoding."""
+        return [one.kv for one in self._arms if isinstance(one.kv, RowKV)]
+
     @torch.inference_mode()
     def advance(self) -> None:
         """The next positions of all arms; after the last ones, the arms' ends."""

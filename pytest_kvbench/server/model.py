@@ -11,13 +11,16 @@ from typing import Any
 import kvpress
 import torch
 from tokenizers import Tokenizer  # type: ignore[import-untyped]  # ships no types
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.server import ragged
 
 log = logging.getLogger(__name__)
+
+_MOST_WEIGHTS = 0.7
+"""The share of a GPU's memory up to which a model's weights are put on one alone."""
 
 _BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings whose angles depend on the largest position in a pass."""
@@ -99,32 +102,59 @@ def load(
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no GPU.", "Valid here: cpu.")
     ragged.register()
+    context = context_of(AutoConfig.from_pretrained(folder))
     network = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, kind), attn_implementation=ragged.ATTENTION
+        folder,
+        dtype=getattr(torch, kind),
+        attn_implementation=ragged.ATTENTION,
+        device_map=_device_map(folder, device),  # weights go from the files to where they are used
     )
-    _check_supported(network)
+    network.eval()  # type: ignore[no-untyped-call]  # upstream
+    _note_untried(network)
     if hub_id is not None:
         network.config.name_or_path = hub_id
-    network.to(torch.device(device)).eval()  # type: ignore[arg-type]  # upstream wraps it wrongly
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return LocalModel(
         network=network,
         tokenizer=tokenizer,
-        device=torch.device(device),
-        context_length=int(network.config.max_position_embeddings),
+        device=network.get_input_embeddings().weight.device,
+        context_length=context,
         end_tokens=_end_tokens(network, tokenizer),
     )
 
 
-def _check_supported(network: PreTrainedModel) -> None:
-    config = network.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = not getattr(config, "layer_types", None) and getattr(config, "sliding_window", None)
-    if kinds != {"full_attention"} or sliding:
+def _device_map(folder: Path, device: str) -> str | dict[str, str]:
+    """One device where the weights fit it with room for caches, else all GPUs."""
+    if device == "cpu" or torch.cuda.device_count() < 2:
+        return {"": device}
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    fits = size < _MOST_WEIGHTS * torch.cuda.get_device_properties(0).total_memory
+    return {"": device} if fits else "auto"
+
+
+def context_of(config: Any) -> int:
+    """Tokens of a prompt and its reply: all that every layer attends to.
+
+    Where all layers attend to the last tokens alone, these: up to there nothing slides.
+
+    Raises:
+        UsageError: only some layers do.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window: int | None = getattr(config, "sliding_window", None)
+    if kinds - {"full_attention"} and len(kinds) > 1:
         raise UsageError(
-            f"{type(network).__name__} attends through a sliding window, which is not served here.",
-            "Valid: models in which every layer attends to the whole context.",
+            f"{config.model_type}: some of its layers attend to the last {window} tokens alone, "
+            "and have caches of their own kind, which are not served here.",
+            "Valid: models whose layers all attend alike, as Llama, Qwen, Mistral and Phi.",
         )
+    longest = int(config.max_position_embeddings)
+    if window is None or kinds == {"full_attention"}:
+        return longest
+    return min(longest, window)
+
+
+def _note_untried(network: PreTrainedModel) -> None:
     if not isinstance(network, kvpress.SUPPORTED_MODELS):
         log.warning("%s is not among the models kvpress is tested on", type(network).__name__)
 

@@ -220,9 +220,9 @@ class Stopwatch:
     def seconds(self) -> float:
         """Those of all parts, once the device has done them."""
         if self._device.type != "cuda":
-            return float(sum(end - start for start, end in self._parts))
+            return sum((float(end - start) for start, end in self._parts), 0.0)
         torch.cuda.synchronize(self._device)
-        milliseconds = sum(float(start.elapsed_time(end)) for start, end in self._parts)
+        milliseconds = sum((float(a.elapsed_time(b)) for a, b in self._parts), 0.0)
         return milliseconds / 1000
 
     def _now(self) -> Any:

@@ -92,6 +92,11 @@ class PrefillCache:
         self._kept.clear()
         self.nbytes = 0
 
+    def leave(self, nbytes: int) -> None:
+        """Forget the oldest, until so many bytes of what it may have are free."""
+        while self._kept and self.nbytes + nbytes > self._max_bytes:
+            self._drop(next(iter(self._kept)))
+
     def _drop(self, prefix: tuple[int, ...]) -> None:
         self.nbytes -= sum(layer.nbytes for layer in self._kept.pop(prefix, []))
 

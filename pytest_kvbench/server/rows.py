@@ -39,6 +39,11 @@ class Decoding:
         self._sampler = Sampler(job.sampling)
 
     @property
+    def caches(self) -> list[RowKV]:
+        """What must be kept for it, if it is in a place that others may take."""
+        return [self.kv] if isinstance(self.kv, RowKV) else []
+
+    @property
     def token(self) -> int:
         """The last token."""
         return self.tokens[-1]
@@ -98,6 +103,11 @@ class Leading(Decoding):
     def __init__(self, job: Job, arms: Sequence[Prepared], kv: KV) -> None:
         super().__init__(job, kv)
         self.arms = arms
+
+    @property
+    def caches(self) -> list[RowKV]:
+        """Those of its arms that do not act while decoding."""
+        return [one.kv for one in self.arms if isinstance(one.kv, RowKV)]
 
 
 def emit_failure(job: Job, index: int, report: ArmReport, error: Exception, tokens: int) -> None:

@@ -35,6 +35,7 @@ from pytest_kvbench.server.protocol import (
 )
 from pytest_kvbench.server.replies import Reply
 from pytest_kvbench.server.request_log import RequestLog, describe
+from pytest_kvbench.server.shape import TooLargeError
 from pytest_kvbench.server.worker import Worker
 
 
@@ -201,6 +202,8 @@ def _failure(error: Exception) -> ApiError:
             "a request, or a server with fewer or smaller --slots need less.",
             code="out_of_memory",
         )
+    if isinstance(error, TooLargeError):
+        return ApiError(400, str(error), code="too_large_for_memory", param="kv")
     return ApiError(500, f"The model failed: {words}", code="model_failed")
 
 

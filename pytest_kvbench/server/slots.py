@@ -22,7 +22,8 @@ from pytest_kvbench.server.decoder import Next, pass_over, waits_for_place
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.ragged import Buffers, Place, RowKV
 from pytest_kvbench.server.rows import Decoding
-from pytest_kvbench.server.shape import Shape
+from pytest_kvbench.server.shape import GB, Shape, TooLargeError
+from pytest_kvbench.server.solo import token_bytes
 
 log = logging.getLogger(__name__)
 
@@ -157,13 +158,15 @@ class Slots:
     """Decodes rows in slots; see `decoder.Decoder`.
 
     A slot that nobody uses takes part all the same: its token goes to its last place, which no row
-    is given. Rows whose policy masks or acts take passes of their own.
+    is given. Rows whose policy masks or acts take passes of their own. `left`: the bytes beside
+    the slots that rows may wait in; None: as many as they need.
     """
 
     chunk: int | None
 
-    def __init__(self, model: LocalModel, shape: Shape) -> None:
+    def __init__(self, model: LocalModel, shape: Shape, left: int | None = None) -> None:
         self.chunk = shape.chunk
+        self._left = left
         self._model = model
         self._shape = shape
         self._store = SlotStore(model, shape)
@@ -201,6 +204,19 @@ class Slots:
     def admits(self, arms: int, coming: int) -> bool:
         """See `decoder.Decoder.admits`: each finds a slot, or all slots are free."""
         return self._held.count(None) - coming >= min(arms, self._shape.slots)
+
+    def beyond(self, arms: int, tokens: int) -> int:
+        """See `decoder.Decoder.beyond`: more arms than slots wait in memory of their own."""
+        waiting = max(0, arms - self._shape.slots)
+        needed = waiting * tokens * int(token_bytes(self._model))
+        if self._left is not None and needed > self._left:
+            raise TooLargeError(
+                f"{arms} arms of {tokens} tokens are {waiting} more than the {self._shape.slots} "
+                f"slots of this server: they need {needed / GB:.1f} GB beside them, and "
+                f"{self._left / GB:.1f} GB are left. Valid: fewer arms a request, or a shorter "
+                "prompt."
+            )
+        return needed
 
     def together(self, rows: Sequence[RowKV]) -> list[list[RowKV]]:
         """See `decoder.Decoder.together`: how many they are would change their shape."""

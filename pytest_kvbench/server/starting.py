@@ -20,12 +20,12 @@ class Starting:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.rows: list[RowKV] = []
+        self.caches: list[RowKV] = []
 
     @property
     def expected(self) -> int:
         """Arms that will decode, and have no cache yet."""
-        return 0 if self.job.force else len(self.job.arms) - len(self.rows)
+        return len(self.job.arms) - len(self.caches)
 
     def advance(self) -> list[Prepared] | None:
         """One more pass; what the arms have after the last one."""

@@ -113,6 +113,11 @@ def content_digest(path: Path) -> str:
     return _digest_files(sorted(files), _digest_memory())
 
 
+def default_dtype(device: str) -> str:
+    """The type of weights, activations and caches where none is asked for."""
+    return "float32" if device == "cpu" else "bfloat16"
+
+
 def default_device() -> str:
     """`cuda` if a CUDA build of torch and a visible NVIDIA device are here, else `cpu`."""
     if importlib.metadata.version("torch").endswith("+cpu"):

@@ -20,8 +20,10 @@ from transformers.integrations import sdpa_attention
 
 from pytest_kvbench.policies.table import POLICIES, get_policy
 from pytest_kvbench.server import intake, protocol, ragged
+from pytest_kvbench.server.decoder import Decoder
 from pytest_kvbench.server.drawing import Sampling
 from pytest_kvbench.server.engine import ArmReport, ArmSpec, Engine, Job, Piece, Run
+from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.server import Served, build_app
 from pytest_kvbench.server.worker import Worker
@@ -49,9 +51,12 @@ def _known(policy: Any, params: dict[str, int]) -> dict[str, int]:
     return {name: value for name, value in params.items() if name in policy.params}
 
 
-def answers(device: str, sampling: Sampling) -> Answers:
-    """Two prompts that share a beginning, so that prefill, reuse and ragged decoding all run."""
-    engine = Engine(tiny_model(device), PrefillCache(2**30))
+def answers(
+    device: str, sampling: Sampling, make: Callable[[LocalModel], Decoder] | None = None
+) -> Answers:
+    """Two prompts that share a beginning, so that prefill, reuse and decoding all run."""
+    model = tiny_model(device)
+    engine = Engine(model, PrefillCache(2**30), make and make(model))
     found: Answers = []
     for tail in ([7, 8, 9], [11, 12, 13, 14, 15]):
         ids = [(n * 37) % 251 for n in range(150)] + tail

@@ -12,20 +12,20 @@ import torch
 from transformers import LlamaConfig
 
 from pytest_kvbench.policies.table import get_policy
-from pytest_kvbench.server import ragged
+from pytest_kvbench.server import decoding, ragged
+from pytest_kvbench.server.choice import Choice
 from pytest_kvbench.server.decoder import Decoder, Ragged
-from pytest_kvbench.server.drawing import Sampling
 from pytest_kvbench.server.engine import ArmSpec, Done, Engine, Job, Piece, Run
 from pytest_kvbench.server.jobs import Force
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.prefill import Begun, passes, prefill
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.rows import Decoding
-from pytest_kvbench.server.shape import Shape
+from pytest_kvbench.server.shape import Shape, TooLargeError
 from pytest_kvbench.server.slots import Slots
 from pytest_kvbench.server.worker import Worker
-from tests.model.test_server_devices import NONE, SAMPLINGS, Answers, arms, run
-from tests.support.tiny_model import CONTEXT, SIZES, tiny_model, tiny_of
+from tests.model.test_server_devices import NONE, SAMPLINGS, Answers, answers, run
+from tests.support.tiny_model import CONTEXT, SIZES, tiny_of
 
 pytestmark = pytest.mark.model
 
@@ -58,24 +58,15 @@ def snapkv(*budgets: float) -> list[ArmSpec]:
 SWEEP = snapkv(1.0, 0.9, 0.7, 0.5, 0.3, 0.2)
 
 
-def answers(make: MakeDecoder | None, sampling: Sampling) -> Answers:
-    """Every policy, over prompts of which the second's beginning is known."""
-    model = tiny_model()
-    engine = Engine(model, PrefillCache(2**30), make and make(model))
-    ids = ids_of(0)
-    first = run(engine, [*ids, 7, 8, 9], [NONE, *arms(150)], sampling)
-    return first + run(engine, [*ids, 11, 12, 13, 14, 15], [NONE, *arms(150)], sampling)
-
-
 @pytest.fixture(scope="module")
 def usual() -> dict[str, Answers]:
-    return {name: answers(None, sampling) for name, sampling in SAMPLINGS.items()}
+    return {name: answers("cpu", sampling) for name, sampling in SAMPLINGS.items()}
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_every_way_answers_alike(way: str, sampling: str, usual: dict[str, Answers]) -> None:
-    assert answers(WAYS[way], SAMPLINGS[sampling]) == usual[sampling]
+    assert answers("cpu", SAMPLINGS[sampling], WAYS[way]) == usual[sampling]
 
 
 class Recorder:
@@ -272,3 +263,21 @@ def test_the_end_of_a_prompt_is_attended_to_as_on_a_gpu(heads: int, kv_heads: in
     keys, values = torch.randn(2, 1, kv_heads, 13, 8)
     usual = ragged._go_on(query, keys, values, 0.3)
     torch.testing.assert_close(ragged.end_of_prompt(query, keys, values, 0.3), usual)
+
+
+def test_rows_that_wait_beside_the_slots_are_counted() -> None:
+    one = 2 * LAYERS * SIZES["num_key_value_heads"] * SIZES["head_dim"] * 4 * 200
+    slots = Slots(model_of(), Shape(4, CONTEXT), left=2 * one)
+    assert [slots.beyond(arms, 200) for arms in (3, 4, 6)] == [0, 0, 2 * one]
+    with pytest.raises(TooLargeError, match="7 arms of 200 tokens"):
+        slots.beyond(7, 200)
+
+
+def test_a_server_with_slots_is_no_longer_than_they_are() -> None:
+    chosen = Choice("float32", "cpu", shape=Shape(4, 128, 64))
+    engine = decoding.engine(model_of(), chosen, PrefillCache(0))
+    assert engine.model.context_length == 127
+    told = run(engine, ids_of(0, 121), [NONE, *snapkv(0.5)], GREEDY)  # and six new ones
+    assert told == run(
+        Engine(model_of(), PrefillCache(0)), ids_of(0, 121), [NONE, *snapkv(0.5)], GREEDY
+    )

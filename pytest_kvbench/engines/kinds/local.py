@@ -21,7 +21,7 @@ from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.table import checked, get_policy
 from pytest_kvbench.records import FULL_CACHE, Request
-from pytest_kvbench.server import weights
+from pytest_kvbench.server import choice, weights
 from pytest_kvbench.wire import bounded, sound
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def folder_of(settings: EngineSettings) -> Path:
 
 
 def _facts(settings: EngineSettings, _types: Types) -> dict[str, str]:
-    return weights.fingerprint_parts(folder_of(settings), _dtype(settings), "auto")
+    folder = folder_of(settings)
+    return choice.choose(folder, settings.dtype, slots=settings.slots).fingerprint(folder)
 
 
 def _command(
@@ -151,14 +152,14 @@ def _command(
     return [
         *(sys.executable, "-m", "pytest_kvbench.server"),
         *("--model", settings.model),
-        *("--dtype", _dtype(settings), "--port", "0"),
+        *("--dtype", _dtype(settings), "--slots", settings.slots, "--port", "0"),
         *("--watch-pid", str(pid), "--address-file", str(address)),
         *(("--threads", str(threads)) if threads else ()),
     ]
 
 
 def _dtype(settings: EngineSettings) -> str:
-    return settings.dtype or "float32"
+    return settings.dtype or weights.default_dtype(weights.default_device())
 
 
 KIND = Kind(
@@ -169,7 +170,7 @@ KIND = Kind(
     classes=classes_of,
     folder=folder_of,
     marks_question=True,
-    dtypes=("float32", "float32-medium", "bfloat16"),
+    dtypes=weights.DTYPES,
     check_policy=_check_policy,
     fixed=_fixed,
     body=_body,

@@ -263,5 +263,5 @@ def test_what_one_server_for_all_arms_has_no_use_for_is_refused() -> None:
     endpoints = {"none": URL, "knorm@0.5": URL}
     for key in ({"endpoints": endpoints}, {"launch": {"command": "serve {port}"}}):
         refused(declared(["knorm"], name="local", **key), "engine.endpoints", "base_url")
-    refused(declared(["knorm"], name="local", dtype="float16"), "engine.dtype", "bfloat16")
+    assert cells(declared(["knorm"], name="local", dtype="float16"))
     assert cells(declared(["q8_0"], name="llamacpp", dtype="float16"))
