@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # One process serves the model and takes both cores; workers only wait for it.
 WORKERS ?= 8
 
-.PHONY: install dev evals sanity test test-all lint repeated bench docs clean
+.PHONY: install dev evals sanity test test-all lint repeated bench gpu docs clean
 
 install: $(STAMP)
 
@@ -54,6 +54,13 @@ repeated: install
 
 bench: dev
 	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only
+
+# What only a GPU shows, and how near the engine is to the chip's limits: a table for
+# docs/performance.md. GPU_PYTHON may be any interpreter that has the packages and a CUDA torch.
+GPU_PYTHON ?= $(BIN)/python
+gpu:
+	$(GPU_PYTHON) -m pytest tests/model -m cuda -n 0 -rs
+	$(GPU_PYTHON) -m pytest tests/benchmarks/test_gpu.py -n 0 -s
 
 # The tables in docs/ that the code's own texts make.
 docs: dev

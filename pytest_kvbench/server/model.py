@@ -117,7 +117,7 @@ def load(
     return LocalModel(
         network=network,
         tokenizer=tokenizer,
-        device=network.get_input_embeddings().weight.device,
+        device=network.device,  # of what tokens go into, where it is on several
         context_length=context,
         end_tokens=_end_tokens(network, tokenizer),
     )

@@ -7,14 +7,12 @@ bit for bit whatever the other slots hold, in every type.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Cache
 
@@ -81,7 +79,12 @@ def by_length(
     """Attention that reads each slot up to its length and no further, on GPUs.
 
     How a slot is cut for the cores depends on the capacity and its own length alone.
+
+    Raises:
+        ImportError: this torch has no such attention.
     """
+    from torch.nn.attention import varlen
+
     slots, kv_heads, capacity, width = keys.shape
     starts = torch.arange(slots + 1, dtype=torch.int32, device=query.device)
     flat_keys, flat_values = (
@@ -301,13 +304,12 @@ def _on_one_gpu(model: LocalModel) -> bool:
 
 def _fastest(model: LocalModel) -> Attend:
     """The attention that reads least, where this torch and this GPU have it and it is right."""
-    has = "seqused_k" in inspect.signature(varlen.varlen_attn).parameters
     short = model.network.dtype in (torch.bfloat16, torch.float16)
-    if model.device.type != "cuda" or not has or not short:
+    if model.device.type != "cuda" or not short:
         return masked
     try:
         agree = _agrees(by_length, model)
-    except Exception as error:  # a kernel that is not built for this GPU raises what it likes
+    except Exception as error:  # an older torch, or a kernel that is not built for this GPU
         log.warning("attention by length is not to be had here: %s", error)
         return masked
     return by_length if agree else masked

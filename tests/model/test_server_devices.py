@@ -19,15 +19,17 @@ from torch.nn import functional
 from transformers.integrations import sdpa_attention
 
 from pytest_kvbench.policies.table import POLICIES, get_policy
-from pytest_kvbench.server import intake, protocol, ragged
+from pytest_kvbench.server import intake, protocol, ragged, slots
 from pytest_kvbench.server.decoder import Decoder
 from pytest_kvbench.server.drawing import Sampling
 from pytest_kvbench.server.engine import ArmReport, ArmSpec, Engine, Job, Piece, Run
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.server import Served, build_app
+from pytest_kvbench.server.shape import Shape
+from pytest_kvbench.server.slots import Slots
 from pytest_kvbench.server.worker import Worker
-from tests.support.tiny_model import tiny_model
+from tests.support.tiny_model import CONTEXT, tiny_model
 
 pytestmark = pytest.mark.model
 
@@ -88,7 +90,8 @@ def laid_out_by_token(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         calls.append(out.shape[2])
         return out.transpose(1, 2).contiguous().transpose(1, 2)
 
-    monkeypatch.setattr(ragged, "scaled_dot_product_attention", attention)
+    for module in (ragged, slots):
+        monkeypatch.setattr(module, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
     assert sdpa_attention.torch.nn.functional is functional
     yield calls
@@ -104,6 +107,16 @@ def test_answers_do_not_depend_on_how_attention_lays_its_result_out(
     assert answers("cpu", SAMPLINGS[sampling]) == usual
     assert max(calls) >= 150  # prefill
     assert 2 in calls  # a step: two query heads of one key head
+
+
+def test_nor_do_they_in_slots(request: pytest.FixtureRequest) -> None:
+    def in_slots(model: LocalModel) -> Slots:
+        return Slots(model, Shape(8, CONTEXT, 64))
+
+    usual = answers("cpu", SAMPLINGS["greedy"], in_slots)
+    calls = request.getfixturevalue("laid_out_by_token")
+    assert answers("cpu", SAMPLINGS["greedy"], in_slots) == usual
+    assert 2 in calls
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (4, 4), (6, 1)])
@@ -151,6 +164,15 @@ def test_a_step_of_many_rows_reads_no_number_of_each(numbers_read: list[str]) ->
     assert len(rows) == 8
     numbers_read.clear()
     engine.step(rows)
+    assert not numbers_read
+
+
+def test_what_is_captured_reads_no_number(numbers_read: list[str]) -> None:
+    """A capture fails where a program waits for its device, in the model's own code too."""
+    held = Slots(tiny_model(), Shape(4, CONTEXT))
+    numbers_read.clear()
+    with torch.inference_mode():
+        held._pass()
     assert not numbers_read
 
 
