@@ -82,9 +82,11 @@ def reader(project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(load, "PACKAGED", project.path)
     (project.path / "default.yaml").write_text(f"engine: {engine}\ntokenizer: approximate\n")
     (project.path / "my.yaml").write_text(pages.block("yaml", "group: my_experiment"))
-    for declared in (project.path / "my.yaml", experiments / "submission.yaml"):
-        fewer = declared.read_text().replace("n: 5, per_bin: 5", "n: 2, per_bin: 4")
-        declared.write_text(fewer)  # a third of the time
+    for declared in (project.path / "my.yaml", *experiments.glob("*.yaml")):
+        few = re.sub(
+            r"bins: \{n: \d, per_bin: \d+", "bins: {n: 2, per_bin: 4", declared.read_text()
+        )
+        declared.write_text(few)  # a third of the time
     (project.path / "p.jsonl").write_text('{"prediction": "It is 12.", "answers": ["12"]}\n')
     for side in ("full", "small"):
         lines = "".join(f'{{"id": {n}, "score": 1}}\n' for n in range(40))
