@@ -17,7 +17,6 @@ from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.load import Declared, Override
 from pytest_kvbench.hints import command_of_file
 from pytest_kvbench.own.classes import ask_before
-from pytest_kvbench.pipeline.declared import load_stages
 from pytest_kvbench.tasks.project import ProjectTasks
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ _LINE_S = 30.0
 
 def loaded(file: Path, sets: tuple[str, ...]) -> tuple[Declared, ...]:
     """The stages of an experiment FILE, checked."""
+    from pytest_kvbench.pipeline.declared import load_stages
+
     return _checked(load_stages(file, overrides=overrides(sets)), ())
 
 

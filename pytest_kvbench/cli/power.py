@@ -15,7 +15,6 @@ from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline.declared import load_experiment
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse.foreseen import Truth
@@ -177,6 +176,7 @@ def power(
 
 def _experiment(file: Path, sets: tuple[str, ...]) -> Experiment:
     from pytest_kvbench.pipeline import plan
+    from pytest_kvbench.pipeline.declared import load_experiment
 
     declared = load_experiment(file, overrides=given.overrides(sets))
     plan.check(declared, given.tasks(of=[declared]))

@@ -10,7 +10,6 @@ import click
 
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.pipeline.declared import load_experiment
 from pytest_kvbench.records import ReasoningRule
 
 if TYPE_CHECKING:
@@ -137,6 +136,8 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     from pytest_kvbench.tasks.show import show_task
 
     inline = {"group": "inspect", "tasks": [task]}
+    from pytest_kvbench.pipeline.declared import load_experiment
+
     declared = load_experiment(
         None, inline=inline, overrides=given.overrides(sets), inline_source="kvbench inspect"
     )

@@ -14,9 +14,11 @@ from click.testing import CliRunner
 import pytest_kvbench.analyse
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline.judge import Question
 from pytest_kvbench.records import Cell, Request
 from pytest_kvbench.store.store import Store
 from tests.conftest import Project
+from tests.support import remembered
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
@@ -44,6 +46,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return judged(*args)
 
     monkeypatch.setattr(pytest_kvbench.analyse, "analyse", judge)
+    monkeypatch.setattr(Question, "answer", remembered.ANEW)
     _COUNTS.append(counted)
     yield counted
     _COUNTS.clear()

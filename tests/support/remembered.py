@@ -7,7 +7,7 @@ import pickle
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.pipeline.judge import Question
 
-_ANSWER = Question.answer
+ANEW = Question.answer
 _MADE: dict[bytes, bytes] = {}
 """By its question, which holds all that an analysis depends on."""
 
@@ -16,6 +16,6 @@ def answer(question: Question) -> Analysis:
     """A copy of its own for everybody who asks, in place of `Question.answer`."""
     asked = pickle.dumps(question)
     if asked not in _MADE:
-        _MADE[asked] = pickle.dumps(_ANSWER(question))
+        _MADE[asked] = pickle.dumps(ANEW(question))
     made: Analysis = pickle.loads(_MADE[asked])
     return made
