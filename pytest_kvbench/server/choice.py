@@ -65,6 +65,8 @@ def choose(
     device = weights.default_device() if device == "auto" else device
     dtype = dtype or weights.default_dtype(device)
     found = cards() if device == "cuda" else ()
+    if device == "cuda" and not found and weights.default_device() == "cpu":
+        raise UsageError("--device cuda: torch sees no GPU.", "Valid: cpu.")
     name = " + ".join(dict.fromkeys(card.name for card in found))
     if slots == "none" or (slots == "auto" and (device == "cpu" or _turns_by_length(folder))):
         return Choice(dtype, device, name)

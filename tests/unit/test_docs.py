@@ -25,15 +25,8 @@ from tests.support.pages import PAGES, README, ROOT, TEXT
 PACKAGE = ROOT / "pytest_kvbench"
 FOREIGN = {
     *("--cache-clear", "--cache-show", "--junitxml"),  # pytest
-    *(
-        "--batches",
-        "--dtype",
-        "--kv-cache-dtype",
-        "--model",
-        "--policy",
-        "--port",
-        "--slot-save-path",
-    ),
+    *("--batches", "--kv-cache-dtype", "--model", "--policy", "--port", "--slot-save-path"),
+    *("--dtype", "--memory-share", "--slots"),  # the embedded server
     "--gpus-per-node",  # Slurm
     *("--no-deps", "--upgrade", "--seed", "--strict"),  # pip, calibration.py, mypy
     *("--dist", "--ignore"),  # pytest, of `make test`

@@ -176,10 +176,20 @@ def test_rows_that_change_each_other_by_their_length_get_no_slots(tmp_path: Path
         choice.choose(folder, slots="8x4096")
 
 
+def test_a_gpu_that_is_not_there_is_no_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "cards", lambda: ())
+    monkeypatch.setattr(weights, "default_device", lambda: "cpu")
+    with pytest.raises(UsageError, match="sees no GPU"):
+        choice.choose(folder_of(tmp_path), device="cuda")
+
+
 def test_without_a_word_of_the_cards_memory_slots_must_be_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "cards", lambda: ())
+    monkeypatch.setattr(weights, "default_device", lambda: "cuda")
     folder = folder_of(tmp_path)
     with pytest.raises(UsageError, match="nvidia-smi"):
         choice.choose(folder, device="cuda")
