@@ -40,8 +40,8 @@ class Decoder(Protocol):
         """Find these rows a place, and take back what others but those that come have."""
         ...
 
-    def admits(self, arms: int, coming: int) -> bool:
-        """Whether a job of so many arms may begin beside what is held, and so many that come."""
+    def admits(self, arms: int) -> bool:
+        """Whether a job of so many arms may begin beside what is held."""
         ...
 
     def beyond(self, arms: int, tokens: int) -> int:
@@ -77,7 +77,7 @@ class Ragged:
     def arrange(self, rows: Sequence[RowKV], coming: Sequence[RowKV]) -> None:
         """See `Decoder.arrange`: each has buffers of its own."""
 
-    def admits(self, arms: int, coming: int) -> bool:  # noqa: ARG002 - there is room for all
+    def admits(self, arms: int) -> bool:  # noqa: ARG002 - there is room for all
         """See `Decoder.admits`."""
         return True
 

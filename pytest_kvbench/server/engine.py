@@ -72,10 +72,10 @@ class Engine:
             torch.cuda.empty_cache()
 
     def admits(self, job: Job, runs: Sequence[Run]) -> bool:
-        """Whether a job may begin beside these."""
+        """Whether a job may begin beside these: there is memory for one prompt at a time."""
         self._arrange(runs)
-        coming = sum(run.expected for run in runs if isinstance(run, Starting))
-        return self._decoder.admits(len(job.arms), coming)
+        starting = any(isinstance(run, Starting) for run in runs)
+        return not starting and self._decoder.admits(len(job.arms))
 
     @torch.inference_mode()
     def start(self, job: Job) -> list[Run]:

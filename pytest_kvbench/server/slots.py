@@ -204,9 +204,9 @@ class Slots:
             row.move_to(self._store.place(index))
             self._held[index] = row
 
-    def admits(self, arms: int, coming: int) -> bool:
+    def admits(self, arms: int) -> bool:
         """See `decoder.Decoder.admits`: each finds a slot, or all slots are free."""
-        return self._held.count(None) - coming >= min(arms, self._shape.slots)
+        return self._held.count(None) >= min(arms, self._shape.slots)
 
     def beyond(self, arms: int, tokens: int) -> int:
         """See `decoder.Decoder.beyond`: more arms than slots wait in memory of their own."""

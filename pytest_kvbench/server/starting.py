@@ -22,11 +22,6 @@ class Starting:
         self.job = job
         self.caches: list[RowKV] = []
 
-    @property
-    def expected(self) -> int:
-        """Arms that will decode, and have no cache yet."""
-        return len(self.job.arms) - len(self.caches)
-
     def advance(self) -> list[Prepared] | None:
         """One more pass; what the arms have after the last one."""
         try:

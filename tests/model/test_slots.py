@@ -206,16 +206,26 @@ def test_rows_decode_between_the_passes_over_a_long_prompt() -> None:
     assert order.count("long") > 2
 
 
-def test_a_job_that_is_given_up_half_way_gives_its_slots_back() -> None:
+def test_one_prompt_at_a_time_is_on_its_way() -> None:
+    """There is memory for one; a worker asks before it lets a job in."""
     model = model_of()
     engine = Engine(model, PrefillCache(0), Slots(model, Shape(4, CONTEXT, 32)))
-    going, given_up = (job_of(ids_of(n), snapkv(0.5, 0.3), lambda event: None) for n in (0, 1))
-    runs = engine.start(going)
-    runs += engine.start(given_up)
-    third = job_of(ids_of(2), [NONE], lambda event: None)
-    assert not engine.admits(third, runs)
-    given_up.cancelled = True
-    assert engine.admits(third, engine.step(runs))
+    long, short = (job_of(ids_of(0, n), [NONE], lambda event: None) for n in (150, 30))
+    runs = engine.start(long)
+    assert not engine.admits(short, runs)
+    while not isinstance(runs[0], Decoding):
+        runs = engine.step(runs)
+    assert engine.admits(short, runs)
+
+
+def test_a_job_that_is_given_up_gives_its_slots_back() -> None:
+    model = model_of()
+    engine = Engine(model, PrefillCache(0), Slots(model, Shape(4, CONTEXT)))
+    jobs = [job_of(ids_of(n), snapkv(0.5, 0.3), lambda event: None) for n in (0, 1, 2)]
+    runs = engine.start(jobs[0]) + engine.start(jobs[1])
+    assert not engine.admits(jobs[2], runs)
+    jobs[1].cancelled = True
+    assert engine.admits(jobs[2], engine.step(runs))
 
 
 def test_a_reply_is_asked_about_beside_slots_as_without_them() -> None:
