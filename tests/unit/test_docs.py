@@ -26,7 +26,7 @@ PACKAGE = ROOT / "pytest_kvbench"
 FOREIGN = {
     *("--cache-clear", "--cache-show", "--junitxml"),  # pytest
     *("--batches", "--kv-cache-dtype", "--model", "--policy", "--port", "--slot-save-path"),
-    *("--dtype", "--memory-share", "--slots"),  # the embedded server
+    *("--memory-share", "--slots"),  # the embedded server
     "--gpus-per-node",  # Slurm
     *("--no-deps", "--upgrade", "--seed", "--strict"),  # pip, calibration.py, mypy
     *("--dist", "--ignore"),  # pytest, of `make test`
