@@ -49,7 +49,7 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-repeated: install
+repeated: dev
 	$(BIN)/python -m tests.support.repeated
 
 bench: dev

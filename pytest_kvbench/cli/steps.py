@@ -131,6 +131,7 @@ def score(prepared: Prepared) -> None:
     """Score the answers that have no score yet."""
     from pytest_kvbench.pipeline.conclude import score_plan
 
+    prepared.check_prompts()
     click.echo(f"{prepared.experiment.group}: {score_plan(prepared)} answers scored")
 
 
@@ -139,6 +140,7 @@ def analyse(prepared: Prepared, gate: Gate) -> None:
     from pytest_kvbench.batch.ledger import waiting
     from pytest_kvbench.pipeline import conclude
 
+    prepared.check_prompts()
     summary = conclude.analyse(_judged_by(gate, prepared)).summary
     _tell(prepared, summary, waiting(prepared.folder))
 

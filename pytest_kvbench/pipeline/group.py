@@ -27,6 +27,7 @@ from pytest_kvbench.selection import ManifestEntry, TaskManifest
 from pytest_kvbench.store.places import group_names, is_group
 from pytest_kvbench.store.store import DATABASE, RunRow, Store
 from pytest_kvbench.tasks.base import Task
+from pytest_kvbench.tasks.manifest import check_prompts
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
 from pytest_kvbench.tasks.together import Say, say_nothing
 from pytest_kvbench.tasks.unkept import unkept
@@ -125,6 +126,15 @@ class Prepared:
         task, measure = self.tasks[request.task], arm.method or SCORE
         prompt = plan.prompt_of(self.experiment, task, entry, arm.variant, arm.policy, measure)
         return request.sent(prompt)
+
+    def check_prompts(self) -> None:
+        """Refuse what is stored where a task now makes other prompts.
+
+        Raises:
+            GuardError: see `pinned_prompt`.
+        """
+        for name, manifest in self.manifests.items():
+            check_prompts(self.tasks[name], manifest)
 
     @cached_property
     def _entries(self) -> dict[tuple[str, str], ManifestEntry]:

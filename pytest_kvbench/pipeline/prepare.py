@@ -32,7 +32,7 @@ from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.store.upkeep import orphans
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.manifest import build_task_manifest, pinned_prompt, write_manifest
+from pytest_kvbench.tasks.manifest import build_task_manifest, check_prompts, write_manifest
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -275,8 +275,7 @@ def _differs(
                 refuse(group, f"{name} of {task.name}", old, new)
             return True
     try:
-        for entry in manifest.entries:
-            pinned_prompt(task, entry)
+        check_prompts(task, manifest)
     except GuardError:
         if not force:
             raise

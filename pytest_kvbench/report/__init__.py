@@ -87,6 +87,7 @@ def notebook_html(summary: Summary, room: Path) -> str:
     """
     from pytest_kvbench.report.context import displayed
     from pytest_kvbench.report.markup import to_fragment
+    from pytest_kvbench.report.results import Results
 
     results = Results(summary)
     return to_fragment(displayed(results, _draw(results, room, None, ())), room)

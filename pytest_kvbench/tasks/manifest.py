@@ -87,6 +87,16 @@ def pinned_prompt(task: Task, entry: ManifestEntry) -> Prompt:
     return prompt
 
 
+def check_prompts(task: Task, manifest: TaskManifest) -> None:
+    """Refuse stored examples of which a task now makes other prompts, one after the other.
+
+    Raises:
+        GuardError: see `pinned_prompt`.
+    """
+    for entry in manifest.entries:
+        pinned_prompt(task, entry)
+
+
 def _data_bins(task: str, spec: BinSpec, sizes: Sequence[int]) -> tuple[Bin, ...]:
     if spec.edges is None and (problem := empty_bins(sizes, spec.n)):
         warnings.warn(f"{task}: {problem}", stacklevel=3)

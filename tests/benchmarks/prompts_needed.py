@@ -71,7 +71,7 @@ def asked(folder: Path, declared: dict[str, Any]) -> Any:
     group, started = declared["group"], time.monotonic()
     (folder / f"{group}.yaml").write_text(json.dumps(declared), encoding="utf-8")
     command = [sys.executable, "-m", "pytest_kvbench.cli", "all", f"{group}.yaml"]
-    done = subprocess.run(command, cwd=folder, stdout=sys.stderr, check=False)
+    done = subprocess.run(command, cwd=folder, stdout=sys.stderr, check=False, timeout=3600)
     print(f"{group}: {time.monotonic() - started:.0f} s, exit {done.returncode}", file=sys.stderr)
     return load_group(folder / "reports" / group)
 

@@ -156,5 +156,6 @@ def test_loading_takes_little_more_than_the_file(stored: torch.dtype, tmp_path: 
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     assert int(done.stdout) <= 1.2 * size

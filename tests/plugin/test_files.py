@@ -173,7 +173,7 @@ ODD_PAIRS = {
     "large": ((HEADER + PAIRS + "t,1e30,p,0.5,e9,c,1,1\n").encode(), "bin 1e+30"),
     "twice": ((HEADER.strip() + ",control\n" + PAIRS).encode(), "there twice: control"),
     "missing": (HEADER.replace("control", "x").encode() + PAIRS.encode(), "missing columns"),
-    "semicolons": ((HEADER + PAIRS).replace(",", ";").encode(), "missing columns"),
+    "semicolons": ((HEADER + PAIRS).replace(",", ";").encode(), "semicolons stand"),
     "nul": ((HEADER + PAIRS * 200 + "t,0,p,0.5,e\0,c,1,1\n").encode(), ":1202: holds the char"),
     "more": ((HEADER + PAIRS + "t,0,p,0.5,e9,c,1,1,5\n").encode(), "Expected 8 fields"),
     "longer": ((HEADER + PAIRS.replace("\n", ",5\n")).encode(), "is no CSV"),

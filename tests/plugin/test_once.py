@@ -176,4 +176,4 @@ def test_a_control_is_read_once_for_all_its_treatments(
         read.clear()
         project.run("-n", "0")
         reads.append(len(read))
-    assert reads[1] - reads[0] == 2 * 2  # two arms more, in two bins: each its own answers
+    assert reads[1] == reads[0]  # whatever the number of arms

@@ -81,7 +81,7 @@ def test_what_measures_installs_nothing_that_only_tests_need() -> None:
     assert [names.split(",") for names in extras] == [MEASURES, [*MEASURES, "test", "dev"]]
     rules = dict(re.findall(r"^([a-z-]+): (install|dev|test)\n", makefile, flags=re.M))
     assert rules == {"evals": "install", "sanity": "install", "test-all": "test"} | dict.fromkeys(
-        ("test", "lint", "bench", "docs"), "dev"
+        ("test", "lint", "repeated", "bench", "docs"), "dev"
     )
     optional = PROJECT["optional-dependencies"]
     needs = {need for name in MEASURES for need in optional[name]} | {*PROJECT["dependencies"]}
