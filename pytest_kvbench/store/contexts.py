@@ -1,10 +1,10 @@
-"""The contexts of stored examples, read one at a time when a prompt is made of them."""
+"""The contexts of stored examples, read a few at a time when prompts are made of them."""
 
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,14 +12,23 @@ from pytest_kvbench.store.database import Database
 
 INLINE = 1_000
 """Characters of a context that is read with its example; a longer one stays in the database."""
+_AT_ONCE = 32
+"""Contexts of one reading: prompts are wanted in the order of the selection, mostly."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contexts:
-    """Those of one database, opened `again` when the first is wanted; threads take turns."""
+    """Those of one database; it is open only while some are read, and threads take turns.
+
+    Attributes:
+        again: opens it.
+        ids: of the examples, in the order of the selection.
+    """
 
     again: Callable[[], Database]
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    ids: Sequence[str]
+    _near: dict[str, str] = field(default_factory=dict, repr=False)
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def of(self, example_id: str) -> str:
         """The context of an example.
@@ -28,14 +37,21 @@ class Contexts:
             StoreError: the database is gone or damaged.
         """
         with self._turn:
-            query = "SELECT context FROM examples WHERE example_id=?"
-            rows = self._database.read(query, (example_id,))
-        if not rows:
-            raise self._database.damaged(f"example {example_id} is gone")
-        return str(rows[0][0])
+            if example_id not in self._near:
+                self._near = self._read(example_id)
+            return self._near[example_id]
+
+    def _read(self, first: str) -> dict[str, str]:
+        place = self._places[first]
+        some = self.ids[place : place + _AT_ONCE]
+        query = "SELECT example_id, context FROM examples WHERE example_id IN"
+        with closing(self.again()) as database:
+            rows = database.read(f"{query} ({', '.join('?' * len(some))})", some)
+            found = {row["example_id"]: str(row["context"]) for row in rows}
+            if first not in found:
+                raise database.damaged(f"example {first} is gone")
+        return found
 
     @cached_property
-    def _database(self) -> Database:
-        database = self.again()
-        weakref.finalize(self, database.close)
-        return database
+    def _places(self) -> dict[str, int]:
+        return {example_id: place for place, example_id in enumerate(self.ids)}

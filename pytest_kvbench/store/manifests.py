@@ -59,7 +59,7 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
         " WHERE m.task=? ORDER BY m.position",
         (INLINE, task),
     )
-    contexts = Contexts(db.again)
+    contexts = Contexts(db.again, [row["example_id"] for row in entries])
     manifest = TaskManifest(
         task=task,
         metric=head["metric"],

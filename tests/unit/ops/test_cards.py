@@ -130,6 +130,7 @@ def test_a_hostile_card_does_nothing_on_the_page(tmp_path: Path) -> None:
         assert browser.complaints == []
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_notebook_shows_verdicts_and_figures(tmp_path: Path) -> None:
     make_group(tmp_path)
     group = load_group(tmp_path / "g")
