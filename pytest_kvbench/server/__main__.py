@@ -26,6 +26,8 @@ _SHARED_ROWS = 32  # a row's share of a step: 55 ms alone, 14 of 8, 9 of 16, 6.5
 _PREFILL_CACHE_MIB = 512
 _WAITING = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"})
 """The variables that say how long OpenMP's threads wait awake."""
+_SPINS = "20000"
+"""Turns: enough for the next part of a step, a small part of what the default costs others."""
 
 PROGRAM = "python -m pytest_kvbench.server"
 
@@ -158,12 +160,12 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _sleep_while_waiting() -> None:
-    """Let OpenMP's threads sleep between two tasks; they would take both cores from whoever works.
+    """Let OpenMP's threads sleep soon; awake they would take both cores from whoever works.
 
     Read when its library is loaded, with torch. What the user has set stays.
     """
     if not _WAITING & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "0"
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 
 def _prefill_cache(mib: int | None, memory: shape.Memory | None) -> int:

@@ -37,8 +37,9 @@ def started(*options: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_its_threads_sleep_while_they_wait() -> None:
-    assert "spins: 0 None" in started()
+def test_its_threads_soon_sleep_while_they_wait() -> None:
+    assert f"spins: {program._SPINS} None" in started()
+    assert int(program._SPINS) < 300_000  # the default where there are no more threads than cores
 
 
 @pytest.mark.parametrize(
