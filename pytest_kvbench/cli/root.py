@@ -66,6 +66,15 @@ class Root(click.Group):
             self.add_command(getattr(module, cmd_name.replace("-", "_")))
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click has it, which compares a mistyped name with the commands that are loaded."""
+        if args[0] not in self.list_commands(ctx):
+            for name in _HOME:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands in their sections; one that is in none comes last."""
         placed = {name for names in SECTIONS.values() for name in names}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from pytest_kvbench.cli.root import Root
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.tasks import together
 from tests.conftest import WORDS
@@ -153,6 +154,14 @@ def test_unknown_group_names_the_known(kvbench: Kvbench) -> None:
     result = kvbench("report", "h")
     assert result.exit_code == 4
     assert "groups there: g" in result.output
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("cardd", "card"), ("best-", "best")])
+def test_a_mistyped_command_names_the_nearest_though_it_is_not_loaded(
+    typed: str, meant: str
+) -> None:
+    done = CliRunner().invoke(Root("kvbench"), [typed])
+    assert (done.exit_code, f"'{meant}'" in done.output) == (2, True), done.output
 
 
 def test_no_server_is_two_lines_and_exit_code_10(kvbench: Kvbench, mock: MockServer) -> None:
