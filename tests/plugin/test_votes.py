@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from starlette.responses import JSONResponse
 
+from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.aggregate import FOLDER, aggregate, frame
 from pytest_kvbench.ops.arms import judged_arms
 from pytest_kvbench.ops.best import best
@@ -105,6 +107,8 @@ def test_votes_that_lack_samples_are_not_judged(project: Project, mock: MockServ
     assert result.ret == 10
     result.stdout.fnmatch_lines(["*kvbench g -*", "the server at * is gone: *"])
     result.stdout.no_fnmatch_line("*undetermined*")
+    done = CliRunner().invoke(main, ["analyse", "g"])
+    assert (done.exit_code, "no vote has all its samples yet" in done.output) == (4, True)
 
 
 def test_sequential_sampling_goes_by_votes(project: Project, mock: MockServer) -> None:
