@@ -81,6 +81,7 @@ def judge_cell(
     anytime: bool = False,
     largest: int = 1,
     retain: float | None = None,
+    room: float = 1.0,
 ) -> CellResult:
     """Judge paired scores.
 
@@ -93,6 +94,7 @@ def judge_cell(
         anytime: the pairs stopped when it pleased: the interval must stay valid for that.
         largest: examples of the largest cluster there is, where that may not have been drawn yet.
         retain: the share of the control's score to keep, in place of a margin.
+        room: how far a treated score can be above its control's, where that is known beforehand.
 
     Returns:
         The verdict with all it rests on; `not-measured` for n = 0. Nothing is drawn at random.
@@ -104,7 +106,7 @@ def judge_cell(
     if not len(control):
         return not_measured("no pair of answers was measured")
     kept = shared(control, retain)
-    evidence = evidence_of(kept, treated, codes, anytime=anytime, largest=largest)
+    evidence = evidence_of(kept, treated, codes, anytime=anytime, largest=largest, room=room)
     bar = Bar.of(margin, retain, float(control.mean()))
     return summarise(evidence, control, treated, codes, bar=bar, alpha=alpha)
 
@@ -160,11 +162,13 @@ def evidence_of(
     *,
     anytime: bool = False,
     largest: int = 1,
+    room: float = 1.0,
 ) -> Evidence:
     """The method that fits: exact-tail score for right-or-wrong pairs, else bounded.
 
     Pairs that share contexts of nearly one size have a rule of their own; where sizes differ, what
-    is lost may go with them, and the bounded mean weighs it by the largest.
+    is lost may go with them, and the bounded mean weighs it by the largest; of what was not seen
+    nothing gained more than the `room` there is.
     Where sampling stopped when it pleased: betting.
     """
     if anytime:
@@ -176,7 +180,13 @@ def evidence_of(
     delta, codes = differences(control, treated, codes)
     estimate = float(delta.mean())
     totals = np.bincount(codes, weights=delta - estimate)
-    return BoundedMean(len(codes), estimate, totals, np.bincount(codes).astype(float))
+    sizes, ceiling = np.bincount(codes).astype(float), ceiling_of(control, room)
+    return BoundedMean(len(codes), estimate, totals, sizes, ceiling=ceiling)
+
+
+def ceiling_of(control: np.ndarray, room: float) -> float:
+    """The largest difference there can be: `room`, unless a control belies it."""
+    return room if bool((control >= 1 - room).all()) else 1.0
 
 
 def is_binary(control: np.ndarray, treated: np.ndarray, codes: np.ndarray) -> bool:

@@ -57,7 +57,7 @@ def _judged(pairs: CellPairs, worst: CellPairs | None, rules: Rules) -> CellResu
 
 
 def _rule(rules: Rules) -> Rule:
-    return Rule(rules.margin, rules.alpha, rules.anytime, rules.retain)
+    return Rule(rules.margin, rules.alpha, rules.anytime, rules.retain, rules.room)
 
 
 def unmeasured(result: CellResult, reason: str) -> CellResult:

@@ -18,6 +18,7 @@ from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.cell import (
     Bar,
     CellResult,
+    ceiling_of,
     checked,
     counted,
     differences,
@@ -74,6 +75,7 @@ def judge_pooled(
     anytime: bool = False,
     family: int | None = None,
     retain: float | None = None,
+    room: float = 1.0,
 ) -> CellResult:
     """Judge the equal-weight mean of the bins; empty bins are left out.
 
@@ -91,7 +93,7 @@ def judge_pooled(
     starts = np.cumsum([0, *(s[2].max() + 1 for s in strata[:-1])])
     codes = np.concatenate([s[2] + start for s, start in zip(strata, starts, strict=True)])
     kept = [(shared(c, retain), t, code) for c, t, code in strata]
-    evidence = over_bins(kept, anytime=anytime, largest=[b.largest for b in bins])
+    evidence = over_bins(kept, anytime=anytime, largest=[b.largest for b in bins], room=room)
     control_mean = float(np.mean([s[0].mean() for s in strata]))
     bar = Bar.of(margin, retain, control_mean)
     return replace(
@@ -102,12 +104,17 @@ def judge_pooled(
 
 
 def over_bins(
-    strata: Sequence[Stratum], *, anytime: bool = False, largest: Sequence[int] = ()
+    strata: Sequence[Stratum],
+    *,
+    anytime: bool = False,
+    largest: Sequence[int] = (),
+    room: float = 1.0,
 ) -> Evidence:
     """The evidence on the mean of one or more strata; of one, that of its own cell."""
     if len(strata) > 1:
-        return stratified(strata, anytime=anytime, largest=largest)
-    return evidence_of(*strata[0], anytime=anytime, largest=largest[0] if largest else 1)
+        return stratified(strata, anytime=anytime, largest=largest, room=room)
+    scale = largest[0] if largest else 1
+    return evidence_of(*strata[0], anytime=anytime, largest=scale, room=room)
 
 
 def stratified(
@@ -115,6 +122,7 @@ def stratified(
     *,
     anytime: bool = False,
     largest: Sequence[int] = (),
+    room: float = 1.0,
 ) -> Evidence:
     """The evidence on the mean of two or more strata, each as `checked` gives it.
 
@@ -146,5 +154,6 @@ def stratified(
         overall,
         np.concatenate(residuals),
         np.concatenate(sizes),
+        ceiling=max(ceiling_of(control, room) for control, *_ in strata),
         method="bounded mean, bins as strata",
     )

@@ -31,6 +31,7 @@ class Rule:
     alpha: float
     anytime: bool = False
     retain: float | None = None
+    room: float = 1.0
 
 
 def judge_one(pairs: Pairs, rule: Rule) -> CellResult:

@@ -45,6 +45,7 @@ class Rules:
             evidence that allows this is used.
         retain: the share of the control's score to keep, (0, 1), in place of `margin`, which is
             then what it amounts to where the control scores 1.
+        room: how far a treated score can be above its control's, where that is known beforehand.
         bad_arms: what must break, at most one arm a task: in no family with the others.
         treated: the treated cells of the plan. Those of a control that is not sane are not
             measured, whether they were asked or not.
@@ -65,6 +66,7 @@ class Rules:
     seed: int = 0
     anytime: bool = False
     retain: float | None = None
+    room: float = 1.0
     bad_arms: tuple[BadArm, ...] = ()
     treated: tuple[CellKey, ...] = ()
 
@@ -77,6 +79,7 @@ class Rules:
         require("drop_threshold", drop, 0 < drop <= 1, "a number in (0, 1], e.g. 0.15")
         valid_name = self.correction in CORRECTIONS
         require("correction", self.correction, valid_name, f"one of {', '.join(CORRECTIONS)}")
+        require("room", self.room, 0 <= self.room <= 1, "a number in [0, 1]")
         for name in ("planned_cells", "planned_rows"):
             planned = getattr(self, name)
             require(name, planned, planned is None or planned > 0, "a count above 0")

@@ -16,6 +16,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 """How an arm is asked, by what is judged of it."""
 
 
+ROUNDING = 1e-6
+"""What single precision may lose of an overlap."""
+
+
 def of_distributions(experiment: Experiment) -> str:
     """By what distributions are judged: what is declared, or the first that the engine gives.
 
@@ -31,6 +35,15 @@ def of_distributions(experiment: Experiment) -> str:
 def of(experiment: Experiment) -> tuple[str, ...]:
     """What is judged of each cell, each in a family of its own: scores first."""
     return tuple(filter(None, [SCORE if experiment.scores else "", of_distributions(experiment)]))
+
+
+def room_of(experiment: Experiment, measure: str) -> float:
+    """How far a treated value can be above its control's, where the engine tells beforehand.
+
+    A full cache that says the same twice has nothing above it: a floor of 1.
+    """
+    floored = measure != SCORE and kind_of(experiment.engine).repeats
+    return ROUNDING if floored else 1.0
 
 
 def check(declared: Declared) -> None:

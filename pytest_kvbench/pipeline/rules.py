@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.pipeline import assay, plan
+from pytest_kvbench.pipeline import assay, measures, plan
 from pytest_kvbench.records import SCORE
 
 
@@ -28,6 +28,7 @@ def rules_of(experiment: Experiment, measure: str = SCORE) -> Rules:
         planned_rows=max(1, len({key.pooled for key in treated})),
         seed=experiment.sampling.seed,
         anytime=experiment.sequential,
+        room=measures.room_of(experiment, measure),
         bad_arms=assay.bad_arms(experiment, planned, measure),
         treated=treated,
     )

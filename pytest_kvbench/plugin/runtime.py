@@ -26,7 +26,7 @@ from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.observation import failures_of, highs_of, weakest
 from pytest_kvbench.pipeline import group as group_stage
-from pytest_kvbench.pipeline import plan
+from pytest_kvbench.pipeline import measures, plan
 from pytest_kvbench.pipeline.ask import Asking, Live, make_pool
 from pytest_kvbench.pipeline.before import broken_before
 from pytest_kvbench.pipeline.declared import load_stages
@@ -264,6 +264,7 @@ class Runtime:
             proof=weakest([one.proof for one in observed if not one.outcome.failure]),
             level=experiment.levels.get(group, {}).get(cell),
             largest=experiment.prepared.manifests[cell.task].largest_context(cell.bin),
+            room=measures.room_of(settings, cell.measure),
             sickness=experiment.sick[group],
             silent=sum(o.label in SILENT for o in outcomes.values()),
             failures=tuple(failures_of(observed)),

@@ -45,6 +45,8 @@ class MeasuredCell:
     """Two-sided, where sampling stopped as soon as the cell was decided; None: alpha / m."""
     largest: int = 1
     """Examples of the largest context of its bin, whether drawn or not."""
+    room: float = 1.0
+    """How far a score can be above its control's, where that is known beforehand."""
     chance: float = 0.0
     """The mean score of guessing."""
     sickness: str = ""
@@ -168,7 +170,8 @@ class MeasuredCell:
     ) -> CellResult:
         from pytest_kvbench.analyse.readings import Rule, judge_one
 
-        rule = Rule(self.gate.loss, self._alpha, self.level is not None, self.gate.retain)
+        gate, anytime = self.gate, self.level is not None
+        rule = Rule(gate.loss, self._alpha, anytime, gate.retain, self.room)
         return judge_one(self._pairs(control, treated, paired), rule)
 
     def _pairs(

@@ -22,9 +22,11 @@ import numpy as np
 
 from pytest_kvbench import load_group
 from pytest_kvbench.analyse.cell import judge_cell
+from pytest_kvbench.pipeline.measures import ROUNDING
 
 POLICIES, BUDGETS = ("tova", "snapkv", "keydiff", "knorm", "random"), (0.7, 0.5, 0.3)
 MARGINS, ALPHA = {"score": 0.10, "overlap": 0.05}, 0.05
+ROOMS = {"score": 1.0, "overlap": ROUNDING}
 GRADED, COMPARED, LENGTHS = 40, 20, [256, 384]
 TEXTS, CHARS, TOKENS = 10, 1500, 32
 FEWEST = 2
@@ -94,9 +96,8 @@ def needed(pairs: Pairs, measure: str) -> tuple[str, str, str]:
     control, treated = pairs
     words, last = [], None
     for n in range(FEWEST, len(control) + 1):
-        last = judge_cell(
-            control[:n], treated[:n], np.arange(n), margin=MARGINS[measure], alpha=ALPHA
-        )
+        rule = {"margin": MARGINS[measure], "alpha": ALPHA, "room": ROOMS[measure]}
+        last = judge_cell(control[:n], treated[:n], np.arange(n), **rule)
         words.append(last.verdict)
     assert last is not None
     if last.verdict == "undetermined":

@@ -98,6 +98,7 @@ class Kind:
         size: measures a token's share of the cache, in bytes where `in_bytes`, else in bits a
             value; None where a server does not say.
         forcing: how it is asked about a reply that is given; None where it cannot be.
+        repeats: whether its full cache, asked about one reply twice at once, says the same twice.
         has_slots: whether one that we start answers `launch.parallel` requests at a time.
         start: how we start one; None where we cannot.
     """
@@ -126,6 +127,7 @@ class Kind:
     size: Callable[[Probe], float | None] | None = None
     in_bytes: bool = False
     forcing: Forcing | None = None
+    repeats: bool = False
     has_slots: bool = False
     start: Startable | None = None
 

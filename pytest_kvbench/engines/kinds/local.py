@@ -176,6 +176,7 @@ KIND = Kind(
     body=_body,
     read=completion.read_arms,
     measures=("overlap", "same_top"),
+    repeats=True,
     fingerprint=_fingerprint,
     sends_key=False,
     start=Startable(_check, _facts, _command),
