@@ -234,6 +234,8 @@ def misfits(engine: EngineSettings, length: int | None) -> Iterator[tuple[str, s
     for name in _NOT_EMBEDDED if kind.one_server else ():
         if getattr(engine, name) != getattr(EngineSettings(), name):
             yield name, f"engine.name: {engine.name} has no use for it", "valid: leave it away"
+    if engine.slots != EngineSettings().slots and (engine.addresses or not kind.takes_slots):
+        yield "slots", "only an embedded server that we start is given them", "valid: leave it away"
     for field, key in _OWN_KEYS.items():
         if engine.extra_body.get(field) is not None:
             yield (

@@ -99,6 +99,7 @@ class Kind:
             value; None where a server does not say.
         forcing: how it is asked about a reply that is given; None where it cannot be.
         repeats: whether its full cache, asked about one reply twice at once, says the same twice.
+        takes_slots: whether one that we start is told in how many slots it decodes.
         has_slots: whether one that we start answers `launch.parallel` requests at a time.
         start: how we start one; None where we cannot.
     """
@@ -128,6 +129,7 @@ class Kind:
     in_bytes: bool = False
     forcing: Forcing | None = None
     repeats: bool = False
+    takes_slots: bool = False
     has_slots: bool = False
     start: Startable | None = None
 

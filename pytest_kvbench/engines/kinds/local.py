@@ -177,6 +177,7 @@ KIND = Kind(
     read=completion.read_arms,
     measures=("overlap", "same_top"),
     repeats=True,
+    takes_slots=True,
     fingerprint=_fingerprint,
     sends_key=False,
     start=Startable(_check, _facts, _command),

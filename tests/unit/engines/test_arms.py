@@ -265,3 +265,11 @@ def test_what_one_server_for_all_arms_has_no_use_for_is_refused() -> None:
         refused(declared(["knorm"], name="local", **key), "engine.endpoints", "base_url")
     assert cells(declared(["knorm"], name="local", dtype="float16"))
     assert cells(declared(["q8_0"], name="llamacpp", dtype="float16"))
+
+
+@pytest.mark.parametrize(
+    "engine", [{"name": "openai", "base_url": URL}, {"name": "local", "base_url": URL}]
+)
+def test_slots_that_no_server_is_started_with_are_refused(engine: dict[str, Any]) -> None:
+    refused(declared(["none"], slots="8x4096", **engine), "engine.slots: ", "leave it away")
+    assert cells(declared(["none"], **engine)) == [("none", 1)]

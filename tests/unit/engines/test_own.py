@@ -82,6 +82,7 @@ def test_its_policies_are_those_that_it_names(folder: Path) -> None:
         ({"engine.base_url": "http://127.0.0.1:9/v1"}, "a run starts engine.name"),
         ({"kv.question_aware": False}, "is not told where a question begins"),
         ({"engine.stream": True}, "has no use for it"),
+        ({"engine.slots": "8x4096"}, "only an embedded server that we start"),
     ],
 )
 def test_what_cannot_be_is_refused_before_it_is_asked(
