@@ -7,7 +7,7 @@ such a policy makes one cell and ignores the ladder. Asks nobody, so that a plan
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,10 @@ from pytest_kvbench.policies.kv_types import bits
 from pytest_kvbench.policies.table import catalogue
 from pytest_kvbench.records import FULL_CACHE, WITHHELD
 from pytest_kvbench.wire.addresses import is_same_address
+
+BITS = "bits"
+"""The parameter of a type that we have no size of: bits a value, scales included."""
+_MOST_BITS = 64
 
 
 def kv_types(
@@ -43,13 +47,16 @@ def fixed_budget(engine: EngineSettings, kv: KV, policy: str) -> float | None:
         return endpoint.budget
     if policy != WITHHELD and (fixed := kind_of(engine).fixed) is not None:
         return fixed(engine, base_of(kv, policy), params_of(kv, policy))
-    if policy not in kind_of(engine).bits:
+    params = kv.params.get(policy, {})
+    if policy not in kind_of(engine).bits and BITS not in params:
         return None
-    return _bits(engine, policy, kv.params.get(policy, {})) / _bits(engine, FULL_CACHE, {})
+    return _bits(engine, policy, params) / _bits(engine, FULL_CACHE, {})
 
 
 def _bits(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> float:
     """Bits of a key and a value together in the cache of a policy's server."""
+    if BITS in params:
+        return 2 * float(params[BITS])
     types = kv_types(engine, policy, params)
     if engine.launch.command:
         types = _commanded(engine, engine.launch.command, policy, types[0])
@@ -128,6 +135,7 @@ def check_policy(engine: EngineSettings, kv: KV, policy: str) -> None:
         check(engine, base_of(kv, policy), params_of(kv, policy))
         return
     params = kv.params.get(policy, {})
+    _check_bits(policy, params.get(BITS))
     if policy != FULL_CACHE:
         _check_reachable(engine, kv, policy)
     _check_params(engine, policy, params)
@@ -223,64 +231,6 @@ def check_dtype(engine: EngineSettings) -> None:
         )
 
 
-def misfits(engine: EngineSettings, length: int | None) -> Iterator[tuple[str, str, str]]:
-    """Settings of requests that would not do what they say: their keys, why, and what is valid.
-
-    Args:
-        engine: the engine.
-        length: `sampling.max_tokens`.
-    """
-    kind = kind_of(engine)
-    for name in _NOT_EMBEDDED if kind.one_server else ():
-        if getattr(engine, name) != getattr(EngineSettings(), name):
-            yield name, f"engine.name: {engine.name} has no use for it", "valid: leave it away"
-    if engine.slots != EngineSettings().slots and (engine.addresses or not kind.takes_slots):
-        yield "slots", "only an embedded server that we start is given them", "valid: leave it away"
-    for field, key in _OWN_KEYS.items():
-        if engine.extra_body.get(field) is not None:
-            yield (
-                f"extra_body.{field}",
-                f"plan and report would go by {key}, and requests by this",
-                f"valid: {key} in its place, or null: the field is not sent",
-            )
-    yield from _lengths(engine.extra_body, length)
-
-
-_NOT_EMBEDDED = ("extra_body", "stream", "api", "declared")
-_OWN_KEYS = MappingProxyType(
-    {
-        "model": "engine.model",
-        "messages": "tasks",
-        "prompt": "tasks",
-        "temperature": "sampling.temperature",
-        "top_p": "sampling.top_p",
-        "seed": "sampling.seed",
-        "max_tokens": "sampling.max_tokens",
-        "stream": "engine.stream",
-    }
-)
-"""Fields of a request's body that have a key of their own."""
-_LENGTHS = ("max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_predict")
-"""Other names that servers have for `max_tokens`."""
-
-
-def _lengths(fields: Mapping[str, Any], length: int | None) -> Iterator[tuple[str, str, str]]:
-    """What other names than ours say of an answer's length, where they do not say ours."""
-    others = {name: fields[name] for name in _LENGTHS if fields.get(name) is not None}
-    if len(others) + ("max_tokens" not in fields) != 1:
-        yield (
-            "extra_body.max_tokens",
-            "an answer's length must stand in one field of a request, in no other and not in none",
-            f"valid: {{max_tokens: null, {_LENGTHS[0]}: 64}} beside sampling.max_tokens: 64",
-        )
-    for name in [name for name, value in others.items() if value != length]:
-        yield (
-            f"extra_body.{name}",
-            f"plan and report would go by sampling.max_tokens, which is {length or 'unset'}",
-            f"valid: sampling.max_tokens: {others[name]} beside it",
-        )
-
-
 def _check_reachable(engine: EngineSettings, kv: KV, policy: str) -> None:
     if fixed_budget(engine, kv, policy) is not None:
         return
@@ -294,16 +244,26 @@ def _check_reachable(engine: EngineSettings, kv: KV, policy: str) -> None:
         )
     named = [name.partition("@")[0] for name in endpoints(engine)]
     names = list(dict.fromkeys([FULL_CACHE, *kind_of(engine).bits, *named]))
+    typed = f", or a type by its bits a value, kv.params: {{{policy}: {{{BITS}: 4.5}}}}"
     raise UsageError(
         f"engine {engine.name} has no policy {policy!r}",
-        f"{did_you_mean(policy, names)}valid: {', '.join(names)}, or one that endpoints name",
+        f"{did_you_mean(policy, names)}valid: {', '.join(names)}, or one that endpoints name"
+        f"{typed if _takes_types(engine) else ''}",
     )
+
+
+def _takes_types(engine: EngineSettings) -> bool:
+    """Whether a policy is a type that the server is started with, ours to know or not."""
+    kind = kind_of(engine)
+    return bool(kind.bits) and not kind.only_ours
 
 
 def _check_params(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> None:
     kind = kind_of(engine)
     ours = not engine.addresses and not engine.launch.command
     valid = kind.params if policy in kind.bits and ours else ()
+    if policy not in kind.bits and policy != FULL_CACHE and _takes_types(engine):
+        valid = (BITS,)
     unknown = sorted(set(params) - set(valid))
     if unknown:
         raise UsageError(
@@ -311,9 +271,18 @@ def _check_params(engine: EngineSettings, policy: str, params: Mapping[str, Any]
             f"valid: {', '.join(valid) or 'none, it has no parameters'}",
         )
     for name, value in params.items():
-        if value not in kind.types:
+        if name != BITS and value not in kind.types:
             valid_types = f"valid: {', '.join(kind.types)}"
             raise UsageError(f"policy {policy}: {name} is {value!r}", valid_types)
+
+
+def _check_bits(policy: str, bits_of_value: Any) -> None:
+    is_number = isinstance(bits_of_value, int | float) and not isinstance(bits_of_value, bool)
+    if bits_of_value is not None and not (is_number and 0 < bits_of_value <= _MOST_BITS):
+        raise UsageError(
+            f"policy {policy}: {BITS} is {bits_of_value!r}",
+            "valid: bits a value with its share of the scales, as in 4.5",
+        )
 
 
 def _canonical(name: str) -> str:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.engines import arms, fingerprint
 from pytest_kvbench.engines.kinds import arms_per_request, check_name, kind_of
+from pytest_kvbench.engines.misfits import misfits
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment, Variant
@@ -129,7 +130,7 @@ def _check_engine(declared: Declared) -> None:
         arms.check_dtype(engine)
     except UsageError as unknown:
         declared.refuse("engine.dtype", unknown.what, unknown.hint)
-    for key, problem, valid in arms.misfits(engine, declared.experiment.sampling.max_tokens):
+    for key, problem, valid in misfits(engine, declared.experiment.sampling.max_tokens):
         declared.refuse(f"engine.{key}", problem, valid)
     if not kind_of(engine).marks_question and not kv.question_aware:
         declared.refuse(

@@ -26,6 +26,9 @@ vllm:num_requests_running{{engine="0"}} 0.0
 """
 
 
+SGLANG_BITS = {"fp8_e5m2": 8, "fp8_e4m3": 8, "fp4_e2m1": 4.5}
+
+
 @dataclass
 class Wire(Serving):
     """One server of a kind; use as a context manager, `base_url` is up inside.
@@ -38,6 +41,8 @@ class Wire(Serving):
     kv_type: str = "auto"
     claims: str = ""
     tells_memory: bool = True
+    tells_at: str = "/server_info"
+    """Where SGLang says who it is; before 0.5 at `/get_server_info`."""
     model: str = "m"
     version: str = "1"
     trouble: Callable[[int, dict[str, Any]], Response | None] = lambda number, body: None
@@ -95,10 +100,10 @@ class Wire(Serving):
     def _sglang(self, body: Any) -> dict[str, Any]:
         info = {"version": self.version, "model_path": "x"}
         info["kv_cache_dtype"] = self.claims or self.kv_type
-        tokens = 186_368 if self.kv_type.startswith("fp8") else 93_184
+        tokens = round(93_184 * 16 / SGLANG_BITS.get(self.kv_type, 16))
         usage = {"weight": 1.0, "kvcache": 2.0, "token_capacity": tokens}
         told = {"internal_states": [{"memory_usage": usage}]} if self.tells_memory else {}
-        return {"/get_server_info": {**info, **told}}
+        return {self.tells_at: {**info, **told}}
 
     def _ollama(self, body: Any) -> dict[str, Any]:
         tags = {"models": [{"name": f"{self.model}:latest", "digest": "abc"}]}

@@ -1,10 +1,12 @@
-"""SGLang: KV type by `--kv-cache-dtype`, proven by the memory that `/get_server_info` reports."""
+"""SGLang: KV type by `--kv-cache-dtype`, proven by the memory that `/server_info` reports."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines.kinds.base import Kind
+from pytest_kvbench.engines.reference import Fields
+from pytest_kvbench.errors import EngineError
 from pytest_kvbench.policies import kv_types
 from pytest_kvbench.wire import sound
 
@@ -14,15 +16,22 @@ if TYPE_CHECKING:
 _FACTS = ("model_path", "revision", "dtype", "quantization", "kv_cache_dtype", "chat_template")
 
 
+def _info(probe: Probe) -> Fields:
+    try:
+        return probe.json("/server_info")
+    except EngineError:  # until 0.5 it had another name, which newer ones call deprecated
+        return probe.json("/get_server_info")
+
+
 def _fingerprint(probe: Probe) -> dict[str, str]:
-    info = probe.json("/get_server_info")
+    info = _info(probe)
     facts = {name: str(info[name]) for name in _FACTS if info.get(name) is not None}
     return {"server": f"sglang {info.get('version')}", **facts}
 
 
 def _size(probe: Probe) -> float | None:
     """GiB a token, by what its cache takes and holds: the type it names is what it was told."""
-    states = sound.objects(probe.json("/get_server_info").get("internal_states"))
+    states = sound.objects(_info(probe).get("internal_states"))
     usage = sound.fields(states[0].get("memory_usage")) if states else {}
     taken, tokens = sound.number(usage.get("kvcache")), sound.count(usage.get("token_capacity"))
     return taken / tokens if taken and tokens else None

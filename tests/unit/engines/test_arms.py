@@ -273,3 +273,49 @@ def test_what_one_server_for_all_arms_has_no_use_for_is_refused() -> None:
 def test_slots_that_no_server_is_started_with_are_refused(engine: dict[str, Any]) -> None:
     refused(declared(["none"], slots="8x4096", **engine), "engine.slots: ", "leave it away")
     assert cells(declared(["none"], **engine)) == [("none", 1)]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {"name": "vllm", "launch": {"command": "serve {model} --kv-cache-dtype {kv}"}},
+        {"name": "vllm", "base_url": URL, "endpoints": {"nvfp4": MINE}},
+        {"name": "sglang", "base_url": URL, "endpoints": {"nvfp4": MINE}},
+        {"name": "openai", "base_url": URL, "endpoints": {"nvfp4": MINE}},
+    ],
+)
+def test_a_type_that_we_do_not_know_is_tried_at_the_bits_that_are_given(
+    engine: dict[str, Any],
+) -> None:
+    it = declared(["nvfp4"], kv={"params": {"nvfp4": {"bits": 4.5}}}, **engine)
+    assert cells(it) == [("none", 1), ("nvfp4", 4.5 / 16)]
+    kv = it.experiment.served_kv
+    assert arms.kv_types(it.experiment.engine, "nvfp4") == ("nvfp4", "nvfp4")
+    assert arms.identity_params(it.experiment.engine, kv, "nvfp4") == {"bits": 4.5}
+
+
+@given(bits=st.floats(1, 16))
+def test_bits_are_held_against_those_of_the_full_cache(bits: float) -> None:
+    engine = {"name": "vllm", "dtype": "float32", "base_url": URL, "endpoints": {"t": MINE}}
+    it = declared(["t"], kv={"params": {"t": {"bits": bits}}}, **engine)
+    [_, (_, budget)] = cells(it)
+    assert budget == pytest.approx(bits / 32)
+
+
+@pytest.mark.parametrize("bits", [0, -1, "4", True, 1000, [4]])
+def test_bits_that_are_none_are_refused(bits: object) -> None:
+    it = declared(
+        ["nvfp4"],
+        kv={"params": {"nvfp4": {"bits": bits}}},
+        name="vllm",
+        base_url=URL,
+        endpoints={"nvfp4": MINE},
+    )
+    refused(it, "policy nvfp4: bits is ", "as in 4.5")
+
+
+def test_bits_of_a_type_that_we_know_are_refused_and_an_unknown_type_says_the_way_out() -> None:
+    known = declared(["q8_0"], name="llamacpp", kv={"params": {"q8_0": {"bits": 4}}})
+    refused(known, "unknown parameter 'bits'", "valid: type_v")
+    unknown = declared(["nvfp4"], name="vllm", launch={"command": "serve {kv}"})
+    refused(unknown, "has no policy 'nvfp4'", "kv.params: {nvfp4: {bits: 4.5}}")

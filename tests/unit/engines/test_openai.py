@@ -249,6 +249,39 @@ def test_a_type_that_a_server_names_is_no_proof_but_its_memory_is(
     assert proof_of(asked.arm, answer(of, asked).telemetry) == proof
 
 
+@pytest.mark.parametrize("path", ["/server_info", "/get_server_info"])
+def test_sglang_says_who_it_is_under_its_new_name_or_its_old(
+    serve: Callable[..., Wire], path: str
+) -> None:
+    urls = {
+        "none": serve("sglang", tells_at=path).base_url,
+        "fp8_e5m2": serve("sglang", "fp8_e5m2", tells_at=path).base_url,
+    }
+    asked = request("fp8_e5m2", 0.5)
+    found = answer(experiment("sglang", ("fp8_e5m2",), endpoints=urls), asked)
+    assert proof_of(asked.arm, found.telemetry) == "proven"
+
+
+@pytest.mark.parametrize(
+    ("served", "bits", "proof"),
+    [
+        ("fp4_e2m1", 4.5, "proven"),
+        ("auto", 4.5, "not-applied"),
+        ("fp4_e2m1", 8, "not-applied"),
+    ],
+)
+def test_a_type_of_given_bits_is_proven_by_the_memory_too(
+    serve: Callable[..., Wire], served: str, bits: float, proof: str
+) -> None:
+    urls = {"none": serve("sglang").base_url, "fp4_e2m1": serve("sglang", served).base_url}
+    kv = {"policies": ["fp4_e2m1"], "params": {"fp4_e2m1": {"bits": bits}}}
+    engine = {"name": "sglang", "model": "m", "retries": 1, "endpoints": urls}
+    inline = {"group": "g", "tasks": ["niah/single"], "kv": kv, "engine": engine}
+    of = load_experiment(None, inline=inline).experiment
+    asked = request("fp4_e2m1", bits / 16)
+    assert proof_of(asked.arm, answer(of, asked).telemetry) == proof
+
+
 def test_saved_slots_give_the_bytes_of_each_prompt(serve: Callable[..., Wire]) -> None:
     urls = {"none": serve("llamacpp", "f16").base_url, "q8_0": serve("llamacpp", "q8_0").base_url}
     found = answer(experiment("llamacpp", ("q8_0",), endpoints=urls), request("q8_0", 34 / 64))
