@@ -21,6 +21,7 @@ from pytest_kvbench.analyse.tables import split_cells
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.ops.columns import Record
+from pytest_kvbench.ops.doubts import NOT_MEASURED, Told, doubt_of
 from pytest_kvbench.ops.recipes import (
     ALL_LENGTHS,
     ARM,
@@ -33,12 +34,13 @@ from pytest_kvbench.ops.recipes import (
     with_recipe,
 )
 from pytest_kvbench.records import FULL_CACHE, SCORE, UNVERIFIED
+from pytest_kvbench.report import text
 from pytest_kvbench.rows import CellRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACEBO = "placebo?"
+_BIN = ["group", "task", "bin"]
 
 COLUMNS = [
     *RECIPE,
@@ -52,12 +54,15 @@ COLUMNS = [
     *("n", "clusters", "groups", "control_mean", "treated_mean", "delta", "ci_low", "ci_high"),
     *("together_low", "together_high", "verdict", "verdict_holm", "p_holds", "breaks_at"),
     *("achieved", "kept_bytes_mean", "full_bytes_mean", "latency_p50", "control_latency_p50"),
-    *("proof", "doubt", "holds_in", "breaks_in", "not_measured", "chosen_from"),
+    *("proof", "doubt", "measured_in", "holds_in", "breaks_in", "broken_in", "not_measured"),
+    "chosen_from",
 ]
 """Of an arm, `ci` is its interval alone, `together` that for whichever of `chosen_from` is chosen.
 
 `verdict` is the arm's alone, `verdict_holm` that among all of its line. `breaks_at`: the lengths at
-which it breaks. `holds_in`, `breaks_in`: groups by their own verdicts. `not_measured`: cells.
+which it breaks, a tuple. By the verdicts of groups' own cells that reach the length, each group
+once: `breaks_in` where any breaks, `holds_in` where some hold and none breaks; `broken_in` names
+group and tokens of what breaks, a tuple. `not_measured`: cells.
 """
 
 
@@ -74,8 +79,9 @@ class _Rule:
 def judged_arms(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     """All arms of all recipes, by length and over all lengths: see `COLUMNS`.
 
-    A row for each margin that any group of the recipe declared. Lengths are classes of the bins'
-    median tokens, and over all lengths each weighs the same.
+    A row for each margin that any group of the recipe declared. Lengths are the octaves of the
+    bins' median tokens, and over all lengths each weighs the same. At a length count all pairs of
+    its bins, and of any other bin those whose prompts are of that length.
     """
     import pandas as pd
 
@@ -128,10 +134,18 @@ def _rule(declared: Snapshot) -> _Rule:
 
 
 def _stated(cells: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """What groups found on their own of each treated cell, with its recipe, arm and length."""
+    """What groups found on their own of each treated cell, with its recipe, arm and lengths.
+
+    A cell is there once for every length that a prompt of its bin has.
+    """
+    import pandas as pd
+
     names = list(dict.fromkeys([*CELL, *RECIPE, *ARM]))
     known = answers[names].drop_duplicates(CELL)
-    places = answers[["group", "task", "bin", "length"]].drop_duplicates(["group", "task", "bin"])
+    bins = answers.groupby(["group", "task", "bin"])["tokens"]
+    seen = answers.assign(shortest=bins.transform("min"), longest=bins.transform("max"))
+    reached = pd.concat([seen, seen.assign(length=seen["stratum"])])
+    places = reached[[*_BIN, "length", "shortest", "longest"]].drop_duplicates([*_BIN, "length"])
     places = places.astype({"bin": str})
     own = cells[cells["policy"] != FULL_CACHE]
     own = own[[*CELL, "bin", "verdict_holm", "proof", "flags", "reason"]]
@@ -144,11 +158,11 @@ def _stated(cells: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
 def _lines(pairs: pd.DataFrame, arms: pd.DataFrame, rule: _Rule) -> Iterator[Record]:
     """The arms of one recipe: over all lengths, then at each."""
-    found = sorted(set(pairs["length"]), key=by_length)
-    judged = {length: _judged(pairs[pairs["length"] == length], rule, arms) for length in found}
+    found = sorted(set(pairs["stratum"]), key=by_length)
+    at = {length: _at(pairs, length) for length in found}
+    judged = {length: _judged(rows, rule, arms) for length, rows in at.items()}
     over = _judged(pairs, rule, arms) if len(found) != 1 else judged[found[0]]
     for length, rows in {ALL_LENGTHS: over, **(judged if len(found) > 1 else {})}.items():
-        at = pairs if length == ALL_LENGTHS else pairs[pairs["length"] == length]
         own = arms if length == ALL_LENGTHS else arms[arms["length"] == length]
         for arm, told in own.groupby(ARM, dropna=False):
             broken = [
@@ -166,19 +180,25 @@ def _lines(pairs: pd.DataFrame, arms: pd.DataFrame, rule: _Rule) -> Iterator[Rec
                 "lengths": len(found) if length == ALL_LENGTHS else 1,
                 **dict(zip(ARM, arm, strict=True)),
                 **_figures(rows.get(arm)),
-                **_costs(_of_arm(at, arm)),
+                **_costs(_of_arm(at.get(length, pairs), arm)),
                 **_found(told),
-                "breaks_at": "; ".join(broken),
+                "breaks_at": tuple(broken),
                 "chosen_from": own.groupby(ARM, dropna=False).ngroups,
             }
+
+
+def _at(pairs: pd.DataFrame, length: str) -> pd.DataFrame:
+    """The pairs that count at a length, all of one stratum."""
+    own = (pairs["stratum"] == length) | (pairs["length"] == length)
+    return pairs[own].assign(stratum=length)
 
 
 def _judged(
     pairs: pd.DataFrame, rule: _Rule, arms: pd.DataFrame
 ) -> Mapping[tuple[Any, ...], CellRow]:
-    """The row over lengths of each arm, all of them one family."""
+    """The row over strata of each arm, all of them one family."""
     codes = {key: code for code, key in enumerate(dict.fromkeys(_keys(pairs)))}
-    places = {length: code for code, length in enumerate(sorted(set(pairs["length"])))}
+    places = {length: code for code, length in enumerate(sorted(set(pairs["stratum"])))}
     family = arms.groupby(ARM, dropna=False).ngroups
     rules = Rules(
         rule.margin,
@@ -191,7 +211,7 @@ def _judged(
         task="",
         variant="",
         measure=SCORE,
-        bin=lambda rows: rows["length"].map(places),
+        bin=lambda rows: rows["stratum"].map(places),
         policy=lambda rows: [str(codes[key]) for key in _keys(rows)],
     )
     measured, worst = (_with_largest(of(table)) for of in (measured_pairs, worst_pairs))
@@ -215,13 +235,13 @@ def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
 def _once(pairs: pd.DataFrame) -> pd.DataFrame:
     """A row per arm and example, whatever groups asked it: of those with scores the mean.
 
-    An example that is in bins of several lengths counts in the first.
+    An example that is in several strata counts in the first.
     """
     order = pairs.sort_values("lost", kind="stable")
     kept = order[~order["lost"] | ~order.duplicated([*ARM, "example_id"])]
     rows = kept.groupby([*ARM, "example_id"], as_index=False, dropna=False).agg(
         cluster=("cluster", "first"),
-        length=("length", "first"),
+        stratum=("stratum", "first"),
         score=("score", "mean"),
         score_control=("control", "mean"),
         lost=("lost", "min"),
@@ -262,18 +282,31 @@ def _costs(rows: pd.DataFrame) -> Record:
 
 def _found(told: pd.DataFrame) -> Record:
     """What the groups' own verdicts say of an arm, and what makes it doubtful."""
+    told = told.drop_duplicates([*CELL, "bin"])
     measured = told[told["measured"]]
-    placebo = any('"placebo:' in flags for flags in measured["flags"])
-    proof = UNVERIFIED if (measured["proof"] == UNVERIFIED).any() else "proven"
-    lacking = int((~told["measured"]).sum())
+    cells = [
+        Told(is_measured, proof, json.loads(flags))
+        for is_measured, proof, flags in told[["measured", "proof", "flags"]].to_numpy()
+    ]
+    doubt = doubt_of(cells)
+    unproven = (measured["proof"] == UNVERIFIED).any()
     broken = measured[measured["verdict_holm"] == "breaks"]
-    kept = measured[measured["verdict_holm"] == "holds"]
-    doubts = [PLACEBO if placebo else UNVERIFIED if proof == UNVERIFIED else ""]
-    doubts += ["lacks bins"] if lacking and len(measured) else []
+    kept = set(measured.loc[measured["verdict_holm"] == "holds", "group"])
     return {
-        "proof": proof if len(measured) else "",
-        "doubt": ", ".join(filter(None, doubts)) if len(measured) else "not measured",
-        "holds_in": kept["group"].nunique(),
+        "proof": "" if doubt == NOT_MEASURED else UNVERIFIED if unproven else "proven",
+        "doubt": doubt,
+        "measured_in": measured["group"].nunique(),
+        "holds_in": len(kept - set(broken["group"])),
         "breaks_in": broken["group"].nunique(),
-        "not_measured": lacking,
+        "broken_in": tuple(_broken(broken)),
+        "not_measured": len(told) - len(measured),
     }
+
+
+def _broken(cells: pd.DataFrame) -> Iterator[str]:
+    """Groups with the tokens of their bins that break, or of all where only their mean does."""
+    for group, rows in cells.groupby("group"):
+        bins = rows[rows["bin"] != ALL_BINS]
+        edges = sorted(set(zip(bins["shortest"], bins["longest"], strict=True)))
+        ranges = [f"{text.whole(low)} to {text.whole(high)}" for low, high in edges]
+        yield f"{group} at {' and '.join(ranges)} tokens" if ranges else f"{group} over its lengths"

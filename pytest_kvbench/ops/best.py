@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_kvbench.ops.arms import PLACEBO
+from pytest_kvbench.ops import doubts
 from pytest_kvbench.ops.columns import Record
 from pytest_kvbench.ops.recipes import ALL_LENGTHS, RECIPE
 from pytest_kvbench.records import UNVERIFIED
+from pytest_kvbench.report import text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,9 @@ CHOSEN = [
     *("latency_p50", "control_latency_p50", "proof", "doubt", "variant"),
 ]
 """What is said of the arm that was found."""
+
+MOST_PLACES = 3
+"""Of groups in which an arm breaks: the rest is counted."""
 
 _NAMED = {"together_low": "ci_low", "together_high": "ci_high"}
 
@@ -82,8 +86,8 @@ def best(arms: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per setting: `SETTING`, `CHOSEN` with that interval as `ci_low` and `ci_high`,
-        chosen_from, error, and `notes`: what contradicts itself, or was left out and why. Policy
-        and budget are None where nothing was shown to hold.
+        chosen_from, error, and `notes`, a tuple of sentences: what contradicts itself, or was left
+        out and why. Policy and budget are None where nothing was shown to hold.
     """
     import pandas as pd
 
@@ -100,7 +104,7 @@ def _smallest(line: pd.DataFrame) -> Record:
         "variant": ", ".join(sorted(set(line["variant"]) - {""})),
         "chosen_from": int(line["chosen_from"].max()),
         "error": float(line["alpha"].min()) / 2,
-        "notes": "; ".join([*contradictions(line), *left_out(line)]),
+        "notes": (*contradictions(line), *left_out(line)),
     }
     safe = line[candidates(line)]
     if safe.empty:
@@ -117,8 +121,8 @@ def _smallest(line: pd.DataFrame) -> Record:
 
 def candidates(line: pd.DataFrame) -> pd.Series[bool]:
     """Which arms of a line may be chosen."""
-    sound = (line["verdict_holm"] == "holds") & ~line["doubt"].str.contains(PLACEBO, regex=False)
-    broken = line[(line["verdict"] == "breaks") | (line["breaks_at"] != "")]
+    sound = (line["verdict_holm"] == "holds") & (line["doubt"].map(doubts.why_left_out) == "")
+    broken = line[(line["verdict"] == "breaks") | line["breaks_at"].map(bool)]
     lowest = [
         not (
             (broken["policy"] == arm.policy)
@@ -131,23 +135,35 @@ def candidates(line: pd.DataFrame) -> pd.Series[bool]:
 
 
 def contradictions(line: pd.DataFrame) -> Iterator[str]:
-    """Arms that hold in some groups and break in others, and what all their pairs say together."""
-    for row in line[(line["holds_in"] > 0) & (line["breaks_in"] > 0)].to_dict("records"):
+    """Arms that hold here and break there, and what all their pairs say together."""
+    over = line["length"] == ALL_LENGTHS  # where an arm breaks stands there, for every length
+    holds = (line["verdict_holm"] == "holds") | (over & (line["holds_in"] > 0))
+    for row in line[holds & (line["breaks_in"] > 0)].to_dict("records"):
+        kept = f"holds in {row['holds_in']} and " if row["holds_in"] else ""
         yield (
-            f"{arm_label(row)} holds in {row['holds_in']} and breaks in {row['breaks_in']} groups: "
+            f"{arm_label(row)} {_place(row)} {kept}breaks in {row['breaks_in']} of "
+            f"{text.count(row['measured_in'], 'group')} ({_first(row['broken_in'])}): "
             f"{row['delta']:+.2f} over their {row['n']:,} pairs, {row['verdict_holm']}"
         )
-    for row in line[line["breaks_at"] != ""].to_dict("records"):
-        if row["length"] == ALL_LENGTHS and len(row["breaks_at"].split("; ")) < row["lengths"]:
-            yield f"{arm_label(row)} breaks at {row['breaks_at']} tokens"
+    for row in line[line["breaks_at"].map(bool)].to_dict("records"):
+        if row["length"] == ALL_LENGTHS and len(row["breaks_at"]) < row["lengths"]:
+            yield f"{arm_label(row)} breaks at {' and at '.join(row['breaks_at'])} tokens"
+
+
+def _place(row: Mapping[Any, Any]) -> str:
+    length = row["length"]
+    return "over all lengths" if length == ALL_LENGTHS else f"at {length} tokens"
+
+
+def _first(places: Sequence[str]) -> str:
+    more = len(places) - MOST_PLACES
+    return ", ".join([*places[:MOST_PLACES], *([f"{more} more"] if more > 0 else [])])
 
 
 def left_out(line: pd.DataFrame) -> Iterator[str]:
     """Arms that cannot be chosen whatever they score."""
-    for doubt in (PLACEBO, "not measured"):
-        rows = line[line["doubt"].str.contains(doubt, regex=False)].to_dict("records")
-        if rows:
-            yield f"left out, {doubt}: {', '.join(map(arm_label, rows))}"
+    rows = line.to_dict("records")
+    yield from doubts.notes((arm_label(row), str(row["doubt"])) for row in rows)
 
 
 def arm_label(row: Any) -> str:
@@ -176,8 +192,8 @@ def _default(model: str, rows: pd.DataFrame) -> Default:
     if not common:
         return Default(model, tasks)
     same = [key == common[0] for key in _keys(rows)]
-    doubts = tuple(sorted(set(rows[same]["doubt"]) - {""}))
-    return Default(model, tasks, doubts=doubts, **dict(zip(_DEPLOYED, common[0], strict=True)))
+    about = tuple(sorted(set(rows[same]["doubt"]) - {""}))
+    return Default(model, tasks, doubts=about, **dict(zip(_DEPLOYED, common[0], strict=True)))
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:

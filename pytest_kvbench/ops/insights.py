@@ -84,7 +84,7 @@ def _model(
     chosen = best(arms)
     blocks: list[Block] = [Paragraph(CHOSEN), _best_table(chosen)] if len(chosen) else []
     notes = dict.fromkeys(
-        f"{name(row['task'])}: {note}" for row in records(chosen) for note in _notes(row)
+        f"{name(row['task'])}: {note}" for row in records(chosen) for note in row["notes"]
     )
     blocks += [Bullets(tuple(notes))] if notes else []
     blocks += [block for task, rows in arms.groupby("task") for block in _lost(str(task), rows)]
@@ -93,10 +93,6 @@ def _model(
     inside = inside[inside["dial"] != CONTROL]
     blocks += [_effect_table("Effect of each dial, like for like", inside)] if len(inside) else []
     return Section(f"Model {name(model)}", blocks)
-
-
-def _notes(row: Row) -> list[str]:
-    return [note for note in str(row["notes"] or "").split("; ") if note]
 
 
 def _between(scored: pd.DataFrame, arms: pd.DataFrame, alpha: float) -> Section:

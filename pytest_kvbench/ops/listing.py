@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 MOST_ROWS = 30
+NOTE_WIDTH = 120
 MOST_KEYS = 8
 """Of a comparison: the rest is in --json."""
 
@@ -76,9 +78,16 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
     for head in dict.fromkeys(map(_recipe, shown)):
         block = [row for row in shown if _recipe(row) == head]
         lines += [head, *(f"  {line}" for line in _block(columns, block))]
-        notes = (note for row in block for note in str(_or(row["notes"], "")).split("; ") if note)
-        lines += [f"  ! {text.plain(note)}" for note in dict.fromkeys(notes)]
+        notes = dict.fromkeys(note for row in block for note in row["notes"])
+        lines += [line for note in notes for line in _note(text.plain(note))]
     return [*lines, *_error(rows)]
+
+
+def _note(note: str) -> list[str]:
+    return textwrap.wrap(
+        f"! {note}", NOTE_WIDTH, initial_indent="  ", subsequent_indent="    ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _block(columns: Sequence[_Column], rows: Sequence[Row]) -> Iterator[str]:

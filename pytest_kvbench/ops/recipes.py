@@ -75,21 +75,25 @@ def with_dials(answers: pd.DataFrame, runs: pd.DataFrame, cells: pd.DataFrame) -
 
 
 def with_recipe(answers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The answers with the columns `dtype`, `draws` and `length`, without their texts."""
+    """The answers with their `dtype`, `draws`, `length` and `stratum`, without their texts.
+
+    `length` is the octave of an answer's own prompt, `stratum` that of its bin's median.
+    """
     dtypes = runs[["run_id", "snapshot"]].drop_duplicates("run_id").copy()
     dtypes["dtype"] = dtypes.pop("snapshot").map(_dtype)
     read = answers.drop(columns="text", errors="ignore")
     rows = read.merge(dtypes, on="run_id", how="left").fillna({"dtype": "null"})
     draws = {text: _without_seed(text) for text in rows["sampling"].unique()}
-    return rows.assign(draws=rows["sampling"].map(draws), length=lengths(rows))
+    medians = rows.groupby(["group", "task", "bin"])["tokens"].transform("median")
+    return rows.assign(
+        draws=rows["sampling"].map(draws),
+        length=_octaves(rows["tokens"]),
+        stratum=_octaves(medians),
+    )
 
 
-def lengths(rows: pd.DataFrame) -> pd.Series[str]:
-    """The class of length of each answer's bin: the octave of its examples' median tokens."""
-    if rows.empty:
-        return rows["group"].astype(str)
-    tokens = rows.groupby(["group", "task", "bin"])["tokens"].transform("median")
-    return tokens.map({median: octave(median) for median in tokens.unique()})
+def _octaves(tokens: pd.Series[float]) -> pd.Series[str]:
+    return tokens.map({count: octave(count) for count in tokens.unique()}).astype(str)
 
 
 def octave(tokens: float) -> str:
@@ -97,7 +101,7 @@ def octave(tokens: float) -> str:
     if tokens is None or math.isnan(tokens):
         return "unknown"
     low = 1 << max(0, int(tokens).bit_length() - 1)
-    return f"{low:,} to {2 * low - 1:,}"
+    return f"{low:,} to {2 * low - 1:,}" if low > 1 else "0 to 1"
 
 
 def by_length(label: str) -> tuple[int, str]:

@@ -13,7 +13,10 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n]")
 
 
 def csv_text(rows: pd.DataFrame) -> str:
-    """A table as CSV. A text that would be a formula gets an apostrophe in front; numbers stay."""
+    """A table as CSV. A text that would be a formula gets an apostrophe in front; numbers stay.
+
+    Of a tuple of texts the cell has all, with "; " between.
+    """
     from pandas.api.types import is_numeric_dtype
 
     texts = {
@@ -24,4 +27,5 @@ def csv_text(rows: pd.DataFrame) -> str:
 
 
 def _harmless(value: Any) -> Any:
+    value = "; ".join(value) if isinstance(value, tuple) else value
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

@@ -77,7 +77,11 @@ def test_best_says_where_nothing_holds_and_doubts_what_broke_elsewhere(tmp_path)
     make_group(tmp_path, "b", draw=lossless_to(0.5), per_bin=60, examples="other")
     (row,) = best(tables(tmp_path)).to_dict("records")
     assert (row["budget"], row["doubt"]) == (0.5, "")
-    assert "snapkv 0.2 holds in 1 and breaks in 1 groups: -0.50 over their 240" in row["notes"]
+    (note,) = row["notes"]
+    assert note == (
+        "snapkv 0.2 over all lengths holds in 1 and breaks in 1 of 2 groups "
+        "(b at 0 to 59 and 100 to 159 tokens): -0.50 over their 240 pairs, breaks"
+    )
     nothing = tmp_path / "nothing"
     make_group(nothing, "c", draw=lossless_to(1.0), per_bin=60)
     (row,) = best(tables(nothing)).to_dict("records")

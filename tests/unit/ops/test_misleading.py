@@ -51,7 +51,62 @@ def test_a_cell_that_holds_in_few_and_breaks_in_many_is_shown_as_contradicted(tm
     make_group(tmp_path, "many", draw=losing(0.3), bins=1, kv=ONE, **many)
     shown, (row,) = table("best", tmp_path)
     assert row["policy"] == ""
-    assert "! snapkv 0.2 holds in 1 and breaks in 1 groups: -0.23 over their 210 pairs" in shown
+    assert (
+        "! snapkv 0.2 over all lengths holds in 1 and breaks in 1 of 2 groups "
+        "(many at 1,024 to 1,173 tokens): -0.23 over their 210 pairs"
+    ) in " ".join(shown.split())
+
+
+def test_a_length_is_covered_by_every_bin_that_reaches_it(tmp_path):
+    """A narrow bin of 16 to 31 tokens holds; a wide one with prompts of that length breaks."""
+    make_group(tmp_path, "narrow", draw=losing(0), bins=1, per_bin=16, tokens=16, kv=ONE)
+    make_group(
+        tmp_path, "narrower", draw=losing(0), bins=1, per_bin=16, tokens=16, kv=ONE, examples="n"
+    )
+    many = {"per_bin": 200, "examples": "w", "kv": ONE}
+    make_group(tmp_path, "wide", draw=lambda c, i, r: float(c.budget == 1), bins=1, **many)
+    _, rows = table("best", tmp_path)
+    by = {row["length"]: (row["policy"], row["control_mean"]) for row in rows}
+    assert by == dict.fromkeys(("all", "16 to 31", "64 to 127"), ("", "1.0"))
+    _, rows = table("effects", tmp_path)
+    (row,) = (r for r in rows if (r["dial"], r["length"]) == ("control", "16 to 31"))
+    assert (row["n"], round(float(row["effect"]), 2)) == ("48", -0.33)
+
+
+def test_what_holds_where_a_wider_bin_breaks_is_marked(tmp_path):
+    make_group(tmp_path, "narrow", draw=losing(0), bins=1, per_bin=300, tokens=1024, kv=ONE)
+    wide = {"per_bin": 60, "examples": "w", "kv": ONE}
+    make_group(tmp_path, "wide", draw=losing(0.3), bins=1, tokens=968, **wide)
+    shown, rows = table("best", tmp_path)
+    by = {row["length"]: (row["policy"], row["doubt"]) for row in rows}
+    assert by == {
+        "all": ("", ""),
+        "512 to 1,023": ("", ""),
+        "1,024 to 2,047": ("snapkv", "contradicted"),
+    }
+    assert (
+        "! snapkv 0.2 at 1,024 to 2,047 tokens holds in 1 and breaks in 1 of 2 groups "
+        "(wide at 968 to 1,027 tokens): +0.00 over their 304 pairs, holds"
+    ) in " ".join(shown.split())
+
+
+def test_a_group_counts_once_and_sentences_stay_whole(tmp_path):
+    """One group holds, one breaks at its longer prompts, one at both of its lengths."""
+    kv = {"policies": ["snapkv"], "budgets": [1.0, 0.2], "params": {"snapkv": {"note": "a; b"}}}
+    draws = {"a": lambda cell: False, "b": lambda cell: cell.bin == 1, "c": lambda cell: True}
+    for group, breaks in draws.items():
+        draw = lambda cell, i, rng, breaks=breaks: float(cell.budget == 1 or not breaks(cell))  # noqa: E731
+        make_group(tmp_path, group, draw=draw, per_bin=60, kv=kv, examples=group, tokens=200)
+    shown, _ = table("best", tmp_path)
+    arm = 'snapkv {"note":"a; b"} 0.2'
+    lines = " ".join(shown.split())
+    assert (
+        f"! {arm} over all lengths holds in 1 and breaks in 2 of 3 groups (b at 300 to 359 tokens, "
+        "c at 200 to 259 and 300 to 359 tokens): -0.50 over their 360 pairs, breaks"
+    ) in lines
+    kvbench("insights", "--dir", tmp_path)
+    bullets = [line for line in (tmp_path / "INSIGHTS.md").read_text().splitlines() if arm in line]
+    assert sum("holds in 1 and breaks in 2 of 3 groups" in line for line in bullets) == 1
 
 
 def test_another_range_of_lengths_in_which_it_breaks_counts(tmp_path):
