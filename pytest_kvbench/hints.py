@@ -21,8 +21,12 @@ def seconds_of(text: str) -> float | None:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """`did you mean NAME? `, of the nearest; "" where none is near."""
-    near = difflib.get_close_matches(word, list(names), n=1)
+    """`did you mean NAME? `, of the nearest; "" where none is near.
+
+    Letters in another order are nearer than any that lack: `modle` is model, not mode.
+    """
+    near = difflib.get_close_matches(word, list(names), n=3)
+    near.sort(key=lambda name: sorted(name) != sorted(word))
     return f"did you mean {near[0]}? " if near else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from pydantic import (
 from pytest_kvbench.errors import ExperimentError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.explain import explain, joined, origin_of, shown_path
-from pytest_kvbench.experiment.roster import members
+from pytest_kvbench.experiment.roster import members, place_of
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text
 from pytest_kvbench.reading.strict_yaml import MAX_TEXT
@@ -166,24 +166,37 @@ def load_stages(
         replace(declared, member=one.name)
         for one in members(matrix, origin_of(merged.origins, "matrix", source))
         for values in [{**_nest(one.values, source), "group": f"{base.group}@{one.name}"}]
-        for declared in _each_stage(_merge(merged.values, values), merged, stages, source)
+        for declared in _each_stage(
+            _merge(merged.values, values), merged, stages, source, one.values
+        )
     )
 
 
 def _each_stage(
-    values: Mapping[str, Any], merged: _Merged, stages: object, source: str
+    values: Mapping[str, Any],
+    merged: _Merged,
+    stages: object,
+    source: str,
+    listed: Collection[str] = (),
 ) -> Iterator[Declared]:
     if stages is None:
-        yield _checked(values, merged, source)
+        yield _checked(values, merged, source, listed=listed)
     else:
-        yield from _staged(values, merged, stages, source)
+        yield from _staged(values, merged, stages, source, listed)
 
 
-def _checked(values: Mapping[str, Any], merged: _Merged, source: str, at: str = "") -> Declared:
+def _checked(
+    values: Mapping[str, Any],
+    merged: _Merged,
+    source: str,
+    at: str = "",
+    listed: Collection[str] = (),
+) -> Declared:
     try:
         experiment = Experiment(**values)
     except ValidationError as invalid:
-        raise explain(invalid, merged.origins, source, at) from None
+        place = at or place_of(invalid, listed)
+        raise explain(invalid, merged.origins, source, place) from None
     named = _with_lever(experiment, merged.lever)
     return Declared(named, merged.origins, tuple(merged.files))
 
@@ -197,13 +210,17 @@ def _with_lever(experiment: Experiment, lever: Lever) -> Experiment:
 
 
 def _staged(
-    own: Mapping[str, Any], merged: _Merged, stages: object, source: str
+    own: Mapping[str, Any],
+    merged: _Merged,
+    stages: object,
+    source: str,
+    listed: Collection[str],
 ) -> Iterator[Declared]:
     valid = "valid: {breadth: {bins: {per_bin: 5}}, depth: {bins: {per_bin: 50}}}"
     where = origin_of(merged.origins, "stages", source)
     if not isinstance(stages, Mapping) or not stages:
         raise ExperimentError(f"{where}: stages: {brief(stages)} names no stage", valid)
-    base = _checked(own, merged, source).experiment
+    base = _checked(own, merged, source, listed=listed).experiment
     before = None
     for position, (name, stage) in enumerate(stages.items()):
         if not isinstance(stage, Mapping) or not _STAGE.fullmatch(str(name)):

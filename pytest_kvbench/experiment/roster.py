@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.limits import MAX_LISTED
@@ -40,7 +42,12 @@ def members(matrix: object, where: str) -> list[Member]:
         raise ExperimentError(f"{where}: matrix: {brief(matrix)} names no key with values", VALID)
     listed = dict(_leaves(matrix))
     for key, values in listed.items():
-        if not isinstance(values, list | tuple) or not values or key.split(".")[0] in _NAMED:
+        if key.split(".")[0] in _NAMED:
+            raise ExperimentError(
+                f"{where}: matrix.{key}: a roster says itself what its groups are called",
+                f"groups are called GROUP@VALUE.VALUE; {VALID}",
+            )
+        if not isinstance(values, list | tuple) or not values:
             raise ExperimentError(
                 f"{where}: matrix.{key}: {brief(values)} is no list of values of a key", VALID
             )
@@ -57,6 +64,13 @@ def members(matrix: object, where: str) -> list[Member]:
             "list each value once, and models whose names differ in letters or digits",
         )
     return found
+
+
+def place_of(invalid: ValidationError, listed: Collection[str]) -> str:
+    """`matrix.` where an error is about one of the keys that a matrix lists; else empty."""
+    (first, *_) = invalid.errors(include_url=False)
+    path = ".".join(map(str, first["loc"]))
+    return "matrix." if any(f"{path}.".startswith(f"{key}.") for key in listed) else ""
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,3 +75,21 @@ def test_whatever_models_are_called_their_groups_have_names_or_they_are_refused(
 
 
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "words"),
+    [
+        ({"group": ["a", "b"]}, "matrix.group: a roster says itself what its groups are called"),
+        ({"after": ["a", "b"]}, "matrix.after: a roster says itself"),
+        ({"engine.modle": ["a"]}, "matrix.engine.modle: unknown key\ndid you mean model?"),
+        ({"sampling": {"seed": ["x"]}}, "matrix.sampling.seed: 'x' is not valid"),
+    ],
+)
+def test_the_key_of_the_matrix_that_is_wrong_is_named(matrix, words):
+    with pytest.raises(ExperimentError, match="^marker: " + re.escape(words)):
+        load_stages(None, inline={**BASE, "matrix": matrix})
+    if "after" not in matrix and "group" not in matrix:
+        stages = {"wide": {"bins": {"per_bin": 5}}}
+        with pytest.raises(ExperimentError, match="^marker: " + re.escape(words)):
+            load_stages(None, inline={**BASE, "matrix": matrix, "stages": stages})
