@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pytest_kvbench.errors import MissingPrerequisiteError, StoreError
 from pytest_kvbench.experiment.snapshot import ALONE
@@ -77,7 +77,8 @@ class Source:
 class _State(TypedDict):
     """A source as it was read: size and time of its files, what is wrong with it, what it held.
 
-    `first`: the id of its first run, which all copies of a group have in common.
+    `first`: the id of its first run, and `group`: its own name, which all copies of a group have in
+    common.
     """
 
     stamp: list[list[int]]
@@ -85,6 +86,7 @@ class _State(TypedDict):
     rows: int
     runs: int
     first: str
+    group: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
         fresh = {
             place: source
             for place, source in sources.items()
-            if place not in states or states[place]["stamp"] != stamps[place]
+            if place not in states or not _is_as_read(states[place], stamps[place])
         }
         before = _groups(states)
         for place, held in _gather(fresh, target):
@@ -140,6 +142,10 @@ def aggregate(reports: Sequence[Path], target: Path) -> Aggregated:
     )
 
 
+def _is_as_read(held: _State, stamp: list[list[int]]) -> bool:
+    return held["stamp"] == stamp and "group" in held  # an older version did not note it
+
+
 _Groups = Mapping[str, list[str]]
 """The sources of each group, the fullest first, by the name that its files have."""
 
@@ -156,7 +162,8 @@ def _groups(states: Mapping[str, _State]) -> _Groups:
 
 
 def _lineage(place: str, held: _State) -> str:
-    group = _archived(Path(place))
+    """A readable name of all copies of a group, whatever their folders are called."""
+    group = held.get("group") or _archived(Path(place))
     return f"{group}-{hashlib.sha256(held['first'].encode()).hexdigest()[:8]}"
 
 
@@ -254,12 +261,19 @@ def _take(task: tuple[str, Path, str, Path]) -> tuple[str, _State]:
             group = read_group(folder)
     except StoreError as error:
         lineages.drop(target, name)
-        return place, {"stamp": [], "problem": error.what, "rows": 0, "runs": 0, "first": ""}
+        nothing: _State = {"stamp": [], "problem": "", "rows": 0, "runs": 0, "first": ""}
+        return place, {**nothing, "problem": error.what, "group": ""}
     for table in COLUMNS:
         lineages.keep(target, name, table, getattr(group, table))
-    first = group.runs.rows[0][group.runs.columns.index("run_id")]
-    rows, runs = len(group.answers.rows), len(group.runs.rows)
-    return place, {"stamp": [], "problem": "", "rows": rows, "runs": runs, "first": str(first)}
+    first = dict(zip(group.runs.columns, group.runs.rows[0], strict=True))
+    return place, {
+        "stamp": [],
+        "problem": "",
+        "rows": len(group.answers.rows),
+        "runs": len(group.runs.rows),
+        "first": str(first["run_id"]),
+        "group": str(first["group"]),
+    }
 
 
 @contextlib.contextmanager

@@ -188,6 +188,10 @@ def test_an_answer_counts_once_whatever_holds_it(tmp_path):
     assert counted() == (120, 120, 1, 8)
     shutil.copytree(reports / "g", home / "g")
     assert counted() == (120, 120, 1, 8)
+    shutil.copytree(reports / "g", reports / "another_name")
+    assert counted() == (120, 120, 1, 8)
+    (reports / "g").rename(reports / "renamed")
+    assert counted() == (120, 120, 1, 8)
 
 
 def test_a_copy_that_went_on_alone_adds_what_it_has_more(tmp_path):
