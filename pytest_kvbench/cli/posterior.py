@@ -100,6 +100,7 @@ def _one(what: str, values: Sequence[Any], option: str) -> Any:
 
 def posterior_lines(analysis: Analysis) -> Iterator[str]:
     """An analysis.json for a terminal."""
+    from pytest_kvbench.ops import doubts
     from pytest_kvbench.report.text import count
 
     config = analysis["config"]
@@ -110,6 +111,8 @@ def posterior_lines(analysis: Analysis) -> Iterator[str]:
         f"{count(len(groups), 'group')}, "
         f"{config['sampling']['sampler']} with seed {config['sampling']['seed']}"
     )
+    doubtful = {_arm(d["task"], d["policy"], d["budget"]): d["doubt"] for d in config["doubts"]}
+    yield from (f"! {note}" for note in doubts.notes(doubtful.items()))
     for curve in analysis["not_monotone"]:
         yield (
             f"! not monotone: {curve['policy']}, {curve['task']} {curve['low']}-{curve['high']}, "
@@ -118,15 +121,26 @@ def posterior_lines(analysis: Analysis) -> Iterator[str]:
     if analysis["problems"]:
         yield f"! not converged, so nothing is said: {'; '.join(analysis['problems'])}"
         return
-    yield from _table(analysis["statements"], config["margin"])
+    yield from _table(analysis["statements"], config["margin"], doubtful)
     yield from _orders(analysis, config["margin"])
+    moved = analysis["prior_sensitivity"] or 0.0
     yield (
-        "priors that count 0.8 or 1.25 times move no P by more than "
-        f"{analysis['prior_sensitivity']:.2f}"
+        f"priors that count 0.8 or 1.25 times move no P by more than {moved:.2f}"
+        f"{': they decide, not the answers alone' if moved > _MOVED else ''}"
     )
 
 
-def _table(statements: Sequence[StatementRow], margin: float) -> Iterator[str]:
+_MOVED = 0.1
+"""A P that other priors move by more is theirs as much as the answers'."""
+_SHOWN = 0.1
+"""A loss that leaves all answers right as often as this could not be seen in them."""
+
+
+def _table(
+    statements: Sequence[StatementRow], margin: float, doubtful: Mapping[str, str]
+) -> Iterator[str]:
+    from pytest_kvbench.report.text import count
+
     yield f"P(loss < {margin:g}) by budget; * between rungs, by the curve's shape"
     for s in statements:
         place = s["place"]
@@ -135,16 +149,36 @@ def _table(statements: Sequence[StatementRow], margin: float) -> Iterator[str]:
             f"{b['budget']:.2f}{'*' if b['interpolated'] else ''} {b['below_margin']:.2f}"
             for b in s["budgets"]
         )
-        yield f"  {_transition(s)}; from {_shares(s['groups'])}"
+        pairs = max(b["pairs"] for b in s["budgets"])
+        yield f"  {_transition(s, margin)}; {pairs:,} pairs, from {_shares(s['groups'])}"
+        arms = [_arm(place["task"], s["policy"], b["budget"]) for b in s["budgets"]]
+        marked = [f"{arm} {doubtful[arm]}" for arm in arms if arm in doubtful]
+        if marked:
+            yield f"  ! {', '.join(marked)}"
+        if (1 - margin) ** pairs > _SHOWN:
+            yield (
+                f"  ! {count(pairs, 'pair')} alone cannot tell a loss of {margin:g} from none: "
+                "the prior and other curves decide"
+            )
 
 
-def _transition(statement: StatementRow) -> str:
+def _arm(task: str, policy: str, budget: float) -> str:
+    return f"{policy} {budget:g} on {task}"
+
+
+def _transition(statement: StatementRow, margin: float) -> str:
     if statement["interval"] is None:
         return "not monotone by the predictive check: no transition"
     upper, lower = statement["interval"]
-    if lower is None:
-        return f"lost below {upper:g} or not on this ladder, 90% likely"
-    return f"lost between {upper:g} and {lower:g}, 90% likely"
+    smallest = min(b["budget"] for b in statement["budgets"])
+    lost = f"a loss of {margin:g} or more"
+    if lower is not None:
+        return f"{lost} begins between {upper:g} and {lower:g}, 90% likely"
+    if upper == smallest:
+        return f"{lost} begins at no measured budget, down to {smallest:g}, 95% likely"
+    if upper == 1:
+        return f"where {lost} begins is open: at any budget of the ladder, or at none"
+    return f"{lost} begins below {upper:g}, or at no measured budget, 90% likely"
 
 
 def _shares(groups: Mapping[str, float]) -> str:

@@ -73,6 +73,10 @@ def targets(
             done = build(groups, root, submit, [Sampling(sampler) for sampler in samplers])
         lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
         click.echo(f"{root}: {len(done.made)} runs made, {len(done.known)} there already{lacking}")
+        for name, wrong in done.damaged.items():
+            click.echo(f"{name}: was damaged ({wrong}), made again")
+        for place, wrong in RunStore(root).damaged().items():
+            click.echo(f"{place}: is damaged ({wrong}), left out of the catalog", err=True)
         for name in done.posteriors:
             click.echo(root / "posteriors" / name)
     if file is not None:

@@ -55,9 +55,9 @@ def asked_anew(
             time.
     """
     store = RunStore(root)
-    lacking = [
-        run for run in named_runs(prepared)[0] if not store.run(run.target, run.name).exists()
-    ]
+    damaged = store.damaged()
+    places = [(run, store.run(run.target, run.name)) for run in named_runs(prepared)[0]]
+    lacking = [run for run, place in places if not place.exists() or place in damaged]
     if not lacking:
         yield prepared, 0
         return

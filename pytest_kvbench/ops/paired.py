@@ -1,35 +1,90 @@
-"""The measured pairs of a group, a curve over budgets each: what a posterior is made from."""
+"""The measured pairs of groups, a curve over budgets each: what a posterior is made from.
+
+An example that several groups asked alike counts once under a policy, as that of the group that has
+most pairs: a copy of a group adds nothing, and rungs that another group added are the same curve's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.ops import doubts
+from pytest_kvbench.ops.recipes import octave
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import question_of
 from pytest_kvbench.pipeline.stored_plan import observed
-from pytest_kvbench.records import SCORE
-from pytest_kvbench.selection import Bin
+from pytest_kvbench.records import SCORE, Cell, Request
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pytest_kvbench.posterior.curves import Pairs
+    from pytest_kvbench.rows import CellRow
 
-OPEN_END = 2
-"""A bin without an upper edge counts as so many times its lower one: a place on the log scale."""
+_Arm = tuple[str, str, float]
+_Told = tuple[_Arm, doubts.Told]
+"""Task, policy and budget of an arm, and what a group found of one of its cells."""
+
+CELL = list(CellKey._fields)
+_CURVE = ["group", "task", "low", "high", "policy"]
+_EXAMPLE = ["task", "policy", "example"]
 
 
-def paired_curves(prepared: Prepared) -> list[Pairs]:
-    """Every ladder of a group's plan, with the pairs that may be judged.
+class ArmDoubt(NamedTuple):
+    """What speaks against one arm, see `doubts`."""
+
+    task: str
+    policy: str
+    budget: float
+    doubt: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Curves, and the doubts of all arms that were planned; an arm left out is in no curve."""
+
+    pairs: Sequence[Pairs]
+    doubts: tuple[ArmDoubt, ...]
+
+
+def paired_curves(groups: Iterable[Prepared]) -> Paired:
+    """Every ladder of the groups' plans, with the pairs that may be judged.
 
     Cells that were not measured (a control that is not sane, a budget that was provably not
-    applied, too many lost answers) are left out, and so are lost pairs; of trials the mean counts.
+    applied, too many lost answers) are left out, and so are lost pairs, arms that may be the
+    control itself, and arms that are asked because they are known to be bad. Of trials the mean
+    counts.
 
     Raises:
         MissingPrerequisiteError: nothing was answered, or an answer has no score.
     """
+    import pandas as pd
+
+    read = [one for prepared in groups if (one := _read(prepared)) is not None]
+    found = tuple(_doubts(told for _, own in read for told in own))
+    left_out = {arm[:3] for arm in found if doubts.why_left_out(arm.doubt)}
+    tables = sorted((rows for rows, _ in read if len(rows)), key=_fullest)
+    if not tables:
+        return Paired((), found)
+    rows = pd.concat(tables, ignore_index=True)
+    arms = pd.MultiIndex.from_frame(rows[["task", "policy", "budget"]])
+    rows = _placed(_once(rows[~arms.isin(list(left_out))]))
+    ladders = rows.groupby(_CURVE, sort=True)
+    return Paired([_curve(key, own) for key, own in ladders], found)
+
+
+def _fullest(rows: pd.DataFrame) -> tuple[int, str]:
+    return -len(rows), rows["group"].iloc[0]
+
+
+# -- one group -----------------------------------------------------------------------------------
+
+
+def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
+    """The pairs of a group's measured cells, and what it found of its arms; None without scores."""
     import pandas as pd
 
     from pytest_kvbench.analyse import analyse
@@ -38,44 +93,57 @@ def paired_curves(prepared: Prepared) -> list[Pairs]:
     stored = observed(prepared)
     family = question_of(prepared.experiment, stored.judged).families.get(SCORE)
     if family is None:
-        return []  # a curve is one of scores
+        return None  # a curve is one of scores
     table = pd.DataFrame(family.columns)
-    found = measured_pairs(pair(checked_observations(table)))
+    planned = {CellKey.of(cell).pooled for cell in prepared.cells if not cell.is_control}
     judged = analyse(table, family.rules, family.sick).cells
-    measured = {CellKey.of_row(row) for row in judged if row["verdict_holm"] != "not-measured"}
-    ladders = found.groupby(["task", "bin", "variant", "policy"], sort=True)
-    curves = (_curve(prepared, key, rows, measured) for key, rows in ladders)
-    return [curve for curve in curves if curve is not None]
+    own = {key: row for row in judged if (key := CellKey.of_row(row)).pooled in planned}
+    measured = [key for key, row in own.items() if _is_measured(row)]
+    pairs = measured_pairs(pair(checked_observations(table)))
+    told = [_told(prepared, key, row) for key, row in own.items()]
+    return _described(prepared, pairs, measured, stored.planned), told
 
 
-def _curve(
-    prepared: Prepared, key: Any, rows: pd.DataFrame, measured: set[CellKey]
-) -> Pairs | None:
+def _is_measured(row: CellRow) -> bool:
+    return row["verdict_holm"] != "not-measured"
+
+
+def _told(prepared: Prepared, key: CellKey, row: CellRow) -> _Told:
+    arm = (key.task, policy_with_settings(prepared, key.policy, key.variant), key.budget)
+    return arm, doubts.Told(_is_measured(row), row["proof"], row["flags"])
+
+
+def _described(
+    prepared: Prepared,
+    pairs: pd.DataFrame,
+    measured: Sequence[CellKey],
+    planned: Sequence[tuple[Cell, Request]],
+) -> pd.DataFrame:
+    """The pairs below budget 1.0 of measured cells, each with its example's identity and length."""
     import numpy as np
+    import pandas as pd
 
-    from pytest_kvbench.posterior.curves import CurveKey, Pairs
-
-    task, index, variant, policy = key
-    keys = (CellKey(task, int(index), variant, policy, b) for b in set(rows["budget"]))
-    budgets = sorted((k.budget for k in keys if k in measured and k.budget < 1), reverse=True)
-    if not budgets:
-        return None
-    wide = rows.pivot(index=["example_id", "cluster"], columns="budget", values="treated")
-    control = rows.groupby(["example_id", "cluster"])["control"].first().loc[wide.index]
-    bin_ = next(b for b in prepared.manifests[task].bins if b.index == index)
-    group = prepared.experiment.group
-    return Pairs(
-        CurveKey(group, task, *_edges(bin_), policy_with_settings(prepared, policy, variant)),
-        tuple(budgets),
-        control.to_numpy(float),
-        wide[budgets].to_numpy(float),
-        np.unique(wide.index.get_level_values("cluster"), return_inverse=True)[1],
+    known = pd.MultiIndex.from_tuples([key for key in measured if key.budget < 1], names=CELL)
+    rows = pairs[pd.MultiIndex.from_frame(pairs[CELL]).isin(known)]
+    examples = {
+        (cell.task, cell.variant, request.example_id): f"{request.arm.content_id} {request.asks}"
+        for cell, request in planned
+        if cell.is_control and cell.measure == SCORE
+    }
+    manifests = prepared.manifests
+    tokens = {(t, e.example.example_id): e.tokens for t, m in manifests.items() for e in m.entries}
+    edges = {(task, b.index): b for task, manifest in manifests.items() for b in manifest.bins}
+    asked = list(zip(rows["task"], rows["variant"], rows["example_id"], strict=True))
+    bins = [edges[place] for place in zip(rows["task"], rows["bin"], strict=True)]
+    named = zip(rows["policy"], rows["variant"], strict=True)
+    return rows.assign(
+        group=prepared.experiment.group,
+        example=[f"{one[2]} {examples[one]}" for one in asked],
+        tokens=[tokens[task, example] for task, _, example in asked],
+        low=np.array([b.low for b in bins], float),
+        high=np.array([b.high for b in bins], float) - 1,
+        policy=[policy_with_settings(prepared, *arm) for arm in named],
     )
-
-
-def _edges(bin_: Bin) -> tuple[int, int]:
-    low = bin_.low or 1
-    return low, bin_.high or OPEN_END * low
 
 
 def policy_with_settings(prepared: Prepared, policy: str, variant: str) -> str:
@@ -93,3 +161,60 @@ def _settings(experiment: Any, params: Mapping[str, Any], variant: str) -> Itera
         yield f"votes={experiment.sampling.self_consistency}"
     if variant:
         yield f"variant={variant}"
+
+
+# -- all groups ----------------------------------------------------------------------------------
+
+
+def _doubts(told: Iterable[_Told]) -> Iterator[ArmDoubt]:
+    found: dict[_Arm, list[doubts.Told]] = {}
+    for arm, cell in told:
+        found.setdefault(arm, []).append(cell)
+    yield from (ArmDoubt(*arm, doubts.doubt_of(cells)) for arm, cells in sorted(found.items()))
+
+
+def _once(rows: pd.DataFrame) -> pd.DataFrame:
+    """An example once at a budget of a policy, all its budgets in the first group that has it."""
+    kept = rows.drop_duplicates([*_EXAMPLE, "budget"])
+    own = ["group", "bin", "low", "high", "tokens", "cluster", "control"]
+    return kept.assign(**{name: kept.groupby(_EXAMPLE)[name].transform(_first) for name in own})
+
+
+def _first(values: pd.Series[Any]) -> Any:
+    return values.iloc[0]  # not "first", which passes over what is missing
+
+
+def _placed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the tokens that their bins reach from, `low`, to, `high`.
+
+    Where an edge is open that is what was seen, by all groups whose bins are declared alike and
+    whose prompts are of the same octave.
+    """
+    medians = rows.groupby(["group", "task", "bin"])["tokens"].transform("median")
+    is_open = rows[["low", "high"]].isna().any(axis=1)
+    about = medians.map(octave).where(is_open, "")
+    tokens = rows.assign(about=about).groupby(["task", "low", "high", "about"], dropna=False)
+    seen = tokens["tokens"]
+    return rows.assign(
+        low=rows["low"].fillna(seen.transform("min")).astype(int),
+        high=rows["high"].fillna(seen.transform("max")).astype(int),
+    )
+
+
+def _curve(key: Any, rows: pd.DataFrame) -> Pairs:
+    import numpy as np
+
+    from pytest_kvbench.posterior.curves import CurveKey, Pairs
+
+    group, task, low, high, policy = key
+    wide = rows.pivot(index=["example", "cluster"], columns="budget", values="treated")
+    budgets = sorted(wide.columns, reverse=True)
+    first = rows.drop_duplicates("example").set_index("example").loc[wide.index.get_level_values(0)]
+    return Pairs(
+        CurveKey(group, task, int(low), int(high), policy),
+        tuple(map(float, budgets)),
+        first["control"].to_numpy(float),
+        wide[budgets].to_numpy(float),
+        np.unique(wide.index.get_level_values("cluster"), return_inverse=True)[1],
+        float(first["tokens"].median()),
+    )

@@ -2,31 +2,36 @@
 
     posteriors/post_<sampler>_<sha1>/trace.nc        the draws (ArviZ), without what tells the time
                                      analysis.json   what is said, diagnostics, inputs
+                                     meta.json       key figures, and digests of all of it
                                      timings.json    how long it took
                                      diagnostics/    trace.png, rank.png, forest.png and, by
                                                      policy, running_*.png
 
 The name is a hash of what goes in: targets and pairs, the sampler, its seed, the margin. Same
-inputs, same folder; a folder that is there is not made again.
+inputs, same folder; a folder that is there is not made again, unless it is damaged (see `sealed`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_kvbench.errors import MissingPrerequisiteError
-from pytest_kvbench.files import make_folder, replace_json
-from pytest_kvbench.ops.paired import paired_curves
+from pytest_kvbench.files import make_folder, replace_json, replace_text
+from pytest_kvbench.ops import doubts
+from pytest_kvbench.ops.paired import ArmDoubt, paired_curves
 from pytest_kvbench.ops.posterior_plots import draw
 from pytest_kvbench.ops.run_names import named_runs
-from pytest_kvbench.ops.target_store import ANALYSIS, TIMINGS, RunStore, posterior_id
+from pytest_kvbench.ops.run_rows import Entry
+from pytest_kvbench.ops.sealed import ANALYSIS, META, TIMINGS, damage, sealed
+from pytest_kvbench.ops.target_store import RunStore, posterior_id, text_of
 from pytest_kvbench.pipeline.group import Prepared
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
         ComparisonRow,
         Config,
         CurveRow,
+        DoubtRow,
         SamplingRow,
         StatementRow,
     )
@@ -54,26 +60,35 @@ class Inputs:
         model: that of all groups.
         targets: ids of what their arms were measured on.
         pairs: a curve each.
+        doubts: of the arms about which there are some; those left out are in no curve.
     """
 
     model: str
     targets: tuple[str, ...]
     pairs: Sequence[Pairs]
+    doubts: tuple[ArmDoubt, ...] = ()
 
 
 def inputs_of(groups: Sequence[Prepared]) -> Inputs:
-    """All measured pairs of groups of one model.
+    """All measured pairs of groups of one model, each example once.
 
     Raises:
         MissingPrerequisiteError: a group has no answer, one has no score, or no cell was measured.
     """
-    pairs = [curve for prepared in groups for curve in paired_curves(prepared)]
-    if not pairs:
+    found = paired_curves(groups)
+    if not found.pairs:
         raise MissingPrerequisiteError(
-            "no group has a measured cell below budget 1.0", "run one: kvbench run FILE.yaml"
+            "no group has a measured cell below budget 1.0", _mend(found.doubts)
         )
     targets = {run.target for prepared in groups for run in named_runs(prepared)[0]}
-    return Inputs(groups[0].experiment.engine.model, tuple(sorted(targets)), pairs)
+    doubtful = tuple(arm for arm in found.doubts if arm.doubt)
+    model = groups[0].experiment.engine.model
+    return Inputs(model, tuple(sorted(targets)), found.pairs, doubtful)
+
+
+def _mend(arms: Iterable[ArmDoubt]) -> str:
+    named = ((f"{arm.policy} {arm.budget:g} on {arm.task}", arm.doubt) for arm in arms)
+    return "; ".join(doubts.notes(named)) or "run one: kvbench run FILE.yaml"
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,12 @@ def make_posterior(
 
     config = _config(inputs, how, margin)
     folder = RunStore(root).posteriors / posterior_id(how.sampler, config)
-    known = folder.exists()
+    known = folder.exists() and not damage(folder)
     if not known:
         began = time.perf_counter()
         fitted = fit(inputs.pairs, how, margin, progress=progress)
-        make_folder(folder, lambda room: _write(fitted, config, margin, room, began))
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder, lambda room: _write(fitted, config, margin, room, began, folder.name))
     return Made(folder, _read(folder), known)
 
 
@@ -121,9 +137,16 @@ def _config(inputs: Inputs, how: Sampling, margin: float) -> Config:
         "model": inputs.model,
         "targets": list(inputs.targets),
         "curves": [
-            {**_key(p.key), "budgets": list(p.budgets), "pairs": len(p.control), "sha": _sha(p)}
+            {
+                **_key(p.key),
+                "budgets": list(p.budgets),
+                "pairs": len(p.control),
+                "tokens": p.length,
+                "sha": _sha(p),
+            }
             for p in sorted(inputs.pairs, key=lambda p: (p.key.policy, p.key.base))
         ],
+        "doubts": [cast("DoubtRow", arm._asdict()) for arm in inputs.doubts],
         "sampling": cast("SamplingRow", asdict(how)),
         "margin": margin,
         "versions": {name: _version(name) for name in PACKAGES},
@@ -146,12 +169,41 @@ def _sha(p: Pairs) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
 
 
-def _write(fitted: Fitted, config: Config, margin: float, room: Path, began: float) -> None:
+def _write(
+    fitted: Fitted, config: Config, margin: float, room: Path, began: float, name: str
+) -> None:
     if fitted.posterior is not None:
         fitted.posterior.trace.to_netcdf(str(room / "trace.nc"))
         draw(fitted.posterior, margin, room / "diagnostics")
-    replace_json(room / ANALYSIS, _analysis(fitted, config))
+    analysis = _analysis(fitted, config)
+    replace_json(room / ANALYSIS, analysis)
+    files = [file for file in sorted(room.rglob("*")) if file.is_file()]
+    content = {file.relative_to(room).as_posix(): file.read_bytes() for file in files}
+    replace_text(room / META, text_of(sealed(entry_of(name, analysis), content)))
     replace_json(room / TIMINGS, {"wall_s": time.perf_counter() - began})
+
+
+def entry_of(name: str, analysis: Analysis) -> Entry:
+    """What the catalog says of a posterior: its inputs, and whether it may be believed."""
+    config, checks = analysis["config"], analysis["diagnostics"] or {}
+    return {
+        "kind": "posterior",
+        "id": name,
+        "target": ",".join(config["targets"]),
+        "config": config,
+        "dims": {
+            "model": config["model"],
+            "tasks": ",".join(sorted({curve["task"] for curve in config["curves"]})),
+            "seed": config["sampling"]["seed"],
+            "policy": config["sampling"]["sampler"],
+            "margin": config["margin"],
+        },
+        "metrics": {
+            "n": sum(curve["pairs"] for curve in config["curves"]),
+            "ess": checks.get("ess_bulk"),
+            "rhat": checks.get("r_hat"),
+        },
+    }
 
 
 def _analysis(fitted: Fitted, config: Config) -> Analysis:

@@ -17,7 +17,8 @@ from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.observation import Observation, Observations
 from pytest_kvbench.ops.run_names import CONTROL, NamedRun, named_runs
 from pytest_kvbench.ops.run_rows import About, Entry, Metrics, Timings
-from pytest_kvbench.ops.target_store import ANALYSIS, META, TIMINGS, RunStore, lines_of, text_of
+from pytest_kvbench.ops.sealed import ANALYSIS, TIMINGS
+from pytest_kvbench.ops.target_store import RunStore, lines_of, text_of
 from pytest_kvbench.pipeline.group import Prepared, open_group
 from pytest_kvbench.pipeline.judge import judge
 from pytest_kvbench.pipeline.stored_plan import Observed, observed
@@ -46,7 +47,7 @@ def make_target(folder: str, gate: str, variant: str, root: str) -> str:
         "metrics": {"n": len(scores), "mean": _mean(scores), "std": _std(scores)},
     }
     place = RunStore(Path(root)).target(run.target)
-    RunStore(Path(root)).put(place, {META: text_of(meta), "control.jsonl": lines_of(_lines(rows))})
+    RunStore(Path(root)).put(place, meta, {"control.jsonl": lines_of(_lines(rows))})
     return run.target
 
 
@@ -71,12 +72,12 @@ def make_run(
         "dims": {**about["dims"], "policy": policy, "budget": budget, "margin": margin},
     }
     files = {
-        META: text_of(meta),
         "answers.jsonl": lines_of(_lines(rows)),
         ANALYSIS: text_of({"cells": cells}),
         TIMINGS: text_of(_timings(rows)),
     }
-    RunStore(Path(root)).put(RunStore(Path(root)).run(target, run.name), files)
+    store = RunStore(Path(root))
+    store.put(store.run(target, run.name), meta, files)
     return run.name
 
 

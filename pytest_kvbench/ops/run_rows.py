@@ -102,6 +102,7 @@ class Entry(TypedDict):
     code: NotRequired[Code]
     dims: Dims
     metrics: Metrics
+    sha256: NotRequired[dict[str, str]]
 
 
 class Timings(TypedDict):

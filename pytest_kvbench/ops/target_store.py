@@ -8,7 +8,8 @@
     runs/targets/_catalog.jsonl                   a line a target, run and posterior
 
 A name is a hash of the configuration: a folder that is there is never written again, and one that
-was taken away is made again with the same bytes. Times are in `timings.json` alone.
+was taken away or is damaged (see `sealed`) is made again with the same bytes. Times are in
+`timings.json` alone.
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import make_folder, replace_text, writing
+from pytest_kvbench.errors import StoreError, UsageError
+from pytest_kvbench.files import make_folder, replace_bytes, replace_text, writing
 from pytest_kvbench.ops.run_rows import Entry, Timings
+from pytest_kvbench.ops.sealed import ANALYSIS, META, TIMINGS, damage, sealed
 from pytest_kvbench.records import canonical, digest
+from pytest_kvbench.report.text import listing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pytest_kvbench.posterior.rows import Analysis
-
-META, ANALYSIS, TIMINGS = "meta.json", "analysis.json", "timings.json"
 CATALOG, RUNS = "_catalog.jsonl", "_runs.jsonl"
 
 Json = Mapping[str, object]
@@ -95,18 +95,22 @@ class RunStore:
         """The folder of a run."""
         return self.targets / target / run
 
-    def put(self, place: Path, files: Mapping[str, str]) -> bool:
-        """Make a folder with files, whole or not at all; False where it is there already.
+    def put(self, place: Path, meta: Entry, files: Mapping[str, str]) -> None:
+        """Make a folder with its meta and files; one that is there and whole stays as it is.
 
         Raises:
             StoreError: it cannot be written.
         """
+        content = {name: text.encode() for name, text in files.items()}
+        content[META] = text_of(sealed(meta, _without_times(content))).encode()
 
         def fill(room: Path) -> None:
-            for name, text in files.items():
-                (room / name).write_text(text, encoding="utf-8")
+            for name, data in content.items():
+                (room / name).write_bytes(data)
 
-        return make_folder(place, fill)
+        if not make_folder(place, fill) and damage(place):
+            for name, data in content.items():
+                replace_bytes(place / name, data)
 
     def index(self) -> None:
         """Bring `_runs.jsonl` of every target and the catalog up to date: a line a folder, once."""
@@ -118,11 +122,22 @@ class RunStore:
             _replace_if_new(self.targets / CATALOG, lines_of(everything))
 
     def entries(self) -> Iterator[Entry]:
-        """The metas of all targets, their runs, and posteriors, in the order of their ids."""
+        """The metas of all targets, their runs, and posteriors, in the order of their ids.
+
+        What is damaged is not among them.
+        """
+        damaged = self.damaged()
+        yield from (_meta(folder / META) for folder in self.folders() if folder not in damaged)
+
+    def folders(self) -> Iterator[Path]:
+        """Of all targets, their runs, and posteriors, in the order of their ids."""
         for folder in sorted(self.targets.glob("tgt_*")):
-            yield _meta(folder / META)
-            yield from (_meta(run / META) for run in sorted(folder.glob("run_*")))
-        yield from map(_posterior, sorted(self.posteriors.glob("post_*")))
+            yield from (folder, *sorted(folder.glob("run_*")))
+        yield from sorted(self.posteriors.glob("post_*"))
+
+    def damaged(self) -> Mapping[Path, str]:
+        """The folders that are not as they were written, with what is wrong."""
+        return {folder: wrong for folder in self.folders() if (wrong := damage(folder))}
 
     def frame(self) -> pd.DataFrame:
         """A row a run, and one a posterior: `FRAME`."""
@@ -157,14 +172,21 @@ class RunStore:
 
         Raises:
             UsageError: nothing has such an id.
+            StoreError: what has it is damaged.
         """
         from pytest_kvbench.ops.sheet import csv_text
 
+        for folder, wrong in self.damaged().items():
+            if folder.name.startswith(tuple(ids) or ""):
+                raise StoreError(
+                    f"{folder}: is damaged: {wrong}", f"make it again: {_maker(folder)}"
+                )
         rows = self.frame()
         for wanted in ids:
             if not rows["id"].str.startswith(wanted).any():
-                known = ", ".join(list(rows["id"])[:5]) or "none; build some: kvbench targets GROUP"
-                raise UsageError(f"{wanted!r} is no run in {self.root}", f"runs there: {known}")
+                none = "none; build some: kvbench targets GROUP"
+                known = listing(rows["id"]) if len(rows) else none
+                raise UsageError(f"{wanted!r} is no run in {self.root}", f"there are {known}")
         kept = rows[[not ids or name.startswith(tuple(ids)) for name in rows["id"]]]
         made = [to / "figures.csv"]
         replace_text(made[0], csv_text(kept))
@@ -175,28 +197,12 @@ class RunStore:
         return made
 
 
-def _posterior(folder: Path) -> Entry:
-    """What the catalog says of a posterior: its inputs, and whether it may be believed."""
-    found: Analysis = json.loads((folder / ANALYSIS).read_text(encoding="utf-8"))
-    config, checks = found["config"], found["diagnostics"] or {}
-    return {
-        "kind": "posterior",
-        "id": folder.name,
-        "target": ",".join(config["targets"]),
-        "config": config,
-        "dims": {
-            "model": config["model"],
-            "tasks": ",".join(sorted({curve["task"] for curve in config["curves"]})),
-            "seed": config["sampling"]["seed"],
-            "policy": config["sampling"]["sampler"],
-            "margin": config["margin"],
-        },
-        "metrics": {
-            "n": sum(curve["pairs"] for curve in config["curves"]),
-            "ess": checks.get("ess_bulk"),
-            "rhat": checks.get("r_hat"),
-        },
-    }
+def _without_times(content: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    return {name: data for name, data in content.items() if name != TIMINGS}
+
+
+def _maker(folder: Path) -> str:
+    return f"kvbench {'posterior' if folder.name.startswith('post_') else 'targets GROUP'}"
 
 
 def text_of(data: Json) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,16 @@ Submit = Callable[..., concurrent.futures.Future[str]]
 
 @dataclass(frozen=True)
 class Built:
-    """Ids of runs made, of those that were there, arms that lack answers, and ids of posteriors."""
+    """Ids of runs made, of those that were there, arms that lack answers, and ids of posteriors.
+
+    `damaged`: what was wrong with targets and runs that were made again, by id.
+    """
 
     made: tuple[str, ...]
     known: tuple[str, ...]
     incomplete: tuple[str, ...]
     posteriors: tuple[str, ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
 
 def here(function: Callable[..., str], *args: Any) -> concurrent.futures.Future[str]:
@@ -51,7 +55,7 @@ def build(
     submit: Submit = here,
     posteriors: Sequence[Sampling] = (),
 ) -> Built:
-    """Build the targets, runs and posteriors of groups that the store lacks; asks nobody.
+    """Build the targets, runs and posteriors of groups that the store lacks whole; asks nobody.
 
     Args:
         groups: answered and scored; `experiment.gate` are the rules by which runs are judged.
@@ -68,20 +72,24 @@ def build(
     runs: dict[str, concurrent.futures.Future[str]] = {}
     known: dict[str, None] = {}
     incomplete: list[str] = []
+    damaged = store.damaged()
+
+    def is_there(place: Path) -> bool:
+        return place.exists() and place not in damaged
+
     for prepared in groups:
         gate = _rules(prepared)
         whole, lacking = named_runs(prepared)
         incomplete += lacking
         for run in whole:
             place = (str(prepared.folder.absolute()), gate, run.variant)
-            if store.run(run.target, run.name).exists():
-                known[run.name] = None
-                continue
-            if run.target not in targets:
+            if run.target not in targets and not is_there(store.target(run.target)):
                 targets[run.target] = submit(make_target, *place, str(root.absolute()))
-            if run.name not in runs:
+            if is_there(store.run(run.target, run.name)):
+                known[run.name] = None
+            elif run.name not in runs:
                 arm = (run.arm.policy, run.arm.budget)
-                after = targets[run.target]
+                after = targets.get(run.target, run.target)
                 runs[run.name] = submit(make_run, *place, *arm, str(root.absolute()), after)
     built = (*targets.values(), *runs.values())
     fits = [
@@ -93,7 +101,8 @@ def build(
         future.result()
     ids = tuple(future.result() for future in fits)
     store.index()
-    return Built(tuple(runs), tuple(known), tuple(incomplete), ids)
+    again = {at.name: why for at, why in damaged.items() if at.name in {*targets, *runs}}
+    return Built(tuple(runs), tuple(known), tuple(incomplete), ids, again)
 
 
 def _rules(prepared: Prepared) -> str:

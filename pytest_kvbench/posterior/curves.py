@@ -22,7 +22,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CurveKey:
-    """Whose losses: `policy` with its settings, `task`, prompts of `low` to `high` tokens."""
+    """Whose losses: `policy` with its settings, `task`, prompts of `low` to `high` tokens, both in.
+
+    Of a bin without an edge there stands what was seen.
+    """
 
     group: str
     task: str
@@ -45,6 +48,7 @@ class Pairs:
         control: the control's scores, shape (n,).
         treated: the treated scores, NaN where there is none, shape (n, k).
         cluster: whole numbers; pairs that share one are not independent, shape (n,).
+        tokens: the prompts' median; None for the middle of the key's.
     """
 
     key: CurveKey
@@ -52,6 +56,13 @@ class Pairs:
     control: Floats
     treated: Floats
     cluster: NDArray[np.intp]
+    tokens: float | None = None
+
+    @property
+    def length(self) -> float:
+        """How long its prompts are, in tokens; at least 1."""
+        middle = (self.key.low + self.key.high) / 2
+        return max(1.0, middle if self.tokens is None else self.tokens)
 
     @property
     def is_binary(self) -> bool:
@@ -102,6 +113,7 @@ class Curves:
         octaves: log2(1 / budget), padded with the last, shape (c, k).
         base: the base of a curve, shape (c,).
         asked, right: by base, how many independent control answers and the sum of their scores.
+        lengths: `Pairs.length` of a curve, shape (c,).
         pairs: how many pairs a curve has, shape (c,).
     """
 
@@ -111,6 +123,7 @@ class Curves:
     base: NDArray[np.intp]
     asked: Floats
     right: Floats
+    lengths: Floats
     pairs: NDArray[np.intp]
     counts: Counts
     moments: Moments
@@ -154,6 +167,7 @@ def curves(pairs: Sequence[Pairs]) -> Curves:
         base=np.array([bases.index(p.key.base) for p in ordered]),
         asked=np.array([len(of_base[base].control) * weights[base] for base in bases]),
         right=np.array([of_base[base].control.sum() * weights[base] for base in bases]),
+        lengths=np.array([p.length for p in ordered]),
         pairs=np.array([len(p.control) for p in ordered]),
         counts=_counts([(n, p) for n, p in numbered if p.key.base not in graded], rungs),
         moments=_moments([(n, p) for n, p in numbered if p.key.base in graded], rungs),

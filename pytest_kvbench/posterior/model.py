@@ -60,7 +60,7 @@ class Data(NamedTuple):
     Attributes:
         octaves: log2(1 / budget), shape (c, k).
         base, task, policy: of a curve, shape (c,); bases, tasks, policies: how many there are.
-        length: standardised log of the prompt's length, shape (c,); all 0 where there is one.
+        length: standardised log of the prompts' length, shape (c,); all 0 where there is one.
         first: a curve's rows are first[c]:first[c + 1].
         control, outcome, times: `curves.Counts`; `times` is its count.
         asked, right: by base, shape (b,).
@@ -107,7 +107,7 @@ def model(data: Curves) -> Data:
         bases=len(data.bases),
         tasks=len(data.tasks),
         policies=len(data.policies),
-        length=_standardised(np.log([(key.low + key.high) / 2 for key in keys])),
+        length=_standardised(np.log(data.lengths)),
         first=np.concatenate([[0], rows.cumsum()]),
         control=data.counts.control,
         outcome=data.counts.outcome,

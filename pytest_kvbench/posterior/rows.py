@@ -71,7 +71,17 @@ class InputRow(CurveRow):
 
     budgets: list[float]
     pairs: int
+    tokens: float
     sha: str
+
+
+class DoubtRow(TypedDict):
+    """A `paired.ArmDoubt`."""
+
+    task: str
+    policy: str
+    budget: float
+    doubt: str
 
 
 class ApartRow(CurveRow):
@@ -98,6 +108,7 @@ class Config(TypedDict):
     model: str
     targets: list[str]
     curves: list[InputRow]
+    doubts: list[DoubtRow]
     sampling: SamplingRow
     margin: float
     versions: dict[str, str]

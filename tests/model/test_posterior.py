@@ -136,7 +136,7 @@ def test_planted_transitions_are_found_and_what_rises_again_is_named(made: Made)
 
 
 def test_a_folder_holds_it_all_and_is_made_once(made: Made) -> None:
-    names = {"analysis.json", "diagnostics", "timings.json", "trace.nc"}
+    names = {"analysis.json", "diagnostics", "meta.json", "timings.json", "trace.nc"}
     assert {path.name for path in made.folder.iterdir()} == names
     assert made.analysis["config"]["targets"] == ["tgt_1"]
     for picture in ("trace", "rank", "forest", *(f"running_{policy}" for policy in TRUTHS)):
@@ -144,6 +144,18 @@ def test_a_folder_holds_it_all_and_is_made_once(made: Made) -> None:
     again = make_posterior(of(groups()[::-1]), HOW, 0.10, made.folder.parent.parent)
     assert again.known
     assert again.folder == made.folder
+
+
+def test_one_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    how = Sampling(seed=2, chains=2, draws=60, tune=60)
+    first = make_posterior(of(groups()[:2]), how, 0.10, tmp_path)
+    file = first.folder / "analysis.json"
+    whole = file.read_bytes()
+    file.write_text("garbage")
+    assert list(RunStore(tmp_path).damaged()) == [first.folder]
+    again = make_posterior(of(groups()[:2]), how, 0.10, tmp_path)
+    assert (again.folder, again.known, file.read_bytes()) == (first.folder, False, whole)
+    assert make_posterior(of(groups()[:2]), how, 0.10, tmp_path).known
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.support.mock_server import MockServer
 
 def test_measured_pairs_are_curves_with_their_settings(project: Project, mock: MockServer) -> None:
     project.run("--kvbench-set", "kv.params.snapkv.window_size=16")
-    found = paired_curves(open_group(project.path / "reports" / "g"))
+    found = paired_curves([open_group(project.path / "reports" / "g")]).pairs
     assert {(c.key.group, c.key.policy) for c in found} == {("g", "snapkv window_size=16")}
     assert [c.budgets for c in found] == [(0.5, 0.2)] * 2
     assert [len(c.control) for c in found] == [10, 10]

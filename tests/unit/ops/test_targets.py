@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from pytest_kvbench.cli.stages import main
-from pytest_kvbench.ops.target_store import RunStore
+from pytest_kvbench.ops.posteriors import entry_of
+from pytest_kvbench.ops.sealed import sealed
+from pytest_kvbench.ops.target_store import RunStore, text_of
 from pytest_kvbench.ops.targets import build
 from tests.support.groups import make_group
 
@@ -118,6 +120,8 @@ def test_key_figures_are_promoted_and_posteriors_have_their_place(tmp_path):
     }
     analysis = {"config": config, "diagnostics": checks, "statements": []}
     (place / "analysis.json").write_text(json.dumps(analysis))
+    (place / "timings.json").write_text('{"wall_s": 1.0}')
+    seal(place, analysis)
     store.index()
     lines = (tmp_path / "runs/targets/_catalog.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["target", "run", "run", "posterior"]
@@ -131,6 +135,55 @@ def test_key_figures_are_promoted_and_posteriors_have_their_place(tmp_path):
     unknown = kvbench("promote", "run_x", "--runs", tmp_path / "runs")
     assert unknown.exit_code == 4
     assert "no run in" in unknown.stderr
+    assert all(name in unknown.stderr for name in rows.index)
+
+
+def seal(place, analysis):
+    files = {name: (place / name).read_bytes() for name in ("analysis.json",)}
+    (place / "meta.json").write_text(text_of(sealed(entry_of(place.name, analysis), files)))
+
+
+DAMAGES = {
+    "answers.jsonl": lambda file: file.unlink(),
+    "analysis.json": lambda file: file.write_text("garbage"),
+    "meta.json": lambda file: file.write_text(file.read_text().replace('"mean": ', '"mean": 1')),
+    "timings.json": lambda file: file.write_text("{"),
+    "../control.jsonl": lambda file: file.write_text(file.read_text()[:-9]),
+    "../meta.json": lambda file: file.write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_is_found_and_made_again_and_gives_no_figures(tmp_path, name):
+    prepared = make_group(tmp_path / "reports", **SMALL)
+    root = tmp_path / "runs"
+    build([prepared], root)
+    first = files(root)
+    run = sorted(root.glob("targets/tgt_*/run_*"))[0]
+    file = (run / name).resolve()
+    DAMAGES[name](file)
+    wanted = run.name if ".." not in name else run.parent.name
+    refused = kvbench("promote", wanted, "--runs", root, "--to", tmp_path / "results")
+    assert refused.exit_code != 0
+    assert f"{file.parent}: is damaged: {file.name}" in refused.stderr
+    assert not (tmp_path / "results").exists()
+    assert file.parent.name not in [entry["id"] for entry in RunStore(root).entries()]
+    done = kvbench("targets", "g", "--dir", tmp_path / "reports", "--runs", root)
+    made = 0 if ".." in name else 1
+    assert f"{made} runs made, {2 - made} there already" in done.stdout, done.output
+    assert f"{file.parent.name}: was damaged ({file.name}" in done.stdout
+    assert files(root) == first
+    assert RunStore(root).damaged() == {}
+
+
+def test_what_is_damaged_and_cannot_be_made_again_is_named_and_left_out(tmp_path):
+    build([make_group(tmp_path / "reports", **SMALL)], tmp_path / "runs")
+    make_group(tmp_path / "reports", "other", examples="other", **SMALL)
+    run = sorted((tmp_path / "runs").glob("targets/tgt_*/run_*"))[0]
+    (run / "answers.jsonl").write_text("")
+    done = kvbench("targets", "other", "--dir", tmp_path / "reports", "--runs", tmp_path / "runs")
+    assert f"{run}: is damaged (answers.jsonl was changed), left out of the catalog" in done.stderr
+    assert run.name not in (tmp_path / "runs/targets/_catalog.jsonl").read_text()
 
 
 @pytest.mark.slow
