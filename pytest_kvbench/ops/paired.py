@@ -177,11 +177,8 @@ def _once(rows: pd.DataFrame) -> pd.DataFrame:
     """An example once at a budget of a policy, all its budgets in the first group that has it."""
     kept = rows.drop_duplicates([*_EXAMPLE, "budget"])
     own = ["group", "bin", "low", "high", "tokens", "cluster", "control"]
-    return kept.assign(**{name: kept.groupby(_EXAMPLE)[name].transform(_first) for name in own})
-
-
-def _first(values: pd.Series[Any]) -> Any:
-    return values.iloc[0]  # not "first", which passes over what is missing
+    first = kept.drop_duplicates(_EXAMPLE)[[*_EXAMPLE, *own]]
+    return kept.drop(columns=own).merge(first, on=_EXAMPLE, validate="many_to_one")
 
 
 def _placed(rows: pd.DataFrame) -> pd.DataFrame:
