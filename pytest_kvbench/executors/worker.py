@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import importlib.metadata
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_kvbench import installed
 from pytest_kvbench.engines import Engine, EngineSource, engine_source
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
 from pytest_kvbench.experiment.engine import EngineSettings
@@ -25,7 +25,7 @@ from pytest_kvbench.records import Answer, Failure, Request
 Outcome = list[Answer | Failure] | EngineError
 """What one call of `Engine.answer` gave, or what it raised."""
 
-VERSION = importlib.metadata.version("pytest-kvbench")
+VERSION = installed.version("pytest-kvbench")
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ libraries changes.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench import installed
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import cache_root, locked, replace_json
 
@@ -109,7 +110,7 @@ class Classes:
         """The names that were brought, and those of entry points, each with its class."""
         while _UNASKED:
             _UNASKED.pop()()
-        points = importlib.metadata.entry_points(group=f"pytest_kvbench.{self.plural}")
+        points = entry_points(group=f"pytest_kvbench.{self.plural}")
         return {**{point.name: point.value for point in points}, **self.brought}
 
     def spec_of(self, name: str) -> str:
@@ -212,14 +213,7 @@ def _data(file: Path) -> Any:
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:
-    return {name: _version(name) for name in sorted({*names})}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return {name: installed.version_if_any(name) or "" for name in sorted({*names})}
 
 
 def _sha256(path: str) -> str:

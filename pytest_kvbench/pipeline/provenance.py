@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Sequence
 
+from pytest_kvbench import installed
 from pytest_kvbench.cellkey import CellGroup
 from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.group import Prepared
@@ -25,7 +25,7 @@ def inputs_of(
     Args:
         since: when the first run began whose answers are taken, None for this run's alone.
     """
-    version = importlib.metadata.version("pytest-kvbench")
+    version = installed.version("pytest-kvbench")
     more = [] if since is None else [since]
     whole = hashlib.sha256(canonical([version, prepared.experiment.snapshot(), *more]))
     for _, request in planned:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_kvbench import installed
 from pytest_kvbench.analyse.certify import certificates
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
@@ -148,7 +148,7 @@ def _flip(example: Example, control: Observation, treated: Observation) -> FlipR
 def provenance_of(run: RunRow) -> Provenance:
     """Where results come from: versions, hardware, commit, seeds, the run and its command."""
     return {
-        "kvbench": importlib.metadata.version("pytest-kvbench"),
+        "kvbench": installed.version("pytest-kvbench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": f"{_processor()}, {os.cpu_count()} cores",
@@ -158,16 +158,9 @@ def provenance_of(run: RunRow) -> Provenance:
         "replicate_offset": run.replicate_offset,
         "started": run.started_at,
         "finished": run.finished_at,
-        "versions": {p: v for p in _PACKAGES if (v := _version(p)) is not None},
+        "versions": {p: v for p in _PACKAGES if (v := installed.version_if_any(p)) is not None},
         "command": run.command,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 import filelock
 
+from pytest_kvbench import installed
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import cache_root, sweep, unfinished_file, unfinished_folder
 from pytest_kvbench.hub import reason
@@ -98,7 +98,7 @@ def fingerprint_parts(folder: Path, dtype: str, device: str) -> dict[str, str]:
         "weights": _digest_files(sorted(folder.glob("*.safetensors")), folder),
         "tokenizer": _digest_files([folder / "tokenizer.json"], folder),
         "chat_template": hashlib.sha256(_chat_template(folder).encode()).hexdigest(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "kvpress")},
+        **{name: installed.version(name) for name in ("torch", "transformers", "kvpress")},
         "server": SERVER_VERSION,
         "dtype": dtype,
         "device": default_device() if device == "auto" else device,
@@ -120,7 +120,7 @@ def default_dtype(device: str) -> str:
 
 def default_device() -> str:
     """`cuda` if a CUDA build of torch and a visible NVIDIA device are here, else `cpu`."""
-    if importlib.metadata.version("torch").endswith("+cpu"):
+    if installed.version("torch").endswith("+cpu"):
         return "cpu"
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return "cpu"

@@ -22,6 +22,7 @@ LAYERS = {
     "errors": 0,
     "hints": 0,
     "extras": 1,
+    "installed": 0,
     "canonical": 0,
     "processes": 0,
     "files": 1,

@@ -6,7 +6,6 @@ can be saved, and grows by so many bytes a token.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench import installed
 from pytest_kvbench.divergence.named import Step
 from pytest_kvbench.divergence.records import Token
 from pytest_kvbench.engines import logprobs
@@ -87,7 +87,7 @@ def _gguf(settings: EngineSettings) -> Path:
 
 def _facts(settings: EngineSettings, types: Types) -> dict[str, str]:
     return {
-        "server": f"xllamacpp {importlib.metadata.version('xllamacpp')}",
+        "server": f"xllamacpp {installed.version('xllamacpp')}",
         "weights": weights.content_digest(_gguf(settings)),
         "type_k": types[0],
         "type_v": types[1],

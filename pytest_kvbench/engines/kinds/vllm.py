@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench import installed
 from pytest_kvbench.divergence.named import Step
 from pytest_kvbench.divergence.records import Token
 from pytest_kvbench.engines import logprobs
@@ -89,7 +90,7 @@ def _facts(settings: EngineSettings, types: Types) -> dict[str, str]:
     name = _distribution() or "vllm"
     folder = Path(settings.model)
     return {
-        "server": f"{name} {importlib.metadata.version(name)}",
+        "server": f"{name} {installed.version(name)}",
         "weights": weights.content_digest(folder) if folder.is_dir() else settings.model,
         "kv_cache_dtype": types[0],
         "dtype": settings.dtype or "auto",
