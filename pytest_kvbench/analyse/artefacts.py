@@ -5,10 +5,12 @@ A flag is "code: sentence". It never changes a verdict; it tells a reader what t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 from scipy.special import bdtr
 
@@ -50,6 +52,12 @@ class CellView:
         """The requests that have both answers."""
         return self.rows[~self.rows["lost"]]
 
+    @cached_property
+    def agreement(self) -> Agreement:
+        """How many answers equal the control's, beside how many of its own repeats do."""
+        equal = (self.pairs["text"] == self.pairs["text_control"]).to_numpy(dtype=bool)
+        return Agreement.of(equal, self.pairs[REPEATED].to_numpy(dtype=float))
+
 
 def flags_of(view: CellView) -> list[str]:
     """The flags of one cell, in a fixed order."""
@@ -62,7 +70,7 @@ def placebo(view: CellView) -> str:
     Without a second run of the control nobody knows how alike these are: then also a few may
     differ, unless what differs is lost.
     """
-    found = agreement_of(view.pairs)
+    found = view.agreement
     differs = (
         is_lopsided(view.result.losses, view.result.gains)
         if found.noise is None
@@ -79,7 +87,7 @@ def placebo(view: CellView) -> str:
 
 def identical(view: CellView) -> str:
     """Nearly equal answers with proof: lossless here, or a task that cannot show a loss."""
-    found = agreement_of(view.pairs)
+    found = view.agreement
     nearly_all = SAME_ANSWERS * (found.total - (found.noise or 0))
     few = found.total < FEWEST_TEXTS or found.equal < nearly_all
     if view.facts["proof"] not in SHOWN or few or found.exceeds_noise:
@@ -95,12 +103,6 @@ def _said_of(found: Agreement) -> str:
     if not found.noise:
         return equal
     return f"{equal}, as do {found.total - found.noise} of the control's own second run"
-
-
-def agreement_of(pairs: pd.DataFrame) -> Agreement:
-    """How many answers equal the control's, beside how many of its own repeats do."""
-    equal = (pairs["text"] == pairs["text_control"]).to_numpy(dtype=bool)
-    return Agreement.of(equal, pairs[REPEATED].to_numpy(dtype=float))
 
 
 def gain(view: CellView) -> str:
@@ -172,25 +174,26 @@ def truncation(view: CellView) -> str:
 
 def endings(view: CellView) -> str:
     """Answers of which nobody knows whether they are whole, by the server's word for their end."""
-    reasons = pd.concat([view.pairs["finish_reason"], view.pairs["finish_reason_control"]])
-    unknown = reasons[~reasons.isin(finish.KNOWN)].value_counts()
-    if unknown.empty:
+    reasons = [*view.pairs["finish_reason"], *view.pairs["finish_reason_control"]]
+    unknown = Counter(reason for reason in reasons if reason not in finish.KNOWN)
+    if not unknown:
         return ""
-    named = ", ".join(f"{n} {reason or 'without any'}" for reason, n in unknown.items())
+    named = ", ".join(f"{n} {reason or 'without any'}" for reason, n in unknown.most_common())
     return (
-        f"{unknown.sum()} of {len(reasons)} answers, the control's too, have a finish_reason that "
+        f"{unknown.total()} of {len(reasons)} answers, the control's too, have a finish_reason that "
         f"is not known here ({named}): whether they are whole is not known either"
     )
 
 
 def length(view: CellView) -> str:
     """Answers systematically longer or shorter than the control's."""
-    pairs = view.pairs[["completion_tokens", "completion_tokens_control"]].dropna()
-    treated, control = pairs["completion_tokens"], pairs["completion_tokens_control"]
+    names = ("completion_tokens", "completion_tokens_control")
+    lengths = np.array([view.pairs[name].to_numpy(dtype=float) for name in names])
+    treated, control = lengths[:, ~np.isnan(lengths).any(axis=0)]
     longer, shorter = int((treated > control).sum()), int((treated < control).sum())
     if 2 * bdtr(min(longer, shorter), longer + shorter, 0.5) >= LENGTH_LEVEL:
         return ""
-    before, after = float(control.median()), float(treated.median())
+    before, after = float(np.median(control)), float(np.median(treated))
     ratio = max(after, 1) / max(before, 1)
     if abs(after - before) < LENGTH_TOKENS or 1 / LENGTH_RATIO < ratio < LENGTH_RATIO:
         return ""

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pytest_kvbench.analyse.bounded import BoundedMean
 from pytest_kvbench.analyse.evidence import interval
-from pytest_kvbench.analyse.tables import CELL, cell_key
+from pytest_kvbench.analyse.tables import CELL, cell_key, grouped
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.rows import BinStats, Costs, ScoreInterval
 
@@ -23,7 +24,7 @@ def bin_stats(table: pd.DataFrame, alpha: float) -> list[BinStats]:
     """
     return [
         arm_stats(cell_key(key), rows, alpha)
-        for key, rows in table[~table["aa"]].groupby(CELL, sort=True)
+        for key, rows in grouped(table[~table["aa"]], CELL)
     ]
 
 
@@ -36,7 +37,7 @@ def arm_stats(key: CellKey, rows: pd.DataFrame, alpha: float) -> BinStats:
         **mean_interval(answers, alpha),
         "n": len(rows),
         "acc_mean": mean(answers["score"]),
-        "acc_std": plain(answers["score"].std()),
+        "acc_std": float(answers["score"].to_numpy().std(ddof=1)) if len(answers) > 1 else None,
         "em_mean": mean(answers["em"]),
         "parts_mean": part_means(answers["parts"]),
         "clusters": int(answers["cluster"].nunique()),
@@ -80,17 +81,15 @@ def mean_interval(answers: pd.DataFrame, alpha: float) -> ScoreInterval:
     return {"ci_low": low, "ci_high": high}
 
 
-def mean(values: pd.Series[Any]) -> float | None:
+def mean(values: ArrayLike) -> float | None:
     """The mean of what is there."""
-    return plain(values.mean())
+    every = np.asarray(values, dtype=float)
+    there = ~np.isnan(every)
+    return float(np.where(there, every, 0.0).sum() / there.sum()) if there.any() else None
 
 
-def quantile(values: pd.Series[Any], share: float) -> float | None:
+def quantile(values: ArrayLike, share: float) -> float | None:
     """A quantile of what is there."""
-    there = values.dropna().to_numpy(dtype=float)
+    every = np.asarray(values, dtype=float)
+    there = every[~np.isnan(every)]
     return float(np.percentile(there, 100 * share)) if len(there) else None
-
-
-def plain(value: Any) -> float | None:
-    """A number for JSON: None instead of NaN."""
-    return None if pd.isna(value) else float(value)

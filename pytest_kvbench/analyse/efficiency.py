@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pytest_kvbench.analyse.binstats import costs
+from pytest_kvbench.analyse.tables import grouped
 from pytest_kvbench.rows import ArmName, ArmRow, Efficiency, Tokens
 
 ARM = ["variant", "policy", "budget"]
@@ -23,7 +24,7 @@ def efficiency(table: pd.DataFrame) -> Efficiency:
         "answers": whole["answers"],
         "prompt_tokens": whole["prompt_tokens"],
         "completion_tokens": whole["completion_tokens"],
-        "arms": [arm_row(key, rows) for key, rows in answers.groupby(ARM, sort=True)],
+        "arms": [arm_row(key, rows) for key, rows in grouped(answers, ARM)],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -11,7 +12,7 @@ import pandas as pd
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.binstats import mean
 from pytest_kvbench.analyse.rules import Rules
-from pytest_kvbench.analyse.tables import CELL, cell_key
+from pytest_kvbench.analyse.tables import CELL, cell_key, grouped
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import NOT_APPLIED, PROVEN, SIMULATED, UNVERIFIED, Proof
@@ -29,7 +30,7 @@ NOT_ASKED: Final[Facts] = {
 
 def by_cell(joined: pd.DataFrame) -> Iterator[tuple[CellKey, pd.DataFrame]]:
     """The joined requests of every treated cell."""
-    for key, rows in joined.groupby(CELL, sort=True):
+    for key, rows in grouped(joined, CELL):
         yield cell_key(key), rows
 
 
@@ -38,17 +39,21 @@ def facts_of(rows: pd.DataFrame, rules: Rules) -> Facts:
 
     A cell is `not-applied` when that is proven for more of its answers than may be lost.
     """
-    answers = rows[rows["score"].notna()]
-    clean = rows[~rows["lost"] & ~rows["labelled"]]
-    idle = float((answers["proof"] == NOT_APPLIED).mean()) if len(answers) else 0.0
-    shown = len(answers) and (answers["proof"] != UNVERIFIED).all()
-    proven: Proof = SIMULATED if (answers["proof"] == SIMULATED).any() else PROVEN
+    score, control, achieved = (
+        rows[name].to_numpy(dtype=float) for name in ("score", "score_control", "achieved")
+    )
+    lost, answered = rows["lost"].to_numpy(dtype=bool), ~np.isnan(score)
+    clean = ~lost & ~rows["labelled"].to_numpy(dtype=bool)
+    proofs = Counter(rows["proof"].to_numpy()[answered].tolist())
+    idle = proofs[NOT_APPLIED] / proofs.total() if proofs else 0.0
+    shown = proofs and not proofs[UNVERIFIED]
+    proven: Proof = SIMULATED if proofs[SIMULATED] else PROVEN
     return {
-        "achieved": mean(answers["achieved"]),
+        "achieved": mean(achieved[answered]),
         "proof": NOT_APPLIED if idle > rules.max_lost else proven if shown else UNVERIFIED,
-        "lost": int(rows["lost"].sum()),
-        "lost_share": float(rows["lost"].mean()),
-        "delta_unlabelled": mean(clean["score"] - clean["score_control"]),
+        "lost": int(lost.sum()),
+        "lost_share": float(lost.mean()),
+        "delta_unlabelled": mean((score - control)[clean]),
     }
 
 

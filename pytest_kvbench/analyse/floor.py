@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from pytest_kvbench.analyse.pairs import ANSWER, measured_pairs, pair_controls
@@ -42,6 +43,8 @@ def repeats(table: pd.DataFrame) -> pd.DataFrame:
 
     Of distributions the second run is the control itself, and there is no other.
     """
+    if not table["aa"].any():
+        return table.iloc[:0]
     again = pair_controls(table[table["measure"] == SCORE])
     return again[~again["lost"]]
 
@@ -70,6 +73,8 @@ def floor_of(again: pd.DataFrame) -> Floor:
 
 def with_repeats(joined: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
     """Treated requests beside their controls, with the column `REPEATED`."""
+    if again.empty:
+        return joined.assign(**{REPEATED: np.nan})
     same = (again["text"] == again["text_control"]).astype(float)
     repeated = again[ANSWER].assign(**{REPEATED: same})
     return joined.merge(repeated, on=ANSWER, how="left", validate="many_to_one")
@@ -77,9 +82,9 @@ def with_repeats(joined: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame:
 
 def noise_floor(again: pd.DataFrame, rules: Rules) -> NoiseFloor | None:
     """The difference of the control's second run from its first, over all tasks and bins."""
-    pairs = measured_pairs(again)
-    if pairs.empty:
+    if again.empty:
         return None
+    pairs = measured_pairs(again)
     strata = [
         Pairs(*(rows[c].to_numpy() for c in ("control", "treated", "cluster")))
         for _, rows in pairs.groupby(GROUP, sort=True)

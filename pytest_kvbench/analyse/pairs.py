@@ -11,6 +11,7 @@ from pytest_kvbench.analyse.tables import (
     CELL,
     GROUP,
     HIGHS,
+    group_numbers,
     numbers,
     refuse_budgets,
     refuse_duplicates,
@@ -135,8 +136,8 @@ def worst_pairs(joined: pd.DataFrame) -> pd.DataFrame:
     As right under the control and wrong under treatment: a failure that comes with the budget can
     then never make a cell hold.
     """
-    cells = joined.loc[joined["lost"], CELL].drop_duplicates()
-    some = joined.merge(cells, on=CELL)
+    number = group_numbers(joined, CELL)
+    some = joined[np.isin(number, number[joined["lost"].to_numpy()])].reset_index(drop=True)
     some.loc[some["lost"], ["score_control", "score"]] = 1.0, 0.0
     if "high" in some:
         some.loc[some["lost"], ["high_control", "high"]] = 1.0, 0.0
@@ -152,12 +153,13 @@ def measured_pairs(joined: pd.DataFrame) -> pd.DataFrame:
     scores = {"control": "score_control", "treated": "score"}
     if "high" in kept and not _are_exact(kept):
         scores |= dict(zip(HIGHS, ("high_control", "high"), strict=True))
-    means = {name: (column, "mean") for name, column in scores.items()}
-    averaged = kept.groupby([*CELL, "example_id"], sort=True, as_index=False).agg(
-        cluster=("cluster", "first"), **means
-    )
-    # an average of equal scores may miss them by the last digit, and right-or-wrong must stay so
-    averaged[[*means]] = np.clip(averaged[[*means]].round(12), 0, 1)
+    number = group_numbers(kept, [*CELL, "example_id"])
+    firsts, counts = np.unique(number, return_index=True)[1], np.bincount(number)
+    averaged = kept[[*CELL, "example_id", "cluster"]].iloc[firsts].reset_index(drop=True)
+    for name, column in scores.items():
+        means = np.bincount(number, weights=kept[column].to_numpy(dtype=float)) / counts
+        # an average of equal scores may miss them by the last digit; right-or-wrong must stay so
+        averaged[name] = np.clip(means.round(12), 0, 1)
     return averaged
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pytest_kvbench.analyse.alike import Agreement
 from pytest_kvbench.analyse.floor import REPEATED
-from pytest_kvbench.analyse.tables import CELL, GROUP
+from pytest_kvbench.analyse.tables import CELL, GROUP, group_numbers, grouped
 from pytest_kvbench.cellkey import ALL_BINS, CellKey, ChainKey
 
 FEWEST_CHANGED = 5
@@ -49,30 +49,34 @@ def twins(joined: pd.DataFrame) -> list[Twins]:
 
 
 def _in_bins(kept: pd.DataFrame) -> Iterator[Twins]:
-    for key, rows in kept.groupby(GROUP, sort=True):
+    for key, rows in grouped(kept, GROUP):
         task, bin_, variant, measure = map(str, key)
         yield from _among(ChainKey(task, int(bin_), variant, "", measure), rows)
 
 
 def _over_bins(kept: pd.DataFrame) -> Iterator[Twins]:
     """Of tasks with several bins: one bin is judged as itself."""
-    for key, rows in kept.groupby(["task", "variant", "measure"], sort=True):
+    for key, rows in grouped(kept, ["task", "variant", "measure"]):
         if rows["bin"].nunique() > 1:
             task, variant, measure = map(str, key)
             yield from _among(ChainKey(task, ALL_BINS, variant, "", measure), rows)
 
 
 def _among(place: ChainKey, rows: pd.DataFrame) -> Iterator[Twins]:
-    wide = rows.pivot(index=ANSWER, columns=ARM, values=["said", "changed"]).sort_index(axis=1)
-    repeated = rows.groupby(ANSWER)[REPEATED].first().reindex(wide.index).to_numpy(dtype=float)
-    said, changed = wide["said"], wide["changed"]
-    for a, b in itertools.combinations(said.columns, 2):
-        both = (changed[a] + changed[b]).to_numpy()  # NaN: one of the arms has no answer
+    answer, arm = group_numbers(rows, ANSWER), group_numbers(rows, ARM)
+    repeated = np.full(answer.max() + 1, np.nan)
+    repeated[answer] = rows[REPEATED]
+    said, changed = (np.full((arm.max() + 1, len(repeated)), np.nan) for _ in range(2))
+    said[arm, answer], changed[arm, answer] = rows["said"], rows["changed"]
+    arms = rows[ARM].iloc[np.unique(arm, return_index=True)[1]].itertuples(index=False)
+    for (a, one_arm), (b, other_arm) in itertools.combinations(enumerate(arms), 2):
+        both = changed[a] + changed[b]  # NaN: one of the arms has no answer
         known = ~np.isnan(both)
-        equal = (said[a].to_numpy() == said[b].to_numpy())[known]
-        found = Agreement.of(equal, repeated[known], both[known] > 0)
+        found = Agreement.of((said[a] == said[b])[known], repeated[known], both[known] > 0)
         if is_one(found):
-            one, other = (place._replace(policy=str(p)).rung(float(x)) for p, x in (a, b))
+            one, other = (
+                place._replace(policy=str(p)).rung(float(x)) for p, x in (one_arm, other_arm)
+            )
             yield Twins(one, other, _sentence(one, other, found))
 
 

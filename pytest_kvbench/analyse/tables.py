@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -139,6 +139,28 @@ def whole_numbers(frame: pd.DataFrame, column: str, what: str) -> pd.Series[int]
     return frame[column].astype(int)
 
 
+def group_numbers(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """The number of each row's group, groups counted in sorted order.
+
+    What `groupby(columns).ngroup()` gives: of a few hundred rows in a fraction of its time.
+    """
+    number = np.zeros(len(table), dtype=int)
+    for column in columns:
+        codes, values = pd.factorize(table[column], sort=True)
+        number = np.unique(number * len(values) + codes, return_inverse=True)[1]
+    return number
+
+
+def grouped(
+    table: pd.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The rows of each group, in sorted order of its values of `columns`; none may be missing."""
+    number = group_numbers(table, columns)
+    order = np.argsort(number, kind="stable")
+    for rows in np.split(order, np.cumsum(np.bincount(number))[:-1]) if len(order) else ():
+        yield tuple(table[column].iloc[rows[0]] for column in columns), table.iloc[rows]
+
+
 def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
     """The pairs of every cell.
 
@@ -151,7 +173,7 @@ def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:
     """
     if pairs.empty:
         return {}
-    number = pairs.groupby(CELL, sort=True, observed=True).ngroup().to_numpy()
+    number = group_numbers(pairs, CELL)
     order = np.argsort(number, kind="stable")
     columns = [
         pairs["control"].to_numpy(dtype=float),
