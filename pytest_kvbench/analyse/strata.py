@@ -8,7 +8,6 @@ of a sum of independent ternary draws, each weighted by one over the size of its
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +23,6 @@ RESOLUTION = 8  # lattice steps of the lightest pair, where strata differ in siz
 FEW = 5  # pairs of a stratum that has rates of its own
 POLISH = 2
 STUDENT = 1.21  # (z^2 + 1) / 4 at one-sided 0.025
-
-Rates = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
 
 @dataclass(frozen=True)
 class StratifiedPairs:
@@ -82,8 +78,23 @@ class StratifiedPairs:
 
     def restricted_rates(self, delta: float) -> tuple[np.ndarray, np.ndarray]:
         """Maximum likelihood (loss rates, gain rates) subject to a mean difference of `delta`."""
-        rates = functools.partial(pulled_rates, self._counts)
-        return at_mean(rates, delta, np.array(self.shares), float(self._sizes.max()))
+        pull = pull_at(self._mean_at, delta, float(self._sizes.max()))
+        losses, gains = np.array(self._rates_at(pull)).T
+        return losses, gains
+
+    def _rates_at(self, pull: float) -> list[tuple[float, float]]:
+        """The (loss rate, gain rate) of each stratum where the heaviest is pulled so much."""
+        return [
+            pulled(*c, pull * lever) for c, lever in zip(self._counts, self._levers, strict=True)
+        ]
+
+    def _mean_at(self, pull: float) -> float:
+        parts = zip(self.shares, self._rates_at(pull), strict=True)
+        return sum(share * (gain - loss) for share, (loss, gain) in parts) / sum(self.shares)
+
+    @cached_property
+    def _levers(self) -> list[float]:
+        return [share / max(self.shares) for share in self.shares]
 
     @cached_property
     def _counts(self) -> list[tuple[int, int, int]]:
@@ -116,49 +127,28 @@ def lattice(sizes: np.ndarray) -> np.ndarray:
     return weights
 
 
-def at_mean(
-    rates: Rates, delta: float, shares: np.ndarray, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rates (lower, upper) whose mean difference upper - lower is `delta`.
+def pull_at(mean: Callable[[float], float], delta: float, scale: float) -> float:
+    """The pull on the strata's differences that gives them a mean of `delta`.
 
     Args:
-        rates: by the pull on each stratum's difference; more of it means a larger one.
+        mean: by the pull on the heaviest stratum; more of it means a larger one.
         delta: in (-1, 1).
-        shares: of the strata in the mean.
         scale: of a pull that matters: the size of the largest stratum.
     """
-    shares = shares / shares.sum()
-    pulls = shares / shares.max()
 
     def excess(pull: float) -> float:
-        lower, upper = rates(pull * pulls)
-        return float(shares @ (upper - lower)) - delta
+        return mean(pull) - delta
 
     reach = scale
-    while excess(-reach) > 0 or excess(reach) < 0:
+    while (below := excess(-reach)) > 0 or excess(reach) < 0:
         reach *= 2
-    return rates(pulls * rising_root(excess, (-reach, excess(-reach)), reach, PRECISION))
-
-
-def pulled_rates(
-    counts: Sequence[tuple[int, int, int]], pulls: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rates that maximise log likelihood + pull (gain rate - loss rate), per stratum.
-
-    Strata are few: one after the other they take a tenth of the time of arrays so short.
-
-    Args:
-        counts: losses, gains and the rest of each stratum.
-        pulls: the Lagrange multiplier of each stratum's difference.
-    """
-    rates = [pulled(*c, pull) for c, pull in zip(counts, pulls.tolist(), strict=True)]
-    losses, gains = np.array(rates).T
-    return losses, gains
+    return rising_root(excess, (-reach, below), reach, PRECISION)
 
 
 def pulled(losses: int, gains: int, rest: int, pull: float) -> tuple[float, float]:
-    """The (loss rate, gain rate) of one stratum.
+    """The (loss rate, gain rate) of one stratum that maximise log likelihood + pull (gain - loss).
 
+    Strata are few: one after the other they take a tenth of the time of arrays so short.
     With l = losses / (v + pull), g = gains / (v - pull) and u = rest / v, v is where they add up to
     1, but |pull| at least; what is missing there is a loss (or a gain) that nothing seen speaks of.
     """

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from pytest_kvbench.analyse.evidence import Evidence
-from pytest_kvbench.analyse.strata import at_mean, lattice, weighted_tail
+from pytest_kvbench.analyse.strata import lattice, pull_at, weighted_tail
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,7 @@ class BinarySamples:
 
     def p_above(self, delta: float) -> float:
         """P(difference as seen or larger), at the likeliest rates of mean difference `delta`."""
-        equal = np.ones(self.sizes.shape[1])
-        former, latter = at_mean(self._rates, delta, equal, float(self.sizes.max()))
+        former, latter = self._rates(pull_at(self._mean_at, delta, float(self.sizes.max())))
         nothing = np.zeros_like(former)
         weights = self._weights
         seen = round(float((weights[1] * self.right[1] - weights[0] * self.right[0]).sum()))
@@ -99,19 +98,23 @@ class BinarySamples:
             seen,
         )
 
-    def _rates(self, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _rates(self, pull: float) -> tuple[np.ndarray, np.ndarray]:
         """The rates that maximise log likelihood + pull (latter - former), per stratum."""
         return (
             pulled_rate(self.right[0], self.sizes[0], -pull),
             pulled_rate(self.right[1], self.sizes[1], pull),
         )
 
+    def _mean_at(self, pull: float) -> float:
+        former, latter = self._rates(pull)
+        return float((latter - former).mean())
+
     @cached_property
     def _weights(self) -> np.ndarray:
         return lattice(self.sizes)
 
 
-def pulled_rate(right: np.ndarray, n: np.ndarray, pull: np.ndarray) -> np.ndarray:
+def pulled_rate(right: np.ndarray, n: np.ndarray, pull: float) -> np.ndarray:
     """The rate p that maximises `right` log p + (n - right) log(1 - p) + pull p, per sample."""
     linear = n - pull
     root = np.sqrt(np.maximum(linear**2 + 4 * pull * right, 0))
