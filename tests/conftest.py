@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib
 import importlib.metadata
@@ -58,13 +57,13 @@ _APART = (
 
 
 class Installed:
-    """An installed package whose entry points were read."""
+    """An installed package that is read once."""
 
     def __init__(self, found: importlib.metadata.Distribution) -> None:
-        self._found, self.entry_points = found, found.entry_points
+        self._found = found
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._found, name)
+        return self.__dict__.setdefault(name, getattr(self._found, name))
 
 
 def read_once() -> None:

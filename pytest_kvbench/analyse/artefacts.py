@@ -180,8 +180,8 @@ def endings(view: CellView) -> str:
         return ""
     named = ", ".join(f"{n} {reason or 'without any'}" for reason, n in unknown.most_common())
     return (
-        f"{unknown.total()} of {len(reasons)} answers, the control's too, have a finish_reason that "
-        f"is not known here ({named}): whether they are whole is not known either"
+        f"{unknown.total()} of {len(reasons)} answers, the control's too, have a finish_reason "
+        f"that is not known here ({named}): whether they are whole is not known either"
     )
 
 

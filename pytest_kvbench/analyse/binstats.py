@@ -23,8 +23,7 @@ def bin_stats(table: pd.DataFrame, alpha: float) -> list[BinStats]:
     of `acc_mean` at 1 - alpha, clusters kept together.
     """
     return [
-        arm_stats(cell_key(key), rows, alpha)
-        for key, rows in grouped(table[~table["aa"]], CELL)
+        arm_stats(cell_key(key), rows, alpha) for key, rows in grouped(table[~table["aa"]], CELL)
     ]
 
 

@@ -24,6 +24,7 @@ FEW = 5  # pairs of a stratum that has rates of its own
 POLISH = 2
 STUDENT = 1.21  # (z^2 + 1) / 4 at one-sided 0.025
 
+
 @dataclass(frozen=True)
 class StratifiedPairs:
     """Strata of independent pairs; `shares` of the mean, in proportion, are theirs."""

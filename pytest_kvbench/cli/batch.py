@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import given, options, reasons
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.cli.lost import Lost, lost_of
 from pytest_kvbench.experiment.load import Declared
 
@@ -158,8 +159,7 @@ def _note_strange(prepared: Prepared, batches: Sequence[Batch]) -> None:
 def _tell_lost(prepared: Prepared, batches: Sequence[Batch]) -> None:
     """Print and note the failures, for a command that ends here."""
     lacking = _noted(prepared, batches)
-    for line in lacking.lines:
-        click.echo(line)
+    echo_lines(lacking.lines)
     reasons.note(lacking.reasons)
 
 

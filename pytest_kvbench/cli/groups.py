@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from pytest_kvbench.cli import options, reasons
+from pytest_kvbench.cli.lines import echo_lines
 
 
 @click.command()
@@ -61,7 +61,7 @@ def compare(
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
-        _echo_lines(comparison_lines(result))
+        echo_lines(comparison_lines(result))
     append_to_step_summary(comparison_markdown(result), os.environ)
     if html is not None:
         sides = (Compared.of(base, former, reports), Compared.of(now, later, reports))
@@ -86,8 +86,3 @@ def save(name: str, groups: tuple[str, ...], reports: Path) -> None:
         click.echo(save_baseline(side, reports, name))
         if lacking := unmeasured(side):
             click.echo(f"{group}: saved with {lacking}", err=True)
-
-
-def _echo_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)

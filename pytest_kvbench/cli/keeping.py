@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import options, reasons
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.files import CONTROLS
 from pytest_kvbench.hints import command
@@ -93,8 +94,7 @@ def prune_controls(reports: Path, root: Path | None, older_than: float | None, y
     if not wrong or not (yes or click.confirm(f"put {len(wrong)} right?")):
         return
     for folder in roots:
-        for line in repair(folder, older_than):
-            click.echo(line)
+        echo_lines(repair(folder, older_than))
 
 
 def _roots(reports: Path, root: Path | None) -> list[Path]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pytest_kvbench.cli import options
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def catalog(reports: tuple[Path, ...], data: Path | None, file: Path | None) -> 
 
     rows = catalogue(*_frames(reports, data, "runs"))
     _csv(rows, file)
-    _echo_lines(catalog_lines(rows))
+    echo_lines(catalog_lines(rows))
 
 
 @click.command()
@@ -152,7 +153,7 @@ def best(
         for default in defaults(arms):
             replace_text(folder / f"{default.slug}.yaml", default.yaml())
             click.echo(folder / f"{default.slug}.yaml", err=True)
-    _echo_lines(best_lines(rows))
+    echo_lines(best_lines(rows))
 
 
 @click.command()
@@ -169,7 +170,7 @@ def effects(reports: tuple[Path, ...], data: Path | None, alpha: float, file: Pa
     tables = _frames(reports, data, *_TABLES)
     rows = found(with_dials(*tables), judged_arms(*tables), alpha)
     _csv(rows, file)
-    _echo_lines(effect_lines(rows))
+    echo_lines(effect_lines(rows))
 
 
 @click.command()
@@ -277,8 +278,3 @@ def _csv(rows: pd.DataFrame, file: Path | None) -> None:
     if file is not None:
         replace_text(file, csv_text(rows))
         click.echo(file, err=True)
-
-
-def _echo_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)

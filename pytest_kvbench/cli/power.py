@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import given, options
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.gate import Gate
 from pytest_kvbench.experiment.schema import Experiment
@@ -170,8 +171,7 @@ def power(
     if as_json:
         click.echo(json.dumps({**found, "never": shape.lines}, indent=1))
         return
-    for line in (*lines, *(f"  {line}" for line in shape.lines)):
-        click.echo(line)
+    echo_lines((*lines, *(f"  {line}" for line in shape.lines)))
 
 
 def _experiment(file: Path, sets: tuple[str, ...]) -> Experiment:

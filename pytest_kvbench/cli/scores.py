@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from pytest_kvbench.cli import given, options
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import ReasoningRule
 
@@ -69,8 +70,7 @@ def judge(
         if as_json:
             click.echo(json.dumps(judged, indent=1, ensure_ascii=False))
             return
-        for line in side_lines(judged, margin):
-            click.echo(line)
+        echo_lines(side_lines(judged, margin))
         return
     if pairs is None or control is not None or treated is not None:
         raise UsageError(
@@ -92,8 +92,7 @@ def judge(
             "cells": judged["cells"],
             "transitions": judged["transitions"],
         }
-        for line in terminal_lines(summary):
-            click.echo(line)
+        echo_lines(terminal_lines(summary))
 
 
 @click.command("score-file")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from pytest_kvbench.cli import given, options, reasons, steps
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.cli.root import Root
 from pytest_kvbench.errors import (
     UsageError,
@@ -68,8 +69,7 @@ def run(
     with steps.serving(site) as present:
         for declared in every:
             lacking = steps.ask(steps.prepared_for(declared, site, present), site)
-            for line in lacking.lines:
-                click.echo(line)
+            echo_lines(lacking.lines)
             reasons.note(lacking.reasons)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import given, reasons
+from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.cli.lost import Lost, lost_of
 from pytest_kvbench.errors import InfrastructureError, KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.experiment.gate import Gate
@@ -56,8 +57,7 @@ def answered(declared: Declared, site: Site, present: contextlib.ExitStack) -> P
 
     prepared = prepared_for(declared, site, present)
     lost = ask(prepared, site)
-    for line in lost.lines:
-        click.echo(line)
+    echo_lines(lost.lines)
     conclude(prepared, Wishes(report=True))
     return prepared
 
@@ -157,8 +157,7 @@ def _tell(prepared: Prepared, summary: Summary, waits: str) -> None:
 
     append_step_summary(summary, os.environ)
     last = [*([waits] if waits else []), str(prepared.folder / SUMMARY)]
-    for line in terminal_lines(summary, paths=last):
-        click.echo(line)
+    echo_lines(terminal_lines(summary, paths=last))
     reasons.note(of_summary(summary, waits=waits))
 
 
