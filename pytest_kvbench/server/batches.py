@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from starlette.datastructures import UploadFile
@@ -44,6 +43,7 @@ from pytest_kvbench.server.batch_notes import (
     read_note,
     shown,
 )
+from pytest_kvbench.server.bodies import ErrorBody, ReplyBody
 from pytest_kvbench.server.limits import MOST_FILE_BYTES, check_size
 from pytest_kvbench.server.protocol import ApiError, BatchRequest, parse
 
@@ -55,7 +55,7 @@ _ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 
 log = logging.getLogger(__name__)
 
-Complete = Callable[[str, bytes], Awaitable[tuple[int, dict[str, Any]]]]
+Complete = Callable[[str, bytes], Awaitable[tuple[int, ReplyBody | ErrorBody]]]
 """Answers one request: the endpoint and the body give a status and a body."""
 
 
@@ -268,7 +268,7 @@ class Shelf:
                     results.expire(asked.name)
         return ended or self._end_of(batch) or "completed"
 
-    async def _answer(self, endpoint: str, asked: Asked) -> tuple[int, dict[str, Any]]:
+    async def _answer(self, endpoint: str, asked: Asked) -> tuple[int, ReplyBody | ErrorBody]:
         try:
             check_size(len(asked.body))
             return await self.complete(endpoint, asked.body)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.server.bodies import ErrorBody
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
@@ -44,7 +45,7 @@ class ApiError(Exception):
         message = shortened(message)  # it may quote what was sent
         super().__init__(message)
         self.status = status
-        self.body = {
+        self.body: ErrorBody = {
             "error": {
                 "message": message,
                 "type": "server_error" if status >= 500 else "invalid_request_error",

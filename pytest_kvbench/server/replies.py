@@ -8,8 +8,18 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
+from pytest_kvbench.server.bodies import (
+    CacheBody,
+    ChoiceBody,
+    ErrorBody,
+    ForcedBody,
+    Message,
+    ReplyBody,
+    Tail,
+    TimingsBody,
+)
 from pytest_kvbench.server.engine import ArmReport, Done, Piece, Timings
 from pytest_kvbench.server.jobs import Forced
 
@@ -41,97 +51,97 @@ class Reply:
         if piece.finish_reason:
             self.ends[piece.index] = piece
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> ReplyBody:
         """The finished reply, as the body of a response."""
-        return {
-            **self._head("chat.completion" if self.chat else "text_completion"),
-            "choices": [self._choice(index) for index in range(len(self.reports))],
-            **self._tail(),
-        }
+        kind = "chat.completion" if self.chat else "text_completion"
+        choices = [self._choice(index) for index in range(len(self.reports))]
+        return {**self._body(kind, choices), **self._tail()}
 
-    def opening(self) -> Iterator[dict[str, Any]]:
+    def opening(self) -> Iterator[ReplyBody]:
         """The first piece of every arm: its cache."""
         for index, report in enumerate(self.reports):
-            delta = {"role": "assistant", "content": ""} if self.chat else ""
-            yield self._chunk(index, delta, {"kv": _shown(report)})
+            choice = self._added(index, {"role": "assistant", "content": ""})
+            yield self._piece({**choice, "kv": _shown(report)})
 
-    def piece(self, piece: Piece) -> dict[str, Any]:
+    def piece(self, piece: Piece) -> ReplyBody:
         """What was added to a choice, as the data of a stream's event."""
-        end: dict[str, Any] = {
-            "finish_reason": piece.finish_reason,
-            "completion_tokens": piece.completion_tokens,
-        }
-        if piece.report is not None:
-            end["kv"] = _shown(piece.report)
-        delta = {"content": piece.text} if self.chat else piece.text
-        return self._chunk(piece.index, delta, end if piece.finish_reason else {})
+        choice = self._added(piece.index, {"content": piece.text})
+        if piece.finish_reason:
+            choice["finish_reason"] = piece.finish_reason
+            choice["completion_tokens"] = piece.completion_tokens
+            if piece.report is not None:
+                choice["kv"] = _shown(piece.report)
+        return self._piece(choice)
 
-    def closing(self) -> dict[str, Any]:
+    def closing(self) -> ReplyBody:
         """The piece with usage, timings and no choices."""
-        return {**self._head(self._chunk_kind), "choices": [], **self._tail()}
+        return {**self._piece(), **self._tail()}
 
-    @property
-    def _chunk_kind(self) -> str:
-        return "chat.completion.chunk" if self.chat else "text_completion"
+    def _added(self, index: int, message: Message) -> ChoiceBody:
+        """A choice with what a piece adds to its message, or to its text."""
+        choice: ChoiceBody = {"index": index, "finish_reason": None, "logprobs": None}
+        return {**choice, "delta": message} if self.chat else {**choice, "text": message["content"]}
 
-    def _chunk(self, index: int, delta: Any, more: dict[str, Any]) -> dict[str, Any]:
-        choice = {"index": index, "delta" if self.chat else "text": delta}
-        finish = {"finish_reason": None, "logprobs": None, **more}
-        return {**self._head(self._chunk_kind), "choices": [{**choice, **finish}]}
-
-    def _choice(self, index: int) -> dict[str, Any]:
+    def _choice(self, index: int) -> ChoiceBody:
         text, end = "".join(self.texts[index]), self.ends[index]
-        message = (
-            {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        )
-        return {
+        choice: ChoiceBody = {
             "index": index,
-            **message,
             "finish_reason": end.finish_reason,
             "logprobs": None,
             "completion_tokens": end.completion_tokens,
             "kv": _shown(self.reports[index]),
-            **({"forced": _figures(end.forced)} if end.forced else {}),
         }
+        if end.forced:
+            choice["forced"] = _figures(end.forced)
+        if self.chat:
+            return {**choice, "message": {"role": "assistant", "content": text}}
+        return {**choice, "text": text}
 
-    def _head(self, kind: str) -> dict[str, Any]:
+    def _piece(self, *choices: ChoiceBody) -> ReplyBody:
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return self._body(kind, list(choices))
+
+    def _body(self, kind: str, choices: list[ChoiceBody]) -> ReplyBody:
         prefix = "chatcmpl" if self.chat else "cmpl"
         return {
             "id": f"{prefix}-{self.identity}",
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "choices": choices,
         }
 
-    def _tail(self) -> dict[str, Any]:
+    def _tail(self) -> Tail:
         new = sum(end.completion_tokens for end in self.ends.values())
-        usage = {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": new,
-            "total_tokens": self.prompt_tokens + new,
-            "prompt_tokens_details": {"cached_tokens": self.done.cached_tokens},
-        }
-        timings = dataclasses.asdict(self.done.timings)
+        timings = cast("TimingsBody", dataclasses.asdict(self.done.timings))
         if not timings["force_s"]:
             del timings["force_s"]
-        return {"usage": usage, "timings": timings}
+        return {
+            "usage": {
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": new,
+                "total_tokens": self.prompt_tokens + new,
+                "prompt_tokens_details": {"cached_tokens": self.done.cached_tokens},
+            },
+            "timings": timings,
+        }
 
 
-def _shown(report: ArmReport) -> dict[str, Any]:
+def _shown(report: ArmReport) -> CacheBody:
     """A report as JSON; what is not so is left out."""
     whole = dataclasses.asdict(report)
-    return {k: v for k, v in whole.items() if k not in _EXTRA or v}
+    return cast("CacheBody", {k: v for k, v in whole.items() if k not in _EXTRA or v})
 
 
-def _figures(forced: Forced) -> dict[str, Any]:
+def _figures(forced: Forced) -> ForcedBody:
     """What an arm says of a reply; `k`: of the whole vocabulary, not of its likeliest tokens."""
-    return {"k": None, **dataclasses.asdict(forced)}
+    return cast("ForcedBody", {"k": None, **dataclasses.asdict(forced)})
 
 
 _EXTRA = ("simulated", "while_decoding", "error")
 
 
-def sse(data: dict[str, Any] | str) -> str:
+def sse(data: ReplyBody | ErrorBody | str) -> str:
     """One server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     return f"data: {text}\n\n"

@@ -23,6 +23,7 @@ from pytest_kvbench.policies.table import catalogue, get_policy
 from pytest_kvbench.records import digest
 from pytest_kvbench.server import intake, replies
 from pytest_kvbench.server.batches import Complete, Shelf
+from pytest_kvbench.server.bodies import ErrorBody, ReplyBody
 from pytest_kvbench.server.engine import Done, Event, Job, Piece
 from pytest_kvbench.server.limits import BodyLimit
 from pytest_kvbench.server.model import LocalModel
@@ -116,7 +117,7 @@ def _submit(
 def _complete(served: Served) -> Complete:
     """The function that answers one line of a batch."""
 
-    async def complete(endpoint: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    async def complete(endpoint: str, body: bytes) -> tuple[int, ReplyBody | ErrorBody]:
         job = None
         try:
             _, job, reply, events = _submit(served, _KINDS[endpoint], body)
