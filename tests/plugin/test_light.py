@@ -12,7 +12,9 @@ from tests.conftest import Project
 JUDGES = {"numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2"}
 ASKS = {"aiohttp", "tenacity", "tokenizers", "transformers", "torch", "datasets", "parsl"}
 PYTEST = ("pytest", "-q", "-n", "0", *(f"-pno:{name}" for name in ("benchmark", "zarr")))
-COMMANDS = {"cli", "__main__", "stages", "given", "options", "reasons", "root", "lost", "steps"}
+COMMANDS = {
+    *("cli", "__main__", "stages", "given", "options", "reasons", "root", "lost", "steps", "lines")
+}
 """Modules of the command line that `kvbench run` needs: none of another command."""
 LOADED = """
 import atexit, runpy, sys
