@@ -58,20 +58,26 @@ LAYERS = {
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    """A module, parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path) -> tuple[str, ...]:
     """What a module imports, late imports too, but not for annotations alone."""
     return tuple(_imports(path))
 
 
 def _imports(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    module = tree(path)
     guarded = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in ast.walk(module)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         if id(node) in guarded:
             continue
         if isinstance(node, ast.Import):
@@ -170,7 +176,7 @@ def test_an_analysis_and_its_readers_name_the_keys_of_their_rows(where: str) -> 
     found = {
         f"{path.relative_to(ROOT).as_posix()}:{function.name}"
         for path in (ROOT / where).rglob("*.py")
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for function in ast.walk(tree(path))
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         if "[str, Any]" in f"{ast.unparse(function.args)} {ast.unparse(function.returns or _NONE)}"
     }
@@ -188,7 +194,7 @@ def test_rows_without_named_keys_become_fewer() -> None:
     functions = (
         function
         for path in modules()
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for function in ast.walk(tree(path))
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
     )
     signatures = (f"{ast.unparse(f.args)} {ast.unparse(f.returns or _NONE)}" for f in functions)
