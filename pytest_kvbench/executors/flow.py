@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import psutil
 
 from pytest_kvbench.errors import EngineError
-from pytest_kvbench.executors.names import brought_here, with_names
+from pytest_kvbench.executors.names import as_at, here
 from pytest_kvbench.executors.worker import Outcome, Terms, answer_chunk
 from pytest_kvbench.processes import await_end
 from pytest_kvbench.records import Request
@@ -87,11 +87,11 @@ class ParslFlow:
     def call(self, function: Callable[..., Any], *args: Any) -> concurrent.futures.Future[Any]:
         """Run a function on a worker, once the futures among its arguments are done.
 
-        The worker knows the names that hooks gave to classes of users here.
+        There, names of files and classes mean what they mean here.
         """
         future: concurrent.futures.Future[Any] = self.kernel.submit(
-            with_names,
-            app_args=(brought_here(), function, *args),
+            as_at,
+            app_args=(here(), function, *args),
             executors="all",
             cache=False,
             ignore_for_cache=None,

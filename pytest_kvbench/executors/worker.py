@@ -18,6 +18,7 @@ from pathlib import Path
 from pytest_kvbench import installed
 from pytest_kvbench.engines import Engine, EngineSource, engine_source
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError
+from pytest_kvbench.executors.names import is_worker
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.records import Answer, Failure, Request
@@ -131,8 +132,7 @@ def _source(terms: Terms) -> EngineSource:
     The workers of a manager share one server, which ends with the manager. Another manager on the
     node has its own: what one leaves behind when it is killed must not be taken for a server.
     """
-    pooled = "PARSL_WORKER_POOL_ID" in os.environ  # else a thread of the controller
-    owner = os.getppid() if pooled else os.getpid()
+    owner = os.getppid() if is_worker() else os.getpid()
     node = re.sub(r"\W", "_", platform.node())
     folder = Path(terms.folder)
     logs = folder if folder.is_dir() else Path(tempfile.gettempdir())

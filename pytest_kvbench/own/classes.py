@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ class Classes:
                 f"{self.kind} {spec}: there is no file {where}.", "Valid: a path from here."
             )
         try:
-            found = importlib.util.find_spec(where.partition(".")[0])
+            found = _module(where.partition(".")[0])
         except (ImportError, ValueError):
             found = None
         if found is None or not (found.origin or found.submodule_search_locations):
@@ -184,6 +185,11 @@ class Classes:
                 "Valid: one that is installed or in this folder, or ./FILE.py:Class.",
             )
         return Path(found.origin or next(iter(found.submodule_search_locations or ())))
+
+
+def _module(name: str) -> ModuleSpec | None:
+    """A module of this folder, where a process that reads classes looks first; else any."""
+    return PathFinder.find_spec(name, [str(Path.cwd())]) or importlib.util.find_spec(name)
 
 
 def _seen_from(folder: Path | None, spec: str) -> str:

@@ -59,6 +59,19 @@ def test_workers_of_parsl_know_a_conftests_names(below: Project) -> None:
     assert (place.path / "made.txt").read_text() == "m\n"
 
 
+@pytest.mark.parametrize(
+    "name", ["./myengine.py:MyEngine", pytest.param("myengine:MyEngine", marks=pytest.mark.slow)]
+)
+def test_wherever_workers_start_a_relative_name_counts_from_the_runs_folder(
+    engine: Project, name: str
+) -> None:
+    declare(engine, name)
+    with (engine.path / "exp.yaml").open("a") as exp:
+        exp.write("executor: {name: parsl, workers: 1, worker_init: cd /}\n")
+    assert "60 answered, 0 failed" in kvbench("run", "exp.yaml")
+    assert len(asked(engine)) == 60
+
+
 @pytest.mark.slow
 def test_workers_that_build_a_store_know_them_too(below: Project) -> None:
     assert below.run("-n", "0").ret == 0
