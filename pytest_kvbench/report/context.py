@@ -20,6 +20,7 @@ from pytest_kvbench.report import (
     costs,
     moved,
     published,
+    ranking,
     tables,
     text,
 )
@@ -141,9 +142,13 @@ def _answer(results: Results, most_rows: int | None = None) -> Section:
     brief = len(results.series) * len(results.policies) > answers.MANY
     for series in results.series:
         blocks.append(Paragraph(answers.lead(results, series)))
-        if not brief:
+        if ranking.is_wanted(results):
+            blocks += [Paragraph(ranking.legend(results)), ranking.table(results, series)]
+        elif not brief:
             policies = (answers.policy(results, series, p) for p in results.policies)
             blocks.append(Bullets(tuple(policies)))
+        if words := ranking.against_random(results, series):
+            blocks.append(Paragraph(words))
     blocks += [Paragraph(answers.driver(results))]
     blocks += [Paragraph(cost) for s in results.series if (cost := costs.cost(results, s))]
     blocks += [Paragraph(answers.certainty(results)), *_warnings(results)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from pytest_kvbench.records import SCORE
-from pytest_kvbench.report import answers, caveats, certificates, text
+from pytest_kvbench.report import answers, caveats, certificates, ranking, text
 from pytest_kvbench.report.brackets import bracket, ends
 from pytest_kvbench.report.failed import failure_lines
 from pytest_kvbench.report.results import Results, Series, doubt, final
@@ -123,7 +123,7 @@ def _rows(results: Results, series: Series, shown: Sequence[float], cell: int) -
     several, alone = len(results.series) > 1, len(results.policies) == 1
     lines = [series.label] if several and not alone else []
     indent = "  " * len(lines)
-    for policy in results.policies:
+    for policy in ranking.in_order(results, [series]):
         ladder = {c["budget"]: c for c in results.of_policy(series, key, policy)}
         label = series.label if several and alone else indent + policy
         columns = "".join(_column(ladder.get(b), cell) for b in shown)

@@ -1,4 +1,7 @@
-"""Delta of every cell: rows are tasks and bins, columns budgets, one panel a policy."""
+"""Delta of every cell, columns budgets: tasks and bins below each other, one panel a policy.
+
+Of many policies these are the rows, best first, and there is one panel a task and bin.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from pytest_kvbench.cellkey import ALL_BINS, BinKey
-from pytest_kvbench.report import text
+from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results, Series, doubt, final
 from pytest_kvbench.rows import CellRow
@@ -30,11 +33,11 @@ WIDEST_CELL = 0.9
 BETWEEN = 0.15
 LETTER = 0.072
 """Inches: the width of a letter of the smallest text, about."""
+TITLE_LETTER = 0.08
+"""Of a panel's title."""
 KEY = 0.75
 """Inches: the colour scale with its legend."""
 
-DOUBTED = "*"
-"""Beside the sign of a verdict on a cache that nothing proves to be smaller."""
 COLOURS = colormaps["RdBu"]
 """Diverging, and told apart by the colour-blind (ColorBrewer)."""
 
@@ -42,18 +45,18 @@ Line = tuple[Series, BinKey]
 
 
 @dataclass(frozen=True)
-class Block:
-    """One panel: its title, and the (policy, budget) of each column."""
+class Panel:
+    """A title, a tick for each column, a label for each row, and the cells.
+
+    Attributes:
+        rules: rows above which something else begins.
+    """
 
     title: str
-    columns: tuple[tuple[str, float], ...]
-
-    @property
-    def ticks(self) -> list[str]:
-        """Budgets; with the policy where the title does not name it."""
-        return [
-            text.budget(b) if self.title == p else f"{p} {text.budget(b)}" for p, b in self.columns
-        ]
+    ticks: tuple[str, ...]
+    labels: tuple[str, ...]
+    cells: tuple[tuple[CellRow | None, ...], ...]
+    rules: frozenset[int] = frozenset()
 
     @property
     def upright(self) -> bool:
@@ -68,28 +71,68 @@ class Block:
 
 def heatmaps(results: Results) -> Iterator[Figure]:
     """As many figures as keep each within a page."""
-    blocks = _blocks(results)
-    left = _longest_label(results) * LETTER + 0.15
-    widest = max(len(block.columns) for block in blocks)
-    across = int((style.WIDTH - left) // (widest * CELL_WIDTH + BETWEEN))
-    across = max(1, min(len(blocks), 3, across))
-    down = math.ceil(len(blocks) / across)
-    most = max(1, int(((TALLEST - 1 - KEY) / down - 0.6) / CELL))
-    for lines in _pages(results, most):
-        yield _heatmap(results, blocks, lines, across, left)
+    pages = _by_bin(results) if ranking.is_wanted(results) else _by_policy(results)
+    norm, doubted = _norm(results), any(map(doubt, results.treated()))
+    for panels in pages:
+        figure = _drawn(panels, norm)
+        _explain(figure, norm, doubted=doubted)
+        yield figure
 
 
-def _blocks(results: Results) -> list[Block]:
-    """A panel a policy; those with a single budget share one."""
+def _across(labels: Sequence[str], titles: Sequence[str], columns: int) -> int:
+    """How many panels of so many columns stand beside each other, their titles apart."""
+    widest = max(columns * CELL_WIDTH, _longest(titles) * TITLE_LETTER)
+    return max(1, min(len(titles), 3, int((style.WIDTH - _left(labels)) // (widest + BETWEEN))))
+
+
+def _left(labels: Sequence[str]) -> float:
+    """Inches that labels take."""
+    return _longest(labels) * LETTER + 0.15
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(len(line) for one in texts for line in one.split("\n"))
+
+
+def _rows_of_page(down: int) -> int:
+    """How many rows a panel may have where so many stand above each other."""
+    return max(1, int(((TALLEST - 1 - KEY) / down - 0.6) / CELL))
+
+
+# -- a panel a policy ----------------------------------------------------------------------------
+
+
+def _by_policy(results: Results) -> Iterator[list[Panel]]:
+    columns = _columns(results)
+    labels = _labels(results, [(s, key) for s in results.series for key in _keys(results, s)])
+    across = _across(labels, list(columns), max(map(len, columns.values())))
+    for lines in _pages(results, _rows_of_page(math.ceil(len(columns) / across))):
+        yield [_of_policy(results, title, of, lines) for title, of in columns.items()]
+
+
+def _of_policy(
+    results: Results, title: str, columns: Sequence[tuple[str, float]], lines: Sequence[Line]
+) -> Panel:
+    return Panel(
+        title,
+        tuple(text.budget(b) if title == p else f"{p} {text.budget(b)}" for p, b in columns),
+        tuple(_labels(results, lines)),
+        tuple(tuple(results.cell(*line, *column) for column in columns) for line in lines),
+        frozenset(i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]),
+    )
+
+
+def _columns(results: Results) -> dict[str, list[tuple[str, float]]]:
+    """Of each panel the policy and budget of its columns; single budgets share a panel."""
     ladders = {
-        p: results.budgets(c for c in results.treated() if c["policy"] == p)
+        p: [(p, b) for b in results.budgets(c for c in results.treated() if c["policy"] == p)]
         for p in results.policies
     }
-    blocks = [Block(p, tuple((p, b) for b in own)) for p, own in ladders.items() if len(own) > 1]
-    single = tuple((p, b) for p, own in ladders.items() if len(own) == 1 for b in own)
-    if len(single) == 1:
-        return [*blocks, Block(single[0][0], single)]
-    return [*blocks, Block("one budget each", single)] if single else blocks
+    found = {p: own for p, own in ladders.items() if len(own) > 1}
+    single = [column for own in ladders.values() if len(own) == 1 for column in own]
+    if single:
+        found[single[0][0] if len(single) == 1 else "one budget each"] = single
+    return found
 
 
 def _pages(results: Results, most: int) -> list[list[Line]]:
@@ -103,30 +146,62 @@ def _pages(results: Results, most: int) -> list[list[Line]]:
     return found
 
 
-def _heatmap(
-    results: Results, blocks: Sequence[Block], lines: Sequence[Line], across: int, left: float
-) -> Figure:
-    widest = max(len(block.columns) for block in blocks)
+# -- a panel a task and bin ----------------------------------------------------------------------
+
+
+def _by_bin(results: Results) -> Iterator[list[Panel]]:
+    lines = [(s, key) for s in results.series for key in _keys(results, s)]
+    budgets = results.budgets(results.treated())
+    every = ranking.ranked(results)
+    across = _across(every, [_title(results, line) for line in lines], len(budgets))
+    down = max(1, int((TALLEST - 1 - KEY) / (len(every) * CELL + 0.6)))
+    most, number = _rows_of_page(1), across * down
+    for i in range(0, len(lines), number):
+        for j in range(0, len(every), most):
+            policies = every[j : j + most]
+            yield [_of_line(results, line, policies, budgets) for line in lines[i : i + number]]
+
+
+def _of_line(
+    results: Results, line: Line, policies: Sequence[str], budgets: Sequence[float]
+) -> Panel:
+    return Panel(
+        _title(results, line),
+        tuple(map(text.budget, budgets)),
+        tuple(policies),
+        tuple(tuple(results.cell(*line, p, b) for b in budgets) for p in policies),
+    )
+
+
+def _title(results: Results, line: Line) -> str:
+    (label,) = _labels(results, [line])
+    return label.replace("\n", ", ")
+
+
+# -- drawing -------------------------------------------------------------------------------------
+
+
+def _drawn(panels: Sequence[Panel], norm: Normalize) -> Figure:
+    labels, widest = panels[0].labels, max(len(panel.ticks) for panel in panels)
+    across = _across(labels, [panel.title for panel in panels], widest)
+    left = _left(labels)
     spare = max(0.0, style.WIDTH - left - across * (widest * WIDEST_CELL + BETWEEN)) / 2
     sheet = style.Sheet(
-        number=len(blocks),
+        number=len(panels),
         columns=across,
-        height=len(lines) * CELL,
+        height=len(labels) * CELL,
         title="Change of the mean score against the control, and verdict",
         below="budget: share of the full cache's bytes",
         left=left + spare,
         right=0.08 + spare,
-        last_ticks=max(block.tick_height for block in blocks),
+        last_ticks=max(panel.tick_height for panel in panels),
         between=BETWEEN,
         foot=KEY,
     )
     figure, axes = sheet.draw()
-    norm = _norm(results)
-    labels = _labels(results, lines)
-    for block, (panel, first) in zip(blocks, sheet.leftmost(axes), strict=True):
-        _panel(results, block, lines, panel, norm)
-        panel.set_yticks(range(len(lines)), labels if first else [""] * len(lines))
-    _explain(figure, norm, doubted=any(map(doubt, results.treated())))
+    for panel, (place, first) in zip(panels, sheet.leftmost(axes), strict=True):
+        _panel(panel, place, norm)
+        place.set_yticks(range(len(labels)), labels if first else [""] * len(labels))
     return figure
 
 
@@ -142,27 +217,27 @@ def _norm(results: Results) -> Normalize:
     return Normalize(-limit, limit)
 
 
-def _panel(
-    results: Results, block: Block, lines: Sequence[Line], panel: Axes, norm: Normalize
-) -> None:
-    values = np.full((len(lines), len(block.columns)), np.nan)
-    for (i, (series, key)), (j, column) in product(enumerate(lines), enumerate(block.columns)):
-        cell = results.cell(series, key, *column)
-        if cell is not None:
-            values[i, j] = np.nan if cell["delta"] is None else cell["delta"]
-            _write(panel, j, i, cell, norm)
-    panel.set_facecolor("0.93")
-    panel.imshow(values, cmap=COLOURS, norm=norm, aspect="auto")
-    panel.set_xticks(range(len(block.columns)), block.ticks, rotation=90 * block.upright)
-    panel.tick_params(length=0)
-    panel.set_title(block.title)
-    panel.spines[:].set_visible(False)
-    _rule(panel, lines, len(block.columns))
+def _panel(panel: Panel, place: Axes, norm: Normalize) -> None:
+    values = [[_value(cell) for cell in row] for row in panel.cells]
+    place.set_facecolor("0.93")
+    place.imshow(np.array(values), cmap=COLOURS, norm=norm, aspect="auto")
+    for (i, row), j in product(enumerate(panel.cells), range(len(panel.ticks))):
+        if (cell := row[j]) is not None:
+            _write(place, j, i, cell, norm)
+    place.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=90 * panel.upright)
+    place.tick_params(length=0)
+    place.set_title(panel.title)
+    place.spines[:].set_visible(False)
+    _rule(panel, place)
+
+
+def _value(cell: CellRow | None) -> float:
+    return math.nan if cell is None or cell["delta"] is None else cell["delta"]
 
 
 def _write(panel: Axes, column: int, row: int, cell: CellRow, norm: Normalize) -> None:
     delta = cell["delta"]
-    words = f"{text.short(delta)}\n{text.SYMBOLS[final(cell)]}{DOUBTED * bool(doubt(cell))}"
+    words = f"{text.short(delta)}\n{text.SYMBOLS[final(cell)]}{ranking.DOUBTED * bool(doubt(cell))}"
     panel.text(
         column,
         row,
@@ -180,14 +255,14 @@ def _ink(background: Any) -> str:
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
 
 
-def _rule(panel: Axes, lines: Sequence[Line], columns: int) -> None:
+def _rule(panel: Panel, place: Axes) -> None:
     """White lines between cells, a black one where the task changes."""
-    for j in range(1, columns):
-        panel.axvline(j - 0.5, color="white", linewidth=0.8)
-    for i in range(1, len(lines)):
-        changes = lines[i][0] != lines[i - 1][0]
+    for j in range(1, len(panel.ticks)):
+        place.axvline(j - 0.5, color="white", linewidth=0.8)
+    for i in range(1, len(panel.labels)):
+        changes = i in panel.rules
         width = 1.2 if changes else 0.8
-        panel.axhline(i - 0.5, color="black" if changes else "white", linewidth=width)
+        place.axhline(i - 0.5, color="black" if changes else "white", linewidth=width)
 
 
 def _labels(results: Results, lines: Sequence[Line]) -> list[str]:
@@ -200,11 +275,6 @@ def _labels(results: Results, lines: Sequence[Line]) -> list[str]:
         else _bin(results, series, key)
         for i, (series, key) in enumerate(lines)
     ]
-
-
-def _longest_label(results: Results) -> int:
-    tasks = [s.label for s in results.series] if len(results.series) > 1 else []
-    return max(map(len, [*tasks, *(b for s in results.series for b in _bins(results, s))]))
 
 
 def _bin(results: Results, series: Series, key: BinKey) -> str:
@@ -223,6 +293,6 @@ def _explain(figure: Figure, norm: Normalize, *, doubted: bool) -> None:
     axes = figure.add_axes((0.8 / width, 0.58 / height, 1 - 1.6 / width, 0.1 / height))
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), cax=axes, orientation="horizontal")
     bar.outline.set_visible(False)
-    signs = {**text.SYMBOLS, **({"unverified or simulated": DOUBTED} if doubted else {})}
+    signs = {**text.SYMBOLS, **({"unverified or simulated": ranking.DOUBTED} if doubted else {})}
     words = "   ".join(f"{sign} {word}" for word, sign in signs.items())
     bar.set_label(f"delta = treated - control (score, 0 to 1)\n{words}")

@@ -12,12 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from pytest_kvbench.records import FULL_CACHE
-from pytest_kvbench.report import text
+from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.costs import average
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results, Series
 
 _MOST_TICKS = 4
+_OTHER = style.Mark("0.62", ".", "none")
+"""The look of policies that are not told apart."""
 
 
 class Point(TypedDict):
@@ -91,7 +93,7 @@ def _is_best(point: Point, every: Sequence[Point]) -> bool:
 
 def frontier(results: Results, found: dict[Series, list[Point]]) -> Figure:
     """One panel a task, the arms that none beats joined by a line."""
-    number = len(found)
+    number, named = len(found), _named(results, found)
     columns = min(number, 2)
     sheet = style.Sheet(
         number=number,
@@ -100,28 +102,42 @@ def frontier(results: Results, found: dict[Series, list[Point]]) -> Figure:
         title="Mean score by memory",
         below="KV cache of a prompt (log scale)",
         right=0.3,
-        legend=tuple(_legend(results)),
+        legend=tuple(_legend(results, named)),
         across=4 if columns > 1 else 2,
         width=style.WIDTH if columns > 1 else style.COLUMN,
     )
     figure, axes = sheet.draw()
     for (series, of_series), (panel, left) in zip(found.items(), sheet.leftmost(axes), strict=True):
-        _panel(results, of_series, panel)
+        _panel(results, of_series, panel, named)
         panel.set_title(series.label)
         panel.set_ylabel("mean score" if left else "")
     return figure
 
 
-def _panel(results: Results, of_series: Sequence[Point], panel: Axes) -> None:
+def _named(results: Results, found: dict[Series, list[Point]]) -> dict[str, style.Mark]:
+    """The policies that are told apart, with their looks: of many, those that matter here.
+
+    These are the ones that no other beats somewhere, and the one that any must beat.
+    """
+    looks = {policy: style.mark(i) for i, policy in enumerate(results.policies)}
+    if not ranking.is_wanted(results):
+        return looks
+    best = {p["policy"] for points in found.values() for p in points if p["best"]}
+    return {p: look for p, look in looks.items() if p in {*best, ranking.RANDOM}}
+
+
+def _panel(
+    results: Results, of_series: Sequence[Point], panel: Axes, named: dict[str, style.Mark]
+) -> None:
     best = sorted((p["kept_bytes"], p["score"]) for p in of_series if p["best"])
     panel.plot(*zip(*best, strict=True), color=style.GREY, linewidth=3, zorder=1)
-    for i, policy in enumerate(results.policies):
-        look = style.mark(i)
+    for policy in results.policies:
         mine = sorted((p for p in of_series if p["policy"] == policy), key=lambda p: p["budget"])
         x, y = [p["kept_bytes"] for p in mine], [p["score"] for p in mine]
+        look = named.get(policy, _OTHER)
         panel.plot(x, y, look.marker, color=look.color, linestyle="none", zorder=3)
         bars = [(p["kept_bytes"], p["low"], p["high"]) for p in mine if p["low"] is not None]
-        if bars:
+        if bars and policy in named:
             panel.vlines(*zip(*bars, strict=True), color=look.color, linewidth=0.8, zorder=2)
     for point in of_series:
         if point["policy"] == FULL_CACHE:
@@ -150,13 +166,14 @@ def _ticks(low: float, high: float) -> list[float]:
     return [2.0**power for power in range(first, last + 1, step)]
 
 
-def _legend(results: Results) -> list[Any]:
-    looks = ((policy, style.mark(i)) for i, policy in enumerate(results.policies))
+def _legend(results: Results, named: dict[str, style.Mark]) -> list[Any]:
+    others = len(results.policies) - len(named)
+    looks = {**named, **({text.count(others, "other policy"): _OTHER} if others else {})}
     return [
         Line2D([], [], color="black", marker="*", markersize=8, linestyle="none", label="control"),
         *(
             Line2D([], [], color=look.color, marker=look.marker, linestyle="none", label=policy)
-            for policy, look in looks
+            for policy, look in looks.items()
         ),
         Line2D([], [], color=style.GREY, linewidth=3, label="none better"),
     ]

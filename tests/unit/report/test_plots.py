@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib
 import numpy as np
@@ -38,6 +38,9 @@ SHAPES = {
     },
     "many bins": {"bins": 9, "policies": ("snapkv", "tova")},
 }
+
+
+MANY = ("tova", "snapkv", "knorm", "keydiff", "pyramidkv", "streaming_llm", "x", "y", "random")
 
 
 def texts(figure):
@@ -183,6 +186,45 @@ def test_many_tasks_go_on_to_further_pages_and_none_is_lost():
     assert max(p.get_size_inches()[1] for p in pages) <= heatmap.TALLEST + 0.5
     labels = [t for page in pages for t in texts(page)]
     assert all(any(t.startswith(f"{task}\n") for t in labels) for task in tasks)
+
+
+def test_many_policies_are_the_rows_of_the_heatmap_best_first():
+    (figure,) = heatmap.heatmaps(Results(make_summary(policies=MANY, bins=2, budgets=(0.5, 0.3))))
+    panels = [a for a in figure.axes if a.images]
+    assert [p.get_title().rpartition(", ")[2] for p in panels] == ["n=40", "n=40", "all bins"]
+    rows = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert (rows[-1], sorted(rows)) == ("random", sorted(MANY))
+    assert panels[0].images[0].get_array().shape == (len(MANY), 2)
+    means = panels[-1].images[0].get_array().mean(axis=1)
+    assert list(means) == sorted(means, reverse=True)
+
+
+def test_titles_of_a_heatmap_are_apart():
+    tasks = ("infinitebench/longdialogue_qa_eng", "infinitebench/longbook_choice_eng")
+    shape = {"tasks": tasks, "policies": MANY, "bins": 1, "budgets": (0.5,)}
+    with style.house_style():
+        pages = list(heatmap.heatmaps(Results(make_summary(**shape))))
+    for page in pages:
+        page.draw_without_rendering()
+        boxes = [a.title.get_window_extent() for a in page.axes if a.images]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_every_row_of_too_many_policies_is_on_some_page():
+    many = tuple(f"policy{i}" for i in range(60))
+    pages = list(heatmap.heatmaps(Results(make_summary(policies=many, bins=1, budgets=(0.5,)))))
+    assert max(p.get_size_inches()[1] for p in pages) <= heatmap.TALLEST + 0.5
+    assert {*many} <= {t for page in pages for t in texts(page)}
+
+
+def test_of_many_policies_those_that_none_beats_and_random_are_told_apart():
+    results = Results(make_summary(policies=MANY, bins=1))
+    points = pareto.points(results, TASK)
+    best = {p["policy"] for p in points if p["best"]} - {"none"}
+    figure = pareto.frontier(results, {TASK: points})
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert {*names[1:-2]} == {*best, "random"}
+    assert names[-2] == f"{len(MANY) - len(best) - 1} other policies"
 
 
 def test_there_is_no_picture_of_failures_without_any_and_with_some_it_shows_them():

@@ -262,6 +262,33 @@ def test_many_curves_are_summed_up_by_their_best_policy():
     assert "Delta is" not in answer
 
 
+MANY = ("snapkv", "knorm", "streaming_llm", "keydiff", "pyramidkv", "random", "x", "y", "tova")
+
+
+def test_many_policies_are_ranked_in_report_and_terminal():
+    summary = make_summary(policies=MANY, bins=1, budgets=(0.5, 0.3))
+    (ranks,) = [t for t in tables(markdown(summary)) if t[0][:2] == ["Policy", "Mean delta"]]
+    names = [row[0].strip("`") for row in ranks[1:] if not row[0].startswith("-")]
+    assert sorted(names) == sorted(MANY)
+    means = [float(row[1]) for row in ranks[1:] if row[0].startswith("`")]
+    assert means == sorted(means, reverse=True)
+    assert "- `snapkv` breaks" not in markdown(summary)
+    lines = terminal_lines(summary)
+    shown = [line.split()[0] for line in lines if line.split()[0] in MANY]
+    assert shown == names[: len(shown)]
+
+
+def test_the_report_says_which_policies_beat_random():
+    summary = make_summary(policies=("snapkv", "tova", "random"), bins=1, budgets=(0.5, 0.3))
+    for cell in summary["cells"]:
+        if cell["policy"] != "none":
+            level = {"snapkv": 0.6 - (cell["budget"] == 0.3), "tova": 0.1, "random": 0.3}
+            cell["treated_mean"] = level[cell["policy"]]
+    words = "1 at some budgets (`snapkv`); 1 at no budget (`tova`)"
+    assert f"score above `random` (described, not tested): {words}." in markdown(summary)
+    assert "above `random`" not in markdown(make_summary(policies=("snapkv", "tova")))
+
+
 def test_report_of_cells_alone_as_kvbench_judge_makes_them():
     whole = make_summary()
     text = markdown({k: whole[k] for k in ("cells", "transitions", "partial")} | {"group": "pairs"})
