@@ -124,11 +124,13 @@ class Policy:
     def slack(self, params: Mapping[str, Any], tokens: int) -> float:
         """How far it may be off its budget by its own nature, on a prompt of so many tokens.
 
-        What removes by whole chunks, or every so many steps, is off by one of them at most; a
-        threshold has no budget, and what it keeps is what it keeps.
+        What removes every so many steps is off by one of them at most; what keeps whole chunks
+        by one, and by what a shorter last one lacks, where that is kept. A threshold has no budget,
+        and what it keeps is what it keeps.
         """
         if self.whole:
-            return float(self.with_defaults(params)[self.whole]) / max(tokens, 1)
+            most = 1 if self.serving == "decoding" else 2
+            return most * float(self.with_defaults(params)[self.whole]) / max(tokens, 1)
         return 1.0 if not self.dial and EXPECTED in self.params else 0.0
 
     def min_tokens(self, params: Mapping[str, Any]) -> int:

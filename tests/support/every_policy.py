@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,14 @@ class Bench:
     def _theirs(
         self, policy: Policy, params: Any, context: list[int], question: list[int]
     ) -> tuple[str, str]:
-        """kvpress's own answer, and how it was asked."""
+        """kvpress's own answer, or that of transformers' own cache, and how it was asked."""
         import torch
         from kvpress import KVPressTextGenerationPipeline
 
+        if (
+            policy.serving == "quantised"
+        ):  # kvpress's pipeline cuts no cache whose tensors are packed
+            return self._stepwise(policy, params, context, question), "transformers"
         attention = "eager" if policy.eager else "sdpa"
         self.network.config._attn_implementation = attention
         pipeline = KVPressTextGenerationPipeline(model=self.network, tokenizer=self.tokenizer)
@@ -160,21 +165,24 @@ class Bench:
         return press
 
     def _cache(self, policy: Policy, params: Any) -> Any:
+        from transformers import DynamicCache
+
         from pytest_kvbench.server.alone import _quantised
         from pytest_kvbench.server.making import Wanted
 
-        quantised = policy.serving == "quantised"
-        return _quantised(self.served, Wanted(policy, params, 0.5)) if quantised else None
+        if policy.serving != "quantised":
+            return DynamicCache()
+        return _quantised(self.served, Wanted(policy, params, 0.5))
 
     def _stepwise(
         self, policy: Policy, params: Any, context: list[int], question: list[int]
     ) -> str:
         import torch
-        from transformers import DynamicCache
 
-        cache, press = DynamicCache(), self._press(policy, params, context, question)
+        cache = self._cache(policy, params)
+        press = self._press(policy, params, context, question)
         with torch.inference_mode():
-            with press(self.network):
+            with press(self.network) if press else nullcontext():
                 self.network.model(input_ids=torch.tensor([context]), past_key_values=cache)
             tokens, at, new = list(question), len(context), []
             while len(new) < NEW_TOKENS:
@@ -198,7 +206,7 @@ def row(one: Seen) -> str:
     if one.why:
         return f"| {name} | {served} | | | not run here: {_brief(one.why)} |"
     proof = "`simulated`" if one.simulated else "`proven`"
-    how = "" if one.how == "pipeline" else f", {one.how}"
+    how = {"pipeline": "", "transformers": ", transformers' own cache"}.get(one.how, f", {one.how}")
     kept = "" if one.achieved is None else f"{one.achieved:.2f}"
     return f"| {name} | {served} | {proof} | {kept} | {one.equal} of {one.of}{how} |"
 
