@@ -70,6 +70,7 @@ def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
         height=1.4 if len(groups) > 1 else 2.0,
         title=f"{series.label}: {quantity.title}",
         below="prompt length (tokens)",
+        left=0.55 if quantity is ACCURACY else 0.75,
         ticks=0.35 if len(ticks) <= 6 else 0.8,
         legend=tuple(_legend(ladder, groups)),
         across=7,
@@ -78,7 +79,7 @@ def by_bin(results: Results, series: Series, quantity: Quantity) -> Figure:
     for (title, rows), (panel, left) in zip(groups.items(), sheet.leftmost(axes), strict=True):
         _panel(results.bins_of(series), rows, quantity, ladder, panel)
         panel.set_xticks(range(len(ticks)), ticks, rotation=0 if len(ticks) <= 6 else 90)
-        panel.set_title(title)
+        style.name(panel, title)
         panel.set_ylabel(quantity.axis if left else "")
     _limits(axes, quantity)
     return figure

@@ -63,7 +63,7 @@ def _by_bin(results: Results, series: Series, keys: Sequence[BinKey], axes: Sequ
             ladder = results.of_policy(series, key, policy)
             shift = style.dodge(i, len(results.policies), 0.08)
             _curve(panel, ladder, style.mark(i), shift)
-        panel.set_title(_title(results, series, key))
+        style.name(panel, _title(results, series, key))
 
 
 def _by_policy(results: Results, series: Series, axes: Sequence[Axes]) -> None:
@@ -74,7 +74,7 @@ def _by_policy(results: Results, series: Series, axes: Sequence[Axes]) -> None:
             ladder = _measured(results.of_policy(series, key, other))
             panel.plot(*_points(ladder), color=style.GREY, linewidth=0.7, zorder=1)
         _curve(panel, results.of_policy(series, key, policy), style.mark(i), 0.0)
-        panel.set_title(f"{policy}, {_n(results.of_policy(series, key, policy))}")
+        style.name(panel, f"{policy}, {_n(results.of_policy(series, key, policy))}")
 
 
 def _measured(ladder: Sequence[CellRow]) -> list[CellRow]:

@@ -111,7 +111,7 @@ def _figure(results: Results, series: Series, policy: str, own: Sequence[Square]
     figure, axes = sheet.draw()
     for (title, squares_of), (panel, left) in zip(panels, sheet.leftmost(axes), strict=True):
         _panel(panel, bins, squares_of)
-        panel.set_title(title)
+        style.name(panel, title)
         panel.set_xticks(range(len(bins)), ticks, rotation=90 * upright)
         panel.set_yticks([-0.5, ROWS - 0.5], ["start", "end"] if left else ["", ""])
     _explain(figure)

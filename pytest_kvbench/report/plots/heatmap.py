@@ -35,6 +35,8 @@ LETTER = 0.072
 """Inches: the width of a letter of the smallest text, about."""
 TITLE_LETTER = 0.08
 """Of a panel's title."""
+LONGEST = 1.8
+"""Inches: what a name beside or below the panels may take."""
 KEY = 0.75
 """Inches: the colour scale with its legend."""
 
@@ -115,7 +117,9 @@ def _of_policy(
 ) -> Panel:
     return Panel(
         title,
-        tuple(text.budget(b) if title == p else f"{p} {text.budget(b)}" for p, b in columns),
+        tuple(
+            text.budget(b) if title == p else f"{_short(p)} {text.budget(b)}" for p, b in columns
+        ),
         tuple(_labels(results, lines)),
         tuple(tuple(results.cell(*line, *column) for column in columns) for line in lines),
         frozenset(i for i in range(1, len(lines)) if lines[i][0] != lines[i - 1][0]),
@@ -153,7 +157,7 @@ def _by_bin(results: Results) -> Iterator[list[Panel]]:
     lines = [(s, key) for s in results.series for key in _keys(results, s)]
     budgets = results.budgets(results.treated())
     every = ranking.ranked(results)
-    across = _across(every, [_title(results, line) for line in lines], len(budgets))
+    across = _across([*map(_short, every)], [_title(results, line) for line in lines], len(budgets))
     down = max(1, int((TALLEST - 1 - KEY) / (len(every) * CELL + 0.6)))
     most, number = _rows_of_page(1), across * down
     for i in range(0, len(lines), number):
@@ -168,7 +172,7 @@ def _of_line(
     return Panel(
         _title(results, line),
         tuple(map(text.budget, budgets)),
-        tuple(policies),
+        tuple(map(_short, policies)),
         tuple(tuple(results.cell(*line, p, b) for b in budgets) for p in policies),
     )
 
@@ -226,7 +230,7 @@ def _panel(panel: Panel, place: Axes, norm: Normalize) -> None:
             _write(place, j, i, cell, norm)
     place.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=90 * panel.upright)
     place.tick_params(length=0)
-    place.set_title(panel.title)
+    style.name(place, panel.title)
     place.spines[:].set_visible(False)
     _rule(panel, place)
 
@@ -270,11 +274,16 @@ def _labels(results: Results, lines: Sequence[Line]) -> list[str]:
     several = len(results.series) > 1
     first = {series: i for i, (series, _) in reversed(list(enumerate(lines)))}
     return [
-        f"{series.label}\n{_bin(results, series, key)}"
+        f"{_short(series.label)}\n{_bin(results, series, key)}"
         if several and first[series] == i
         else _bin(results, series, key)
         for i, (series, key) in enumerate(lines)
     ]
+
+
+def _short(name: str) -> str:
+    """A name beside or below the panels."""
+    return style.fitted(name, LONGEST)
 
 
 def _bin(results: Results, series: Series, key: BinKey) -> str:

@@ -109,7 +109,7 @@ def frontier(results: Results, found: dict[Series, list[Point]]) -> Figure:
     figure, axes = sheet.draw()
     for (series, of_series), (panel, left) in zip(found.items(), sheet.leftmost(axes), strict=True):
         _panel(results, of_series, panel, named)
-        panel.set_title(series.label)
+        style.name(panel, series.label)
         panel.set_ylabel("mean score" if left else "")
     return figure
 

@@ -5,14 +5,20 @@ A figure is as wide as the text of an A4 page, so that a point on screen is a po
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from pytest_kvbench.records import format_budget
@@ -60,6 +66,7 @@ _RC: dict[Any, Any] = {
     "ytick.labelsize": SMALL,
     "savefig.dpi": DPI,
     "text.usetex": False,
+    "text.parse_math": False,  # a file's name may have dollar signs
     "pdf.fonttype": 42,  # whole glyphs inside, as journals ask for
     "svg.fonttype": "path",  # drawn, so that no font has to be there
     "svg.hashsalt": "kvbench",
@@ -84,9 +91,41 @@ def mark(position: int) -> Mark:
     )
 
 
-def house_style() -> Any:
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
     """A context in which figures are made and saved; the caller's settings come back after it."""
-    return rc_context(_RC)
+    with rc_context(_RC), warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box, whatever the caller makes of warnings.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
+
+
+_LETTERS = TextToPath()
+_HANDLE = 0.52
+"""Inches: what an entry of a legend takes beside its words."""
+
+
+@functools.cache
+def measured(words: str, size: float = SMALL) -> float:
+    """Inches that one line takes."""
+    font = FontProperties(family=_RC["font.family"], size=size)
+    return float(_LETTERS.get_text_width_height_descent(words, font, False)[0]) / 72
+
+
+def fitted(words: str, room: float, size: float = SMALL) -> str:
+    """Words, without their middle where they are wider than `room` inches."""
+    shown, letters = words, len(words)
+    while letters > 1 and (width := measured(shown, size)) > room:
+        letters = min(letters - 1, math.ceil(letters * room / width))
+        head = letters // 2
+        shown = f"{words[:head]}…{words[len(words) - (letters - 1 - head) :]}"
+    return shown
+
+
+def name(panel: Axes, words: str) -> None:
+    """Give a panel a title that is no wider than it."""
+    room = panel.get_window_extent().width / panel.get_figure(root=True).dpi
+    panel.set_title(fitted(words, room + 0.1, SMALL + 1))
 
 
 @dataclass(frozen=True)
@@ -115,7 +154,19 @@ class Sheet:
 
     @property
     def _legend_rows(self) -> int:
-        return math.ceil(len(self.legend) / self.across)
+        return math.ceil(len(self.legend) / self._legend_columns)
+
+    @property
+    def _legend_columns(self) -> int:
+        """As many as there is room for: entries go down, and each column has its own width."""
+        wide = [self._entry_width(handle.get_label()) for handle in self.legend]
+        for number in range(min(self.across, len(wide)), 1, -1):
+            if sum(max(column) for column in np.array_split(wide, number)) <= self.width:
+                return number
+        return 1
+
+    def _entry_width(self, label: str) -> float:
+        return _HANDLE + measured(fitted(label, self.width - 2 * _HANDLE))
 
     @property
     def panel_width(self) -> float:
@@ -147,14 +198,17 @@ class Sheet:
 
     def _frame(self, figure: Figure, height: float) -> None:
         middle = (self.left + self.width - self.right) / 2 / self.width
-        figure.suptitle(self.title, x=0.5, y=1 - 0.08 / height, va="top")
+        title = fitted(self.title, self.width - 0.2, SMALL + 2)
+        figure.suptitle(title, x=0.5, y=1 - 0.08 / height, va="top")
         above_legend = (self.foot + 0.19 * self._legend_rows + 0.12) / height
         figure.text(middle, above_legend, self.below, ha="center", va="bottom")
         if self.legend:
             columns = math.ceil(len(self.legend) / self._legend_rows)
             place = (0.5, self.foot / height)
+            handles = list(self.legend)
             figure.legend(
-                handles=list(self.legend),
+                handles,
+                [fitted(handle.get_label(), self.width - 2 * _HANDLE) for handle in handles],
                 loc="lower center",
                 bbox_to_anchor=place,
                 ncols=columns,

@@ -24,6 +24,8 @@ from tests.support.summaries import make_summary
 pytestmark = pytest.mark.usefixtures("pictures")
 TASK = Series("niah/single")
 POLICIES = ("snapkv", "tova", "random", "knorm", "streaming_llm", "expected_attention", "keydiff")
+LONG_TASK = "jsonl:folder/of/somebody/who/likes/long/names/questions_of_the_year_before.jsonl"
+LONG_POLICY = "./presses_of_ours/compress_by_attention.py:AttentionOfLayersTogetherPress"
 SHAPES = {
     "plain": {},
     "one": {"bins": 1, "policies": ("snapkv",), "budgets": (0.2,), "per_bin": 5},
@@ -37,6 +39,13 @@ SHAPES = {
         "missing": 5,
     },
     "many bins": {"bins": 9, "policies": ("snapkv", "tova")},
+    "most failed": {"bins": 2, "policies": ("snapkv",), "failure_rate": 0.97, "budgets": (0.2,)},
+    "names": {
+        "bins": 2,
+        "tasks": (LONG_TASK, "jsonl:$x^{_2"),
+        "policies": (LONG_POLICY, "$\\frac{$", "\u6570\u636e"),
+        "budgets": (0.2,),
+    },
 }
 
 
@@ -99,6 +108,7 @@ def test_texts_are_large_enough_inside_and_apart(shape):
     for figure in figures(make_summary(**shape)):
         figure.draw_without_rendering()
         _check_ticks(figure)
+        _check_titles(figure)
         width, height = figure.bbox.width, figure.bbox.height
         for text in figure.findobj(matplotlib.text.Text):
             if not text.get_text() or not text.get_visible():
@@ -128,6 +138,12 @@ def _check_ticks(figure):
         boxes = sorted((t.get_window_extent() for t in ticks), key=lambda b: b.x0)
         for left, right in pairwise(boxes):
             assert left.x1 <= right.x0 + 1
+
+
+def _check_titles(figure):
+    boxes = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    for one, other in combinations(boxes, 2):
+        assert not (one.overlaps(other) and one.x1 > other.x0 + 1 and other.x1 > one.x0 + 1)
 
 
 def test_curve_shows_means_intervals_control_and_margin():
