@@ -7,6 +7,14 @@ from importlib.util import find_spec
 
 from pytest_kvbench.errors import MissingPrerequisiteError
 
+EMBEDDED = ("torch", "transformers", "kvpress")
+"""What the embedded server needs; `local` brings them."""
+
+
+def lacking(packages: Iterable[str]) -> list[str]:
+    """Those that are not installed."""
+    return [package for package in packages if find_spec(package) is None]
+
 
 def need(packages: Iterable[str], by: str, extra: str = "benchmarks") -> None:
     """Refuse to go on without packages.
@@ -19,8 +27,8 @@ def need(packages: Iterable[str], by: str, extra: str = "benchmarks") -> None:
     Raises:
         MissingPrerequisiteError: with the one command that brings what is missing.
     """
-    if lacking := [package for package in packages if find_spec(package) is None]:
+    if missing := lacking(packages):
         raise MissingPrerequisiteError(
-            f"{by} needs {' and '.join(lacking)}, not installed here",
+            f"{by} needs {' and '.join(missing)}, not installed here",
             f"install: pip install 'pytest-kvbench[{extra}]'",
         )

@@ -123,6 +123,18 @@ def score_file(
         click.echo(json.dumps(line) if as_json else f"{line['score']:.4f} {line['label']}".rstrip())
 
 
+def _counting() -> str:
+    """The embedded model's tokenizer; an estimate where it is not installed."""
+    from pytest_kvbench.experiment.engine import EngineSettings
+    from pytest_kvbench.server import weights
+
+    try:
+        weights.materialise(weights.resolve(EngineSettings().model))
+    except UsageError:
+        return "approximate"
+    return "auto"
+
+
 @click.command()
 @click.argument("task")
 @click.option("--index", default=0, show_default=True, help="Which of the selected examples.")
@@ -134,7 +146,7 @@ def inspect(task: str, index: int, sets: tuple[str, ...]) -> None:
     from pytest_kvbench.tasks.registry import get_task
     from pytest_kvbench.tasks.show import show_task
 
-    inline = {"group": "inspect", "tasks": [task]}
+    inline = {"group": "inspect", "tasks": [task], "tokenizer": _counting()}
     from pytest_kvbench.pipeline.declared import load_experiment
 
     declared = load_experiment(

