@@ -63,6 +63,7 @@ def test_images_are_inside_and_nothing_is_fetched(page):
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data).startswith(b"\x89PNG")
     assert all(image["alt"] for image in page.all("img"))
+    assert not [image for image in page.all("img") if "loading" in image], "a print lacks them"
     assert not page.all("link")
     assert not [s for s in page.all("script") if "src" in s]
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv"))

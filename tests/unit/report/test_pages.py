@@ -169,6 +169,18 @@ def page(group, browser):
     assert browser.run("window.hit") is None
 
 
+BROKEN = """
+[...document.querySelectorAll('td:not(.wide):not(.reply)')].filter((cell) => {
+  const text = cell.firstChild;
+  if (text?.nodeType !== 3 || /\\s|[-/]/.test(text.data)) return false;
+  const range = document.createRange();
+  range.selectNodeContents(text);
+  return range.getClientRects().length > 1;
+}).map((cell) => cell.innerText)
+"""
+"""Cells whose one word is in two lines."""
+
+
 def rows(browser):
     return browser.run("[...document.querySelectorAll('#pairs tbody tr')].map((r) => r.innerText)")
 
@@ -276,6 +288,9 @@ def test_nothing_is_wider_than_the_screen_or_the_paper(browser, page, width):
     assert browser.run(hidden) == 0
     scrolled = "[...document.querySelectorAll('.scroll, pre')]"
     assert browser.run(f"{scrolled}.filter((e) => e.scrollHeight > e.clientHeight + 1).length") == 0
+    assert not browser.run(BROKEN), "a word or number goes on in the next line"
+    again = "[...document.querySelectorAll('th button')].map((b) => getComputedStyle(b).display)"
+    assert set(browser.run(again)) == {"contents"}, "buttons are not printed on a table's next page"
     browser.call("Emulation.setEmulatedMedia", media="")
 
 
