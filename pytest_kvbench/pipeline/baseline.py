@@ -209,6 +209,9 @@ def baseline_file(reports: Path, name: str, group: str) -> Path:
     return baseline_folder(reports, name) / f"{group}.json"
 
 
+_MADE_BY = "make one: kvbench save NAME GROUP, or pytest --kvbench-save NAME"
+
+
 def load_baseline(path: Path) -> Side:
     """Read a baseline's file.
 
@@ -217,10 +220,10 @@ def load_baseline(path: Path) -> Side:
     """
     try:
         return Side.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path}: is no baseline: {error}", "make one: kvbench save NAME GROUP"
-        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: is no baseline: {error}", _MADE_BY) from None
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: is no baseline: it is of another shape", _MADE_BY) from None
 
 
 def existing_folder(reports: Path, name: str) -> Path:

@@ -63,6 +63,7 @@ def generate(metafunc: pytest.Metafunc, mark: pytest.Mark) -> None:
                 _foresee(declared.experiment)
             elif not options.plan:
                 _check_engine(declared, metafunc.config)
+                _check_baseline(declared.experiment.group, options)
         parameters = [one for declared in stages for one in declarations(declared)]
     except KvbenchError as error:
         _refuse(error)
@@ -110,6 +111,15 @@ def _foresee(experiment: Experiment) -> None:
 def _check_engine(declared: Declared, config: pytest.Config) -> None:
     runtime: Any = config.pluginmanager.get_plugin(RUNTIME)
     runtime.check_engine(declared)
+
+
+def _check_baseline(group: str, options: Options) -> None:
+    """Read what will be compared with, while nothing is asked."""
+    if options.compare is not None:
+        # Late: most sessions compare nothing.
+        from pytest_kvbench.pipeline.baseline import find_baseline
+
+        find_baseline(options.reports, options.compare, group)
 
 
 def _refuse(error: KvbenchError) -> NoReturn:

@@ -29,7 +29,7 @@ _NAMES = ("samples_*.jsonl", "*.eval", "*.json", "predictions.csv", "*.jsonl", "
 _LM_EVAL = re.compile(r"samples_(?P<task>.+?)_\d{4}-\d\d-\d\dT[\d.:-]+")
 _WORDS: Mapping[str, float] = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 """Inspect's own: correct, partially, incorrect, no answer."""
-_OF_LM_EVAL = frozenset({"doc_id", "doc", "target", "arguments", "resps", "filtered_resps"})
+_OF_LM_EVAL = frozenset({"doc_id", "doc", "filtered_resps"})
 _IDS = ("example_id", "_id", "id", "doc_hash", "doc_id")
 
 TREATED = "treated"

@@ -51,6 +51,26 @@ def test_a_baseline_is_a_file_in_git(project: Project, mock: MockServer) -> None
     assert (done.exit_code, "REGRESSIONS" in done.output) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"cells": [', "Expecting value: *"),
+        ("[]", "it is of another shape"),
+        ('{"schema": 99}', "another schema"),
+    ],
+)
+def test_a_damaged_baseline_is_refused_before_anything_is_asked(
+    project: Project, mock: MockServer, content: str, why: str
+) -> None:
+    file = project.path / "ci" / "g.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    result = project.run("-n", "0", "--kvbench-compare", "./ci")
+    assert result.ret == 4
+    result.stdout.fnmatch_lines([f"kvbench: ci/g.json: is no baseline: {why}"])
+    assert mock.posts == 0
+
+
 def test_a_worse_run_fails_with_1_though_every_test_passes_and_ci_is_told(
     project: Project, mock: MockServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
