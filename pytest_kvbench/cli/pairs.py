@@ -105,12 +105,18 @@ def _arms(path: Path, choice: Choice, *, treated: bool) -> list[tuple[_Arm, Scor
     return chosen
 
 
+def _held(side: Scores) -> str:
+    tasks = sorted({task for task, _ in side.by_example if task})
+    return f"{len(side.by_example):,} examples{' of ' * bool(tasks)}{', '.join(tasks)}"
+
+
 def _say_unpaired(control: Path, before: Scores, treated: Path, after: Scores, paired: int) -> None:
     only = [len(side.by_example) - paired for side in (before, after)]
     if not paired:
+        one, other = (_held(side) for side in (before, after))
         raise UsageError(
             f"{control} and {treated} have no example in common",
-            f"they hold {only[0]:,} and {only[1]:,} examples: are they of one task and version?",
+            f"they hold {one} and {other}: are they of one task and version?",
         )
     if any(only):
         warnings.warn(

@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import readable_json, replace_text
+from pytest_kvbench.files import readable_json, replace_text, writing
 from pytest_kvbench.observation import Observation
 from pytest_kvbench.ops.dry_run import dry_run
 from pytest_kvbench.ops.run_names import data_of, named_runs
@@ -27,6 +27,7 @@ from pytest_kvbench.records import digest
 from pytest_kvbench.rows import Summary
 
 SCHEMA = 1
+_MADE_BY = "make one: kvbench card GROUP"
 CARDS = "cards"
 """Below the folder of groups."""
 
@@ -76,7 +77,8 @@ class Card:
         from pytest_kvbench.ops.card_page import card_markdown
 
         file = folder / f"{self.name}.json"
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         content = readable_json({"card": self.name, **self.content})
         replace_text(file, PAIR.sub(r"[\1 \2]", content))
         replace_text(file.with_suffix(".md"), card_markdown(self))
@@ -105,17 +107,10 @@ class Card:
             if schema != SCHEMA:
                 raise ValueError(f"schema {schema!r}")
             card.check()
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-        ) as error:
-            raise UsageError(
-                f"{file}: is no card: {error}", "make one: kvbench card GROUP"
-            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{file}: is no card: {error}", _MADE_BY) from None
+        except (LookupError, TypeError, AttributeError, ArithmeticError):
+            raise UsageError(f"{file}: is no card: it is of another shape", _MADE_BY) from None
         if card.name != name:
             raise UsageError(
                 f"{file}: is not as it was written: its name is {name}, its content is {card.name}",

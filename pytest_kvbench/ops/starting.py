@@ -14,7 +14,7 @@ from pytest_kvbench.errors import EngineError, MissingPrerequisiteError, UsageEr
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.extras import EMBEDDED, lacking
-from pytest_kvbench.files import replace_text
+from pytest_kvbench.files import replace_text, writing
 from pytest_kvbench.pipeline import foresee
 from pytest_kvbench.wire import sound
 
@@ -130,7 +130,8 @@ def write(found: Found, folder: Path) -> Iterator[tuple[Path, bool]]:
             yield file, is_new
             continue
         template = environment.get_template(f"{file.name}.j2")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        with writing(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(file, template.render(group="kvbench", **values))
         yield file, is_new
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.files import BASELINES, baseline_folder, readable_json, replace_text
+from pytest_kvbench.files import BASELINES, baseline_folder, readable_json, replace_text, writing
 from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.records import FULL_CACHE, SCORE
@@ -199,7 +199,8 @@ def save_baseline(side: Side, reports: Path, name: str) -> Path:
             "valid: a folder name, as in main or v1.2, or a folder's path, as in ./baselines",
         )
     path = baseline_file(reports, name, side.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, PAIR.sub(r"[\1 \2]", readable_json(side.to_json())))
     return path
 

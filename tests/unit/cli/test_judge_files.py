@@ -61,6 +61,14 @@ def lm_eval(folder: Path, right: Callable[[int], bool]) -> None:
     lines(folder / "model" / stale, [{**row, "exact_match": 0.0} for row in rows])
 
 
+def lm_eval_cut(folder: Path, right: Callable[[int], bool]) -> None:
+    """As people keep them: without what was sent."""
+    lm_eval(folder, right)
+    for file in folder.rglob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        lines(file, ({k: row[k] for k in row if k not in ("arguments", "resps")} for row in rows))
+
+
 def inspect_log(right: Callable[[int], bool]) -> dict[str, Any]:
     return {
         "version": 2,
@@ -109,6 +117,7 @@ def ours(folder: Path, right: Callable[[int], bool]) -> None:
 
 KINDS = {
     "lm-eval": (lm_eval, "gsm8k"),
+    "lm-eval, cut": (lm_eval_cut, "gsm8k"),
     "inspect": (as_json, "data"),
     "inspect-zip": (as_eval, "data"),
     "kvpress": (kvpress, "niah_single_1"),
@@ -151,6 +160,9 @@ def test_what_has_no_counterpart_is_left_out_and_said() -> None:
     apart = judge()
     assert apart.exit_code == 4
     assert "a and b have no example in common" in apart.output
+    lm_eval(Path("c"), lambda n: True)
+    tasks = judge("--treated", "c").output
+    assert "they hold 60 examples and 60 examples of gsm8k: are they of one task" in tasks
 
 
 def test_examples_of_one_context_are_kept_together() -> None:

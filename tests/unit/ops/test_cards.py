@@ -93,6 +93,25 @@ def test_a_card_that_was_altered_or_is_none_is_refused_in_two_lines(tmp_path: Pa
         assert len(done.stderr.splitlines()) == 2
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"card": "x", "schema": 1, "cells": 3}'])
+def test_a_card_of_any_shape_is_refused_in_words(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "card.json"
+    file.write_text(content)
+    with pytest.raises(UsageError, match="is no card: ") as caught:
+        Card.load(file)
+    assert "object" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["card g --to FILE/x", "save FILE/x/y g"])
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, command: str) -> None:
+    make_group(tmp_path, "g", bins=1, per_bin=5)
+    (tmp_path / "file").write_text("no folder")
+    words = command.replace("FILE", str(tmp_path / "file")).split()
+    done = CliRunner().invoke(main, [*words, "--dir", str(tmp_path)])
+    assert isinstance(done.exception, SystemExit)
+    assert "file" in done.output
+
+
 def test_a_leaderboard_ranks_by_verdict_then_bytes_and_keeps_other_data_apart(
     tmp_path: Path,
 ) -> None:
