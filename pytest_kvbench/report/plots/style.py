@@ -124,7 +124,7 @@ def fitted(words: str, room: float, size: float = SMALL) -> str:
 
 def name(panel: Axes, words: str) -> None:
     """Give a panel a title that is no wider than it."""
-    room = panel.get_window_extent().width / panel.get_figure(root=True).dpi
+    room = panel.get_window_extent().width / panel.figure.dpi
     panel.set_title(fitted(words, room + 0.1, SMALL + 1))
 
 

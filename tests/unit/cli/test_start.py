@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from pytest_kvbench import extras
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.ops import starting
@@ -115,7 +116,7 @@ def test_the_embedded_model_where_nobody_answers(monkeypatch: pytest.MonkeyPatch
     assert "found: the embedded model smollm2-135m" in init().output
     assert written()["engine"]["name"] == "local"
     assert "pytest-kvbench[local]" in WORKFLOW.read_text()
-    monkeypatch.setattr(starting, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     nothing = init("--to", "other")
     assert nothing.exit_code == 4
     assert "name a server: kvbench init http://HOST:8000/v1" in nothing.output
