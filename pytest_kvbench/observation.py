@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -108,7 +110,7 @@ class Observation(NamedTuple):
     @property
     def shared(self) -> Shared:
         """By which its control is found, or a control's treatments."""
-        return Shared(self.cell.control, self.example_id, self.replicate)
+        return Shared(_control_of(self.cell), self.example_id, self.replicate)
 
     def to_json(self) -> dict[str, object]:
         """Plain flat data, as exports have it."""
@@ -117,10 +119,63 @@ class Observation(NamedTuple):
         return {**cell, **plain, **self.outcome._asdict()}
 
 
+@lru_cache(4_096)
+def _control_of(cell: Cell) -> Cell:
+    """One record for all requests of a cell: they may be hundreds of thousands."""
+    return cell.control
+
+
 def highs_of(outcomes: Mapping[Name, Outcome], measure: str) -> dict[Name, float]:
     """The most that scores can be, of those that are not exact."""
     found = ((name, one.score, one.high(measure)) for name, one in outcomes.items())
     return {name: high for name, score, high in found if high is not None and high != score}
+
+
+class Column(Sequence[Any]):
+    """Values by place. Those that are alike are held once: `values[codes[place]]`."""
+
+    def __init__(self) -> None:
+        self.values: Sequence[Any] = []
+        self.codes = array("I")
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.values.__getitem__, self.codes)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.values[self.codes[place]]
+
+    def taken(self, places: Iterable[int]) -> Column:
+        """Those at some places, in that order."""
+        some = Column()
+        some.values, some.codes = self.values, array("I", map(self.codes.__getitem__, places))
+        return some
+
+    def with_values(self, values: Sequence[Any]) -> Column:
+        """The same places with something else for each of its values."""
+        other = Column()
+        other.values, other.codes = values, self.codes
+        return other
+
+
+class _Filling:
+    """A column while it is filled: it knows what it holds."""
+
+    def __init__(self) -> None:
+        self.column = Column()
+        self.column.values = self._held = list[Any]()
+        self._met: dict[Any, int] = {}
+
+    def add(self, values: Iterable[Any]) -> None:
+        held, met = self._held, self._met
+        for value in values:
+            is_whole = bool(value) and not isinstance(value, Mapping)
+            alike = value if is_whole else (type(value), repr(value))  # -0.0 is not 0.0
+            if (code := met.setdefault(alike, len(held))) == len(held):
+                held.append(value)
+            self.column.codes.append(code)
 
 
 class Observations(Collection[Observation]):
@@ -130,15 +185,12 @@ class Observations(Collection[Observation]):
     """
 
     def __init__(self, observed: Iterable[Observation] = ()) -> None:
-        self._columns: dict[str, list[Any]] = {name: [] for name in _READ}
-        met: dict[str, dict[Any, Any]] = {name: {} for name in _READ if name not in _DIFFER}
+        filling = {name: _Filling() for name in _READ}
         rows = iter(observed)
         while some := list(islice(rows, _AT_ONCE)):
             for name, read in _READ.items():
-                values = [read(one) for one in some]
-                alike = map(_items, values) if name == "parts" else values
-                held = map(met[name].setdefault, alike, values) if name in met else values
-                self._columns[name] += held
+                filling[name].add(map(read, some))
+        self._columns = {name: one.column for name, one in filling.items()}
 
     @classmethod
     def of(cls, observed: Iterable[Observation]) -> Observations:
@@ -153,32 +205,38 @@ class Observations(Collection[Observation]):
         parts = (outcomes if n == "outcome" else self.column(n) for n in Observation._fields)
         return map(Observation._make, zip(*parts, strict=True))
 
+    def __getitem__(self, place: int) -> Observation:
+        return next(iter(self.at([place])))
+
     def __contains__(self, one: object) -> bool:
         return any(one == other for other in self)
 
-    def column(self, name: str) -> Sequence[Any]:
+    def column(self, name: str) -> Column:
         """One field of all of them, of the observation itself or of its outcome."""
         return self._columns[name]
 
     def at(self, places: Iterable[int]) -> Observations:
         """Those at some places, in that order."""
-        places, some = list(places), Observations()
-        some._columns = {name: [of[i] for i in places] for name, of in self._columns.items()}
-        return some
+        places = array("I", places)
+        return self._with({name: of.taken(places) for name, of in self._columns.items()})
 
     def where(self, wanted: Callable[[Observation], bool]) -> Observations:
-        """Those of which something is true."""
-        return self.at(place for place, one in enumerate(self) if wanted(one))
+        """Those of which something is true; itself where that is all."""
+        places = array("I", (place for place, one in enumerate(self) if wanted(one)))
+        return self if len(places) == len(self) else self.at(places)
 
-    def with_columns(self, **columns: Sequence[Any]) -> Observations:
+    def with_columns(self, **columns: Iterable[Any]) -> Observations:
         """The same with other values in some columns, one for each observation."""
-        other = Observations()
-        other._columns = {**self._columns, **{name: list(of) for name, of in columns.items()}}
-        return other
+        filling = {name: _Filling() for name in columns}
+        for name, values in columns.items():
+            filling[name].add(values)
+        return self._with({**self._columns, **{n: one.column for n, one in filling.items()}})
 
-
-def _items(parts: Mapping[str, float] | None) -> object:
-    return None if parts is None else tuple(parts.items())
+    @staticmethod
+    def _with(columns: dict[str, Column]) -> Observations:
+        some = Observations()
+        some._columns = columns
+        return some
 
 
 def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
@@ -191,8 +249,6 @@ def failures_of(observed: Iterable[Observation]) -> Iterator[Failure]:
 _SCORED = ("measure", SCORE)  # as before there were others
 _NESTED = ("cell", "outcome", "samples", "cut", "largest")
 _AT_ONCE = 5_000
-_DIFFER = ("key", "text", "latency_s", "ttft_s", "samples")
-"""Columns whose values hardly repeat."""
 _READ = {
     **{name: attrgetter(name) for name in Observation._fields if name != "outcome"},
     **{name: attrgetter(f"outcome.{name}") for name in Outcome._fields},

@@ -35,7 +35,7 @@ Counts = tuple[int, int]
 """Our count of a prompt's tokens, and the server's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sent:
     """One answered prompt.
 
@@ -97,12 +97,12 @@ def _largest(counts: Iterable[tuple[Hashable, int | None]]) -> dict[Hashable, in
 
 def _flat(sent: Sequence[Sent]) -> Iterator[tuple[Hashable, Plateau]]:
     """The arms whose counts stop growing, each with where."""
-    arms: dict[Hashable, dict[Hashable, tuple[int, int]]] = {}
+    arms: dict[Hashable, list[Sent]] = {}
     for one in sent:
         if one.theirs:
-            arms.setdefault(one.arm, {})[one.prompt] = (one.ours, one.theirs)
-    for arm, prompts in arms.items():
-        counts = list(prompts.values())
+            arms.setdefault(one.arm, []).append(one)
+    for arm, some in arms.items():
+        counts = [*{one.prompt: (one.ours, one.theirs or 0) for one in some}.values()]
         found = _one_count(counts) or _one_band(counts)
         if found is not None:
             yield arm, found

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pytest_kvbench.analyse.efficiency import efficiency
-from pytest_kvbench.analyse.facts import by_cell, facts_of
+from pytest_kvbench.analyse.facts import Requests, facts_of
 from pytest_kvbench.analyse.integrity import outcomes, where
 from pytest_kvbench.analyse.observations import Sick, analyse_observations, judged_cells
 from pytest_kvbench.analyse.pairs import checked_observations, pair
@@ -57,7 +57,7 @@ def sensitivity(observations: pd.DataFrame, rules: Rules, sick: Sick) -> list[Ce
     table = checked_observations(observations[bad | (observations["policy"] == FULL_CACHE)])
     alone = replace(rules, correction="none", planned_cells=None)
     joined = pair(table)
-    requests = dict(by_cell(joined))
+    requests = Requests(joined)
     facts = {key: facts_of(rows, alone) for key, rows in requests.items()}
     judged = judged_cells(joined, requests, facts, alone, sick)
     return [row for key, row in judged.rows.items() if key.is_pooled]

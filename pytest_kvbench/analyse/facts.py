@@ -12,7 +12,7 @@ import pandas as pd
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.binstats import mean
 from pytest_kvbench.analyse.rules import Rules
-from pytest_kvbench.analyse.tables import CELL, cell_key, grouped
+from pytest_kvbench.analyse.tables import CELL, cell_key, places
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import NOT_APPLIED, PROVEN, SIMULATED, UNVERIFIED, Proof
@@ -28,10 +28,21 @@ NOT_ASKED: Final[Facts] = {
 """The facts of a cell that was not asked, because its control is not sane."""
 
 
-def by_cell(joined: pd.DataFrame) -> Iterator[tuple[CellKey, pd.DataFrame]]:
-    """The joined requests of every treated cell."""
-    for key, rows in grouped(joined, CELL):
-        yield cell_key(key), rows
+class Requests(Mapping[CellKey, pd.DataFrame]):
+    """The joined requests of every treated cell: a table of its own when it is looked at."""
+
+    def __init__(self, joined: pd.DataFrame) -> None:
+        self._joined = joined
+        self._places = {cell_key(key): rows for key, rows in places(joined, CELL)}
+
+    def __getitem__(self, key: CellKey) -> pd.DataFrame:
+        return self._joined.take(self._places[key])
+
+    def __iter__(self) -> Iterator[CellKey]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def facts_of(rows: pd.DataFrame, rules: Rules) -> Facts:

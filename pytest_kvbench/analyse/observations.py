@@ -13,7 +13,13 @@ from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.artefacts import CellView, flags_of, placebo
 from pytest_kvbench.analyse.binstats import bin_stats
 from pytest_kvbench.analyse.efficiency import efficiency
-from pytest_kvbench.analyse.facts import NOT_ASKED, by_cell, facts_of, pooled_facts, why_unmeasured
+from pytest_kvbench.analyse.facts import (
+    NOT_ASKED,
+    Requests,
+    facts_of,
+    pooled_facts,
+    why_unmeasured,
+)
 from pytest_kvbench.analyse.floor import noise_floor, repeats, with_repeats
 from pytest_kvbench.analyse.integrity import integrity
 from pytest_kvbench.analyse.judge import Judged, judge_cells
@@ -26,9 +32,6 @@ from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.rows import BinStats, Bounded, CellRow, Facts
 
-Requests = Mapping[CellKey, pd.DataFrame]
-"""The joined requests of every treated cell."""
-
 Sick = Mapping[CellGroup, str]
 """What is wrong with the control of a group."""
 
@@ -38,7 +41,7 @@ def analyse_observations(observations: pd.DataFrame, rules: Rules, sick: Sick) -
     table = checked_observations(observations)
     again = repeats(table)
     joined = with_repeats(pair(table), again)
-    requests = dict(by_cell(joined))
+    requests = Requests(joined)
     unasked = [key for key in rules.treated if key not in requests and _sickness(sick, key)]
     facts = {
         key: facts_of(requests[key], rules) if key in requests else NOT_ASKED

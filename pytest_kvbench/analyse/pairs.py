@@ -22,11 +22,11 @@ from pytest_kvbench.analyse.tables import (
 )
 from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.observation import Cut
+from pytest_kvbench.observation import Column, Cut
 from pytest_kvbench.records import FULL_CACHE, SCORE
 
 IDENTITY = [*CELL, "replicate", "aa", "example_id", "cluster", "proof"]
-TEXTS = ["label", "failure", "text", "finish_reason"]
+LABELS = ["label", "failure", "finish_reason"]
 NUMBERS = [
     "score",
     "em",
@@ -38,7 +38,7 @@ NUMBERS = [
     "kept_bytes",
     "full_bytes",
 ]
-OBSERVATIONS = [*IDENTITY, *TEXTS, *NUMBERS]
+OBSERVATIONS = [*IDENTITY, "label", "failure", "text", "finish_reason", *NUMBERS]
 """The columns that must be there; `parts`, a mapping of numbers by name, `cut`, an
 `observation.Cut`, `chance`, the score of guessing, and `largest`, the size of the largest context
 that could be drawn, may be."""
@@ -48,10 +48,33 @@ ANSWER = [*GROUP, "example_id", "replicate"]
 COMPARED = [
     *("score", "high", "label", "failure", "text", "finish_reason", "completion_tokens", "cut")
 ]
+JOINED = [
+    *(*CELL, "replicate", "example_id", "cluster", "proof", "achieved", "chance", "largest"),
+    *COMPARED,
+]
+
+
+def compact(name: str, column: Column) -> np.ndarray:
+    """A column of observations as few bytes.
+
+    Of texts it only matters which are equal, of ids besides how they are sorted: both are numbers.
+    """
+    values: np.ndarray
+    if name == "text":
+        values = np.arange(len(column.values), dtype=np.int32)
+    elif name in ("example_id", "cluster"):
+        values = np.unique(column.values, return_inverse=True)[1].astype(np.int32)
+    elif name in NUMBERS:
+        values = np.array(column.values, dtype=float)
+    else:
+        values = pd.Series(column.values).to_numpy()
+    return values[np.array(column.codes, dtype=np.int32)]
 
 
 def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
-    """The observations with every column in its type: empty texts "", missing numbers NaN.
+    """The observations with every column in its type: empty labels "", missing numbers NaN.
+
+    Replies are whole numbers, equal where these are.
 
     Raises:
         UsageError: a column is missing, a row is there twice, a score is outside [0, 1], or a row
@@ -60,20 +83,8 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
     if "measure" not in observations:
         observations = observations.assign(measure=SCORE)
     require_columns(observations, OBSERVATIONS, WHAT)
-    table = observations[OBSERVATIONS].copy()
-    parts: Any = observations["parts"] if "parts" in observations else [{} for _ in table.index]
-    table["parts"] = pd.Series(list(parts), index=table.index, dtype=object)
-    cuts = observations["cut"] if "cut" in observations else [None for _ in table.index]
-    found = [cut if isinstance(cut, Cut) else None for cut in cuts]
-    table["largest"] = observations.get("largest", 1)
-    table["cut"] = pd.Series(found, index=table.index, dtype=object)
-    table["chance"] = numbers(observations, "chance", WHAT) if "chance" in observations else 0.0
-    refuse_empty(table, IDENTITY, WHAT)
-    for column in TEXTS:
-        table[column] = table[column].fillna("").astype(str)
-    for column in ("bin", "budget", *NUMBERS):
-        table[column] = numbers(table, column, WHAT)
-    table["aa"] = table["aa"].astype(bool)
+    refuse_empty(observations, IDENTITY, WHAT)
+    table = pd.DataFrame(_in_their_types(observations), copy=False)
     table["high"] = _high(table)
     for column in ("score", "high", "em"):
         refuse_outside(table, column, 0, 1, WHAT)
@@ -89,6 +100,26 @@ def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:
             "Each row is either an answer with a score or a failure without one.",
         )
     return table
+
+
+def _in_their_types(observations: pd.DataFrame) -> dict[str, pd.Series[Any]]:
+    """Columns as arrays of their own, so that none is copied for another's sake."""
+    size = len(observations)
+    found: dict[str, Any] = {column: observations[column] for column in OBSERVATIONS}
+    found |= {column: found[column].fillna("").astype(str) for column in LABELS}
+    found["text"] = pd.Series(pd.factorize(found["text"])[0].astype(np.int32), observations.index)
+    for column in ("bin", "budget", *NUMBERS):
+        found[column] = numbers(observations, column, WHAT)
+    found["aa"] = found["aa"].astype(bool)
+    parts: Any = observations["parts"] if "parts" in observations else [{} for _ in range(size)]
+    found["parts"] = pd.Series(list(parts), index=observations.index, dtype=object)
+    sent: Any = observations["cut"] if "cut" in observations else [None for _ in range(size)]
+    cuts = [cut if isinstance(cut, Cut) else None for cut in sent]
+    found["cut"] = pd.Series(cuts, index=observations.index, dtype=object)
+    found["largest"] = observations.get("largest", 1)
+    given = "chance" in observations
+    found["chance"] = numbers(observations, "chance", WHAT) if given else 0.0
+    return found
 
 
 def _high(table: pd.DataFrame) -> pd.Series[float]:
@@ -107,16 +138,15 @@ def pair(table: pd.DataFrame) -> pd.DataFrame:
         table: checked observations.
 
     Returns:
-        One row per treated request: its columns, and those of `COMPARED` of its control with the
+        One row per treated request: its columns of `JOINED`, and `COMPARED` of its control with the
         suffix `_control`; `lost` where either has no score.
     """
-    treated = table[(table["policy"] != FULL_CACHE) & ~table["aa"]]
-    return beside_control(treated, table)
+    return beside_control(table.loc[(table["policy"] != FULL_CACHE) & ~table["aa"], JOINED], table)
 
 
 def pair_controls(table: pd.DataFrame) -> pd.DataFrame:
     """Every answer of the control's second run (A/A) beside that of the first, as `pair` does."""
-    return beside_control(table[(table["policy"] == FULL_CACHE) & table["aa"]], table)
+    return beside_control(table.loc[(table["policy"] == FULL_CACHE) & table["aa"], JOINED], table)
 
 
 def beside_control(treated: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

@@ -74,7 +74,8 @@ def numbers(frame: pd.DataFrame, column: str, what: str) -> pd.Series[float]:
     Raises:
         UsageError: naming the first value that is no number.
     """
-    values = pd.to_numeric(frame[column], errors="coerce").astype(float)
+    values = pd.to_numeric(frame[column], errors="coerce")
+    values = values if values.dtype == float else values.astype(float)
     bad = (values.isna() & frame[column].notna()).to_numpy()
     if bad.any():
         at = int(bad.argmax())
@@ -151,14 +152,25 @@ def group_numbers(table: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     return number
 
 
-def grouped(
+def places(
     table: pd.DataFrame, columns: Sequence[str]
-) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """The rows of each group, in sorted order of its values of `columns`; none may be missing."""
+) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+    """Where the rows of each group are, in sorted order of its values of `columns`.
+
+    None of these may be missing.
+    """
     number = group_numbers(table, columns)
     order = np.argsort(number, kind="stable")
     for rows in np.split(order, np.cumsum(np.bincount(number))[:-1]) if len(order) else ():
-        yield tuple(table[column].iloc[rows[0]] for column in columns), table.iloc[rows]
+        yield tuple(table[column].iloc[rows[0]] for column in columns), rows
+
+
+def grouped(
+    table: pd.DataFrame, columns: Sequence[str]
+) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The rows of each group, as `places` finds them."""
+    for key, rows in places(table, columns):
+        yield key, table.iloc[rows]
 
 
 def split_cells(pairs: pd.DataFrame) -> dict[CellKey, CellPairs]:

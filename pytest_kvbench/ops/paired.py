@@ -85,7 +85,6 @@ def _fullest(rows: pd.DataFrame) -> tuple[int, str]:
 
 def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
     """The pairs of a group's measured cells, and what it found of its arms; None without scores."""
-    import pandas as pd
 
     from pytest_kvbench.analyse import analyse
     from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair
@@ -94,7 +93,7 @@ def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
     family = question_of(prepared.experiment, stored.judged).families.get(SCORE)
     if family is None:
         return None  # a curve is one of scores
-    table = pd.DataFrame(family.columns)
+    table = family.table()
     planned = {CellKey.of(cell).pooled for cell in prepared.cells if not cell.is_control}
     judged = analyse(table, family.rules, family.sick).cells
     own = {key: row for row in judged if (key := CellKey.of_row(row)).pooled in planned}

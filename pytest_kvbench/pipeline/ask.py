@@ -86,8 +86,7 @@ class Live:
     def begin(self, driver: GroupDriver) -> None:
         """Hand a group to the pool, once."""
         if driver.group not in self._begun:
-            requests = tuple(request for _, request in driver.planned)
-            work = Work(driver.group.control_id, requests, driver.next)
+            work = Work(driver.group.control_id, driver.planned.requests, driver.next)
             self._begun[driver.group] = self._pool.submit(work)
 
     def end(self, driver: GroupDriver) -> Tally | ControlError:

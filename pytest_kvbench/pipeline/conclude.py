@@ -19,8 +19,9 @@ from pytest_kvbench.observation import Observations, failures_of
 from pytest_kvbench.pipeline import asked_again
 from pytest_kvbench.pipeline.drawn import drawn_of
 from pytest_kvbench.pipeline.group import Prepared
-from pytest_kvbench.pipeline.judge import Judge, judge
-from pytest_kvbench.pipeline.observe import missing_cells, observations
+from pytest_kvbench.pipeline.judge import Judge
+from pytest_kvbench.pipeline.judge_process import judge_apart
+from pytest_kvbench.pipeline.observe import TOGETHER, missing_cells, observations
 from pytest_kvbench.pipeline.provenance import controls_used, inputs_of
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
@@ -142,9 +143,10 @@ def score_plan(prepared: Prepared) -> int:
     Raises:
         MissingPrerequisiteError: nothing was answered.
     """
-    keys = [request.key for _, request in prepared.requests()]
+    keys = prepared.requests().keys
     with Store(prepared.database) as store:
-        if not store.settled(keys):
+        some = (keys[at : at + TOGETHER] for at in range(0, len(keys), TOGETHER))
+        if not any(map(store.settled, some)):
             raise _unanswered(prepared)
         return score(store, keys, prepared.experiment)
 
@@ -163,7 +165,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
 
     Args:
         prepared: the group.
-        judge_with: judges in place of `judge`, which loads pandas.
+        judge_with: judges in place of `judge_apart`, which loads pandas.
 
     Raises:
         MissingPrerequisiteError: no answer, or an answer without a score.
@@ -193,23 +195,24 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
                 f"group {group}: no vote has all its samples yet",
                 f"run it: {command('run', prepared.folder)}",
             )
-        analysis = (judge_with or judge)(prepared.experiment, judged)
+        analysis = (judge_with or judge_apart)(prepared.experiment, judged)
         missing = missing_cells(prepared, planned, rows, analysis.cells)
         runs = asked_again.settle(store, is_complete=not missing)
         store.save_analysis(analysis.bin_stats, analysis.cells, analysis.transitions)
         reached = store.throughput(runs[-1].run_id)
         far = _moved(prepared, store, planned)
-    from pytest_kvbench.report.failed import failure_messages
-    from pytest_kvbench.report.summary import build_summary
+        from pytest_kvbench.report.failed import failure_messages
+        from pytest_kvbench.report.summary import build_summary
 
-    summary = build_summary(
-        prepared.experiment.snapshot(),
-        prepared.manifests,
-        analysis,
-        listed,
-        missing,
-        runs[-1],
-    )
+        summary = build_summary(
+            prepared.experiment.snapshot(),
+            prepared.manifests,
+            analysis,
+            listed,
+            missing,
+            runs[-1],
+            lambda one: store.answers([one.outcome.key])[one.outcome.key].text,
+        )
     if prepared.experiment.engine.mode == "live":  # replies of a batch all come at once
         summary["efficiency"]["throughput"] = reached
     summary["integrity"]["messages"] = failure_messages(failures_of(rows))

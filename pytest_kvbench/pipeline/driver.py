@@ -25,6 +25,7 @@ from pytest_kvbench.pipeline.observe import (
     observations,
     stored_outcomes,
 )
+from pytest_kvbench.pipeline.planned import Plan
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
 from pytest_kvbench.records import Cell, Request
@@ -49,14 +50,14 @@ class GroupDriver:
     cells: tuple[Cell, ...]
 
     @cached_property
-    def planned(self) -> Planned:
+    def planned(self) -> Plan:
         """All requests that it could make, each with its cell."""
         return self.prepared.requests(self.cells)
 
     @cached_property
-    def controls(self) -> Planned:
+    def controls(self) -> Plan:
         """The requests of its control alone, A/A runs included, each with its cell."""
-        return list(self.prepared.each_request([self._control]))
+        return Plan(self.prepared.each_request([self._control]))
 
     def next(self, store: Store) -> list[Request]:
         """The requests to be settled next: first what shows whether the control is sane.
@@ -133,7 +134,7 @@ class GroupDriver:
         return list(chain.from_iterable(rounds))
 
     def _outcomes(self, store: Store) -> Outcomes:
-        score(store, [request.key for _, request in self.planned], self.prepared.experiment)
+        score(store, self.planned.keys, self.prepared.experiment)
         return stored_outcomes(self.prepared, store, self.planned)
 
     def _of_the_sane(

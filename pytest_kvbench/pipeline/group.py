@@ -22,6 +22,7 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.files import CONTROLS, is_unconfirmed, sweep, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import find, plan
+from pytest_kvbench.pipeline.planned import Plan
 from pytest_kvbench.records import SCORE, Arm, Cell, Request
 from pytest_kvbench.selection import ManifestEntry, TaskManifest
 from pytest_kvbench.store.places import group_names, is_group
@@ -76,9 +77,7 @@ class Prepared:
     extra_tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     asks_again: bool = False
-    made: dict[CellGroup, list[tuple[Cell, Request]]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    made: dict[CellGroup, Plan] = field(default_factory=dict, repr=False, compare=False)
     """The requests of groups, as far as they were made."""
 
     @property
@@ -93,24 +92,23 @@ class Prepared:
             name: task_of(self.experiment, name, self.extra_tasks) for name in self.experiment.tasks
         }
 
-    def requests(self, cells: Sequence[Cell] | None = None) -> list[tuple[Cell, Request]]:
+    def requests(self, cells: Sequence[Cell] | None = None) -> Plan:
         """The requests of some cells, by default of the whole plan; controls always included.
 
         Those of a group are made once, with all its cells, and kept, without their prompts.
         """
         some = plan.groups(self.cells if cells is None else cells)
-        return [pair for group, members in some.items() for pair in self._of(group, members)]
+        return Plan.of([self._of(group, members) for group, members in some.items()])
 
     def each_request(self, cells: Sequence[Cell] | None = None) -> Iterator[tuple[Cell, Request]]:
         """As `requests`, one at a time: none is kept that was not before."""
         for group, members in plan.groups(self.cells if cells is None else cells).items():
             yield from self._of(group, members) if group in self.made else self._make(members)
 
-    def _of(self, group: CellGroup, some: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
+    def _of(self, group: CellGroup, some: Sequence[Cell]) -> Plan:
         if group not in self.made:
-            self.made[group] = list(self._make(self._groups.get(group, some)))
-        asked = plan.asked(self.experiment, some)
-        return ((cell, request) for cell, request in self.made[group] if cell in asked)
+            self.made[group] = Plan(self._make(self._groups.get(group, some)))
+        return self.made[group].among(plan.asked(self.experiment, some))
 
     def _make(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Request]]:
         target = plan.Target(self.fingerprint, self.replicate_offset)

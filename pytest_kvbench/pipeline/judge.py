@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Observations
+from pytest_kvbench.observation import Column, Observations
 from pytest_kvbench.pipeline import measures, sane_control
 from pytest_kvbench.pipeline.rules import rules_of
 from pytest_kvbench.records import SCORE
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pytest_kvbench.analyse import Analysis
 
 
 Judge = Callable[[Experiment, Observations], "Analysis"]
-Columns = dict[str, Sequence[Any]]
+Columns = dict[str, Column]
 """A table of observations, a column a name: what crosses to another process at least cost."""
 
 _CELL = CellKey._fields
@@ -31,11 +34,12 @@ _OUTCOME = (
 
 
 def columns_of(observed: Observations) -> Columns:
-    """Observations as the columns that `analyse` reads."""
-    cells = observed.column("cell")
+    """Observations as the columns that `analyse` reads; of texts it is told which are equal."""
+    cells, texts = observed.column("cell"), observed.column("text")
     return {
-        **{name: [getattr(cell, name) for cell in cells] for name in _CELL},
+        **{name: cells.with_values([*map(attrgetter(name), cells.values)]) for name in _CELL},
         **{name: observed.column(name) for name in (*_OWN, *_OUTCOME)},
+        "text": texts.with_values(range(len(texts.values))),
     }
 
 
@@ -47,6 +51,15 @@ class Family:
     rules: Rules
     sick: Mapping[CellGroup, str]
 
+    def table(self) -> pd.DataFrame:
+        """The columns for `analyse`. Loads pandas."""
+        import pandas as pd
+
+        from pytest_kvbench.analyse.pairs import compact
+
+        found = {name: compact(name, of) for name, of in self.columns.items()}
+        return pd.DataFrame(found, copy=False)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -56,13 +69,11 @@ class Question:
 
     def answer(self) -> Analysis:
         """The statistics. Loads pandas."""
-        import pandas as pd
-
         from pytest_kvbench.analyse import analyse
         from pytest_kvbench.analyse.measures import together
 
         found = {
-            measure: analyse(pd.DataFrame(one.columns), one.rules, one.sick)
+            measure: analyse(one.table(), one.rules, one.sick)
             for measure, one in self.families.items()
         }
         return together(found, {name: one.rules.margin for name, one in self.families.items()})

@@ -11,16 +11,31 @@ import importlib
 import pickle
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import KvbenchError
-from pytest_kvbench.pipeline.judge import Question, question_of
+from pytest_kvbench.pipeline.judge import Question, judge, question_of
 from pytest_kvbench.processes import without_collector, without_secrets
 
 if TYPE_CHECKING:
     from pytest_kvbench.analyse import Analysis
     from pytest_kvbench.experiment.schema import Experiment
     from pytest_kvbench.observation import Observations
+
+
+_RETURNS_TABLES = {"MALLOC_MMAP_THRESHOLD_": "262144"}
+"""glibc gives back what is freed from so many bytes on, and does not move that limit up."""
+_MANY = 20_000
+"""Observations from which on pandas' tables of them are worth a process of their own."""
+
+
+def judge_apart(experiment: Experiment, observed: Observations) -> Analysis:
+    """See `judge.judge`: of many observations in another process, which ends with its memory."""
+    if len(observed) < _MANY:
+        return judge(experiment, observed)
+    with closing(Analyst()) as analyst:
+        return analyst.judge(experiment, observed)
 
 
 class Analyst:
@@ -36,7 +51,7 @@ class Analyst:
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=without_secrets(),
+                env=without_secrets() | _RETURNS_TABLES,
                 start_new_session=True,  # Ctrl-C must not take it before the last judgement
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,20 +28,32 @@ from pytest_kvbench.rows import CellRow, MissingRow
 from pytest_kvbench.score.metric import get_metric
 from pytest_kvbench.store.store import Store
 from pytest_kvbench.tasks.tokenizers import is_serving
+from pytest_kvbench.wire.hashed import hashed
 
 Planned = Sequence[tuple[Cell, Request]]
 Outcomes = Mapping[str, Outcome]
 """By request key."""
 
+_LONG = len(hashed("text"))
 TOGETHER = 5_000  # answers whose texts and scores are held at once
 
 
-def observations(prepared: Prepared, store: Store, planned: Planned) -> Observations:
+def observations(
+    prepared: Prepared, store: Store, planned: Planned, *, texts: bool = False
+) -> Observations:
     """One per planned request that has an answer or a failure.
 
     A treatment is proven only against a control that saw as many tokens: where `planned` has the
     control's request too, another count leaves it unverified.
+
+    Args:
+        prepared: the group.
+        store: its answers.
+        planned: the requests.
+        texts: whether long replies are needed word for word; else their hashes stand for them.
+            Samples that vote always are.
     """
+    whole = texts or bool(prepared.experiment.votes)
     entries = [
         (entry.example, manifest.metric)
         for manifest in prepared.manifests.values()
@@ -64,12 +77,19 @@ def observations(prepared: Prepared, store: Store, planned: Planned) -> Observat
             cluster=clusters[request.example_id],
             chance=chances[request.example_id] if cell.measure == SCORE else 0.0,
             proof=proof_of(request.arm, _achieved(outcome)),
-            outcome=outcome if cell.measure == SCORE else _of_distributions(outcome),
+            outcome=_held(outcome if cell.measure == SCORE else _of_distributions(outcome), whole),
             largest=largest[cell.task, cell.bin],
         )
         for cell, request, outcome in _with_outcomes(store, planned)
     )
     return stored.with_columns(proof=_proofs(stored), cut=_cuts(prepared, stored))
+
+
+def _held(outcome: Outcome, whole: bool) -> Outcome:
+    text = outcome.text
+    if whole or text is None or len(text) <= _LONG:
+        return outcome
+    return outcome._replace(text=hashed(text))
 
 
 def _of_distributions(outcome: Outcome) -> Outcome:
@@ -79,14 +99,14 @@ def _of_distributions(outcome: Outcome) -> Outcome:
     return outcome._replace(text=canonical(dict(outcome.parts or {})).decode())
 
 
-def _proofs(stored: Observations) -> list[Proof]:
+def _proofs(stored: Observations) -> Iterator[Proof]:
     """Those of the telemetry, less where the control saw another number of tokens."""
     tokens = {
         one.shared: one.outcome.prompt_tokens
         for one in stored
         if one.cell.is_control and not one.aa
     }
-    return [_proof(one, tokens.get(one.shared)) for one in stored]
+    return (_proof(one, tokens.get(one.shared)) for one in stored)
 
 
 def _proof(one: Observation, control_tokens: int | None) -> Proof:
@@ -96,7 +116,7 @@ def _proof(one: Observation, control_tokens: int | None) -> Proof:
     return "unverified" if differs and shown else one.proof
 
 
-def _cuts(prepared: Prepared, stored: Observations) -> list[Cut | None]:
+def _cuts(prepared: Prepared, stored: Observations) -> Iterator[Cut | None]:
     """How the prompt of each stored outcome was cut, by the counts of all of them."""
     ours = {
         (manifest.task, entry.example.example_id): entry.tokens
@@ -104,12 +124,15 @@ def _cuts(prepared: Prepared, stored: Observations) -> list[Cut | None]:
         for entry in manifest.entries
     }
     serving = {task: is_serving(m.tokenizer) for task, m in prepared.manifests.items()}
-    whole = [place for place, one in enumerate(stored) if one.cell.policy != WITHHELD]
+    cells = stored.column("cell")
+    arms = {cell: replace(cell, bin=0) for cell in cells.values}
+    prompts: dict[Prompted, Prompted] = {}  # each once: arms share them
+    whole = array("I", (at for at, cell in enumerate(cells) if cell.policy != WITHHELD))
     cuts = arrival.cuts(
         [
             arrival.Sent(
-                arm=replace(one.cell, bin=0),
-                prompt=(one.cell.task, one.cell.variant, one.example_id),
+                arm=arms[one.cell],
+                prompt=prompts.setdefault(name := _prompted(one), name),
                 ours=ours[one.cell.task, one.example_id],
                 serving=serving[one.cell.task],
                 theirs=one.outcome.prompt_tokens,
@@ -117,8 +140,16 @@ def _cuts(prepared: Prepared, stored: Observations) -> list[Cut | None]:
             for one in stored.at(whole)
         ]
     )
-    found = dict(zip(whole, cuts, strict=True))
-    return [found.get(place) for place in range(len(stored))]
+    found = {place: cut for place, cut in zip(whole, cuts, strict=True) if cut}
+    return map(found.get, range(len(stored)))
+
+
+Prompted = tuple[str, str, str]
+
+
+def _prompted(one: Observation) -> Prompted:
+    """By what the prompt of an observation is told from others."""
+    return one.cell.task, one.cell.variant, one.example_id
 
 
 def _with_outcomes(store: Store, planned: Planned) -> Iterator[tuple[Cell, Request, Outcome]]:

@@ -42,7 +42,7 @@ class Work:
     """
 
     task_bin: str
-    requests: tuple[Request, ...]
+    requests: Sequence[Request]
     wanted: Callable[[Store], Sequence[Request]] | None = None
 
 

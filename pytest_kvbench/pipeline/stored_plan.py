@@ -42,7 +42,7 @@ def observed(prepared: Prepared) -> Observed:
     group = prepared.experiment.group
     with Store(prepared.database, reads=True) as store:
         planned = stored_plan(prepared, store)
-        rows = observations(prepared, store, planned)
+        rows = observations(prepared, store, planned, texts=True)
         run = store.runs()[-1]
     if not rows:
         raise unanswered(prepared)

@@ -15,10 +15,10 @@ from pytest_kvbench.pipeline.drawn import drawn_so_far
 from pytest_kvbench.pipeline.driver import GroupDriver, sickness
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import Judge
-from pytest_kvbench.pipeline.observe import observations, voted
+from pytest_kvbench.pipeline.observe import Planned, observations, voted
 from pytest_kvbench.pipeline.score import score
 from pytest_kvbench.pipeline.votes import votes
-from pytest_kvbench.records import Cell, Request
+from pytest_kvbench.records import Cell
 from pytest_kvbench.rows import Certificate
 from pytest_kvbench.store.store import Store
 
@@ -41,7 +41,7 @@ class MeasuredExperiment:
     store: Store
     cells: frozenset[Cell]
     drivers: Mapping[CellGroup, GroupDriver]
-    drawn: dict[CellGroup, list[tuple[Cell, Request]]] = field(default_factory=dict)
+    drawn: dict[CellGroup, Planned] = field(default_factory=dict)
     levels: dict[CellGroup, Mapping[Cell, float]] = field(default_factory=dict)
     sick: dict[CellGroup, str] = field(default_factory=dict)
     problems: dict[CellGroup, ControlError | None] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class MeasuredExperiment:
 
     def _look_at(self, group: CellGroup) -> None:
         planned = self.drivers[group].planned
-        score(self.store, [request.key for _, request in planned], self.prepared.experiment)
+        score(self.store, planned.keys, self.prepared.experiment)
         if self.prepared.experiment.sequential:
             from pytest_kvbench.pipeline.rounds import levels  # late: numpy and scipy
 
@@ -73,7 +73,7 @@ class MeasuredExperiment:
         self.sick[group] = sickness(self.prepared, observed, whole=True)
         self.problems[group] = self.drivers[group].error_of(observed, whole=True)
         self._judged = {group: votes(observed, self.prepared.experiment, self.prepared.manifests)}
-        self.drawn[group] = list(drawn_so_far(self.prepared, self.store, planned))
+        self.drawn[group] = drawn_so_far(self.prepared, self.store, planned)
 
     def observed(self, cell: Cell) -> Observations:
         """What is judged of a cell, A/A runs apart, as far as it was drawn."""

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ _FLIPS_PER_CELL = 2
 _PACKAGES = ("pytest", "pytest-xdist", "numpy", "torch", "transformers", "kvpress")
 
 
+ReplyOf = Callable[[Observation], str | None]
+
+
+def held_reply(one: Observation) -> str | None:
+    """The reply that an observation holds."""
+    return one.outcome.text
+
+
 def build_summary(
     experiment: Mapping[str, Any],
     manifests: Mapping[str, TaskManifest],
@@ -38,6 +46,7 @@ def build_summary(
     judged: Observations,
     missing: Sequence[MissingRow],
     run: RunRow,
+    reply_of: ReplyOf = held_reply,
 ) -> Summary:
     """Everything a report says, as JSON data (DESIGN 7 and what the report needs besides).
 
@@ -48,6 +57,7 @@ def build_summary(
         judged: the observations that were analysed.
         missing: the plan's cells without all their answers, with a reason.
         run: the run these results belong to.
+        reply_of: the reply of an observation that is shown, where `judged` hold it as a hash.
     """
     summary: Summary = {
         "schema": SCHEMA,
@@ -83,7 +93,7 @@ def build_summary(
             for b in m.bins
         ],
         "missing": list(missing),
-        "flips": list(_flips(manifests, judged)),
+        "flips": list(_flips(manifests, judged, reply_of)),
         "provenance": provenance_of(run),
         "partial": bool(missing),
     }
@@ -104,7 +114,9 @@ def _wording(template_version: str) -> str | None:
     return whose if dash else None
 
 
-def _flips(manifests: Mapping[str, TaskManifest], judged: Observations) -> Iterator[FlipRow]:
+def _flips(
+    manifests: Mapping[str, TaskManifest], judged: Observations, reply_of: ReplyOf
+) -> Iterator[FlipRow]:
     """Examples that the control got right and a treatment did not, a few per cell."""
     examples = {
         entry.example.example_id: entry.example
@@ -114,22 +126,25 @@ def _flips(manifests: Mapping[str, TaskManifest], judged: Observations) -> Itera
     scored = judged.where(
         lambda one: one.outcome.score is not None and not one.aa and one.cell.measure == SCORE
     )
-    controls = {one.shared: one for one in scored if one.cell.is_control}
+    scores = scored.column("score")
+    places = {one.shared: place for place, one in enumerate(scored) if one.cell.is_control}
     shown: Counter[Cell] = Counter()
     for treated in scored:
-        control = controls.get(treated.shared)
-        if control is None or not _is_worse(treated, control):
+        place = places.get(treated.shared)
+        if place is None or not _is_worse(treated.outcome.score, scores[place]):
             continue
         shown[treated.cell] += 1
         if shown[treated.cell] <= _FLIPS_PER_CELL:
-            yield _flip(examples[treated.example_id], control, treated)
+            yield _flip(examples[treated.example_id], scored[place], treated, reply_of)
 
 
-def _is_worse(treated: Observation, control: Observation) -> bool:
-    return (treated.outcome.score or 0.0) < (control.outcome.score or 0.0)
+def _is_worse(treated: float | None, control: float | None) -> bool:
+    return (treated or 0.0) < (control or 0.0)
 
 
-def _flip(example: Example, control: Observation, treated: Observation) -> FlipRow:
+def _flip(
+    example: Example, control: Observation, treated: Observation, reply_of: ReplyOf
+) -> FlipRow:
     return {
         "task": treated.cell.task,
         "bin": treated.cell.bin,
@@ -138,8 +153,8 @@ def _flip(example: Example, control: Observation, treated: Observation) -> FlipR
         "example_id": example.example_id,
         "question": example.question,
         "answers": list(example.answers),
-        "control_text": control.outcome.text,
-        "treated_text": treated.outcome.text,
+        "control_text": reply_of(control),
+        "treated_text": reply_of(treated),
         "control": control.outcome.score,
         "treated": treated.outcome.score,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Observation
@@ -70,7 +70,7 @@ class Collected:
 
 def of_group(
     manifests: Mapping[str, TaskManifest],
-    judged: Iterable[Observation],
+    judged: Collection[Observation],
     cells: Iterable[CellRow],
     prompt_of: PromptOf,
 ) -> Answers:
@@ -83,9 +83,10 @@ def of_group(
         prompt_of: what was sent.
     """
     found = Collected(manifests)
-    placed = [(one.shared, _is_left(one), found.add(one)) for one in judged]
-    lefts = {shared: place for shared, left, place in placed if left}
-    pairs: list[Pair] = [(lefts.get(shared), place) for shared, left, place in placed if not left]
+    places = [found.add(one) for one in judged]
+    lefts = {one.shared: p for p, one in zip(places, judged, strict=True) if _is_left(one)}
+    rights = ((p, one) for p, one in zip(places, judged, strict=True) if not _is_left(one))
+    pairs: list[Pair] = [(lefts.get(one.shared), place) for place, one in rights]
     verdicts = {CellKey.of_row(row): row["verdict_holm"] or "" for row in cells}
     return Answers(SIDES, found.examples, found.arms, found.answers, pairs, verdicts, prompt_of)
 
