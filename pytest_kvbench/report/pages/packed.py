@@ -6,11 +6,12 @@ before replies, and what stayed the same before what changed. What was left out 
 
 from __future__ import annotations
 
-import gzip
 import json
+import zlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from pytest_kvbench.records import FULL_CACHE, WITHHELD
 from pytest_kvbench.report.pages.marks import cut, marks_of
@@ -18,6 +19,7 @@ from pytest_kvbench.report.pages.records import Answer, Answers, Pair
 from pytest_kvbench.selection import ManifestEntry
 
 WHOLE = 10**9
+_GZIP = 31  # of zlib's numbers for a container
 RATIO = 20
 """No JSON of replies and prompts is pressed together further: larger is not even tried."""
 TOKEN = 5
@@ -123,9 +125,27 @@ def packed(found: Answers, room: int, *, served: bool = False) -> str:
     return text
 
 
-def _pressed(data: object) -> str:
-    plain = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    return b64encode(gzip.compress(plain, 9, mtime=0)).decode()
+def _pressed(data: Mapping[str, object]) -> str:
+    """As base64 of gzip; the JSON of all answers is never there as a whole."""
+    press = zlib.compressobj(9, zlib.DEFLATED, _GZIP)
+    pressed = [press.compress(piece.encode()) for piece in _pieces(data)]
+    return b64encode(b"".join([*pressed, press.flush()])).decode()
+
+
+def _pieces(data: Mapping[str, object]) -> Iterator[str]:
+    """The JSON of an object; what it has an iterator for is a list."""
+    for start, (name, value) in zip(chain("{", repeat(",")), data.items(), strict=False):
+        yield f"{start}{_json(name)}:"
+        if isinstance(value, Iterator):
+            rows = zip(chain([""], repeat(",")), value, strict=False)
+            yield from chain("[", (f"{comma}{_json(row)}" for comma, row in rows), "]")
+        else:
+            yield _json(value)
+    yield "}"
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def _size(found: Answers, step: Step) -> int:
@@ -138,7 +158,7 @@ def _size(found: Answers, step: Step) -> int:
 
 
 def content(found: Answers, step: Step, *, served: bool = False) -> dict[str, object]:
-    """The data of a page, as far as a step keeps them."""
+    """The data of a page, as far as a step keeps them; examples and answers one by one."""
     pairs = _chosen(found, step.most)
     changed = {
         found.answers[place].example
@@ -153,14 +173,14 @@ def content(found: Answers, step: Step, *, served: bool = False) -> dict[str, ob
         "served": served,
         "all": len(found.pairs),
         "arms": [[*arm, arm.label] for arm in found.arms],
-        "examples": [
+        "examples": (
             example(found, place, step.prompt[place not in changed]) if place in kept else None
             for place in range(len(found.examples))
-        ],
-        "answers": [
+        ),
+        "answers": (
             _answer(one, step.reply[one.example not in changed]) if one.example in kept else None
             for one in found.answers
-        ],
+        ),
         "pairs": pairs,
         "verdicts": [[*key, word] for key, word in found.verdicts.items()],
     }
