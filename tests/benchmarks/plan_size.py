@@ -74,7 +74,8 @@ def server(latency_s: float = 0.0) -> Iterator[str]:
 
 def declare(folder: Path, requests: int, base_url: str, *, words: int, in_flight: int) -> None:
     """An experiment of so many requests, with its questions."""
-    arms = {"none": base_url, **{f"mine@{b}": base_url for b in BUDGETS[1:]}}
+    host = base_url.removesuffix("/v1")  # an address for each arm; all of them lead to one server
+    arms = {"none": base_url, **{f"mine@{b}": f"{host}/{b}/v1" for b in BUDGETS[1:]}}
     examples = requests // len(BUDGETS)
     experiment = {
         "group": "plan_size",

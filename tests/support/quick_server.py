@@ -77,7 +77,7 @@ def _completion(body: dict[str, object]) -> dict[str, object]:
             }
             for index, arm in enumerate(arms)  # type: ignore[arg-type]
         ],
-        "usage": {"prompt_tokens": 1000, "completion_tokens": 2},
+        "usage": {"prompt_tokens": len(text.split()), "completion_tokens": 2},
     }
 
 
