@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_kvbench.errors import EngineError
 from pytest_kvbench.records import FULL_CACHE
 
 if TYPE_CHECKING:
@@ -36,8 +37,12 @@ class Station:
     full: float | None
 
 
+class NoControlError(EngineError):
+    """The full cache's server does not come up: no arm can be held against it."""
+
+
 class Fleet:
-    """Servers by name.
+    """Servers by name; one that did not come up is not started again.
 
     Args:
         bring_up: starts one; called off the event loop.
@@ -59,6 +64,7 @@ class Fleet:
         self._at_once = at_once
         self._control_first = control_first
         self._up: dict[str, asyncio.Task[Up]] = {}
+        self._lost: dict[str, asyncio.Task[Up]] = {}
         self._wanted: Counter[str] = Counter()
         self._turn = asyncio.Condition()
         self._full: asyncio.Task[float | None] | None = None
@@ -68,7 +74,8 @@ class Fleet:
         """A server, up for as long as the block lasts; waits for its turn.
 
         Raises:
-            EngineError: it does not come up.
+            NoControlError: the full cache's, which it is measured against, does not come up.
+            EngineError: it does not.
         """
         full = await self._control_size() if name != FULL_CACHE else None
         async with self._held(name) as up:
@@ -90,24 +97,33 @@ class Fleet:
         return await asyncio.shield(self._full)
 
     async def _measure_control(self) -> float | None:
-        async with self._held(FULL_CACHE) as up:
-            return up.size
+        try:
+            async with self._held(FULL_CACHE) as up:
+                return up.size
+        except EngineError as error:
+            raise NoControlError(error.what, error.hint) from error
 
     @asynccontextmanager
     async def _held(self, name: str) -> AsyncIterator[Up]:
         self._wanted[name] += 1
         try:
-            async with self._turn:
-                await self._turn.wait_for(lambda: name in self._up or self._has_room())
-                if name not in self._up:
-                    await self._make_room()
-                    self._up[name] = asyncio.ensure_future(asyncio.to_thread(self._bring_up, name))
-                server = self._up[name]
-            yield await asyncio.shield(server)
+            yield await asyncio.shield(await self._start(name))
         finally:
             self._wanted[name] -= 1
             if not self._wanted[name]:
                 await self._wake_waiting()
+
+    async def _start(self, name: str) -> asyncio.Task[Up]:
+        async with self._turn:
+            await self._turn.wait_for(
+                lambda: name in self._lost or name in self._up or self._has_room()
+            )
+            if name in self._lost:
+                return self._lost[name]
+            if name not in self._up:
+                await self._make_room()
+                self._up[name] = asyncio.ensure_future(asyncio.to_thread(self._bring_up, name))
+            return self._up[name]
 
     def _has_room(self) -> bool:
         return len(self._up) < self._at_once or any(not self._wanted[name] for name in self._up)
@@ -115,8 +131,12 @@ class Fleet:
     async def _make_room(self) -> None:
         while len(self._up) >= self._at_once:
             idle = next(name for name in self._up if not self._wanted[name])
-            up = await self._up.pop(idle)
-            await up.http.aclose()
+            server = self._up.pop(idle)
+            await asyncio.wait([server])
+            if server.exception() is None:
+                await server.result().http.aclose()
+            else:
+                self._lost[idle] = server
             await asyncio.to_thread(self._take_down, idle)
 
     async def _wake_waiting(self) -> None:

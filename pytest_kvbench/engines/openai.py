@@ -21,7 +21,7 @@ from pytest_kvbench.engines.base import (
 )
 from pytest_kvbench.engines.body import Body
 from pytest_kvbench.engines.completion import NotACompletionError
-from pytest_kvbench.engines.fleet import Fleet, Station, Up
+from pytest_kvbench.engines.fleet import Fleet, NoControlError, Station, Up
 from pytest_kvbench.engines.keys import api_key_of, check_absent
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.engines.launch import once
@@ -30,7 +30,7 @@ from pytest_kvbench.engines.pacing import Pace
 from pytest_kvbench.engines.places import Crowd, name_of
 from pytest_kvbench.engines.probe import Probe
 from pytest_kvbench.engines.servers import Running, Servers, Started, at_once, check_declared
-from pytest_kvbench.errors import UsageError
+from pytest_kvbench.errors import EngineError, RefusedError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.files import run_folder
@@ -233,6 +233,10 @@ class OpenAIEngine:
             return self._with_memory(outcome, station, reply.waited_s)
         except RequestFailedError as failed:
             return Failure(request.key, failed.kind, str(failed), failed.attempts)
+        except EngineError as error:
+            if server == FULL_CACHE or isinstance(error, RefusedError | NoControlError):
+                raise
+            return Failure(request.key, "ENGINE_ERROR", error.what)  # the other arms go on
         except (NotACompletionError, UnsoundError) as refused:
             return Failure(request.key, "ENGINE_ERROR", str(refused))
 

@@ -113,3 +113,18 @@ def test_a_server_that_does_not_start_is_everybodys_error_once() -> None:
 
     run(rack, 3, both)
     assert rack.order == ["none"]
+
+
+def test_a_server_that_does_not_start_leaves_the_others_alone_and_is_not_started_again() -> None:
+    rack = Rack()
+    rack.broken = {"q8_0"}
+
+    async def three(fleet: Fleet) -> list[Any]:
+        names = ["q8_0", "q4_0", "q8_0", "none"]
+        together = await asyncio.gather(*(ask(fleet, n) for n in names), return_exceptions=True)
+        return [*together, *await asyncio.gather(ask(fleet, "q8_0"), return_exceptions=True)]
+
+    *found, last = run(rack, 1, three)
+    assert [found[1], found[3]] == [("q4_0", 18 / 64), ("none", 1.0)]
+    assert all("q8_0 does not start" in str(one) for one in (found[0], found[2], last))
+    assert (rack.most, rack.order.count("q8_0")) == (1, 1)

@@ -444,3 +444,22 @@ tokenizer: approximate
     assert {"kvbench.sqlite", "summary.json", "report.md"} <= set(contents)
     assert b"Incorrect API key provided: ***" in contents["kvbench.sqlite"]
     assert not [name for name, content in contents.items() if key.encode() in content]
+
+
+def test_an_arm_whose_server_is_down_fails_alone(serve: Callable[..., Wire]) -> None:
+    urls = {"none": serve("vllm").base_url, "fp8": "http://127.0.0.1:9/v1"}
+    urls["fp8_e5m2"] = serve("vllm", "fp8_e5m2").base_url
+    asked = request(), request("fp8", 0.5), request("fp8_e5m2", 0.5)
+    full, down, other = answers(experiment("vllm", ("fp8", "fp8_e5m2"), endpoints=urls), *asked)
+    assert isinstance(full, Answer)
+    assert isinstance(other, Answer)
+    assert isinstance(down, Failure)
+    assert "no server answers at http://127.0.0.1:9" in down.message
+
+
+def test_without_the_control_s_server_no_arm_is_asked(serve: Callable[..., Wire]) -> None:
+    up = serve("vllm", "fp8")
+    urls = {"none": "http://127.0.0.1:9/v1", "fp8": up.base_url}
+    with pytest.raises(EngineError, match="no server answers at"):
+        answers(experiment("vllm", ("fp8",), endpoints=urls), request("fp8", 0.5))
+    assert not up.asked
