@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -29,6 +30,8 @@ _POLL_S = 0.05
 _GRACE_S = 5.0
 _LOG_LINES = 6
 _STALE_S = 3600.0
+_ERROR = re.compile(r"(?:^|\] )([A-Z]\w*(?:Error|Exception): .*\S)")
+"""The last line of a traceback, a logger's prefix before it or not."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ def serve(
     address, pid_file = folder / f"{name}.json", folder / f"{name}.pid"
     with FileLock(folder / f"{name}.lock"):
         if not address.exists():
-            pid = _living(pid_file)
+            pid, printed = _living(pid_file), _Printed(log)
             if pid is None:
+                printed = _Printed(log, log.stat().st_size if log.exists() else 0)
                 pid = _start(command(address), log, env or without_keys())
                 pid_file.write_text(str(pid))
-            _await(address, pid, log, timeout_s)
+            _await(address, pid, printed, timeout_s)
         return Served(**_read(address))
 
 
@@ -141,15 +145,17 @@ def _start(command: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
         ).pid
 
 
-def _await(address: Path, pid: int, log: Path, timeout_s: float) -> None:
+def _await(address: Path, pid: int, printed: _Printed, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not address.exists():
         if not _runs(pid):
-            raise EngineError(f"the server ended while starting: {_last_lines(log)}", f"log: {log}")
+            raise EngineError(
+                f"the server ended while starting: {printed.why()}", f"log: {printed.log}"
+            )
         if time.monotonic() > deadline:
             raise EngineError(
-                f"the server was not up within {timeout_s:g} s: {_last_lines(log)}",
-                f"raise engine.start_timeout_s; log: {log}",
+                f"the server was not up within {timeout_s:g} s: {printed.why()}",
+                f"raise engine.start_timeout_s; log: {printed.log}",
             )
         time.sleep(_POLL_S)
 
@@ -177,6 +183,22 @@ def _read(address: Path) -> dict[str, Any]:
     return data
 
 
-def _last_lines(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-    return " | ".join(line.strip() for line in lines if line.strip()) or "it printed nothing"
+@dataclass(frozen=True)
+class _Printed:
+    """What a server printed: its log, from where it began."""
+
+    log: Path
+    since: int = 0
+
+    def why(self) -> str:
+        """Its last lines; before them its first error, of which a traceback's end may say nothing.
+
+        vLLM's ends with "See root cause above", a hundred lines below that cause.
+        """
+        with self.log.open("rb") as file:
+            file.seek(self.since)
+            lines = file.read().decode(errors="replace").splitlines()
+        last = " | ".join(line.strip() for line in lines[-_LOG_LINES:] if line.strip())
+        first = next((found[1] for line in lines if (found := _ERROR.search(line))), "")
+        said = [first] if first and first not in last else []
+        return " | ".join([*said, last]) if last else "it printed nothing"

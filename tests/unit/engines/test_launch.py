@@ -63,6 +63,22 @@ def test_a_server_that_ends_shows_its_last_lines(folder: Path) -> None:
         start(folder, "raise SystemExit('no such model')")
 
 
+def test_a_server_that_ends_shows_its_first_error_however_much_it_prints_after(
+    folder: Path,
+) -> None:
+    """As vLLM does, whose last lines are "see root cause above"; errors of before are no cause."""
+    old = "print('[m.py:1] OldError: of before')"
+    for why in (
+        old,
+        "print('a warning like `OSError: not this`\\n(W 1) [m.py:9] NoFp8Error: why')",
+    ):
+        program = f"{why}; print('more\\n' * 200); raise RuntimeError('See root cause above')"
+        with pytest.raises(EngineError) as caught:
+            start(folder, program)
+    assert "starting: NoFp8Error: why | " in caught.value.what
+    assert caught.value.what.endswith("RuntimeError: See root cause above")
+
+
 def test_a_server_that_hangs_is_named(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"not up within 0\.5 s: still loading"):
         start(folder, "import time; print('still loading'); time.sleep(60)", timeout_s=0.5)
