@@ -57,7 +57,7 @@ def _floor(results: Results) -> str:
         for row in results.bin_stats
         if row["policy"] == FULL_CACHE and row["acc_mean"] is not None
     ]
-    floor = text.listing(means, limit=6) or "unknown"
+    floor = text.listing(means, limit=6) if means else "unknown"
     return f"Noise floor ({results.measure} of the full cache with itself, asked again): {floor}."
 
 

@@ -40,7 +40,6 @@ NOTHING_COUNTED: Integrity = {
     "notes": [],
     "aa": None,
 }
-
 NOTHING_MOVED: Moved = {"bands": [], "most": []}
 
 ColumnsT = TypeVar("ColumnsT", bound=Columns)
@@ -95,8 +94,9 @@ class Results:
 
     @property
     def others(self) -> tuple[Results, ...]:
-        """The same summary by its other measures."""
-        return tuple(Results(self.summary, name) for name in self.measures if name != self.measure)
+        """The same summary by its other measures that have rows."""
+        every = (Results(self.summary, name) for name in self.measures if name != self.measure)
+        return tuple(one for one in every if one.cells)
 
     def _mine(self, rows: Iterable[ChainT]) -> list[ChainT]:
         return [row for row in rows if measure_of(row) == self.measure]

@@ -71,6 +71,18 @@ def test_both_measures_are_families_of_their_own(project: Project, mock: ForcedS
     assert any(line.endswith("bin0-snapkv-0.20]") for line in ids)
 
 
+@pytest.mark.parametrize("left", ["not overlap", "overlap"])
+def test_of_both_measures_one_that_has_no_answers_yet_has_no_part_of_the_report(
+    project: Project, mock: ForcedServer, left: str
+) -> None:
+    declare(project, "measure: [score, divergence]")
+    result = project.run("-n", "0", "-k", left, "--kvbench-report")
+    assert result.ret == 0, result.stdout.str()
+    report = (project.path / "reports" / "g" / "report.md").read_text(encoding="utf-8")
+    assert "Partial run" in report
+    assert ("How far distributions moved" in report) == (left == "overlap")
+
+
 def test_what_is_stored_is_not_asked_again_and_a_known_reply_is_forced(
     project: Project, mock: ForcedServer
 ) -> None:

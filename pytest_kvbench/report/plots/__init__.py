@@ -45,10 +45,11 @@ def draw_all(
     empty(folder / FOLDER, ("png",))
     if formats:
         empty(folder / PAPER, (*FORMATS, "csv"))
-    if not results.policies:
+    measured = [one for one in (results, *results.others) if one.policies]
+    if not measured:
         return ()
     with style.house_style():
-        every = (drawn for one in (results, *results.others) for drawn in _drawn(one, answers))
+        every = (drawn for one in measured for drawn in _drawn(one, answers))
         return tuple(save(drawn, folder, formats) for drawn in every)
 
 
