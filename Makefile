@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # One process serves the model and takes both cores; workers only wait for it.
 WORKERS ?= 8
 
-.PHONY: install dev evals sanity test test-all lint repeated bench gpu docs clean
+.PHONY: install dev evals sanity test test-all lint repeated bench gpu engines docs clean
 
 install: $(STAMP)
 
@@ -62,9 +62,22 @@ gpu:
 	$(GPU_PYTHON) -m pytest tests/model -m cuda -n 0 -rs
 	$(GPU_PYTHON) -m pytest tests/benchmarks/test_gpu.py -n 0 -s
 
+# Real servers under every KV type that they take, and the table of docs/engines.md; half an hour.
+# vLLM lives in an environment of its own: its transformers is another. All its packages are named,
+# so that none brings a CUDA build; pip must find torch's CPU build, as for `make install`.
+ENGINES := .venv-engines
+$(ENGINES)/.installed: constraints-engines.txt
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --no-deps --requirement constraints-engines.txt
+	touch $@
+
+engines: dev $(ENGINES)/.installed
+	$(BIN)/python -m tests.support.every_engine --vllm $(ENGINES)/bin/python
+	$(BIN)/python -m tests.support.recorded $(ENGINES)/bin/python
+
 # The tables in docs/ that the code's own texts make.
 docs: dev
 	$(BIN)/python -m tests.support.generated
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

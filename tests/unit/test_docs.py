@@ -25,7 +25,15 @@ from tests.support.pages import PAGES, README, ROOT, TEXT
 PACKAGE = ROOT / "pytest_kvbench"
 FOREIGN = {
     *("--cache-clear", "--cache-show", "--junitxml"),  # pytest
-    *("--batches", "--kv-cache-dtype", "--model", "--policy", "--port", "--slot-save-path"),
+    *(
+        "--batches",
+        "--dtype",
+        "--kv-cache-dtype",
+        "--model",
+        "--policy",
+        "--port",
+        "--slot-save-path",
+    ),
     *("--memory-share", "--slots"),  # the embedded server
     "--gpus-per-node",  # Slurm
     *("--no-deps", "--upgrade", "--seed", "--strict"),  # pip, calibration.py, mypy
@@ -249,7 +257,8 @@ def test_messages_and_flags_on_the_pages_are_those_of_the_code() -> None:
     assert not [message for message in messages if message not in code]
 
 
-def test_constraints_are_names_and_versions_only() -> None:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-engines.txt"])
+def test_constraints_are_names_and_versions_only(file: str) -> None:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._]+", line) for line in lines)
     assert "torch==2.13.0" in lines
