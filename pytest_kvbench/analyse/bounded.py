@@ -27,6 +27,7 @@ from scipy.special import ndtr
 
 NEWTON_STEPS = 60
 AT_THE_MEAN = 1e-4  # below this signed root the two terms of the formula cancel to noise
+CEILED = ", none above its control"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ class BoundedMean:
     ceiling: float = 1.0
     copies: float = 1.0
     method: str = "bounded mean, clusters"
+
+    def below(self, ceiling: float) -> BoundedMean:
+        """The same where no difference can be above `ceiling`; its method says so if that is news."""
+        method = self.method + CEILED if ceiling < self.ceiling else self.method
+        return replace(self, ceiling=ceiling, method=method)
 
     def mirrored(self) -> BoundedMean:
         """All signs turned."""

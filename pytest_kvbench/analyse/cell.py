@@ -180,8 +180,8 @@ def evidence_of(
     delta, codes = differences(control, treated, codes)
     estimate = float(delta.mean())
     totals = np.bincount(codes, weights=delta - estimate)
-    sizes, ceiling = np.bincount(codes).astype(float), ceiling_of(control, room)
-    return BoundedMean(len(codes), estimate, totals, sizes, ceiling=ceiling)
+    found = BoundedMean(len(codes), estimate, totals, np.bincount(codes).astype(float))
+    return found.below(ceiling_of(control, room))
 
 
 def ceiling_of(control: np.ndarray, room: float) -> float:

@@ -149,11 +149,11 @@ def stratified(
         deviation = (delta - mean) * np.sqrt(k / (k - 1)) if centred else delta - overall
         residuals.append(weight * np.bincount(code, weights=deviation))
         sizes.append(weight * np.bincount(code))
-    return BoundedMean(
+    found = BoundedMean(
         total,
         overall,
         np.concatenate(residuals),
         np.concatenate(sizes),
-        ceiling=max(ceiling_of(control, room) for control, *_ in strata),
         method="bounded mean, bins as strata",
     )
+    return found.below(max(ceiling_of(control, room) for control, *_ in strata))

@@ -52,6 +52,10 @@ def test_six_prompts_break_where_nothing_can_be_gained() -> None:
     bins = [Pairs(np.ones(6), treated, np.arange(6)), Pairs(np.ones(6), treated, np.arange(6))]
     rule = Rule(margin=0.05, alpha=ALPHA, room=ROUNDING)
     assert judge_bins(bins, rule).verdict == "breaks"
+    for found in (judged(treated, 0.05), judge_bins(bins, rule)):
+        assert found.method.endswith(", none above its control"), "a reader can tell"
+    for found in (judged(treated, 0.05, room=1.0), judge_bins(bins, replace(rule, room=1.0))):
+        assert "control" not in found.method
     assert judge_bins(bins, replace(rule, room=1.0)).verdict == "undetermined"
 
 
