@@ -80,7 +80,11 @@ def own(steps: Sequence[Step], method: Method, k: int, *, ends: bool = False) ->
         method: how it was asked.
         k: how many tokens a position were asked for.
         ends: whether it ended by itself, and no step says so.
+
+    Raises:
+        UnsoundError: nothing is named of it.
     """
+    _check_named(steps, ends)
     n, ones, zeros = len(steps) + ends, (1.0,) * len(steps), (0.0,) * len(steps)
     found = replace(
         _said(steps, steps),
@@ -103,9 +107,15 @@ def against(control: Divergence, steps: Sequence[Step], *, ends: bool = False) -
         UnsoundError: they cannot be compared.
     """
     full = _steps(control)
+    _check_named(steps, ends)
     if control.method == "forced":
         return _forced(control, full, steps)
     return _free(control, full, steps, ends)
+
+
+def _check_named(steps: Sequence[Step], ends: bool) -> None:
+    if not steps and not ends:
+        raise UnsoundError("its server names no token of a reply; valid: logprobs of each position")
 
 
 def _forced(control: Divergence, full: Sequence[Step], steps: Sequence[Step]) -> Divergence:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from starlette.requests import Request
@@ -119,6 +120,28 @@ def test_a_server_that_names_no_tokens_is_a_failure_with_its_reason(project: Pro
             server._complete = wordless
         assert project.run("-n", "0").ret == 10
     assert "names no tokens" in str(project.summary()["integrity"])
+
+
+def unnamed(body: dict, complete) -> dict:
+    """A reply of which no position is named."""
+    done = complete(body)
+    done["choices"][0] |= {"logprobs": {"content": []}, "finish_reason": "length"}
+    return done
+
+
+@pytest.mark.parametrize(("name", "arm"), [("openai", "q8_0"), ("vllm", "fp8")])
+@pytest.mark.parametrize("of", ["none", "all"])
+def test_a_reply_of_which_nothing_is_named_is_not_like_another(
+    project: Project, name: str, arm: str, of: str
+) -> None:
+    with serving(project, name=name, **{"none": 0.0, arm: 1.5}) as servers:
+        for server in servers.values() if of == "all" else [servers["none"]]:
+            server._complete = partial(unnamed, complete=server._complete)
+        result = project.run("-n", "0")
+        assert result.ret == 10, result.stdout.str()
+    (row,) = [c for c in project.summary()["cells"] if c["policy"] == arm and c["bin"] == 0]
+    assert row["verdict"] == "not-measured"
+    assert "names no token of a reply" in str(project.summary()["integrity"])
 
 
 @pytest.mark.parametrize(
