@@ -7,6 +7,13 @@ import re
 
 _MARK = "sha256:"
 _STATUS = re.compile(r"HTTP \d{3}: ")
+_OURS = re.compile(
+    r"not asked: the server (refused \d+ requests one after the other"
+    r"|failed \d+ requests alike and answered none)"
+    r"|the reply is (not JSON|a JSON (list|str|int|float|bool|NoneType))"
+    r"|its server compares no distributions"
+)
+"""Messages in which no word is a server's."""
 
 
 def hashed(text: str) -> str:
@@ -18,6 +25,8 @@ def hashed(text: str) -> str:
 
 def hashed_message(message: str) -> str:
     """An error without the server's words, which may repeat the prompt; its status stays."""
+    if _OURS.fullmatch(message):
+        return message
     status = _STATUS.match(message)
     kept = status[0] if status else ""
     return f"{kept}{hashed(message.removeprefix(kept))}"

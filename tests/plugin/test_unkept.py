@@ -171,6 +171,17 @@ def test_a_resumed_run_reads_the_prompts_anew(log: Project, mock: Secretive) -> 
     assert done.exit_code == 4, done.output
 
 
+def test_a_server_that_fails_is_told_by_its_status(log: Project, mock: Secretive) -> None:
+    """What was not asked for its sake says so in our words, and is not what failed."""
+    mock.trouble = lambda number, body: JSONResponse({"error": {"message": f"no {SECRET}"}}, 500)
+    done = CliRunner().invoke(main, ["run", "exp.yaml"])
+    assert done.exit_code == 10
+    assert "requests was answered: HTTP 500: sha256:" in done.output
+    assert places(log.path, SECRET, str(SAID)) == set()
+    stored = (log.path / "reports" / "g" / "kvbench.sqlite").read_bytes()
+    assert b"not asked: the server failed 5 requests alike" in stored
+
+
 def test_where_texts_are_kept_the_search_finds_them(log: Project) -> None:
     keep(log)
     log.run("-n", "0")
