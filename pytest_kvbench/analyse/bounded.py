@@ -52,7 +52,7 @@ class BoundedMean:
     method: str = "bounded mean, clusters"
 
     def below(self, ceiling: float) -> BoundedMean:
-        """The same where no difference can be above `ceiling`; its method says so if that is news."""
+        """The same where no difference is above `ceiling`; its method says so if that is news."""
         method = self.method + CEILED if ceiling < self.ceiling else self.method
         return replace(self, ceiling=ceiling, method=method)
 
