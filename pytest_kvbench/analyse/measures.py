@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from pytest_kvbench.analyse.integrity import where
+from pytest_kvbench.analyse.integrity import flag_note, where
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.divergence.records import HIGH
@@ -40,11 +40,18 @@ def together(analyses: Mapping[str, Analysis], margins: Mapping[str, float]) -> 
     )
 
 
-def noisy_floors(stats: Iterable[BinStats], margins: Mapping[str, float]) -> Iterator[str]:
-    """A sentence for each full cache that differs from itself by a good part of the margin.
+def noisy_floors(stats: Iterable[BinStats], margins: Mapping[str, float]) -> list[str]:
+    """One sentence where full caches differ from themselves by a good part of the margin.
 
-    By the most that it can agree, where that lies between bounds.
+    By the most that they can agree, where that lies between bounds.
     """
+    found = list(_noisy_floors(stats, margins))
+    return [f"noise-floor: {flag_note(found)}"] if found else []
+
+
+def _noisy_floors(
+    stats: Iterable[BinStats], margins: Mapping[str, float]
+) -> Iterator[tuple[str, str]]:
     for row in stats:
         measure, mean = row.get("measure", SCORE), row["acc_mean"]
         if measure == SCORE or row["policy"] != FULL_CACHE or mean is None:
@@ -53,20 +60,22 @@ def noisy_floors(stats: Iterable[BinStats], margins: Mapping[str, float]) -> Ite
         most = f"{'at most ' if high else ''}{high or mean:.3f}"
         if 1 - (high or mean) > SMALL * margins[measure]:
             yield (
-                f"noise-floor: {row['task']} bin {row['bin']}: asked again, the full cache agrees "
-                f"with itself to {most} ({measure}) and not to 1: what moves less is hidden. "
-                "A server that decodes several requests together does this; one slot "
-                "(engine.concurrency: 1, launch.parallel: 1) takes it away."
+                f"{row['task']} bin {row['bin']}",
+                f"asked again, the full cache agrees with itself to {most} ({measure}) and not to "
+                "1: what moves less is hidden. A server that decodes several requests together "
+                "does this; one slot (engine.concurrency: 1, launch.parallel: 1) takes it away",
             )
 
 
-def disagreements(cells: Sequence[CellRow]) -> Iterator[str]:
-    """A sentence for each cell whose replies say another thing than its distributions."""
+def disagreements(cells: Sequence[CellRow]) -> list[str]:
+    """A sentence for each way in which replies say another thing than distributions."""
+    found: dict[str, list[tuple[str, str]]] = {}
     words = {CellKey.of_row(row): (row["verdict_holm"] or row["verdict"], row) for row in cells}
     for key, (word, row) in words.items():
         scored, _ = words.get(key._replace(measure=SCORE), (None, None))
         if key.measure != SCORE and (meaning := _MEANING.get((scored, word))):
-            yield f"measures: {where(row)}: {meaning}"
+            found.setdefault(meaning, []).append((where(row), meaning))
+    return [f"measures: {flag_note(named)}" for named in found.values()]
 
 
 _MEANING: Mapping[tuple[VerdictWord | None, VerdictWord | None], str] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_kvbench.cellkey import ALL_BINS
-from pytest_kvbench.records import WITHHELD
+from pytest_kvbench.records import SCORE, WITHHELD
 from pytest_kvbench.report import text
 from pytest_kvbench.report.brackets import ends, together
 from pytest_kvbench.report.results import DECIDED, Results, Series, doubt, final
@@ -210,6 +210,8 @@ def driver(results: Results) -> str:
     if delta > -results.margin:
         return f"No measured difference is as large as the margin. {_failures(results)}"
     where = f"{name(worst['policy'])} at {text.budget(worst['budget'])}"
+    if results.measure != SCORE:
+        return f"The largest loss is {where}: {text.signed(delta)}. {_failures(results)}"
     return f"{_cause(delta, worst['delta_unlabelled'], where)} {_failures(results)}"
 
 

@@ -63,7 +63,9 @@ def test_both_measures_are_families_of_their_own(project: Project, mock: ForcedS
     assert cells["overlap", "all", 0.2]["verdict_holm"] == "breaks"
     result.stdout.fnmatch_lines(["*g, mock: 2 hold (margin 0.3)*", "*(overlap, margin 0.05)*"])
     notes = project.summary()["integrity"]["notes"]
-    assert any("graded answers hold while the distributions moved" in note for note in notes)
+    (note,) = [note for note in notes if note.startswith("measures: ")]
+    assert "graded answers hold while the distributions moved" in note
+    assert "(also jsonl:words.jsonl bin 1 snapkv 0.2 overlap, " in note, "told once"
     report = (project.path / "reports" / "g" / "report.md").read_text(encoding="utf-8")
     assert "## Answer: overlap" in report
     ids = project.run("-n", "0", "--collect-only", "-q").outlines
@@ -195,9 +197,12 @@ def test_a_report_shows_the_floor_and_what_moved_most(project: Project, mock: Fo
     text = (project.path / "reports" / "g" / "report.md").read_text(encoding="utf-8")
     assert "Noise floor (overlap of the full cache with itself, asked again): 0.97" in text
     assert "### By position in the reply" in text
+    assert "The largest loss is `snapkv` at 0.20: -0.77." in text
+    assert "rong answers" not in text, "a reply is compared, and is not wrong"
     assert text.count(", position ") == 10
     summary = project.summary()
-    assert [note for note in summary["integrity"]["notes"] if note.startswith("noise-floor")]
+    (note,) = [n for n in summary["integrity"]["notes"] if n.startswith("noise-floor")]
+    assert note.endswith("takes it away (also jsonl:words.jsonl bin 1).")
     most = summary["moved"]["most"]
     assert len(most) == 10
     assert [row["kld"] for row in most] == sorted((row["kld"] for row in most), reverse=True)
