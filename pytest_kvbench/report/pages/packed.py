@@ -182,8 +182,13 @@ def content(found: Answers, step: Step, *, served: bool = False) -> dict[str, ob
             for one in found.answers
         ),
         "pairs": pairs,
-        "verdicts": [[*key, word] for key, word in found.verdicts.items()],
+        "verdicts": [[*place, word] for place, word in _verdicts(found).items()],
     }
+
+
+def _verdicts(found: Answers) -> dict[tuple[object, ...], str]:
+    """By task, bin, variant, policy and budget; of several measures that of the first: scores."""
+    return {key[:-1]: word for key, word in reversed(found.verdicts.items())}
 
 
 def whole(found: Answers, place: int) -> dict[str, object]:

@@ -11,16 +11,18 @@ import re
 import sqlite3
 import string
 import threading
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.observation import Outcome
 from pytest_kvbench.ops.view import server_of
 from pytest_kvbench.pipeline.conclude import analyse, report
-from pytest_kvbench.records import Example, Prompt
+from pytest_kvbench.records import SCORE, Example, Prompt
 from pytest_kvbench.report import plots, write_report
 from pytest_kvbench.report.pages.marks import cut, marks_of
 from pytest_kvbench.report.pages.packed import ELEMENT, AnswersPage, packed
@@ -206,6 +208,23 @@ def test_a_link_to_a_cell_shows_its_pairs_and_a_filter_changes_the_address(brows
     browser.open(f"{page}#answers?failure=TIMEOUT")
     browser.wait("document.querySelectorAll('#pairs tbody tr').length === 1")
     assert "too slow" in rows(browser)[0]
+
+
+@needs_chromium
+def test_each_pair_has_the_verdict_of_its_cell(group, browser, page):
+    cells = json.loads((group.folder / "summary.json").read_text())["cells"]
+    wanted = {c["verdict_holm"] for c in cells if c["bin"] == 0 and c["budget"] == 0.5}
+    browser.open(f"{page}#answers?budget=0.5&bin=0")
+    column = "[...document.querySelectorAll('#pairs thead th')].map((h) => h.innerText)"
+    at = browser.run(column).index("Verdict")
+    cells_there = "[...document.querySelectorAll('#pairs tbody tr')].map((r) => r.cells"
+    assert set(browser.run(f"{cells_there}[{at}].innerText)")) == wanted
+
+
+def test_of_two_measures_a_page_has_the_verdict_of_scores():
+    keys = [CellKey("jsonl", 0, "", "snapkv", 0.5, measure) for measure in (SCORE, "overlap")]
+    found = replace(made([(1.0, "x")]), verdicts=dict(zip(keys, ["holds", "breaks"], strict=True)))
+    assert unpacked(packed(found, ROOM))["verdicts"] == [["jsonl", 0, "", "snapkv", 0.5, "holds"]]
 
 
 @needs_chromium
