@@ -188,7 +188,7 @@ def content(found: Answers, step: Step, *, served: bool = False) -> dict[str, ob
 
 def _verdicts(found: Answers) -> dict[tuple[object, ...], str]:
     """By task, bin, variant, policy and budget; of several measures that of the first: scores."""
-    return {key[:-1]: word for key, word in reversed(found.verdicts.items())}
+    return {key[:-1]: word for key, word in reversed([*found.verdicts.items()])}
 
 
 def whole(found: Answers, place: int) -> dict[str, object]:
