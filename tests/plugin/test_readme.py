@@ -55,7 +55,7 @@ STARTED = {"engine.log", "engine-*.log"}
 GROUNDED = {f"by_model_{name}.csv" for name in ("grounding", "correlations")}
 """What `aggregate` writes where answers bring their evidence, which none does here."""
 
-_POSTERIOR = ("analysis.json", "trace.nc", "timings.json", "diagnostics/*.png")
+_POSTERIOR = ("meta.json", "analysis.json", "trace.nc", "timings.json", "diagnostics/*.png")
 SAMPLED = {f"runs/posteriors/post_*_*/{name}" for name in _POSTERIOR}
 """What `kvbench posterior` writes, which is not run here."""
 
