@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,9 @@ JOINED = [
 ]
 
 
+IDS = ("example_id", "cluster")
+
+
 def compact(name: str, column: Column) -> np.ndarray:
     """A column of observations as few bytes.
 
@@ -62,13 +66,20 @@ def compact(name: str, column: Column) -> np.ndarray:
     values: np.ndarray
     if name == "text":
         values = np.arange(len(column.values), dtype=np.int32)
-    elif name in ("example_id", "cluster"):
+    elif name in IDS:
         values = np.unique(column.values, return_inverse=True)[1].astype(np.int32)
     elif name in NUMBERS:
         values = np.array(column.values, dtype=float)
     else:
         values = pd.Series(column.values).to_numpy()
     return values[np.array(column.codes, dtype=np.int32)]
+
+
+def with_ids(table: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Rows of a table whose columns are `compact`, with the ids that its numbers stand for."""
+    return table.assign(
+        **{name: np.unique(columns[name].values)[table[name].to_numpy()] for name in IDS}
+    )
 
 
 def checked_observations(observations: pd.DataFrame) -> pd.DataFrame:

@@ -85,9 +85,13 @@ def _fullest(rows: pd.DataFrame) -> tuple[int, str]:
 
 def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
     """The pairs of a group's measured cells, and what it found of its arms; None without scores."""
-
     from pytest_kvbench.analyse import analyse
-    from pytest_kvbench.analyse.pairs import checked_observations, measured_pairs, pair
+    from pytest_kvbench.analyse.pairs import (
+        checked_observations,
+        measured_pairs,
+        pair,
+        with_ids,
+    )
 
     stored = observed(prepared)
     family = question_of(prepared.experiment, stored.judged).families.get(SCORE)
@@ -98,7 +102,7 @@ def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
     judged = analyse(table, family.rules, family.sick).cells
     own = {key: row for row in judged if (key := CellKey.of_row(row)).pooled in planned}
     measured = [key for key, row in own.items() if _is_measured(row)]
-    pairs = measured_pairs(pair(checked_observations(table)))
+    pairs = with_ids(measured_pairs(pair(checked_observations(table))), family.columns)
     told = [_told(prepared, key, row) for key, row in own.items()]
     return _described(prepared, pairs, measured, stored.planned), told
 
