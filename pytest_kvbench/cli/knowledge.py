@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pytest_kvbench.cli import options
-from pytest_kvbench.cli.lines import echo_lines
+from pytest_kvbench.cli.lines import echo_lines, leaving_out
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 
 if TYPE_CHECKING:
@@ -143,16 +143,16 @@ def best(
     from pytest_kvbench.files import replace_text
     from pytest_kvbench.ops.arms import judged_arms
     from pytest_kvbench.ops.best import best as found
-    from pytest_kvbench.ops.best import defaults
+    from pytest_kvbench.ops.best import defaults, files
     from pytest_kvbench.ops.listing import best_lines
 
     arms = judged_arms(*_frames(reports, data, *_TABLES))
     rows = found(arms)
     _csv(rows, file)
     if folder is not None:
-        for default in defaults(arms):
-            replace_text(folder / f"{default.slug}.yaml", default.yaml())
-            click.echo(folder / f"{default.slug}.yaml", err=True)
+        for name, default in files(defaults(arms)).items():
+            replace_text(folder / f"{name}.yaml", default.yaml())
+            click.echo(folder / f"{name}.yaml", err=True)
     echo_lines(best_lines(rows))
 
 
@@ -229,9 +229,9 @@ def export(
                 _csv(frame(folder, table), csv / f"{table}.csv")
     for folder in _folders(groups, reports) if inspect or artifacts else ():
         prepared = None
-        with _leaving_out(folder, KvbenchError, named=bool(groups)):
+        with leaving_out(folder, KvbenchError, named=bool(groups)):
             prepared = open_group(folder)
-        with _leaving_out(folder, MissingPrerequisiteError, named=bool(groups)):
+        with leaving_out(folder, MissingPrerequisiteError, named=bool(groups)):
             if prepared is not None:
                 _export_group(prepared, inspect, artifacts)
 
@@ -242,17 +242,6 @@ def _folders(groups: Sequence[str], reports: Sequence[Path]) -> list[Path]:
     if groups:
         return [reports[0] / group for group in groups]
     return [group for folder in reports for group in group_folders(folder)]
-
-
-@contextlib.contextmanager
-def _leaving_out(folder: Path, kind: type[KvbenchError], *, named: bool) -> Iterator[None]:
-    """A group that cannot be read or has no answers is said to be left out, if nobody named it."""
-    try:
-        yield
-    except kind as error:
-        if named:
-            raise
-        click.echo(f"{folder}: left out: {error.what}", err=True)
 
 
 def _export_group(prepared: Prepared, inspect: Path | None, artifacts: Path | None) -> None:

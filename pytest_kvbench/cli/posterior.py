@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytest_kvbench.cli import options
-from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
+from pytest_kvbench.cli.lines import leaving_out
+from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
-    from pytest_kvbench.pipeline.group import Prepared
+    from pytest_kvbench.ops.paired import GroupPairs
     from pytest_kvbench.posterior.rows import Analysis, ComparisonRow, StatementRow
 
 
@@ -58,12 +59,13 @@ def posterior(
 
     Beside the verdicts, never in their place: no gate asks it. Needs the extra `bayes`.
     """
-    from pytest_kvbench.ops.posteriors import inputs_of, make_posterior
+    from pytest_kvbench.ops.posteriors import inputs_from, make_posterior
     from pytest_kvbench.posterior.draws import Sampling
 
-    found = list(_opened(groups, reports, model))
-    chosen = margin or _one("margin", [p.experiment.gate.loss for p in found], "--margin M")
-    made = make_posterior(inputs_of(found), Sampling(sampler, seed), chosen, target)
+    found = list(_read(groups, reports, model))
+    margins = [group.prepared.experiment.gate.loss for group in found]
+    chosen = margin or _one("margin", margins, "--margin M")
+    made = make_posterior(inputs_from(found), Sampling(sampler, seed), chosen, target)
     if as_json:
         click.echo(json.dumps(made.analysis, indent=2))
         return
@@ -72,18 +74,25 @@ def posterior(
     click.echo(made.folder)
 
 
-def _opened(groups: Sequence[str], reports: Path, model: str | None) -> Iterator[Prepared]:
-    """The groups, of one model alone."""
+def _read(groups: Sequence[str], reports: Path, model: str | None) -> Iterator[GroupPairs]:
+    """What the groups of one model add; of those that nobody named the others are left out."""
+    from pytest_kvbench.ops.paired import read_pairs
     from pytest_kvbench.pipeline.group import open_group
     from pytest_kvbench.store.places import group_folders
 
-    folders = [reports / g for g in groups] or group_folders(reports)
-    opened = [open_group(folder) for folder in folders]
-    models = sorted({p.experiment.engine.model for p in opened})
+    read = []
+    for folder in [reports / g for g in groups] or group_folders(reports):
+        with leaving_out(folder, KvbenchError, named=bool(groups)):
+            read.append(read_pairs(open_group(folder)))
+    models = sorted({_model(group) for group in read})
     chosen = model or _one("model", models, "--model NAME")
     if chosen not in models:
         raise UsageError(f"--model {chosen}: no group has it", f"they have {', '.join(models)}")
-    yield from (p for p in opened if p.experiment.engine.model == chosen)
+    yield from (group for group in read if _model(group) == chosen)
+
+
+def _model(group: GroupPairs) -> str:
+    return group.prepared.experiment.engine.model
 
 
 def _one(what: str, values: Sequence[Any], option: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from pytest_kvbench.ops import doubts
 from pytest_kvbench.ops.columns import Record
 from pytest_kvbench.ops.recipes import ALL_LENGTHS, RECIPE
-from pytest_kvbench.records import UNVERIFIED
+from pytest_kvbench.records import UNVERIFIED, digest
 from pytest_kvbench.report import text
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Default:
 
     model: str
     tasks: tuple[str, ...]
-    engine: str = ""
+    engine: str
     question_aware: bool = True
     policy: str = ""
     params: str = "{}"
@@ -49,9 +50,11 @@ class Default:
     doubts: tuple[str, ...] = ()
 
     @property
-    def slug(self) -> str:
-        """The model's name as that of a file."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.model).strip("-.") or "model"
+    def names(self) -> tuple[str, ...]:
+        """What a file of it may be called: the shortest that no other has; the last is alone."""
+        model = _slug(self.model)
+        engine = f"{model}-{_slug(self.engine)}"
+        return model, engine, f"{engine}-{digest([self.model, self.engine])[:8]}"
 
     def yaml(self) -> str:
         """The `kv` section of an experiment, with what it rests on as a comment."""
@@ -70,6 +73,16 @@ class Default:
         doubts = "".join(f"# {doubt}\n" for doubt in self.doubts)
         found = basis.format("the smallest budget that holds")
         return found + doubts + yaml.safe_dump({"kv": section}, sort_keys=False)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
+
+
+def files(found: Sequence[Default]) -> dict[str, Default]:
+    """Each by the name of its file, whatever case a file system knows."""
+    every = Counter(name.casefold() for one in found for name in set(one.names))
+    return {next(n for n in one.names if every[n.casefold()] == 1): one for one in found}
 
 
 def best(arms: pd.DataFrame) -> pd.DataFrame:
@@ -179,25 +192,26 @@ def defaults(arms: pd.DataFrame) -> list[Default]:
     """
     over = arms[arms["length"] == ALL_LENGTHS]
     return [
-        _default(str(model), rows)
-        for (_, model), rows in over.groupby(["engine", "model"], dropna=False)
+        _default(str(engine), str(model), rows)
+        for (engine, model), rows in over.groupby(["engine", "model"], dropna=False)
     ]
 
 
-def _default(model: str, rows: pd.DataFrame) -> Default:
+def _default(engine: str, model: str, rows: pd.DataFrame) -> Default:
     lines = [line for _, line in rows.groupby(SETTING, dropna=False)]
     allowed = [set(_keys(line[candidates(line)])) for line in lines]
     common = sorted(set.intersection(*allowed), key=lambda key: (key[-1], *map(str, key)))
     tasks = tuple(sorted(set(rows["task"])))
     if not common:
-        return Default(model, tasks)
+        return Default(model, tasks, engine)
     same = [key == common[0] for key in _keys(rows)]
     about = tuple(sorted(set(rows[same]["doubt"]) - {""}))
-    return Default(model, tasks, doubts=about, **dict(zip(_DEPLOYED, common[0], strict=True)))
+    chosen = dict(zip(_DEPLOYED, common[0], strict=True))
+    return Default(model, tasks, engine, doubts=about, **chosen)
 
 
 def _keys(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
     return list(rows[_DEPLOYED].itertuples(index=False, name=None))
 
 
-_DEPLOYED = ["engine", "question_aware", "policy", "params", "budget"]
+_DEPLOYED = ["question_aware", "policy", "params", "budget"]

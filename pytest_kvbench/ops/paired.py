@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.ops import doubts
+from pytest_kvbench.ops.curve_names import Recipe, names, recipe_of
 from pytest_kvbench.ops.recipes import octave
 from pytest_kvbench.pipeline.group import Prepared
 from pytest_kvbench.pipeline.judge import question_of
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from pytest_kvbench.posterior.curves import Pairs
     from pytest_kvbench.rows import CellRow
 
-_Arm = tuple[str, str, float]
-_Told = tuple[_Arm, doubts.Told]
-"""Task, policy and budget of an arm, and what a group found of one of its cells."""
+_Told = tuple[Recipe, float, doubts.Told]
+"""How an arm was asked, its budget, and what a group found of one of its cells."""
 
 CELL = list(CellKey._fields)
 _CURVE = ["group", "task", "low", "high", "policy"]
+_ARM = ("task", "policy", "budget", "variant")
 _EXAMPLE = ["task", "policy", "example"]
 
 
@@ -50,7 +51,16 @@ class Paired:
     doubts: tuple[ArmDoubt, ...]
 
 
-def paired_curves(groups: Iterable[Prepared]) -> Paired:
+@dataclass(frozen=True)
+class GroupPairs:
+    """The pairs of a group's measured cells, and what it found of its arms; none without scores."""
+
+    prepared: Prepared
+    rows: pd.DataFrame | None = None
+    told: Sequence[_Told] = ()
+
+
+def paired_curves(groups: Iterable[GroupPairs]) -> Paired:
     """Every ladder of the groups' plans, with the pairs that may be judged.
 
     Cells that were not measured (a control that is not sane, a budget that was provably not
@@ -58,15 +68,22 @@ def paired_curves(groups: Iterable[Prepared]) -> Paired:
     control itself, and arms that are asked because they are known to be bad. Of trials the mean
     counts.
 
-    Raises:
-        MissingPrerequisiteError: nothing was answered, or an answer has no score.
+    Args:
+        groups: as `read_pairs` gives them.
     """
     import pandas as pd
 
-    read = [one for prepared in groups if (one := _read(prepared)) is not None]
-    found = tuple(_doubts(told for _, own in read for told in own))
+    read = list(groups)
+    every = [told for group in read for told in group.told]
+    named = names(recipe for recipe, *_ in every)
+    found = tuple(_doubts(every, named))
     left_out = {arm[:3] for arm in found if doubts.why_left_out(arm.doubt)}
-    tables = sorted((rows for rows, _ in read if len(rows)), key=_fullest)
+    filled = (
+        group.rows.assign(policy=group.rows["recipe"].map(named))
+        for group in read
+        if group.rows is not None and len(group.rows)
+    )
+    tables = sorted(filled, key=_fullest)
     if not tables:
         return Paired((), found)
     rows = pd.concat(tables, ignore_index=True)
@@ -83,8 +100,14 @@ def _fullest(rows: pd.DataFrame) -> tuple[int, str]:
 # -- one group -----------------------------------------------------------------------------------
 
 
-def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
-    """The pairs of a group's measured cells, and what it found of its arms; None without scores."""
+def read_pairs(prepared: Prepared) -> GroupPairs:
+    """What a group adds to curves.
+
+    Raises:
+        MissingPrerequisiteError: nothing was answered, or an answer has no score.
+    """
+    import pandas as pd
+
     from pytest_kvbench.analyse import analyse
     from pytest_kvbench.analyse.pairs import (
         checked_observations,
@@ -96,24 +119,42 @@ def _read(prepared: Prepared) -> tuple[pd.DataFrame, list[_Told]] | None:
     stored = observed(prepared)
     family = question_of(prepared.experiment, stored.judged).families.get(SCORE)
     if family is None:
-        return None  # a curve is one of scores
+        return GroupPairs(prepared)  # a curve is one of scores
     table = family.table()
     planned = {CellKey.of(cell).pooled for cell in prepared.cells if not cell.is_control}
     judged = analyse(table, family.rules, family.sick).cells
     own = {key: row for row in judged if (key := CellKey.of_row(row)).pooled in planned}
     measured = [key for key, row in own.items() if _is_measured(row)]
     pairs = with_ids(measured_pairs(pair(checked_observations(table))), family.columns)
-    told = [_told(prepared, key, row) for key, row in own.items()]
-    return _described(prepared, pairs, measured, stored.planned), told
+    recipes = _recipes(prepared, stored.planned)
+    told = [_told(recipes[_arm(key)], row) for key, row in own.items()]
+    rows = _described(prepared, pairs, measured, stored.planned)
+    asked = zip(*(rows[name] for name in _ARM), strict=True)
+    recipe = pd.Series([recipes[arm] for arm in asked], index=rows.index, dtype=object)
+    return GroupPairs(prepared, rows.assign(recipe=recipe), told)
+
+
+def _recipes(
+    prepared: Prepared, planned: Iterable[tuple[Cell, Request]]
+) -> dict[tuple[str, str, float, str], Recipe]:
+    return {
+        _arm(cell): recipe_of(cell.task, request.arm, prepared.experiment)
+        for cell, request in planned
+        if cell.measure == SCORE
+    }
 
 
 def _is_measured(row: CellRow) -> bool:
     return row["verdict_holm"] != "not-measured"
 
 
-def _told(prepared: Prepared, key: CellKey, row: CellRow) -> _Told:
-    arm = (key.task, policy_with_settings(prepared, key.policy, key.variant), key.budget)
-    return arm, doubts.Told(_is_measured(row), row["proof"], row["flags"])
+def _arm(key: Cell | CellKey) -> tuple[str, str, float, str]:
+    return key.task, key.policy, key.budget, key.variant
+
+
+def _told(recipe: Recipe, row: CellRow) -> _Told:
+    told = doubts.Told(_is_measured(row), row["proof"], row["flags"])
+    return recipe, row["budget"], told
 
 
 def _described(
@@ -138,41 +179,22 @@ def _described(
     edges = {(task, b.index): b for task, manifest in manifests.items() for b in manifest.bins}
     asked = list(zip(rows["task"], rows["variant"], rows["example_id"], strict=True))
     bins = [edges[place] for place in zip(rows["task"], rows["bin"], strict=True)]
-    named = zip(rows["policy"], rows["variant"], strict=True)
     return rows.assign(
         group=prepared.experiment.group,
         example=[f"{one[2]} {examples[one]}" for one in asked],
         tokens=[tokens[task, example] for task, _, example in asked],
         low=np.array([b.low for b in bins], float),
         high=np.array([b.high for b in bins], float) - 1,
-        policy=[policy_with_settings(prepared, *arm) for arm in named],
     )
-
-
-def policy_with_settings(prepared: Prepared, policy: str, variant: str) -> str:
-    """A policy with all that may move its losses: arms of one name and other settings differ."""
-    experiment = prepared.experiment
-    params: Mapping[str, Any] = experiment.kv.params.get(policy, {})
-    return " ".join([policy, *_settings(experiment, params, variant)])
-
-
-def _settings(experiment: Any, params: Mapping[str, Any], variant: str) -> Iterator[str]:
-    yield from (f"{name}={value}" for name, value in sorted(params.items()))
-    if not experiment.kv.question_aware:
-        yield "question-unseen"
-    if experiment.sampling.self_consistency > 1:
-        yield f"votes={experiment.sampling.self_consistency}"
-    if variant:
-        yield f"variant={variant}"
 
 
 # -- all groups ----------------------------------------------------------------------------------
 
 
-def _doubts(told: Iterable[_Told]) -> Iterator[ArmDoubt]:
-    found: dict[_Arm, list[doubts.Told]] = {}
-    for arm, cell in told:
-        found.setdefault(arm, []).append(cell)
+def _doubts(told: Iterable[_Told], named: Mapping[Recipe, str]) -> Iterator[ArmDoubt]:
+    found: dict[tuple[str, str, float], list[doubts.Told]] = {}
+    for recipe, budget, cell in told:
+        found.setdefault((recipe.task, named[recipe], budget), []).append(cell)
     yield from (ArmDoubt(*arm, doubts.doubt_of(cells)) for arm, cells in sorted(found.items()))
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.files import make_folder, replace_json, replace_text
 from pytest_kvbench.ops import doubts
-from pytest_kvbench.ops.paired import ArmDoubt, paired_curves
+from pytest_kvbench.ops.paired import ArmDoubt, GroupPairs, paired_curves, read_pairs
 from pytest_kvbench.ops.posterior_plots import draw
 from pytest_kvbench.ops.run_names import named_runs
 from pytest_kvbench.ops.run_rows import Entry
@@ -69,20 +69,25 @@ class Inputs:
     doubts: tuple[ArmDoubt, ...] = ()
 
 
-def inputs_of(groups: Sequence[Prepared]) -> Inputs:
+def inputs_of(groups: Iterable[Prepared]) -> Inputs:
     """All measured pairs of groups of one model, each example once.
 
     Raises:
         MissingPrerequisiteError: a group has no answer, one has no score, or no cell was measured.
     """
-    found = paired_curves(groups)
+    return inputs_from([read_pairs(prepared) for prepared in groups])
+
+
+def inputs_from(read: Sequence[GroupPairs]) -> Inputs:
+    """As `inputs_of`, of groups that were read."""
+    found = paired_curves(read)
     if not found.pairs:
         raise MissingPrerequisiteError(
             "no group has a measured cell below budget 1.0", _mend(found.doubts)
         )
-    targets = {run.target for prepared in groups for run in named_runs(prepared)[0]}
+    targets = {run.target for group in read for run in named_runs(group.prepared)[0]}
     doubtful = tuple(arm for arm in found.doubts if arm.doubt)
-    model = groups[0].experiment.engine.model
+    model = read[0].prepared.experiment.engine.model
     return Inputs(model, tuple(sorted(targets)), found.pairs, doubtful)
 
 

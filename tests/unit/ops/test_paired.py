@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 
 from pytest_kvbench.cli.posterior import posterior_lines
-from pytest_kvbench.ops.paired import ArmDoubt, paired_curves
+from pytest_kvbench.ops.paired import ArmDoubt, paired_curves, read_pairs
 from pytest_kvbench.ops.posteriors import inputs_of
 from pytest_kvbench.pipeline.group import open_group
 from pytest_kvbench.records import FULL_CACHE
@@ -17,7 +17,7 @@ ONE = {"policies": ["snapkv"], "budgets": [1.0, 0.2]}
 
 
 def curves(*groups):
-    return paired_curves(groups).pairs
+    return paired_curves(map(read_pairs, groups)).pairs
 
 
 def test_an_answer_counts_once_whatever_its_copies_are_called(tmp_path):
@@ -128,3 +128,35 @@ def test_pairs_keep_their_contexts_and_what_is_missing(tmp_path):
     (curve, _) = curves(make_group(tmp_path, per_bin=30, failed=1))
     assert np.isnan(curve.treated).sum() == 1
     assert sorted(curve.cluster) == list(range(30))
+
+
+def test_recipes_that_best_keeps_apart_are_apart(tmp_path):
+    """Groups that differ in temperature, dtype, engine or a variant's wording; two that do not."""
+    warm = {"warm": {"temperature": 0.7}}
+    local = {"name": "local", "model": "m"}
+    keys = {
+        "plain": {"engine": {**local, "dtype": "float16"}},
+        "again": {"engine": {**local, "dtype": "float16"}},
+        "wide": {"engine": {**local, "dtype": "float32"}},
+        "hot": {"engine": {**local, "dtype": "float16"}, "sampling": {"temperature": 0.7}},
+        "named": {"engine": {**local, "dtype": "float16"}, "variants": warm},
+        "brief": {"variants": {"said": {"before": "Be brief."}}},
+        "slow": {"variants": {"said": {"before": "Think slowly."}}},
+    }
+    groups = [
+        make_group(tmp_path, name, bins=1, per_bin=4, kv=ONE, examples=name, **own)
+        for name, own in keys.items()
+    ]
+    found = {c.key.group: c.key.policy for c in curves(*groups[:4])}
+    cold = "snapkv dtype=float16 temperature=0.0"
+    assert found == {
+        "plain": cold,
+        "again": cold,
+        "wide": "snapkv dtype=float32 temperature=0.0",
+        "hot": "snapkv dtype=float16 temperature=0.7",
+    }
+    assert {c.key.policy for c in curves(*groups[:2])} == {"snapkv"}
+    assert {c.key.policy for c in curves(groups[3], groups[4])} == {"snapkv variant=warm"}
+    brief, slow = sorted(c.key.policy for c in curves(*groups[5:]))
+    assert brief.startswith("snapkv variant=said template=")
+    assert brief != slow
