@@ -21,7 +21,7 @@ from pytest_kvbench.analyse.tables import split_cells
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.ops.columns import Record
-from pytest_kvbench.ops.doubts import NOT_MEASURED, Told, doubt_of
+from pytest_kvbench.ops.doubts import NOT_MEASURED, TOO_LOW, Told, doubt_of
 from pytest_kvbench.ops.recipes import (
     ALL_LENGTHS,
     ARM,
@@ -172,6 +172,8 @@ def _lines(pairs: pd.DataFrame, arms: pd.DataFrame, rule: _Rule) -> Iterator[Rec
                 and arm in there
                 and there[arm]["verdict"] == "breaks"
             ]
+            figures, said = _figures(rows.get(arm)), _found(told)
+            low = [TOO_LOW] if _is_too_low(figures, rule) else []
             yield {
                 "margin": rule.margin,
                 "retain": rule.retain,
@@ -179,12 +181,18 @@ def _lines(pairs: pd.DataFrame, arms: pd.DataFrame, rule: _Rule) -> Iterator[Rec
                 "length": length,
                 "lengths": len(found) if length == ALL_LENGTHS else 1,
                 **dict(zip(ARM, arm, strict=True)),
-                **_figures(rows.get(arm)),
+                **figures,
                 **_costs(_of_arm(at.get(length, pairs), arm)),
-                **_found(told),
+                **said,
+                "doubt": ", ".join(filter(None, [str(said["doubt"]), *low])),
                 "breaks_at": tuple(broken),
                 "chosen_from": own.groupby(ARM, dropna=False).ngroups,
             }
+
+
+def _is_too_low(figures: Record, rule: _Rule) -> bool:
+    control = figures.get("control_mean")
+    return isinstance(control, float) and rule.retain is None and control <= rule.margin
 
 
 def _at(pairs: pd.DataFrame, length: str) -> pd.DataFrame:

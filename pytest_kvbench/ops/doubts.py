@@ -9,7 +9,9 @@ from pytest_kvbench.records import UNVERIFIED
 
 PLACEBO = "placebo?"
 NOT_MEASURED = "not measured"
-LEFT_OUT = (PLACEBO, NOT_MEASURED)
+TOO_LOW = "control too low"
+"""The control scores no more than the margin: no loss of it can be."""
+LEFT_OUT = (PLACEBO, NOT_MEASURED, TOO_LOW)
 """Arms of which nothing is concluded."""
 LACKS_BINS = "lacks bins"
 

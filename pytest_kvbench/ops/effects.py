@@ -6,7 +6,6 @@ Like for like: the same example with every other dial equal, one task and one re
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from pytest_kvbench.analyse.cell import checked, evidence_of
 from pytest_kvbench.analyse.evidence import interval
+from pytest_kvbench.ops.asked import WORDED, recipe_label
 from pytest_kvbench.ops.best import arm_label
 from pytest_kvbench.ops.columns import Record
 from pytest_kvbench.ops.recipes import ALL_LENGTHS, ARM, RECIPE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CONTROL = "control"
 POLICY = "policy"
-DIALS = ("budget", "question_aware", "params", "variant", *RECIPE)
+DIALS = tuple(dict.fromkeys(["budget", "question_aware", "params", "variant", *RECIPE]))
 """Beside policies: what may differ between two answers to the same example.
 
 Of a variant its wording and sampling are what differs, so that these need not be equal; and of a
@@ -41,8 +41,6 @@ SAME_BYTES = 1.25
 _CONTEXT = [*RECIPE, *ARM]
 _ASKED = ["task", "example_id", "cluster", "prompt"]
 _LABEL = {"draws": "sampling"}
-_WORDED = ("template", "draws")
-"""What a variant's name stands for."""
 
 
 class Effect(NamedTuple):
@@ -97,31 +95,6 @@ def against_control(arms: pd.DataFrame) -> Iterator[Record]:
             "to": arm_label(row) + (f" ({row['doubt']})" if row["doubt"] else ""),
             **Effect(*figures, row["delta"], row["ci_low"], row["ci_high"])._asdict(),
         }
-
-
-def recipe_label(row: Any, rows: pd.DataFrame, dial: str = "") -> str:
-    """What tells a row's recipe from the others of its model and task; empty where it is alone."""
-    same = rows[(rows["model"] == row["model"]) & (rows["task"] == row["task"])]
-    variant = "" if dial == "variant" else row.get("variant") or ""
-    known = {"model", "task", dial, *(_WORDED if variant or dial == "variant" else ())}
-    names = [name for name in RECIPE if name not in known]
-    parts = [_said(name, row) for name in names if same[name].nunique(dropna=False) > 1]
-    return ", ".join(filter(None, [variant, *parts]))
-
-
-def _said(name: str, row: Any) -> str:
-    if name == "question_aware":
-        return "" if row[name] else "question unseen"
-    return drawn(row[name]) if name == "draws" else f"{name} {row[name]}"
-
-
-def drawn(sampling: str) -> str:
-    """A recipe's sampling in words: `greedy`, `temperature 0.7, at most 64 tokens`."""
-    heat, nucleus, most = map(json.loads(sampling).get, ("temperature", "top_p", "max_tokens"))
-    how = [f"temperature {heat:g}" if heat else "greedy"]
-    how += [f"top-p {nucleus:g}"] if heat and nucleus and nucleus < 1 else []
-    how += [f"at most {most:,} tokens"] if most else []
-    return ", ".join(how)
 
 
 # -- policies ------------------------------------------------------------------------------------
@@ -181,7 +154,7 @@ def _arm(rows: pd.DataFrame, policy: str, params: str, budget: float) -> pd.Data
 def _of_dial(scored: pd.DataFrame, dial: str, alpha: float) -> Iterator[Record]:
     if scored[dial].nunique() < 2:
         return
-    differs = {dial, *(_WORDED if dial == "variant" else ())}
+    differs = {dial, *(WORDED if dial == "variant" else ())}
     beside = ["group"] if dial == "variant" else []
     same = [*(name for name in _CONTEXT if name not in differs), *beside]
     for _, rows in scored.groupby(same, dropna=False):

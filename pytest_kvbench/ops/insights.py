@@ -9,8 +9,9 @@ import numpy as np
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.ops.aggregate import records
 from pytest_kvbench.ops.arms import judged_arms
+from pytest_kvbench.ops.asked import asked, recipe_label
 from pytest_kvbench.ops.best import arm_label, best
-from pytest_kvbench.ops.effects import CONTROL, effects, recipe_label
+from pytest_kvbench.ops.effects import CONTROL, effects
 from pytest_kvbench.ops.listing import Row
 from pytest_kvbench.ops.recipes import ALL_LENGTHS, RECIPE, is_measured, with_dials
 from pytest_kvbench.records import FULL_CACHE
@@ -84,7 +85,7 @@ def _model(
     chosen = best(arms)
     blocks: list[Block] = [Paragraph(CHOSEN), _best_table(chosen)] if len(chosen) else []
     notes = dict.fromkeys(
-        f"{name(row['task'])}: {note}" for row in records(chosen) for note in row["notes"]
+        f"{_asked(row, chosen)}: {note}" for row in records(chosen) for note in row["notes"]
     )
     blocks += [Bullets(tuple(notes))] if notes else []
     blocks += [block for task, rows in arms.groupby("task") for block in _lost(str(task), rows)]
@@ -125,13 +126,13 @@ def _best_table(rows: pd.DataFrame) -> Table:
     return Table(
         "Smallest budget that holds",
         columns,
-        tuple(_best_row(row) for row in records(rows)),
+        tuple(_best_row(row, _asked(row, rows)) for row in records(rows)),
         frozenset(range(3, 11)),
     )
 
 
-def _best_row(row: dict[str, Any]) -> tuple[Value, ...]:
-    head = (Value(_asked(row)), Value(str(row["length"])))
+def _best_row(row: Row, asked_of: str) -> tuple[Value, ...]:
+    head = (Value(asked_of), Value(str(row["length"])))
     margin, control = Value(_margin(row)), Value(text.score(_known(row["control_mean"])))
     if _known(row["budget"]) is None:
         nothing = Value(text.NOTHING)
@@ -154,12 +155,10 @@ def _best_row(row: dict[str, Any]) -> tuple[Value, ...]:
     )
 
 
-def _asked(row: dict[str, Any]) -> str:
+def _asked(row: Row, rows: pd.DataFrame) -> str:
     """The task, and what is particular in how it was asked."""
-    marks = [f"variant {row['variant']}"] if row["variant"] else []
-    marks += [] if row["question_aware"] else ["question unseen"]
-    marks += [f"{row['self_consistency']} votes"] if row["self_consistency"] > 1 else []
-    return f"{name(row['task'])} ({', '.join(marks)})" if marks else name(row["task"])
+    marks = ", ".join(asked(row, rows))
+    return f"{name(row['task'])} ({marks})" if marks else name(row["task"])
 
 
 def _margin(row: Row) -> str:
@@ -180,17 +179,22 @@ def _lost(task: str, arms: pd.DataFrame) -> list[Block]:
         return [Paragraph(f"On {name(task)} no arm was measured.")]
     over = measured[measured["length"] == ALL_LENGTHS]
     worst = min(records(over), key=lambda row: float(row["delta"]))
-    where = f"On {name(task)} the largest loss is {name(arm_label(worst))}: {_difference(worst)}. "
+    where = f"On {name(task)} the largest loss is {_named(worst, over)}: {_difference(worst)}. "
     kept = [
         row
         for row in records(over)
         if row["verdict_holm"] == "holds" and not row["doubt"] and not row["breaks_at"]
     ]
-    said = ", ".join(f"{name(arm_label(row))} ({_difference(row)})" for row in kept)
+    said = ", ".join(f"{_named(row, over)} ({_difference(row)})" for row in kept)
     holds = (
         f"Shown to hold, as one of all its arms: {said}." if kept else "No arm is shown to hold."
     )
     return [Paragraph(where + holds), _loss_table(task, measured)]
+
+
+def _named(row: Row, rows: pd.DataFrame) -> str:
+    marks = recipe_label(row, rows)
+    return name(arm_label(row)) + (f" ({marks})" if marks else "")
 
 
 def _difference(row: Row) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.ops.aggregate import records
+from pytest_kvbench.ops.asked import asked
 from pytest_kvbench.ops.best import arm_label
-from pytest_kvbench.ops.effects import drawn
 from pytest_kvbench.pipeline.compare import Change, Comparison
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
@@ -28,12 +28,21 @@ MOST_KEYS = 8
 
 @dataclass(frozen=True)
 class _Column:
-    """A heading, the most characters, and how a row fills it; numbers stand on the right."""
+    """A heading, the most characters, and how a row fills it; numbers stand on the right.
+
+    `whole`: what tells rows apart is never cut, whatever the width.
+    """
 
     title: str
     width: int
     show: Callable[[Row], str]
     right: bool = False
+    whole: bool = False
+
+    def wide_enough(self, rows: Sequence[Row]) -> _Column:
+        """As wide as its longest row, where it must be whole."""
+        longest = max((len(text.plain(self.show(row))) for row in rows), default=0)
+        return replace(self, width=max(self.width, longest)) if self.whole else self
 
     def fit(self, shown: str) -> str:
         shown = text.fit(text.plain(shown), self.width)
@@ -64,7 +73,7 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
     """A block a model, task and margin: a line over all lengths, and one at each."""
     columns = (
         _Column("length", 16, lambda r: r["length"]),
-        _Column("smallest that holds", 24, _arm),
+        _Column("smallest that holds", 24, _arm, whole=True),
         _Column("pairs", 7, lambda r: text.whole(_value(r["n"])), right=True),
         _Column("control", 7, lambda r: text.score(_value(r["control_mean"])), right=True),
         _Column("delta", 21, lambda r: _difference(r, "delta") if _value(r["n"]) else ""),
@@ -73,10 +82,11 @@ def best_lines(rows: pd.DataFrame) -> list[str]:
         _Column("of", 4, lambda r: text.whole(r["chosen_from"]), right=True),
         _Column("proof", 18, lambda r: _or(r["doubt"], "") or _or(r["proof"], "")),
     )
-    shown = records(rows)
+    blocks: dict[str, list[Row]] = {}
+    for row in records(rows):
+        blocks.setdefault(_recipe(row, rows), []).append(row)
     lines: list[str] = []
-    for head in dict.fromkeys(map(_recipe, shown)):
-        block = [row for row in shown if _recipe(row) == head]
+    for head, block in blocks.items():
         lines += [head, *(f"  {line}" for line in _block(columns, block))]
         notes = dict.fromkeys(note for row in block for note in row["notes"])
         lines += [line for note in notes for line in _note(text.plain(note))]
@@ -91,6 +101,7 @@ def _note(note: str) -> list[str]:
 
 
 def _block(columns: Sequence[_Column], rows: Sequence[Row]) -> Iterator[str]:
+    columns = [column.wide_enough(rows) for column in columns]
     yield "  ".join(column.fit(column.title) for column in columns).rstrip()
     for row in rows:
         yield "  ".join(column.fit(str(column.show(row))) for column in columns).rstrip()
@@ -100,11 +111,13 @@ def _arm(row: Row) -> str:
     return "none shown" if _missing(row["policy"]) else arm_label(row)
 
 
-def _recipe(row: Row) -> str:
+def _recipe(row: Row, rows: pd.DataFrame) -> str:
     """What a block of lines is about, whole: `model  task (variant terse)  margin 0.10`."""
     retained = _value(row["retain"])
     margin = f"margin {row['margin']:.2f}" if retained is None else f"retain {retained:g}"
-    return "  ".join(map(text.plain, (str(row["model"]), _task(row), margin)))
+    marks = ", ".join(asked(row, rows))
+    task = f"{row['task']} ({marks})" if marks else str(row["task"])
+    return "  ".join(map(text.plain, (str(row["model"]), task, margin)))
 
 
 def _error(rows: pd.DataFrame) -> Iterator[str]:
@@ -120,26 +133,18 @@ def _error(rows: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _task(row: Row) -> str:
-    marks = ["unseen question"] if row["question_aware"] is False else []
-    marks += [f"variant {row['variant']}"] if row["variant"] else []
-    marks += [f"{row['self_consistency']} votes"] if row["self_consistency"] > 1 else []
-    marks += [] if (how := drawn(row["draws"])) == "greedy" else [how]
-    return f"{row['task']} ({', '.join(marks)})" if marks else str(row["task"])
-
-
 def effect_lines(rows: pd.DataFrame) -> list[str]:
     """One line an arm against the control, then one a step of a dial; the largest where many."""
     if not len(rows):
         return ["nothing was measured beside its control, and no dial took two values"]
     columns = (
-        _Column("dial", 10, lambda r: r["dial"]),
-        _Column("model", 12, lambda r: r["model"]),
-        _Column("task", 18, lambda r: r["task"]),
+        _Column("dial", 10, lambda r: r["dial"], whole=True),
+        _Column("model", 12, lambda r: r["model"], whole=True),
+        _Column("task", 18, lambda r: r["task"], whole=True),
         _Column("length", 14, lambda r: r["length"]),
-        _Column("at", 18, lambda r: r["at"]),
-        _Column("from", 18, lambda r: str(r["from"])),
-        _Column("to", 24, lambda r: str(r["to"])),
+        _Column("at", 18, lambda r: r["at"], whole=True),
+        _Column("from", 18, lambda r: str(r["from"]), whole=True),
+        _Column("to", 24, lambda r: str(r["to"]), whole=True),
         _Column("pairs", 6, lambda r: text.whole(r["n"]), right=True),
         _Column("effect", 21, lambda r: _difference(r, "effect")),
     )

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.experiment.load import load_experiment
 from pytest_kvbench.records import FULL_CACHE
-from tests.support.groups import make_group
+from tests.support.groups import TASK, make_group
 
 ONE = {"policies": ["snapkv"], "budgets": [1.0, 0.2]}
 HALF = {"policies": ["snapkv"], "budgets": [1.0, 0.5]}
@@ -177,6 +177,31 @@ def test_what_holds_on_every_task_is_written_as_the_kv_section_of_a_model(tmp_pa
     assert found.params == params["params"]
 
 
+def test_a_control_that_has_no_margin_to_lose_shows_nothing(tmp_path):
+    """Of 80 questions it answers four: whoever loses all of them loses less than the margin."""
+    few = lambda cell, i, rng: float(i % 20 == 0)  # noqa: E731
+    make_group(tmp_path, draw=few, bins=1, per_bin=80, kv=ONE)
+    shown, (row,) = table("best", tmp_path)
+    assert (row["policy"], row["control_mean"]) == ("", "0.05")
+    assert "! left out, control too low: snapkv 0.2" in shown
+    kvbench("insights", "--dir", tmp_path)
+    assert "No arm is shown to hold" in (tmp_path / "INSIGHTS.md").read_text()
+
+
+def test_settings_of_arms_are_whole_and_each_step_of_a_dial_is_there_once(tmp_path):
+    for aware, window in ((True, 8), (True, 32), (False, 8)):
+        kv = {**ONE, "question_aware": aware, "params": {"snapkv": {"window_size": window}}}
+        draw = losing(0 if window == 8 else 0.4)
+        make_group(tmp_path, f"g{aware}{window}", draw=draw, bins=1, per_bin=80, kv=kv)
+    assert '  snapkv {"window_size":8} 0.2  ' in kvbench("best", "--dir", tmp_path)
+    shown, rows = table("effects", tmp_path)
+    lines = shown.splitlines()
+    assert len(set(lines)) == len(lines) == 1 + len(rows)
+    dials = [row["dial"] for row in rows]
+    assert (dials.count("question_aware"), dials.count("params")) == (1, 1)
+    assert any('  snapkv {"window_size":32} 0.2  ' in line for line in lines)
+
+
 def test_arms_that_did_nothing_hold_nothing(tmp_path):
     make_group(tmp_path, draw=losing(0), applied=lambda cell: 1.0, per_bin=60, kv=ONE, bins=1)
     shown, (row,) = table("best", tmp_path)
@@ -276,3 +301,30 @@ def test_variants_of_wording_and_sampling_are_compared_and_no_rung_hides_another
     assert ("budget", "0.5", "0.2") in [row[:3] for row in turned]
     worse = next(r for r in rows if r["dial"] == "variant")
     assert float(worse["effect"]) == -0.5
+
+
+def test_lines_that_were_asked_in_several_ways_say_which(tmp_path):
+    """One arm holds at float16 and breaks at float32 and on another engine."""
+    local = {"name": "local", "model": "org/m"}
+    ways = {
+        "half": {"engine": {**local, "dtype": "float16"}},
+        "full": {"engine": {**local, "dtype": "float32"}},
+        "else": {"engine": {"name": "openai", "model": "org/m"}},
+    }
+    lost = {"half": 0, "full": 0.4, "else": 0.3}
+    for name, keys in ways.items():
+        draw = losing(lost[name])
+        make_group(tmp_path, name, draw=draw, bins=1, per_bin=80, kv=ONE, examples=name, **keys)
+    make_group(tmp_path, "other", bins=1, kv=ONE, engine={"name": "openai", "model": "org-m"})
+    shown = kvbench("best", "--dir", tmp_path, "--yaml", tmp_path / "yaml")
+    heads = [line for line in shown.splitlines() if line.startswith("org/m")]
+    ways = ("openai, dtype not declared", "local, dtype float32", "local, dtype float16")
+    assert sorted(heads) == sorted(f"org/m  {TASK} (engine {way})  margin 0.10" for way in ways)
+    files = {file.name: file.read_text() for file in (tmp_path / "yaml").iterdir()}
+    assert len(files) == 3
+    assert files["org-m-local.yaml"].startswith("# org/m: no arm is shown to hold")
+    kvbench("insights", "--dir", tmp_path)
+    page = (tmp_path / "INSIGHTS.md").read_text()
+    assert "`snapkv 0.2` (engine local, dtype float32): -0.40" in page
+    assert "`snapkv 0.2` (engine local, dtype float16) (0.00" in page
+    assert "dtype float32  " in kvbench("effects", "--dir", tmp_path)
