@@ -20,7 +20,7 @@ from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.ragged import RowKV
 from pytest_kvbench.server.reuse import Layer
 from pytest_kvbench.server.solo import SoloKV
-from pytest_kvbench.server.taking import check_kept
+from pytest_kvbench.server.taking import check_kept, shift_of
 
 
 def run_alone(
@@ -58,8 +58,7 @@ def _run(
                 input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
         _fill(model, row, cache)
-    if _goes_on_from_kept(press):
-        row.shift = tokens.shape[1] - row.lengths[0]
+    row.shift = shift_of(press, row, tokens.shape[1])
     logits: torch.Tensor = output.logits[0, -1]
     return row, logits
 
@@ -73,15 +72,6 @@ def _fill(model: LocalModel, row: RowKV, cache: Any) -> None:
         if (mask := take_mask(module)) is not None:
             row.hide(index, mask)
         row.note_zero_channels(index)
-
-
-def _goes_on_from_kept(press: Any) -> bool:
-    """Whether keys were turned to positions without gaps, as kvpress's pipeline asks by class."""
-    inner = [getattr(press, name, None) for name in ("press", "prefilling_press")]
-    inner += list(getattr(press, "presses", ()))
-    return bool(getattr(press, "rerotate_keys", False)) or any(
-        _goes_on_from_kept(one) for one in inner if one is not None
-    )
 
 
 def _run_solo(

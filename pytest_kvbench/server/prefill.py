@@ -79,6 +79,8 @@ def prefill(model: LocalModel, cache: PrefillCache, begun: Begun, arms: list[Tak
     compressor = _Compressor(model, begun, arms, recording)
     logits = _run(model, begun, len(begun.ids), compressor)
     cache.add(begun.ids, recording)
+    for arm in arms:
+        arm.settle(len(begun.ids))
     return Prefilled(
         arms=arms,
         logits=logits,

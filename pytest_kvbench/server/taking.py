@@ -47,6 +47,11 @@ class Taker:
             finally:
                 module.masked_key_indices = None
 
+    def settle(self, tokens: int) -> None:
+        """Let what comes after so many tokens stand where it must, once all layers are taken."""
+        if self.error is None:
+            self.row.shift = shift_of(self.press, self.row, tokens)
+
     def _compress(
         self, module: Any, layer: Layer, attentions: torch.Tensor | None, shown: dict[str, Any]
     ) -> None:
@@ -79,6 +84,18 @@ def _only_selects(press: Any) -> bool:
         kvpress.PyramidKVPress.compress,
     )
     return selects and type(press).__module__.startswith("kvpress.")
+
+
+def shift_of(press: Any, row: RowKV, tokens: int) -> int:
+    """How far new tokens stand before the places that they had behind so many tokens.
+
+    As kvpress's pipeline has it, which asks the press alone and none that it wraps: those whose
+    keys were turned to positions without gaps, or lie behind tokens of the press's own, go on
+    from what is kept.
+    """
+    adds_tokens = isinstance(press, getattr(kvpress, "RestoreKVPress", ()))
+    goes_on = adds_tokens or getattr(press, "rerotate_keys", False)
+    return tokens - row.lengths[0] if goes_on else 0
 
 
 def check_kept(layer: Layer, kept: tuple[torch.Tensor, torch.Tensor]) -> None:

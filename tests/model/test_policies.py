@@ -36,7 +36,7 @@ STATEFUL = ("decoding", "cam", "dms", "adakv", "leverage")
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    return Bench(THREADS)
+    return Bench.real(THREADS)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,14 @@ def test_answers_are_those_of_kvpress(bench: Bench, name: str) -> None:
     seen = bench.see(name, 1)
     assert (seen.equal, seen.of, seen.why) == (1, 1, "")
     assert seen.simulated == get_policy(name).masks
+
+
+def test_a_sweep_of_turned_keys_answers_as_kvpress(bench: Bench) -> None:
+    """The whole prompt compressed, as in most experiments: no question hides where it goes on."""
+    ids = [token for part in bench.ids(0) for token in part]
+    arms = [bench.arm(*checked(name, {}), 0.7, None) for name in ("key_rerotation", "snapkv")]
+    swept = [text for text, _ in bench.ours(arms, ids, 6)]
+    assert swept == [bench.stepwise(arm, ids, [], 6) for arm in arms]
 
 
 @pytest.mark.slow
@@ -61,6 +69,39 @@ def test_every_policy_answers_as_kvpress_or_says_what_it_lacks(bench: Bench, nam
 @pytest.fixture(scope="module")
 def tiny() -> LocalModel:
     return tiny_model()
+
+
+TURNED = (
+    ("key_rerotation", {}),
+    ("key_rerotation", {"press": "knorm"}),
+    ("key_rerotation", {"press": {"policy": "streaming_llm", "n_sink": 2}}),
+    ("composed", {"presses": ["key_rerotation", "knorm"]}),
+    ("snapkv", {}),
+    ("prefill_decoding", {"prefilling_press": "key_rerotation", **PARAMS["prefill_decoding"]}),
+)
+
+
+def test_new_tokens_go_on_where_keys_were_turned_to() -> None:
+    """At every budget, beside others and alone, with a question and without: as kvpress does."""
+    served, network = tiny_model(), tiny_model(attention="sdpa").network
+    for layer in (*served.attention_layers, *(one.self_attn for one in network.model.layers)):
+        layer.q_proj.weight.data *= 60  # else all is attended to alike, wherever it stands
+    beside = Bench(served, network, served.tokenizer)
+    ids = ids_of(4)
+    context, question = ids[:150], ids[150:]
+    for seen in (len(context), None):
+        wanted = [(TURNED[0], 0.8), *((one, 0.6) for one in TURNED)]
+        arms = [beside.arm(*checked(*one), budget, seen) for one, budget in wanted]
+        swept = [text for text, _ in beside.ours(arms, ids, 6)]
+        assert swept == [beside.ours([arm], ids, 6)[0][0] for arm in arms]
+        theirs = [
+            beside.theirs(arm, context, question, 6)[0]
+            if seen
+            else beside.stepwise(arm, ids, [], 6)
+            for arm in arms
+            if seen or arm.policy.serving != "decoding"
+        ]
+        assert theirs == swept[: len(theirs)]
 
 
 def ids_of(index: int) -> list[int]:

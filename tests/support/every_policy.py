@@ -12,7 +12,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,32 +57,39 @@ class Seen:
 class Bench:
     """The embedded engine, and kvpress with a model of its own, in one process."""
 
-    def __init__(self, threads: int) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from pytest_kvbench.server import model, weights
+    def __init__(self, served: Any, network: Any, tokenizer: Any) -> None:
         from pytest_kvbench.server.engine import Engine
         from pytest_kvbench.server.making import Maker
         from pytest_kvbench.server.reuse import PrefillCache
 
+        self.served, self.network, self.tokenizer = served, network, tokenizer
+        self.engine = Engine(served, PrefillCache(0))
+        self.maker = Maker(served)
+
+    @classmethod
+    def real(cls, threads: int) -> Bench:
+        """That of the packaged model."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from pytest_kvbench.server import model, weights
+
         folder = weights.materialise(weights.resolve(MODEL))
-        self.served = model.load(folder, "float32", "cpu", threads)
-        self.engine = Engine(self.served, PrefillCache(0))
-        self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.maker = Maker(self.served)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        served = model.load(folder, "float32", "cpu", threads)
+        return cls(served, network, AutoTokenizer.from_pretrained(folder))
 
     def see(self, name: str, prompts: int) -> Seen:
         """Ask both for the answers to so many prompts."""
         policy, params = checked(name, PARAMS.get(name, {}))
         equal, reports, how, started = 0, [], "pipeline", time.perf_counter()
         for index in range(prompts):
-            context, question = self._ids(index)
-            text, report = self._ours(policy, params, context, question)
+            context, question = self.ids(index)
+            arm = self.arm(policy, params, BUDGET, len(context))
+            [(text, report)] = self.ours([arm], [*context, *question])
             if report.error:
                 return Seen(policy, why=report.error)
-            theirs, how = self._theirs(policy, params, context, question)
+            theirs, how = self.theirs(arm, context, question)
             equal += text == theirs
             reports.append(report)
         return Seen(
@@ -95,7 +102,7 @@ class Bench:
             time.perf_counter() - started,
         )
 
-    def _ids(self, index: int) -> tuple[list[int], list[int]]:
+    def ids(self, index: int) -> tuple[list[int], list[int]]:
         """Context and question in tokens, split where the server splits them."""
         context, question = prompt_parts(index)
         text = self.served.render([{"role": "user", "content": context + question}])
@@ -103,36 +110,40 @@ class Bench:
         start = sum(end <= text.index(question) for end in ends)
         return ids[:start], ids[start:]
 
-    def _ours(
-        self, policy: Policy, params: Any, context: list[int], question: list[int]
-    ) -> tuple[str, Any]:
+    def arm(self, policy: Policy, params: Any, budget: float, context: int | None) -> Any:
+        """What the engine is asked for; a policy of fixed ratio has its own budget."""
+        from pytest_kvbench.server.engine import ArmSpec
+
+        return ArmSpec(policy, params, policy.fixed_budget(params) or budget, context)
+
+    def ours(
+        self, arms: Sequence[Any], ids: Sequence[int], new_tokens: int = NEW_TOKENS
+    ) -> list[tuple[str, Any]]:
+        """The embedded engine's answers to one request for these arms, and its reports."""
         from pytest_kvbench.server.drawing import Sampling
-        from pytest_kvbench.server.engine import ArmSpec, Job, Piece
+        from pytest_kvbench.server.engine import Job, Piece
 
         events: list[Any] = []
-        arm = ArmSpec(policy, params, policy.fixed_budget(params) or BUDGET, len(context))
         sampling = Sampling(0.0, 1.0, SEED)
-        rows = self.engine.start(
-            Job([*context, *question], [arm], NEW_TOKENS, sampling, [], events.append)
-        )
+        rows = self.engine.start(Job(list(ids), arms, new_tokens, sampling, [], events.append))
         while rows:
             rows = self.engine.step(rows)
-        pieces = [event for event in events if isinstance(event, Piece)]
-        final = next((p.report for p in pieces if p.report is not None), events[0][0])
-        return "".join(piece.text for piece in pieces), final
+        texts, reports = [""] * len(arms), list(events[0])
+        for piece in (event for event in events if isinstance(event, Piece)):
+            texts[piece.index] += piece.text
+            reports[piece.index] = piece.report or reports[piece.index]
+        return list(zip(texts, reports, strict=True))
 
-    def _theirs(
-        self, policy: Policy, params: Any, context: list[int], question: list[int]
+    def theirs(
+        self, arm: Any, context: list[int], question: list[int], new_tokens: int = NEW_TOKENS
     ) -> tuple[str, str]:
         """kvpress's own answer, or that of transformers' own cache, and how it was asked."""
         import torch
         from kvpress import KVPressTextGenerationPipeline
 
-        if (
-            policy.serving == "quantised"
-        ):  # kvpress's pipeline cuts no cache whose tensors are packed
-            return self._stepwise(policy, params, context, question), "transformers"
-        attention = "eager" if policy.eager else "sdpa"
+        if arm.policy.serving == "quantised":  # kvpress's pipeline cuts no packed tensors
+            return self.stepwise(arm, context, question, new_tokens), "transformers"
+        attention = "eager" if arm.policy.eager else "sdpa"
         self.network.config._attn_implementation = attention
         pipeline = KVPressTextGenerationPipeline(model=self.network, tokenizer=self.tokenizer)
         tensors = {"context_ids": torch.tensor([context])}
@@ -140,64 +151,69 @@ class Bench:
             # Layers of different lengths take one token at a time, which the pipeline does not.
             (answer,) = pipeline._forward(
                 {**tensors, "questions_ids": [torch.tensor([question])]},
-                NEW_TOKENS,
-                self._press(policy, params, context, question),
-                self._cache(policy, params),
+                new_tokens,
+                self._press(arm, len(context) + len(question)),
+                self._cache(arm),
             )
         except RuntimeError:
-            return self._stepwise(policy, params, context, question), "token by token"
+            return self.stepwise(arm, context, question, new_tokens), "token by token"
         return str(answer), "pipeline"
 
-    def _press(self, policy: Policy, params: Any, context: list[int], question: list[int]) -> Any:
+    def _press(self, arm: Any, tokens: int) -> Any:
         import torch
 
-        from pytest_kvbench.server.engine import ArmSpec
         from pytest_kvbench.server.jobs import removed
         from pytest_kvbench.server.making import Wanted
 
-        if policy.serving == "quantised":
+        if arm.policy.serving == "quantised":
             return None
-        arm = ArmSpec(policy, params, policy.fixed_budget(params) or BUDGET, len(context))
-        tokens = len(context) + len(question)
-        wanted = Wanted(policy, params, removed(arm, tokens), round(arm.budget * tokens))
+        target = round(arm.budget * tokens)
+        wanted = Wanted(arm.policy, arm.params, removed(arm, tokens), target)
         press = self.maker.press(wanted, prepared=False)
         torch.manual_seed(SEED)
         return press
 
-    def _cache(self, policy: Policy, params: Any) -> Any:
+    def _cache(self, arm: Any) -> Any:
         from transformers import DynamicCache
 
         from pytest_kvbench.server.alone import _quantised
         from pytest_kvbench.server.making import Wanted
 
-        if policy.serving != "quantised":
+        if arm.policy.serving != "quantised":
             return DynamicCache()
-        return _quantised(self.served, Wanted(policy, params, 0.5))
+        return _quantised(self.served, Wanted(arm.policy, arm.params, 0.5))
 
-    def _stepwise(
-        self, policy: Policy, params: Any, context: list[int], question: list[int]
+    def stepwise(
+        self, arm: Any, context: list[int], question: list[int], new_tokens: int = NEW_TOKENS
     ) -> str:
+        """As the pipeline, but token by token; without a question, behind the whole prompt."""
         import torch
+        from kvpress import KeyRerotationPress
 
-        cache = self._cache(policy, params)
-        press = self._press(policy, params, context, question)
+        cache, press = self._cache(arm), self._press(arm, len(context) + len(question))
+        tokens, new = list(question), list[int]()
         with torch.inference_mode():
             with press(self.network) if press else nullcontext():
-                self.network.model(input_ids=torch.tensor([context]), past_key_values=cache)
-            tokens, at, new = list(question), len(context), []
-            while len(new) < NEW_TOKENS:
+                output = self.network(torch.tensor([context]), past_key_values=cache)
+            turned = isinstance(press, KeyRerotationPress)
+            at = cache.get_seq_length() if turned else len(context)
+            while True:
+                if not tokens:
+                    new.append(int(output.logits[0, -1].argmax()))
+                    tokens.append(new[-1])
+                    if len(new) == new_tokens or new[-1] == self._end:
+                        break
                 output = self.network(
                     torch.tensor([[tokens.pop(0)]]),
                     past_key_values=cache,
                     position_ids=torch.tensor([[at]]),
                 )
                 at += 1
-                if not tokens:
-                    new.append(int(output.logits[0, -1].argmax()))
-                    tokens.append(new[-1])
-                    if new[-1] == self.network.generation_config.eos_token_id:
-                        break
         return str(self.tokenizer.decode(new, skip_special_tokens=True))
+
+    @property
+    def _end(self) -> Any:
+        return self.network.generation_config.eos_token_id
 
 
 def row(one: Seen) -> str:
@@ -239,7 +255,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--look", action="store_true", help="leave the page as it is")
     options = parser.parse_args()
-    bench = Bench(options.threads)
+    bench = Bench.real(options.threads)
     every = [name for name, policy in catalogue().items() if name != "none"]
     seen = []
     for name in options.names or every:
