@@ -24,7 +24,7 @@ from pytest_kvbench.files import cache_root, sweep, unfinished_file, unfinished_
 from pytest_kvbench.hub import reason
 from pytest_kvbench.processes import run_ours
 
-SERVER_VERSION = "1"
+SERVER_VERSION = "2"
 """Raised whenever a change of this package may change an answer."""
 
 CONVERTER_VERSION = "1"
