@@ -11,6 +11,10 @@ EMBEDDED = ("torch", "transformers", "kvpress")
 """What the embedded server needs; `local` brings them."""
 
 
+CONVERTING = (*EMBEDDED, "gguf")
+"""What makes a model's folder of a .gguf file."""
+
+
 def lacking(packages: Iterable[str]) -> list[str]:
     """Those that are not installed."""
     return [package for package in packages if find_spec(package) is None]

@@ -10,7 +10,7 @@ import click
 
 from pytest_kvbench.cli import given, options
 from pytest_kvbench.cli.lines import echo_lines
-from pytest_kvbench.errors import UsageError
+from pytest_kvbench.errors import KvbenchError, UsageError
 from pytest_kvbench.records import ReasoningRule
 
 if TYPE_CHECKING:
@@ -125,14 +125,15 @@ def score_file(
 
 def _counting() -> str:
     """The embedded model's tokenizer; an estimate where it is not installed."""
+    from pytest_kvbench import extras
     from pytest_kvbench.experiment.engine import EngineSettings
     from pytest_kvbench.server import weights
 
     try:
-        weights.materialise(weights.resolve(EngineSettings().model))
-    except UsageError:
+        weights.resolve(EngineSettings().model)
+    except KvbenchError:
         return "approximate"
-    return "auto"
+    return "approximate" if extras.lacking(extras.CONVERTING) else "auto"
 
 
 @click.command()

@@ -190,7 +190,7 @@ def _convert_once(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    extras.need((*extras.EMBEDDED, "gguf"), f"engine.model: {gguf.name}", "local")
+    extras.need(extras.CONVERTING, f"engine.model: {gguf.name}", "local")
     sweep(target.parent)
     with unfinished_folder(target.parent) as temporary:
         done = run_ours("server.convert", str(gguf), str(temporary), timeout_s=_CONVERT_TIMEOUT_S)

@@ -30,6 +30,7 @@ from pytest_kvbench.server import weights
 from tests.support import recorded
 from tests.support.pages import ROOT
 
+_LOADING_S, _WHOLE_S = 300, 4 * 3600
 FOLDER = ROOT / "reports" / "engines"
 PAGE = ROOT / "docs" / "engines.md"
 MODEL = "smollm2-135m"
@@ -61,7 +62,9 @@ def llamacpp(_python: str) -> tuple[str, dict[str, Any], dict[str, float]]:
 
 def vllm(python: str) -> tuple[str, dict[str, Any], dict[str, float]]:
     """As `llamacpp`, of the vLLM of another environment."""
-    told = subprocess.run([python, "-c", _TYPES], check=True, stdout=subprocess.PIPE, text=True)
+    told = subprocess.run(
+        [python, "-c", _TYPES], check=True, stdout=subprocess.PIPE, text=True, timeout=_LOADING_S
+    )
     release, every = json.loads(told.stdout.splitlines()[-1])
     folder = str(weights.materialise(weights.resolve(MODEL)))
     variables = (f"{name}={value}" for name, value in recorded.VARIABLES.items())
@@ -140,7 +143,7 @@ def measure(name: str, wanted: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "evals/test_experiment.py", "-n", "0"]
     options = ["--kvbench-experiment", str(file), "--kvbench-report", "--kvbench-dir", str(FOLDER)]
-    subprocess.run([*command, *options], cwd=ROOT, check=False)
+    subprocess.run([*command, *options], cwd=ROOT, check=False, timeout=_WHOLE_S)
 
 
 def rows(name: str, program: str, types: Iterable[str]) -> Iterator[str]:
