@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import overload
+from typing import TypeVar, overload
 
 from pytest_kvbench.records import Cell, Request
 
 Pair = tuple[Cell, Request]
+T = TypeVar("T")
 _KEY_BYTES = 32
 
 
-class Keys(Sequence[str]):
+class _Made(Sequence[T]):
+    """Members that are made when they are read, each by its place."""
+
+    @abstractmethod
+    def _at(self, place: int) -> T: ...
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._at, range(len(self)))
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[T]: ...
+    def __getitem__(self, at: int | slice) -> T | Sequence[T]:
+        places = range(len(self))[at]
+        return self._at(places) if isinstance(places, int) else [*map(self._at, places)]
+
+
+class Keys(_Made[str]):
     """Keys of requests, 32 bytes each."""
 
     def __init__(self) -> None:
@@ -21,19 +41,11 @@ class Keys(Sequence[str]):
     def __len__(self) -> int:
         return len(self.held) // _KEY_BYTES
 
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[str]: ...
-    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
-        places = range(len(self))[at]
-        return self._of(places) if isinstance(places, int) else [*map(self._of, places)]
-
-    def _of(self, place: int) -> str:
+    def _at(self, place: int) -> str:
         return self.held[place * _KEY_BYTES : (place + 1) * _KEY_BYTES].hex()
 
 
-class Plan(Sequence[Pair]):
+class Plan(_Made[Pair]):
     """Requests without texts, each with its cell, in the order they came.
 
     Of each its key is held, and where it stands among those that differ by the example alone: 40
@@ -88,18 +100,7 @@ class Plan(Sequence[Pair]):
     def __len__(self) -> int:
         return len(self._kind)
 
-    def __iter__(self) -> Iterator[Pair]:
-        return map(self._made, range(len(self)))
-
-    @overload
-    def __getitem__(self, at: int) -> Pair: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Pair]: ...
-    def __getitem__(self, at: int | slice) -> Pair | Sequence[Pair]:
-        places = range(len(self))[at]
-        return self._made(places) if isinstance(places, int) else [*map(self._made, places)]
-
-    def _made(self, place: int) -> Pair:
+    def _at(self, place: int) -> Pair:
         """A request with all fields set at once: its constructor would take half as long again."""
         cell, like = self._kinds[self._kind[place]]
         request = object.__new__(Request)
@@ -111,7 +112,7 @@ class Plan(Sequence[Pair]):
 _OF_EXAMPLE = ("example_id", "prompt_id", "reference")
 
 
-class _Requests(Sequence[Request]):
+class _Requests(_Made[Request]):
     """The requests of a plan without their cells, as little held as these."""
 
     def __init__(self, plan: Plan) -> None:
@@ -120,11 +121,5 @@ class _Requests(Sequence[Request]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    @overload
-    def __getitem__(self, at: int) -> Request: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Request]: ...
-    def __getitem__(self, at: int | slice) -> Request | Sequence[Request]:
-        if isinstance(at, int):
-            return self._plan[at][1]
-        return [request for _, request in self._plan[at]]
+    def _at(self, place: int) -> Request:
+        return self._plan[place][1]
