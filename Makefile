@@ -62,7 +62,7 @@ gpu:
 	$(GPU_PYTHON) -m pytest tests/model -m cuda -n 0 -rs
 	$(GPU_PYTHON) -m pytest tests/benchmarks/test_gpu.py -n 0 -s
 
-# Real servers under every KV type that they take, and the table of docs/engines.md; half an hour.
+# Real servers under every KV type that they take, and the table of docs/engines.md: long.
 # vLLM lives in an environment of its own: its transformers is another. All its packages are named,
 # so that none brings a CUDA build; pip must find torch's CPU build, as for `make install`.
 ENGINES := .venv-engines
