@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pytest_kvbench.cli import given, options, reasons, steps
+from pytest_kvbench.cli.lines import echo_lines
 
 
 @click.command()
@@ -53,8 +54,7 @@ def reproduce(
     with steps.serving(site) as present:
         (again,) = [steps.answered(declared, site, present) for declared in every]
     found = reproduced(former, card_of(again))
-    for line in found.lines():
-        click.echo(line)
+    echo_lines(found.lines())
     reasons.note(found.reasons())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pytest_kvbench.cli import options
-from pytest_kvbench.cli.lines import leaving_out
+from pytest_kvbench.cli.lines import echo_lines, leaving_out
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError, UsageError
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def posterior(
     if as_json:
         click.echo(json.dumps(made.analysis, indent=2))
         return
-    for line in posterior_lines(made.analysis):
-        click.echo(line)
+    echo_lines(posterior_lines(made.analysis))
     click.echo(made.folder)
 
 

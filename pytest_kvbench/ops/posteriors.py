@@ -19,10 +19,10 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pytest_kvbench import installed
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.files import make_folder, replace_json, replace_text
 from pytest_kvbench.ops import doubts
@@ -154,19 +154,12 @@ def _config(inputs: Inputs, how: Sampling, margin: float) -> Config:
         "doubts": [cast("DoubtRow", arm._asdict()) for arm in inputs.doubts],
         "sampling": cast("SamplingRow", asdict(how)),
         "margin": margin,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: installed.version_if_any(name) or "" for name in PACKAGES},
     }
 
 
 def _key(key: CurveKey) -> CurveRow:
     return cast("CurveRow", asdict(key))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _sha(p: Pairs) -> str:
