@@ -21,7 +21,9 @@ from click.testing import CliRunner
 from starlette.responses import JSONResponse, Response
 
 from pytest_kvbench.cli.stages import main
-from pytest_kvbench.store.store import Store
+from pytest_kvbench.report import summary
+from pytest_kvbench.rows import Provenance
+from pytest_kvbench.store.store import RunRow, Store
 from tests.support.batch_server import BatchServer
 from tests.support.mock_server import MockServer
 
@@ -135,6 +137,18 @@ def shortened(text: str) -> str:
 def _requests_neither(no_time: None, monkeypatch: pytest.MonkeyPatch) -> None:
     reached = {"requests": 12, "requests_per_minute": None, "waited_s": 0.0}
     monkeypatch.setattr(Store, "throughput", lambda _store, _run_id: reached)
+
+
+@pytest.fixture(autouse=True)
+def _machines_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_this_one = summary.provenance_of
+
+    def of_any(run: RunRow) -> Provenance:
+        versions = dict.fromkeys(of_this_one(run)["versions"], "VERSION")
+        named = {"python": "PYTHON", "platform": "SYSTEM", "cpu": "PROCESSOR", "kvbench": "VERSION"}
+        return {**of_this_one(run), **named, "versions": versions}
+
+    monkeypatch.setattr(summary, "provenance_of", of_any)
 
 
 @pytest.mark.usefixtures("blank_pictures")

@@ -16,13 +16,16 @@ def endless(tree: ast.AST) -> Iterator[str]:
     bounded = {
         id(argument)
         for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "asyncio.wait_for"
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        if call.func.attr == "wait_for" and ast.unparse(call.func) == "asyncio.wait_for"
         for argument in call.args
     }
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
         name, given = call.func.attr, {keyword.arg for keyword in call.keywords}
+        if name not in WAITS | RUNS | {"runpytest_subprocess"}:
+            continue
         of = ast.unparse(call.func.value)
         waits = name in WAITS and not call.args and "timeout" not in given
         runs = (name in RUNS and of == "subprocess") or name == "runpytest_subprocess"
