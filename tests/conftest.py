@@ -41,8 +41,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("CI", None)
 os.environ.pop("BUILD_NUMBER", None)
 
-# A deadline is a timed assertion.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# A deadline is a timed assertion. Every run tries other examples: half of the usual number does.
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("untimed")
 
 # What an inner pytest imports it forgets again: half a second for each run, and numpy can be loaded

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_kvbench.analyse.evidence import Counts
+
 DEVIATIONS, RARE_EVENTS = 9, 30  # half a window: 1e-17 of a normal, and of a Poisson, lies beyond
 
 
 @dataclass(frozen=True)
-class BinaryPairs:
+class BinaryPairs(Counts):
     """`n` independent pairs, of which `losses` went from right to wrong and `gains` back."""
 
     losses: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from scipy.special import ndtri
@@ -16,6 +17,7 @@ STEPS = 100
 TOLERANCE = 1e-7  # of a limit, in units of its own standard error
 PRECISION = 1e-12
 SMALLEST = 1e-300  # p-values below have no place on a normal scale
+REMEMBERED = 10_000  # limits of counts
 
 
 class Evidence(Protocol):
@@ -54,8 +56,16 @@ class Evidence(Protocol):
         """What `factor` times as many examples like these would be."""
 
 
+class Counts:
+    """Evidence that is nothing but a few counts: many rows of one analysis have the same."""
+
+
 def lower_limit(evidence: Evidence, level: float) -> float:
     """The largest difference rejected as "at most this" at one-sided `level`, or the floor."""
+    return (_limit_of_counts if isinstance(evidence, Counts) else _limit)(evidence, level)
+
+
+def _limit(evidence: Evidence, level: float) -> float:
     target, floor = float(ndtri(level)), evidence.floor
     if evidence.estimate <= floor + PRECISION:
         return floor
@@ -72,6 +82,9 @@ def lower_limit(evidence: Evidence, level: float) -> float:
         step *= 2
         low = max(floor, evidence.estimate - step)
     return rising_root(excess, (max(low, floor), below), evidence.estimate)
+
+
+_limit_of_counts: Callable[[Evidence, float], float] = lru_cache(REMEMBERED)(_limit)
 
 
 def interval(evidence: Evidence, alpha: float) -> tuple[float, float]:

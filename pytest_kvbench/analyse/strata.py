@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from pytest_kvbench.analyse.binary import DEVIATIONS, RARE_EVENTS, BinaryPairs, whole_power
-from pytest_kvbench.analyse.evidence import PRECISION, rising_root
+from pytest_kvbench.analyse.evidence import PRECISION, Counts, rising_root
 
 RESOLUTION = 8  # lattice steps of the lightest pair, where strata differ in size
 FEW = 5  # pairs of a stratum that has rates of its own
@@ -26,11 +26,11 @@ STUDENT = 1.21  # (z^2 + 1) / 4 at one-sided 0.025
 
 
 @dataclass(frozen=True)
-class StratifiedPairs:
+class StratifiedPairs(Counts):
     """Strata of independent pairs; `shares` of the mean, in proportion, are theirs."""
 
-    strata: Sequence[BinaryPairs]
-    shares: Sequence[int]
+    strata: tuple[BinaryPairs, ...]
+    shares: tuple[int, ...]
     method: str = "score, exact tail, bins as strata"
     floor: float = -1.0
 

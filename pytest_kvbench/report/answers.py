@@ -8,7 +8,8 @@ from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.records import SCORE, WITHHELD
 from pytest_kvbench.report import text
 from pytest_kvbench.report.brackets import ends, together
-from pytest_kvbench.report.results import DECIDED, Results, Series, doubt, final
+from pytest_kvbench.report.results import DECIDED, Results, doubt, final
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import CellRow, TransitionRow
 

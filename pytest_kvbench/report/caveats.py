@@ -5,7 +5,8 @@ from __future__ import annotations
 from pytest_kvbench.cellkey import CellKey, Columns
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.report import text
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.report.text import name
 
 

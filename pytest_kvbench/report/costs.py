@@ -9,7 +9,8 @@ from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.answers import safest
 from pytest_kvbench.report.brackets import ends
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import Provenance, Throughput, Tokens
 

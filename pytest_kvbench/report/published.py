@@ -8,7 +8,8 @@ from pytest_kvbench.experiment.published import Published, PublishedScore
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Paragraph, Section, Table, Value
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import CellRow
 

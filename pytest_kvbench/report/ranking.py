@@ -9,7 +9,8 @@ from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.brackets import bracket, ends
 from pytest_kvbench.report.costs import average
-from pytest_kvbench.report.results import Results, Series, doubt, final
+from pytest_kvbench.report.results import Results, doubt, final
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import CellRow
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -10,8 +11,9 @@ from typing import TypeVar
 from pytest_kvbench.cellkey import ALL_BINS, BinKey, CellKey, Chain, Columns
 from pytest_kvbench.distances import Moved
 from pytest_kvbench.experiment.snapshot import Snapshot
-from pytest_kvbench.records import FULL_CACHE, SCORE, Proof
+from pytest_kvbench.records import FULL_CACHE, SCORE
 from pytest_kvbench.report import text
+from pytest_kvbench.report.series import Ladder, Series, ladder_of
 from pytest_kvbench.rows import (
     ArmRow,
     BinRow,
@@ -49,29 +51,6 @@ ChainT = TypeVar("ChainT", bound=Chain)
 def measure_of(row: Chain) -> str:
     """What a row is about: scores where it does not say."""
     return row.get("measure", SCORE)
-
-
-@dataclass(frozen=True)
-class Series:
-    """What has its own curve: a task, and the variant where an experiment has several."""
-
-    task: str
-    variant: str = ""
-
-    @classmethod
-    def of(cls, row: Chain) -> Series:
-        """The series that a row belongs to."""
-        return cls(row["task"], row["variant"])
-
-    @property
-    def label(self) -> str:
-        """`niah/single`, or `niah/single [terse]`."""
-        return f"{self.task} [{self.variant}]" if self.variant else self.task
-
-    @property
-    def slug(self) -> str:
-        """The label as part of a file name."""
-        return "".join(c if c.isalnum() else "-" for c in self.label).strip("-")
 
 
 @dataclass(frozen=True)
@@ -116,7 +95,7 @@ class Results:
         """The experiment."""
         return Snapshot(self.summary.get("experiment", {}))
 
-    @property
+    @cached_property
     def cells(self) -> Sequence[CellRow]:
         """Every cell, controls and rows over bins too."""
         return self._mine(self.summary.get("cells", ()))
@@ -209,7 +188,7 @@ class Results:
     @cached_property
     def series(self) -> tuple[Series, ...]:
         """In the order of first appearance."""
-        return tuple(dict.fromkeys(map(Series.of, self.cells)))
+        return tuple(self._of_series)
 
     @cached_property
     def policies(self) -> tuple[str, ...]:
@@ -222,14 +201,27 @@ class Results:
 
     def treated(self, series: Series | None = None, key: BinKey | None = None) -> Iterator[CellRow]:
         """Cells that are not controls, of one series and of one bin if asked."""
-        for cell in self.cells:
-            if cell["policy"] != FULL_CACHE and _fits(cell, series, key):
+        for cell in self.cells if series is None else self._of_series.get(series, ()):
+            if cell["policy"] != FULL_CACHE and key in (None, cell["bin"]):
                 yield cell
 
     def of_policy(self, series: Series, key: BinKey, policy: str) -> list[CellRow]:
         """The cells of one ladder, largest budget first."""
-        ladder = [c for c in self.treated(series, key) if c["policy"] == policy]
-        return sorted(ladder, key=lambda c: -c["budget"])
+        return self._ladders.get((series, key, policy), [])
+
+    @cached_property
+    def _of_series(self) -> Mapping[Series, list[CellRow]]:
+        found = defaultdict[Series, list[CellRow]](list)
+        for cell in self.cells:
+            found[Series.of(cell)].append(cell)
+        return found
+
+    @cached_property
+    def _ladders(self) -> Mapping[Ladder, list[CellRow]]:
+        found = defaultdict[Ladder, list[CellRow]](list)
+        for cell in sorted(self.treated(), key=lambda c: -c["budget"]):
+            found[ladder_of(cell)].append(cell)
+        return found
 
     @cached_property
     def _index(self) -> dict[CellKey, CellRow]:
@@ -242,13 +234,12 @@ class Results:
 
     def bins_of(self, series: Series) -> tuple[int, ...]:
         """Indices of the bins of a series, shortest prompts first."""
-        keys = {c["bin"] for c in self.cells if Series.of(c) == series}
+        keys = {c["bin"] for c in self._of_series.get(series, ())}
         return tuple(sorted(key for key in keys if key != ALL_BINS))
 
     def headline(self, series: Series) -> BinKey:
         """The rows that answer for the whole series: the pooled ones, or those of its only bin."""
-        pooled = any(True for _ in self.treated(series, ALL_BINS))
-        bins = self.bins_of(series)
+        pooled, bins = any(self.treated(series, ALL_BINS)), self.bins_of(series)
         return ALL_BINS if pooled or len(bins) != 1 else bins[0]
 
     def headline_cells(self, series: Series) -> list[CellRow]:
@@ -262,10 +253,11 @@ class Results:
 
     def transition(self, series: Series, key: BinKey, policy: str) -> TransitionRow | None:
         """The bracket of one ladder."""
-        for row in self.transitions:
-            if Series.of(row) == series and (row["bin"], row["policy"]) == (key, policy):
-                return row
-        return None
+        return self._brackets.get((series, key, policy))
+
+    @cached_property
+    def _brackets(self) -> Mapping[Ladder, TransitionRow]:
+        return {ladder_of(row): row for row in self.transitions}
 
     def stats(self, series: Series, policy: str) -> list[BinStats]:
         """What one policy did, by bin, then budget down."""
@@ -324,26 +316,20 @@ def final(cell: CellRow) -> str:
 
 
 def doubt(cell: CellRow) -> str:
-    """Why a verdict may be one on a cache that was not touched; empty where that is proven."""
-    return doubt_of(cell["flags"], cell["proof"], (final(cell), cell["verdict"]))
+    """Why a verdict may be one on a cache that was not touched; empty where that is proven.
 
-
-def doubt_of(flags: Sequence[str], proof: Proof, verdicts: Iterable[str | None]) -> str:
-    """As `doubt`: `placebo?`, or where one of the verdicts is decided `unverified`, `simulated`."""
-    if any(flag.startswith("placebo:") for flag in flags):
+    `placebo?`, or of a decided verdict `unverified` or `simulated`.
+    """
+    if any(flag.startswith("placebo:") for flag in cell["flags"]):
         return "placebo?"
-    decided = any(verdict in DECIDED for verdict in verdicts)
-    return proof if decided and proof in ("unverified", "simulated") else ""
+    decided = final(cell) in DECIDED or cell["verdict"] in DECIDED
+    return cell["proof"] if decided and cell["proof"] in ("unverified", "simulated") else ""
 
 
 def qualified(cell: CellRow, word: str) -> str:
     """A verdict on a cell with what makes it doubtful: `holds`, `holds (unverified)`."""
     why = doubt(cell)
     return f"{word} ({why})" if why and word in DECIDED else word
-
-
-def _fits(cell: CellRow, series: Series | None, key: BinKey | None) -> bool:
-    return series in (None, Series.of(cell)) and key in (None, cell["bin"])
 
 
 def _tick(index: int, row: BinRow | None) -> str:

@@ -12,7 +12,8 @@ from pytest_kvbench.report.brackets import bracket, ends, ends_alone
 from pytest_kvbench.report.caveats import item
 from pytest_kvbench.report.costs import average, money, price_of, total_price
 from pytest_kvbench.report.pages.links import link_to
-from pytest_kvbench.report.results import Results, Series, qualified
+from pytest_kvbench.report.results import Results, qualified
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.report.text import name
 from pytest_kvbench.rows import (
     ArmRow,

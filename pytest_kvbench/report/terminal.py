@@ -9,7 +9,8 @@ from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import answers, caveats, certificates, ranking, text
 from pytest_kvbench.report.brackets import bracket, ends
 from pytest_kvbench.report.failed import failure_lines
-from pytest_kvbench.report.results import Results, Series, doubt, final
+from pytest_kvbench.report.results import Results, doubt, final
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.rows import CellRow, Summary
 
 SCREEN = 24

@@ -99,28 +99,35 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_run_one_way(path: Path) -> None:
-    here = room_of(path)
-    if here == "__init__":
-        return  # lazily exports what annotations need
-    for module in imports(path):
-        if module.startswith(f"{PACKAGE}."):
-            there = room(module)
-            if there != here:
-                assert LAYERS[there] < LAYERS[here], f"{here} imports {there}"
+def test_imports_run_one_way() -> None:
+    against = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in modules()
+        if (here := room_of(path)) != "__init__"  # lazily exports what annotations need
+        for module in imports(path)
+        if module.startswith(f"{PACKAGE}.") and (there := room(module)) != here
+        if LAYERS[there] >= LAYERS[here]
+    ]
+    assert not against
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_pytest_and_torch_stay_in_their_rooms(path: Path) -> None:
-    names = {name.split(".")[0] for name in imports(path)}
-    where = path.relative_to(ROOT).as_posix()
-    if not where.startswith("plugin/"):
-        assert not names & {"pytest", "_pytest", "xdist"}
-    if not where.startswith("server/"):
-        assert not names & {"torch", "transformers", "kvpress"}
-    if not where.startswith("executors/"):
-        assert "parsl" not in names
+AT_HOME = {
+    "plugin": {"pytest", "_pytest", "xdist"},
+    "server": {"torch", "transformers", "kvpress"},
+    "executors": {"parsl"},
+}
+"""Packages that one room alone imports."""
+
+
+def test_pytest_and_torch_stay_in_their_rooms() -> None:
+    away = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        for name in sorted({name.split(".")[0] for name in imports(path)})
+        for home, packages in AT_HOME.items()
+        if name in packages and room_of(path) != home
+    ]
+    assert not away
 
 
 def graph() -> dict[str, set[str]]:
@@ -162,9 +169,9 @@ def packages_of(name: str) -> set[str]:
     return {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_module_is_longer_than_a_few_screens(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+def test_no_module_is_longer_than_a_few_screens() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert {path: lines for path, lines in lengths.items() if lines > 350} == {}
 
 
 FREE_FORM = {"report/summary.py:build_summary", "report/markup.py:_environment"}
@@ -219,12 +226,11 @@ def test_nothing_is_said_twice() -> None:
     assert not list(repeated({**sources, "y": "\n".join(lines[: FEWEST - 1])}))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_loads_an_experiment_knows_the_engines(path: Path) -> None:
+def test_what_loads_an_experiment_knows_the_engines() -> None:
     """By `pipeline.declared`: else `kv.policies: [auto]` would be the full cache alone."""
     loads = {f"{PACKAGE}.experiment.load.{name}" for name in ("load_experiment", "load_stages")}
-    if room_of(path) != "experiment":
-        assert not loads & set(imports(path))
+    loaders = {room_of(path) for path in modules() if loads & set(imports(path))}
+    assert loaders <= {"experiment"}
 
 
 def test_every_room_has_a_layer() -> None:
@@ -257,8 +263,7 @@ def test_exported_names_exist() -> None:
         assert getattr(pytest_kvbench, name).__name__ == name
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_sql_is_spoken_in_the_store_alone(path: Path) -> None:
+def test_sql_is_spoken_in_the_store_alone() -> None:
     """But for a cache of token counts, which belongs to no group."""
-    if room_of(path) != "store" and path.relative_to(ROOT) != Path("tasks/counted.py"):
-        assert "sqlite3" not in imports(path)
+    speak = {path.relative_to(ROOT) for path in modules() if "sqlite3" in imports(path)}
+    assert {path for path in speak if path.parts[0] != "store"} == {Path("tasks/counted.py")}

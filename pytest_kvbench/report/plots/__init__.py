@@ -11,7 +11,8 @@ from pytest_kvbench.report.formats import FORMATS
 from pytest_kvbench.report.pages.records import Answers
 from pytest_kvbench.report.plots import bybin, curves, depth, heatmap, pareto, style
 from pytest_kvbench.report.plots.saved import PAPER, Drawn, empty, save
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 
 FOLDER = "plots"
 _CURVES = (

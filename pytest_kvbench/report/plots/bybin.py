@@ -16,7 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from pytest_kvbench.records import FULL_CACHE, format_budget
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.rows import BinStats
 
 

@@ -15,7 +15,8 @@ from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.rows import CellRow
 
 MOST_OVERLAID = 5

@@ -18,7 +18,8 @@ from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.pages.records import Answers, Arm
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 
 ROWS = 5
 """Shares of a prompt, of equal size."""

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Series, doubt, final
+from pytest_kvbench.report.results import Results, doubt, final
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.rows import CellRow
 
 TALLEST = 10.5

@@ -15,7 +15,8 @@ from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.costs import average
 from pytest_kvbench.report.plots import style
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 
 _MOST_TICKS = 4
 _OTHER = style.Mark("0.62", ".", "none")

@@ -17,7 +17,8 @@ from pytest_kvbench.report import write_report
 from pytest_kvbench.report.formats import formats_of
 from pytest_kvbench.report.pages.records import Answer, Answers, Arm
 from pytest_kvbench.report.plots import bybin, curves, depth, heatmap, pareto, style
-from pytest_kvbench.report.results import Results, Series
+from pytest_kvbench.report.results import Results
+from pytest_kvbench.report.series import Series
 from pytest_kvbench.selection import ManifestEntry
 from tests.support.summaries import make_summary
 
