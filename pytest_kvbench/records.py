@@ -47,7 +47,7 @@ def to_json(record: Any) -> dict[str, Any]:
     return data
 
 
-Meta = Mapping[str, Any]
+Meta = Mapping[str, object]
 """What a task notes on an example besides question and answers: JSON, by keys of the task's own."""
 
 

@@ -18,7 +18,7 @@ from pytest_kvbench.reading.text import (
     read_text,
     text_lines,
 )
-from pytest_kvbench.reading.values import brief, odd_value, refuse_yes
+from pytest_kvbench.reading.values import brief, odd_value, refuse_yes, texts
 
 __all__ = [
     "Place",
@@ -32,4 +32,5 @@ __all__ = [
     "read_text",
     "refuse_yes",
     "text_lines",
+    "texts",
 ]

@@ -35,6 +35,13 @@ def digits(number: int) -> int:
     return int(number.bit_length() * math.log10(2)) + 1
 
 
+def texts(value: object) -> list[str] | None:
+    """A list of texts; None where it is anything else."""
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        return None
+    return list(value)
+
+
 def refuse_yes(value: object, annotation: object) -> object:
     """A value as it is, unless a yes or no stands where a number belongs, which would be 1 or 0.
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import texts
 from pytest_kvbench.records import Meta
 
 _END = re.compile(r"\.|<context>|<example>")
@@ -26,9 +27,9 @@ def one_label(prediction: str, answers: Sequence[str], meta: Meta) -> float:
     Raises:
         UsageError: `labels` or `question` are missing.
     """
-    check_labels(meta)
-    labels = {label.lower() for label in meta["labels"]}
-    sentence, question = _END.split(prediction.lower(), maxsplit=1)[0], meta["question"].lower()
+    listed, asked = _labels_and_question(meta)
+    labels = {label.lower() for label in listed}
+    sentence, question = _END.split(prediction.lower(), maxsplit=1)[0], asked.lower()
     given = {label for label in labels if label in sentence and label not in question}
     target = answers[0].lower()
     wanted = target.split(",") if len(target) > 3 else [target]  # `e,s` is a way, one label
@@ -41,8 +42,13 @@ def check_labels(meta: Meta) -> None:
     Raises:
         UsageError: naming what is missing.
     """
-    labels = meta.get("labels")
-    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+    _labels_and_question(meta)
+
+
+def _labels_and_question(meta: Meta) -> tuple[list[str], str]:
+    labels, question = texts(meta.get("labels")), meta.get("question")
+    if labels is None:
         raise UsageError("metric one_label needs labels, a list of texts", "give them in each row")
-    if not isinstance(meta.get("question"), str):
+    if not isinstance(question, str):
         raise UsageError("metric one_label needs question, a text", "give it in each row")
+    return labels, question

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import texts
 from pytest_kvbench.records import Meta
 
 
@@ -38,14 +39,13 @@ def classes_of(meta: Meta) -> Sequence[str]:
     Raises:
         UsageError: `all_classes` is missing, or no list of texts.
     """
-    classes = meta.get("all_classes")
-    listed = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
-    if not classes or not listed:
+    classes = texts(meta.get("all_classes"))
+    if not classes:
         raise UsageError(
             "metric classification needs all_classes, a list of texts",
             "give each row the names of its classes",
         )
-    return list(classes)
+    return classes
 
 
 def _one(found: Sequence[str], answer: str) -> float:

@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.reading import texts
 from pytest_kvbench.records import Meta
 
 LETTERS = ("A", "B", "C", "D")
@@ -84,10 +84,10 @@ def evidence_scores(prediction: str, answers: Sequence[str], meta: Meta) -> Evid
     if reply.choice == ABSTAIN:
         return EvidenceScores(readable=True, abstained=True)
     quotes, card_cited = _without_card(reply, meta)
-    found = _found(quotes, _needed(meta, "context"))
+    found = _found(quotes, str(_needed(meta, "context")))
     covered = _coverages(found, meta)
     witness = _witness(covered)
-    correct, grounded = reply.choice == gold, covered[reply.choice] >= meta.get("tau", TAU)
+    correct, grounded = reply.choice == gold, covered[reply.choice] >= _tau(meta)
     witness_pass = witness == reply.choice
     return EvidenceScores(
         readable=True,
@@ -110,10 +110,18 @@ def check_options(meta: Meta) -> None:
     """
     _needed(meta, "options")
     for key in ("options", "support", "cards"):
-        given = meta.get(key) or [""] * len(LETTERS)
-        listed = isinstance(given, list | tuple) and all(isinstance(text, str) for text in given)
-        if not listed or len(given) != len(LETTERS):
-            raise UsageError(f"metric credited needs {key} as a list of four texts", "check them")
+        _four(meta, key)
+
+
+def _four(meta: Meta, key: str) -> list[str]:
+    """The texts of the four letters; none where there is no such key."""
+    given = meta.get(key)
+    if not given:
+        return []
+    found = texts(given)
+    if found is None or len(found) != len(LETTERS):
+        raise UsageError(f"metric credited needs {key} as a list of four texts", "check them")
+    return found
 
 
 def credited(prediction: str, answers: Sequence[str], meta: Meta) -> float:
@@ -152,19 +160,20 @@ def read_reply(text: str) -> Reply | None:
     return None
 
 
-def _reply(data: Mapping[str, Any]) -> Reply | None:
-    choice, quotes = data.get("choice"), data.get("quotes", [])
-    quotes = [quotes] if isinstance(quotes, str) else quotes
+def _reply(data: Mapping[str, object]) -> Reply | None:
+    choice, given = data.get("choice"), data.get("quotes", [])
+    quotes = texts([given] if isinstance(given, str) else given)
     letter = choice.strip(" ().").upper() if isinstance(choice, str) else ""
-    texts = isinstance(quotes, list) and all(isinstance(quote, str) for quote in quotes)
-    return Reply(letter, tuple(quotes)) if letter in {*LETTERS, ABSTAIN} and texts else None
+    if quotes is None or letter not in {*LETTERS, ABSTAIN}:
+        return None
+    return Reply(letter, tuple(quotes))
 
 
 def _without_card(reply: Reply, meta: Meta) -> tuple[Sequence[str], bool | None]:
     """The quotes that may count as evidence, and whether the card came first."""
-    if not meta.get("cards"):
+    cards = [_flat(card) for card in _four(meta, "cards")]
+    if not cards:
         return reply.quotes, None
-    cards = [_flat(card) for card in meta["cards"]]
     first, rest = _flat(reply.quotes[0]) if reply.quotes else "", reply.quotes[1:]
     # A card repeats the option, so citing one proves nothing about the text; nor does repeating one
     # that is only the beginning of what it stands for. Where the card is the very sentence of the
@@ -193,8 +202,10 @@ def _coverages(quotes: Sequence[str], meta: Meta) -> dict[str, float]:
 
 
 def _supports(meta: Meta) -> Sequence[str]:
-    supports: Sequence[str] = meta.get("support") or _needed(meta, "options")
-    return supports
+    if four := _four(meta, "support"):
+        return four
+    _needed(meta, "options")
+    return _four(meta, "options")
 
 
 def _witness(covered: Mapping[str, float]) -> str | None:
@@ -211,7 +222,14 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _needed(meta: Meta, key: str) -> Any:
+def _tau(meta: Meta) -> float:
+    tau = meta.get("tau", TAU)
+    if not isinstance(tau, int | float):
+        raise UsageError("metric credited needs tau as a number", "check it")
+    return tau
+
+
+def _needed(meta: Meta, key: str) -> object:
     if meta.get(key) is None:
         raise UsageError(f"metric credited needs {key}", "give each row its context and options")
     return meta[key]

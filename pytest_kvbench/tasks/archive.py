@@ -24,6 +24,7 @@ from pytest_kvbench.errors import StoreError, UsageError
 from pytest_kvbench.files import replace_text
 from pytest_kvbench.reading import Place, brief, open_file, parse_json, read_text, text_lines
 from pytest_kvbench.reading.text import BROKEN
+from pytest_kvbench.tasks.columns import Row
 from pytest_kvbench.tasks.jsonl import objects
 
 _ENDS = re.compile(r"\.jsonl(\.gz)?$")
@@ -59,7 +60,7 @@ class Archive:
         """The folder in which config files are looked for."""
         return self.path.parent if self.path.is_file() else self.path
 
-    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+    def rows(self, name: str) -> Iterator[Row]:
         """The rows of a task that is in `files`."""
         file = self.files[name]
         return objects(text_lines(file), str(file))
@@ -133,14 +134,14 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_config(path: Path) -> Any:
-    """The JSON object in a config file beside the data, or None where there is none.
+def read_config(path: Path) -> Mapping[str, object]:
+    """The JSON object in a config file beside the data, empty where there is none.
 
     Raises:
         UsageError: it is not one.
     """
     if not path.is_file():
-        return None
+        return {}
     needed = "needed: LongBench's own file, a JSON object"
     config = parse_json(read_text(path), str(path), needed)
     if not isinstance(config, dict):

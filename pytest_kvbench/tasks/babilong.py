@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -23,12 +23,13 @@ from pytest_kvbench.tasks.base import (
     read_options,
     unknown_task,
 )
-from pytest_kvbench.tasks.columns import answers_of, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, text_of
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 from pytest_kvbench.tasks.wording import Wording, constants
+from pytest_kvbench.wire import sound
 
 FAMILY = "babilong"
 VARIABLE = "KVBENCH_BABILONG"
@@ -95,7 +96,7 @@ class Babilong(Benchmark):
         return f"{FAMILY}/{self.task}"
 
     @property
-    def shared_meta(self) -> Mapping[str, Any]:
+    def shared_meta(self) -> Mapping[str, object]:
         """What every example's `meta` has: the labels of the task."""
         return {"labels": list(LABELS[self.task])}
 
@@ -127,7 +128,7 @@ class Babilong(Benchmark):
                         f"{file}: row {number}: {error}", "needed: input, question, target"
                     ) from error
 
-    def _example(self, row: Mapping[str, Any], length: str) -> Example:
+    def _example(self, row: Row, length: str) -> Example:
         context, question = text_of(row, "input").strip(), text_of(row, "question")
         answers = answers_of(row.get("target"))
         identity = example_id(FAMILY, question, context, answers)
@@ -147,13 +148,13 @@ class Babilong(Benchmark):
     @cached_property
     def _wording(self) -> Wording:
         found = constants(self._place, "prompts.py", "babilong/prompts.py")
-        parts = found.get("DEFAULT_PROMPTS", {}).get(self.task, {})
+        parts = sound.fields(sound.fields(found.get("DEFAULT_PROMPTS")).get(self.task))
         layout = [found.get(name) for name in ("TASK_TEMPLATE", "USER_TEMPLATE")]
         if not all(layout) or not all(name in parts for name in _TEMPLATES):
             return Wording(_OWN.format(labels=", ".join(LABELS[self.task])))
         whole = "\n\n".join(map(str, layout))
         for name in _TEMPLATES:
-            whole = whole.replace(f"{{{name}}}", parts[name])
+            whole = whole.replace(f"{{{name}}}", str(parts[name]))
         return Wording(whole.strip(), official=True)
 
 

@@ -61,7 +61,7 @@ class Task(Protocol):
         """
 
 
-Options = Mapping[str, Any]
+Options = Mapping[str, object]
 """A task's options as the experiment has them: JSON, checked by the task's `TaskOptions`."""
 
 

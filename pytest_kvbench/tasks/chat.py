@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -28,10 +28,11 @@ from pytest_kvbench.tasks.base import (
     read_options,
     template_version,
 )
-from pytest_kvbench.tasks.columns import check_cluster
+from pytest_kvbench.tasks.columns import Row, check_cluster, list_in
 from pytest_kvbench.tasks.given import OneFile
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.tokenizers import Tokenizer
+from pytest_kvbench.wire import sound
 from pytest_kvbench.wire.conversation import Conversation
 
 PREFIX = "chat:"
@@ -42,7 +43,7 @@ NEEDED = (
 _AROUND = ("body", "request")
 """Under which a log may hold the request's own body."""
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 """One message as the API has it: `role`, `content`, and whatever else it was sent with."""
 
 
@@ -80,7 +81,8 @@ class ChatTask(OneFile):
         if not example.meta["chat"]:
             return Prompt("", example.question, self.options.max_tokens, chat=False)
         turns = tuple(json.loads(example.context)) if example.context else ()
-        last, tools = example.meta["last"], tuple(example.meta["tools"])
+        last = sound.fields(example.meta["last"])
+        tools = tuple(list_in(example.meta["tools"], "tools"))
         return Prompt(
             head="",
             tail=example.question,
@@ -108,7 +110,7 @@ def chat(path: str, options: Options) -> ChatTask:
     return ChatTask(Path(path), read)
 
 
-def row_example(row: Mapping[str, Any]) -> Example:
+def row_example(row: Row) -> Example:
     """The example of one logged request.
 
     Its identity is its content: what was logged twice, under two ids, is one example. Requests of
@@ -119,7 +121,7 @@ def row_example(row: Mapping[str, Any]) -> Example:
         ValueError: it is no request that can be sent again.
     """
     check_cluster(row)
-    body = next((row[name] for name in _AROUND if isinstance(row.get(name), Mapping)), row)
+    body = _body(row)
     if odd := odd_value(dict(body)):
         raise ValueError(": ".join(odd))
     example = _plain(body["prompt"]) if "prompt" in body else _conversation(body)
@@ -129,13 +131,20 @@ def row_example(row: Mapping[str, Any]) -> Example:
     return replace(example, meta={**example.meta, **noted, **cluster})
 
 
+def _body(row: Row) -> Row:
+    for name in _AROUND:
+        if isinstance(inside := row.get(name), Mapping):
+            return inside
+    return row
+
+
 def _plain(prompt: object) -> Example:
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt is {brief(prompt)}, not a text")
     return Example(example_id("chat", prompt, "", ()), prompt, "", (), {"chat": False})
 
 
-def _conversation(body: Mapping[str, Any]) -> Example:
+def _conversation(body: Row) -> Example:
     messages, reply = _messages(body.get("messages")), ""
     if messages[-1]["role"] == "assistant":
         reply = _text(messages.pop())
@@ -170,7 +179,7 @@ def _messages(value: object) -> list[Message]:
     return [dict(message) for message in value]
 
 
-def _tools(value: object) -> list[Any]:
+def _tools(value: object) -> list[object]:
     if value is not None and not isinstance(value, list):
         raise ValueError(f"tools are {brief(value)}, not a list")
     return value or []

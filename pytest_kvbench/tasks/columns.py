@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from pytest_kvbench.reading import brief, odd_value
+from pytest_kvbench.reading import brief, odd_value, texts
+
+Row = Mapping[str, object]
+"""A row of anybody's data. What a column holds, the functions below make sure of."""
 
 OURS = frozenset({"cut", "tau", "compensated"})
 """Keys of an example's `meta` that a task sets: a column of that name goes by another."""
@@ -13,7 +15,7 @@ OURS = frozenset({"cut", "tau", "compensated"})
 _SHAPES = "texts (a list of them, one, or SQuAD's {text: [...]})"
 
 
-def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> str:
+def text_of(row: Row, name: str, default: str | None = None) -> str:
     """A column of text; `default` stands for one that is missing or null.
 
     Raises:
@@ -27,7 +29,59 @@ def text_of(row: Mapping[str, Any], name: str, default: str | None = None) -> st
     return value
 
 
-def check_cluster(row: Mapping[str, Any]) -> None:
+def whole_of(row: Row, name: str) -> int | None:
+    """A column with a whole number; None where it is missing, null or 0.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    value = row.get(name)
+    if not value:
+        return None
+    if not isinstance(value, int | float | str):
+        raise ValueError(f"{name} is {brief(value)}, not a number")
+    return int(value)
+
+
+def list_in(value: object, name: str) -> list[object]:
+    """What a column holds that has a list.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name} is {brief(value)}, not a list")
+    return list(value)
+
+
+def rows_in(value: object, name: str) -> list[Row]:
+    """What a column holds that has a list of rows.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return [_row(one, name) for one in list_in(value, name)]
+
+
+def _row(value: object, name: str) -> Row:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} holds {brief(value)}, not an object")
+    return value
+
+
+def texts_in(value: object, name: str) -> list[str]:
+    """What a column holds that has a list of texts.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = texts(value)
+    if found is None:
+        raise ValueError(f"{name} is {brief(value)}, not a list of texts")
+    return found
+
+
+def check_cluster(row: Row) -> None:
     """Refuse a column `cluster` that names none.
 
     Raises:
@@ -52,18 +106,18 @@ def answers_of(value: object, *, numbers: bool = False, blank: bool = False) -> 
         ValueError: anything else, or no answer.
     """
     given = _squad(value)
-    texts = [given] if isinstance(given, str) or (numbers and _is_number(given)) else given
-    if not isinstance(texts, list | tuple):
+    listed = [given] if isinstance(given, str) or (numbers and _is_number(given)) else given
+    if not isinstance(listed, list | tuple):
         raise ValueError(f"answers are {_missing(value)}, not {_SHAPES}")
     if numbers:
-        texts = [str(text) if _is_number(text) else text for text in texts]
-    if odd := [text for text in texts if not isinstance(text, str)]:
+        listed = [str(text) if _is_number(text) else text for text in listed]
+    if odd := [text for text in listed if not isinstance(text, str)]:
         raise ValueError(f"answers are not {_SHAPES}, but hold {brief(odd[0])}")
-    if not texts:
+    if not listed:
         raise ValueError("answers are empty: leave out questions without one, or say what is right")
-    if not blank and not all(text.strip() for text in texts):
+    if not blank and not all(text.strip() for text in listed):
         raise ValueError("an answer is blank: every reply would hold it")
-    return tuple(texts)
+    return tuple(listed)
 
 
 def first_list(value: object) -> object:
@@ -87,7 +141,7 @@ def _missing(value: object) -> str:
     return "missing" if value is None else brief(value)
 
 
-def further(row: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
+def further(row: Row, used: Sequence[str]) -> dict[str, object]:
     """The columns that are not `used`, as an example's `meta`.
 
     A column that is named like one of `OURS` is kept as `row.NAME`: what a task does with its own
@@ -102,7 +156,7 @@ def further(row: Mapping[str, Any], used: Sequence[str]) -> dict[str, Any]:
     return {_free(name, columns): value for name, value in columns.items()}
 
 
-def _free(name: str, columns: Mapping[str, Any]) -> str:
+def _free(name: str, columns: Row) -> str:
     if name not in OURS:
         return name
     free = f"row.{name}"

@@ -40,9 +40,10 @@ def _marked(example: Example, cut: tuple[int, int] | None) -> Example:
 
 def apply_cut(prompt: Prompt, example: Example) -> Prompt:
     """`prompt` without what the example's cut leaves out."""
-    if "cut" not in example.meta:
+    cut = example.meta.get("cut")
+    if not isinstance(cut, list):
         return prompt
-    start, end = example.meta["cut"]
+    start, end = cut
     split = len(prompt.head)
     head = prompt.head[:start] + prompt.head[end:]
     tail = prompt.tail[: max(0, start - split)] + prompt.tail[max(0, end - split) :]

@@ -15,6 +15,7 @@ from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
 from pytest_kvbench.score.credited import LETTERS, TAU
 from pytest_kvbench.tasks.base import Options, files_digest, read_options, template_version
+from pytest_kvbench.tasks.columns import texts_in
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.multiple_choice import choice_examples
@@ -70,11 +71,15 @@ class EvidenceChoice(Benchmark):
 
     def _whole_prompt(self, example: Example) -> Prompt:
         """Cards, where asked for, and text; then question, options and what to reply."""
-        cards = CARDS.format(cards=_listed(example.meta["cards"])) if self.options.cards else ""
+        cards = (
+            CARDS.format(cards=_listed(texts_in(example.meta["cards"], "cards")))
+            if self.options.cards
+            else ""
+        )
         head = cards + TEXT.format(context=example.context)
         tail = ASK.format(
             question=example.question,
-            options=_listed(example.meta["options"]),
+            options=_listed(texts_in(example.meta["options"], "options")),
             card=CARD_FIRST if self.options.cards else "",
         )
         return Prompt(head, tail, self.options.max_tokens)
@@ -110,8 +115,7 @@ def _listed(texts: list[str]) -> str:
 def _shown(example: Example) -> list[str]:
     """The four texts from which the cards of an example are made."""
     meta = example.meta
-    texts: list[str] = meta.get("cards") or meta.get("support") or meta["options"]
-    return texts
+    return texts_in(meta.get("cards") or meta.get("support") or meta["options"], "options")
 
 
 def _cards(examples: Sequence[Sequence[str]], tokenizer: Tokenizer) -> list[list[str]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.extras import need
 from pytest_kvbench.hub import reason
+from pytest_kvbench.tasks.columns import Row
 
 
 def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
@@ -30,7 +30,7 @@ def hub_file(repo: str, filename: str, revision: str, variable: str) -> Path:
         return Path(hf_hub_download(repo, filename, repo_type="dataset", revision=revision))
 
 
-def hub_rows(repo: str, config: str, revision: str, variable: str) -> Iterator[dict[str, Any]]:
+def hub_rows(repo: str, config: str, revision: str, variable: str) -> Iterator[Row]:
     """The rows of a table's `test` split, read through `datasets` (see `parquet`).
 
     Args:

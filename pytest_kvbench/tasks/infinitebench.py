@@ -7,11 +7,11 @@ our own. As upstream has it, prompts that are too long are cut in the middle.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,12 +25,13 @@ from pytest_kvbench.tasks.base import (
     read_options,
     unknown_task,
 )
-from pytest_kvbench.tasks.columns import answers_of, first_list, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, first_list, list_in, text_of
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 from pytest_kvbench.tasks.wording import Wording, constants
+from pytest_kvbench.wire import sound
 
 FAMILY = "infinitebench"
 VARIABLE = "KVBENCH_INFINITEBENCH"
@@ -169,8 +170,8 @@ class InfiniteBench(Benchmark):
     @cached_property
     def _wording(self) -> Wording:
         sets = constants(self._place, "prompt.py", "src/prompt.py")
-        official = sets.get(f"{self.options.prompts}_templates", {}).get(self.task)
-        if official and self.task != _OWN_ONLY:
+        official = sound.fields(sets.get(f"{self.options.prompts}_templates")).get(self.task)
+        if isinstance(official, str) and official and self.task != _OWN_ONLY:
             return Wording(official, official=True)
         return Wording(FACTS[self.task].template)
 
@@ -179,9 +180,9 @@ class InfiniteBench(Benchmark):
         return self.options.max_tokens or FACTS[self.task].max_tokens
 
 
-def _example(row: Mapping[str, Any], task: str) -> Example:
+def _example(row: Row, task: str) -> Example:
     question, context = text_of(row, "input", ""), text_of(row, "context")
-    options = list(row.get("options") or ())
+    options = list_in(row.get("options") or (), "options")
     answers = answers_of(first_list(row.get("answer")), numbers=True)
     if task in _CHOICES:
         answers = _with_letter(answers, options)
@@ -192,7 +193,7 @@ def _example(row: Mapping[str, Any], task: str) -> Example:
     return Example(identity, question, context, answers, meta)
 
 
-def _with_letter(answers: tuple[str, ...], options: list[str]) -> tuple[str, ...]:
+def _with_letter(answers: tuple[str, ...], options: Sequence[object]) -> tuple[str, ...]:
     """The right option's text and its letter, as upstream's scorer wants them."""
     if len(options) != len(LETTERS):
         raise ValueError(f"{len(options)} options instead of {len(LETTERS)}")
@@ -203,9 +204,9 @@ def _with_letter(answers: tuple[str, ...], options: list[str]) -> tuple[str, ...
 
 def _fields(example: Example) -> dict[str, str]:
     question = example.question
-    options = dict(zip(LETTERS, example.meta.get("options", ()), strict=False))
+    options = zip(LETTERS, list_in(example.meta.get("options", ()), "options"), strict=False)
     fields = {"input": question, "question": question}
-    fields |= {f"OPTION_{letter}": text for letter, text in options.items()}
+    fields |= {f"OPTION_{letter}": str(text) for letter, text in options}
     if call := _CALL.search(question):
         fields |= {"func_call": call[0], "func": call[0].partition("(")[0]}
     return fields

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import parse_json, text_lines
 from pytest_kvbench.tasks.base import Options, TaskOptions, read_options
+from pytest_kvbench.tasks.columns import Row
 from pytest_kvbench.tasks.rows import RowTask
 
 PREFIX = "jsonl:"
@@ -40,7 +40,7 @@ def jsonl(path: str, options: Options) -> RowTask:
     )
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path) -> Iterator[Row]:
     """The object of every line that is not blank; a byte order mark and gzip are read too.
 
     Raises:
@@ -49,7 +49,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     return objects(text_lines(path), str(path))
 
 
-def objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+def objects(lines: Iterable[str], where: str) -> Iterator[Row]:
     """The object of every line that is not blank.
 
     Raises:
@@ -64,7 +64,7 @@ def objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
         raise UsageError(f"{where}: holds no row ({number} lines)", ROWS)
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _object(line: str, where: str) -> Row:
     row = parse_json(line, where, ROWS)
     if not isinstance(row, dict):
         raise UsageError(f"{where}: {type(row).__name__}", ROWS)

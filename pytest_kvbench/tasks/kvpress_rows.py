@@ -7,11 +7,11 @@ AIME25 and MATH500 (with `metric: boxed`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ from pytest_kvbench.tasks.base import (
     read_options,
     template_version,
 )
-from pytest_kvbench.tasks.columns import answers_of, check_cluster, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, check_cluster, text_of, whole_of
 from pytest_kvbench.tasks.given import OneFile
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.parquet import parquet_rows
@@ -76,7 +76,7 @@ class KvpressRows(OneFile):
 
     def _whole_prompt(self, example: Example) -> Prompt:
         """Context, question and the answer's first words, as the row has them."""
-        tokens = self.options.max_tokens or example.meta.get("max_new_tokens", 64)
+        tokens = self.options.max_tokens or whole_of(example.meta, "max_new_tokens") or 64
         return Prompt(example.context, example.question, tokens, self.options.chat)
 
     def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
@@ -92,17 +92,17 @@ class KvpressRows(OneFile):
         if not found:
             raise UsageError(f"{self.path}: no row of task {self.options.task!r}", "check `task`")
 
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
+    def _rows(self) -> Iterator[Row]:
         return parquet_rows(self.path) if self.path.suffix == ".parquet" else read_jsonl(self.path)
 
-    def _example(self, row: Mapping[str, Any]) -> Example:
+    def _example(self, row: Row) -> Example:
         context = text_of(row, "context")
         question = text_of(row, "question", "") + text_of(row, "answer_prefix", "")
         answers = answers_of(row.get("answers", row.get("answer")), numbers=True)
         check_cluster(row)
         meta = {key: row[key] for key in _META if row.get(key) is not None}
-        if row.get("max_new_tokens"):
-            meta["max_new_tokens"] = int(row["max_new_tokens"])
+        if tokens := whole_of(row, "max_new_tokens"):
+            meta["max_new_tokens"] = tokens
         check_meta(self.metric, meta)
         return Example(
             example_id(PREFIX, question, context, answers), question, context, answers, meta

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt
@@ -32,10 +32,11 @@ from pytest_kvbench.tasks.base import (
     template_version,
     unknown_task,
 )
-from pytest_kvbench.tasks.columns import answers_of, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, text_of, whole_of
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.tokenizers import Tokenizer
+from pytest_kvbench.wire import sound
 
 FAMILY = "longbench"
 VARIABLE = "KVBENCH_LONGBENCH"
@@ -62,6 +63,13 @@ _FIND = (
 )
 _FIND_ZH = "{context}\n\n下面的摘要出自上面哪一段？\n\n{input}\n\n请按“段落1”的格式回答。\n\n答案："
 _CODE = "{context}{input}"
+
+
+class Config(NamedTuple):
+    """LongBench's two config files: data set -> prompt, and the most new tokens of a reply."""
+
+    prompts: Mapping[str, object]
+    lengths: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ class LongBench(Benchmark):
         """Every row of the data set's file."""
         return (self._example(row, number) for number, row in enumerate(self._rows(), start=1))
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _rows(self) -> Iterator[Row]:
         return self._archive.rows(self.dataset)
 
     @cached_property
@@ -199,7 +207,7 @@ class LongBench(Benchmark):
             raise unknown_task(self.name, _named(archive.files))
         return archive
 
-    def _example(self, row: Mapping[str, Any], number: int) -> Example:
+    def _example(self, row: Row, number: int) -> Example:
         published = self.dataset in PUBLISHED  # whose metrics give nothing for a blank answer
         keys = ("length", "language", "all_classes", "_id")
         meta = {key: row[key] for key in keys if row.get(key) is not None}
@@ -227,17 +235,17 @@ class LongBench(Benchmark):
 
     @property
     def _template(self) -> str:
-        official = self._config["dataset2prompt.json"].get(self.base) if self._config else None
+        official = self._config.prompts.get(self.base) if self._config else None
         return str(self.options.template or official or self._facts.template)
 
     @property
     def _max_tokens(self) -> int:
-        official = self._config["dataset2maxlen.json"].get(self.base) if self._config else None
-        return int(official or self._facts.max_tokens)
+        official = whole_of(self._config.lengths, self.base) if self._config else None
+        return official or self._facts.max_tokens
 
     @cached_property
-    def _config(self) -> Mapping[str, Any]:
-        """LongBench's two config files, or nothing where they are not to be had."""
+    def _config(self) -> Config | None:
+        """LongBench's two config files, where they are to be had."""
         return load_config(open_archive(self.options.path))
 
 
@@ -247,34 +255,35 @@ def open_archive(path: str | None) -> Archive:
     return local or Archive(hub_file(REPO, "data.zip", REVISION, VARIABLE))
 
 
-def load_config(archive: Archive) -> dict[str, Any]:
+def load_config(archive: Archive) -> Config | None:
     """Prompts and reply lengths: beside the data, else the pinned ones from LongBench's repository.
 
     Both files or none: half of them would be a mix of two wordings under one name.
     """
-    beside = {file: read_config(archive.side / "config" / file) for file in CONFIG_SHA256}
-    if all(beside.values()):
-        return beside
+    beside = [read_config(archive.side / "config" / file) for file in CONFIG_SHA256]
+    if all(beside):
+        return Config(*beside)
     try:
-        return {file: _pinned(file) for file in CONFIG_SHA256}
+        return Config(*map(_pinned, CONFIG_SHA256))
     except OSError as error:
         warnings.warn(
             f"LongBench's own prompts are not to be had ({error}): using our own wording. "
             f"Scores will differ from published ones. Put config/ beside the data in {VARIABLE}.",
             stacklevel=2,
         )
-        return {}
+        return None
 
 
-def _pinned(file: str) -> Any:
+def _pinned(file: str) -> Mapping[str, object]:
     url = CONFIG_URL.format(commit=CONFIG_COMMIT, file=file)
     target = cache_folder() / "longbench" / CONFIG_COMMIT[:12] / file
-    return json.loads(fetch_pinned(url, CONFIG_SHA256[file], target))
+    return sound.fields(json.loads(fetch_pinned(url, CONFIG_SHA256[file], target)))
 
 
 def names(options: Options) -> list[str]:
     """The tasks in the local data; where there are none, those of the hub's archive."""
-    archive = local_archive(options.get("path"), VARIABLE)
+    path = options.get("path")  # not yet read: what is no text is refused there
+    archive = local_archive(path if isinstance(path, str) else None, VARIABLE)
     return _named(PUBLISHED if archive is None else archive.files)
 
 

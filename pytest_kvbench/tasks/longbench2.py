@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ from pytest_kvbench.tasks.base import (
     template_version,
     unknown_task,
 )
+from pytest_kvbench.tasks.columns import Row, texts_in
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.jsonl import read_jsonl
@@ -96,7 +97,7 @@ class LongBench2(Benchmark):
         """The template filled in; head and tail part where the document ends."""
         before, document, after = self._template.rpartition("$DOC$")
         tail = after.replace("$Q$", example.question)
-        for letter, text in zip(LETTERS, example.meta["options"], strict=True):
+        for letter, text in zip(LETTERS, texts_in(example.meta["options"], "options"), strict=True):
             tail = tail.replace(f"$C_{letter}$", text)
         head = before + example.context if document else ""
         return Prompt(head, tail, self.options.max_tokens)
@@ -110,7 +111,7 @@ class LongBench2(Benchmark):
         context = "" if self.subset == NO_CONTEXT else example.context
         return replace(example, context=context, meta=meta)
 
-    def _rows(self) -> Iterator[Mapping[str, Any]]:
+    def _rows(self) -> Iterator[Row]:
         wanted = SUBSETS[self.subset]
         for row in choice_rows(self._file):
             if wanted is None or row.get(wanted[0]) == wanted[1]:
@@ -132,7 +133,7 @@ class LongBench2(Benchmark):
         return read_text(official) if official.is_file() else OWN[file]
 
 
-def choice_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+def choice_rows(file: Path) -> Iterator[Row]:
     """Rows of a JSON array (LongBench v2's data.json) or of JSON lines.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ from pytest_kvbench.tasks.base import (
     read_options,
     unknown_task,
 )
-from pytest_kvbench.tasks.columns import answers_of, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, list_in, rows_in, text_of, texts_in
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.longbench2 import choice_rows
@@ -94,7 +94,7 @@ class LongMemEval(Benchmark):
 
     def _whole_prompt(self, example: Example) -> Prompt:
         """The chats, then the question and its date."""
-        fields = {"question": example.question, "date": example.meta["date"]}
+        fields = {"question": example.question, "date": text_of(example.meta, "date")}
         return Prompt(*_OWN.parts(example.context, fields), self.options.max_tokens)
 
     def every_example(self, _tokenizer: Tokenizer) -> Iterable[Example]:
@@ -117,25 +117,28 @@ class LongMemEval(Benchmark):
         return next((file for file in files if file.is_file()), files[0])
 
 
-def _is_scored(row: Mapping[str, Any]) -> bool:
+def _is_scored(row: Row) -> bool:
     kind, identity = text_of(row, "question_type"), text_of(row, "question_id")
     return kind != _UNSCORED and not identity.endswith("_abs")
 
 
-def _example(row: Mapping[str, Any]) -> Example:
+def _example(row: Row) -> Example:
     question, context = text_of(row, "question"), _history(row)
     answers = answers_of(row.get("answer"), numbers=True)
     meta = {"date": text_of(row, "question_date"), "question_type": row["question_type"]}
-    identity = example_id(FAMILY, question, context, answers, row["question_id"])
+    identity = example_id(FAMILY, question, context, answers, text_of(row, "question_id"))
     return Example(identity, question, context, answers, meta)
 
 
-def _history(row: Mapping[str, Any]) -> str:
+def _history(row: Row) -> str:
     """All sessions by date, without the mark of the turn that holds the answer."""
-    dated = zip(row["haystack_dates"], row["haystack_sessions"], strict=True)
+    dates = texts_in(row["haystack_dates"], "haystack_dates")
+    sessions = list_in(row["haystack_sessions"], "haystack_sessions")
+    dated = zip(dates, sessions, strict=True)
     parts = []
     for number, (date, session) in enumerate(sorted(dated, key=lambda pair: pair[0]), start=1):
-        turns = [{"role": turn["role"], "content": turn["content"]} for turn in session]
+        said = rows_in(session, "haystack_sessions")
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in said]
         parts.append(f"Chat {number}, {date}:\n{json.dumps(turns, ensure_ascii=False)}")
     return "\n\n".join(parts)
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.files import replace_in_pieces
@@ -146,7 +146,9 @@ def _assign(
     return [Candidate(example, index, n) for example, index, n in placed if index is not None]
 
 
-def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[str, Any]) -> None:
+def write_manifest(
+    path: Path, manifests: Iterable[TaskManifest], meta: Mapping[str, object]
+) -> None:
     """Write `manifest.json`, whole or not at all.
 
     Args:
@@ -158,7 +160,7 @@ def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: Mapping[
     replace_in_pieces(path, _pieces(manifests, meta))  # megabytes, so not indented
 
 
-def _pieces(manifests: Iterable[TaskManifest], meta: Mapping[str, Any]) -> Iterator[bytes]:
+def _pieces(manifests: Iterable[TaskManifest], meta: Mapping[str, object]) -> Iterator[bytes]:
     """Canonical JSON of it all, an example after the other."""
     yield b'{"meta":%b,"schema":%d,"tasks":[' % (canonical(dict(meta)), SCHEMA)
     for number, manifest in enumerate(manifests):
@@ -172,5 +174,5 @@ def _pieces(manifests: Iterable[TaskManifest], meta: Mapping[str, Any]) -> Itera
     yield b"]}\n"
 
 
-def _fields(record: DataclassInstance) -> dict[str, Any]:
+def _fields(record: DataclassInstance) -> dict[str, object]:
     return {field.name: getattr(record, field.name) for field in fields(record)}

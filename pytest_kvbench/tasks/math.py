@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.tasks.base import Options, TaskOptions, read_options
+from pytest_kvbench.tasks.columns import Row
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.rows import RowTask
 
@@ -44,7 +44,7 @@ def math(path: str, options: Options) -> RowTask:
     )
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[Row]:
     for number, row in enumerate(read_jsonl(path), start=1):
         problem = next((row[name] for name in _PROBLEM if row.get(name)), None)
         if not isinstance(problem, str) or row.get("answer") in (None, ""):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief
 from pytest_kvbench.records import Example
 from pytest_kvbench.score.credited import LETTERS
 from pytest_kvbench.tasks.base import example_id
-from pytest_kvbench.tasks.columns import check_cluster
+from pytest_kvbench.tasks.columns import Row, check_cluster, text_of
 
 FIELDS = "question, context, choice_A to choice_D (or choices: a list of four), answer (A to D)"
 
 
-def choice_examples(rows: Iterable[Mapping[str, Any]], task: str) -> Iterator[Example]:
+def choice_examples(rows: Iterable[Row], task: str) -> Iterator[Example]:
     """The example of every row: `answers` is the letter, `meta["options"]` the four texts.
 
     Raises:
@@ -28,10 +27,10 @@ def choice_examples(rows: Iterable[Mapping[str, Any]], task: str) -> Iterator[Ex
             raise UsageError(f"{task}: row {number}: {error}", f"needed: {FIELDS}") from error
 
 
-def _example(row: Mapping[str, Any]) -> Example:
+def _example(row: Row) -> Example:
     options = _options(row)
-    question, context = row["question"].strip(), row.get("context", "").strip()
-    answer = row["answer"].strip()
+    question, context = text_of(row, "question").strip(), text_of(row, "context", "").strip()
+    answer = text_of(row, "answer").strip()
     if answer not in LETTERS:
         raise ValueError(f"answer {answer!r} is none of A, B, C, D")
     check_cluster(row)
@@ -43,11 +42,11 @@ def _example(row: Mapping[str, Any]) -> Example:
     return Example(identity, question, context, (answer,), {**meta, "options": options})
 
 
-def _options(row: Mapping[str, Any]) -> list[str]:
-    return _four(row.get("choices") or [row[f"choice_{letter}"] for letter in LETTERS])
+def _options(row: Row) -> list[str]:
+    return _four(row.get("choices") or [text_of(row, f"choice_{letter}") for letter in LETTERS])
 
 
-def _four(given: Mapping[str, str] | Sequence[str]) -> list[str]:
+def _four(given: object) -> list[str]:
     texts = [given[letter] for letter in LETTERS] if isinstance(given, Mapping) else given
     if not isinstance(texts, list | tuple):
         raise ValueError(f"{brief(given)} is no list of texts")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.extras import need
+from pytest_kvbench.tasks.columns import Row
 
 
-def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+def parquet_rows(file: Path) -> Iterator[Row]:
     """The rows of a local file.
 
     Raises:

@@ -19,12 +19,9 @@ import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_kvbench.score.choice import stated_choice
-from pytest_kvbench.tasks.columns import answers_of, first_list
-
-Row = Mapping[str, Any]
+from pytest_kvbench.tasks.columns import Row, answers_of, first_list
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _ITEM = re.compile(

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import TextStream, brief
-from pytest_kvbench.records import ReasoningRule
+from pytest_kvbench.records import Label, ReasoningRule
 from pytest_kvbench.score.metric import score_answer
 from pytest_kvbench.tasks.base import Options, Task
+from pytest_kvbench.tasks.columns import Row
 from pytest_kvbench.tasks.longbench2 import choice_rows
 from pytest_kvbench.tasks.prediction_formats import FORMATS, read_prediction
 from pytest_kvbench.tasks.registry import TaskFactory, get_task
@@ -23,6 +24,13 @@ _NAMED = ("babilong", "infinitebench", "longbench", "ruler")
 _MOST = 2**31 - 1  # characters of a CSV's cell: whole contexts, where csv expects 131,072
 
 
+class Scored(TypedDict):
+    """A line of `kvbench score-file`."""
+
+    score: float
+    label: Label
+
+
 def score_file(
     task: str,
     path: Path,
@@ -30,7 +38,7 @@ def score_file(
     options: Options | None = None,
     extra: Mapping[str, TaskFactory] | None = None,
     rule: ReasoningRule = "strip",
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Scored]:
     """Score a file of predictions. The task's data are not needed.
 
     Args:
@@ -65,9 +73,7 @@ def score_file(
             raise UsageError(f"{path}: row {number}: {error.what}", error.hint) from error
 
 
-def _scored(
-    row: Mapping[str, Any], name: str, task_of: Callable[[str], Task], rule: ReasoningRule
-) -> dict[str, Any]:
+def _scored(row: Row, name: str, task_of: Callable[[str], Task], rule: ReasoningRule) -> Scored:
     form, prediction = read_prediction(row)
     family = name.partition("/")[0]
     task = task_of(_named(prediction.task, family) or name)
@@ -95,7 +101,7 @@ def _named(task: str, family: str) -> str:
     return f"{family}/{name.removesuffix('-e')}{'_e' * name.endswith('-e')}"
 
 
-def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
+def rows_of(path: Path) -> Iterator[Row]:
     """The rows of a file: JSON lines, a JSON array or a CSV.
 
     Raises:
@@ -105,7 +111,7 @@ def rows_of(path: Path) -> Iterator[Mapping[str, Any]]:
     return _csv_rows(path) if name.endswith(".csv") else choice_rows(path)
 
 
-def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _csv_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(_MOST)
     try:
         rows, row = csv.DictReader(TextStream(path, nul=True)), None

@@ -21,8 +21,10 @@ from typing import Any
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief, parse_json, read_text
 from pytest_kvbench.records import digest
+from pytest_kvbench.tasks.columns import Row
 from pytest_kvbench.tasks.predictions import rows_of, score_file
 from pytest_kvbench.tasks.registry import TaskFactory
+from pytest_kvbench.wire import sound
 
 _NAMES = ("samples_*.jsonl", "*.eval", "*.json", "predictions.csv", "*.jsonl", "*.csv")
 """What is looked for in a folder: the first of them that is there."""
@@ -158,18 +160,18 @@ def _archive(file: Path, choice: Choice) -> Iterator[_Row]:
 
 
 def _samples(
-    file: Path, log: Mapping[str, Any], samples: Iterable[Mapping[str, Any]], choice: Choice
+    file: Path, log: Mapping[str, object], samples: Iterable[Row], choice: Choice
 ) -> Iterator[_Row]:
-    declared = log.get("eval") or {}
-    data = declared.get("dataset") or {}
+    declared = sound.fields(log.get("eval"))
+    data = sound.fields(declared.get("dataset"))
     # A run of ours has an arm in its task's name; both sides have the data in common.
     task = str(data.get("name") or declared.get("task") or "")
     for sample in samples:
-        scores = sample.get("scores") or {}
+        scores = sound.fields(sample.get("scores"))
         if not scores:
             continue  # it failed, or was not scored
         name = _chosen(file, list(scores), choice.metric)
-        value = scores[name].get("value")
+        value = sound.fields(scores[name]).get("value")
         yield _Row(task, str(sample.get("id")), _number(file, name, value))
 
 
@@ -210,7 +212,7 @@ def _lines(file: Path, choice: Choice) -> Iterator[_Row]:
         yield _Row(task, identity + again, score, str(row.get("cluster") or about))
 
 
-def _given(file: Path, rows: Sequence[Mapping[str, Any]], choice: Choice) -> list[float]:
+def _given(file: Path, rows: Sequence[Row], choice: Choice) -> list[float]:
     """A column of scores; without one, replies are scored by a task's metric."""
     column = choice.metric if not choice.task and choice.metric else "score"
     if rows and column in rows[0]:
@@ -222,10 +224,10 @@ def _given(file: Path, rows: Sequence[Mapping[str, Any]], choice: Choice) -> lis
         )
     options = {"metric": choice.metric} if choice.metric else {}
     scored = score_file(choice.task, file, options=options, extra=choice.extra)
-    return [float(line["score"]) for line in scored]
+    return [line["score"] for line in scored]
 
 
-def _identity(row: Mapping[str, Any]) -> str:
+def _identity(row: Row) -> str:
     """An example's id, or a digest of what was asked."""
     for name in _IDS:
         if row.get(name) is not None:
@@ -234,7 +236,7 @@ def _identity(row: Mapping[str, Any]) -> str:
     return digest(asked)[:16]
 
 
-def _lm_eval(file: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> Iterator[_Row]:
+def _lm_eval(file: Path, rows: Sequence[Row], metric: str) -> Iterator[_Row]:
     """Of several filters of one reply the first is taken."""
     found = _LM_EVAL.match(file.name)
     task = found["task"] if found else file.stem.removeprefix("samples_")
@@ -249,7 +251,7 @@ def _lm_eval(file: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> Iter
         yield _Row(task, _identity(row), _number(file, name, row[name]), about)
 
 
-def _metrics(row: Mapping[str, Any]) -> list[str]:
+def _metrics(row: Row) -> list[str]:
     """The columns that are scores: those that are named, in older files every number."""
     named = row.get("metrics")
     if isinstance(named, list) and named:

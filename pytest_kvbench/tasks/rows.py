@@ -12,17 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example, Prompt, digest
 from pytest_kvbench.score.metric import check_meta, get_metric
 from pytest_kvbench.tasks.base import example_id, files_digest, template_version
-from pytest_kvbench.tasks.columns import answers_of, check_cluster, further, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, check_cluster, further, text_of
 from pytest_kvbench.tasks.given import GivenData
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
-Row = Mapping[str, Any]
 FIELDS = (
     "question (text), answers (a list of texts, or one), context (text, optional), "
     "cluster (what rows that are not independent share; optional)"

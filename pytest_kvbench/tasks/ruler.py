@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ from pytest_kvbench.tasks.base import (
     template_version,
     unknown_task,
 )
-from pytest_kvbench.tasks.columns import answers_of, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, text_of
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_rows
 from pytest_kvbench.tasks.jsonl import read_jsonl
@@ -108,7 +108,7 @@ class Ruler(Benchmark):
             if row.get("task", self.task) == self.task
         )
 
-    def _rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def _rows(self) -> Iterator[tuple[str, Row]]:
         """Every row that is there, and where it came from."""
         if self._place is None:
             for length in self.options.lengths:
@@ -132,7 +132,7 @@ class Ruler(Benchmark):
             raise UsageError(f"no file for {self.name} in {place}", f"folders with data: {present}")
         return sorted(wanted)
 
-    def _example(self, row: Mapping[str, Any], source: str) -> Example:
+    def _example(self, row: Row, source: str) -> Example:
         try:
             head, tail = _parts(row)
             answers = answers_of(row.get("outputs", row.get("answer")), numbers=True)
@@ -146,7 +146,7 @@ class Ruler(Benchmark):
         return Example(example_id(FAMILY, tail, head, answers), tail, head, answers, meta)
 
 
-def _parts(row: Mapping[str, Any]) -> tuple[str, str]:
+def _parts(row: Row) -> tuple[str, str]:
     """Context and question with the answer's first words; together the prompt as RULER sends it."""
     prefix = text_of(row, "answer_prefix", "")
     if "input" not in row:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -27,6 +26,7 @@ from pytest_kvbench.tasks.base import (
     seeded,
     unknown_task,
 )
+from pytest_kvbench.tasks.columns import Row, list_in, rows_in, text_of, texts_in
 from pytest_kvbench.tasks.counting import vocabulary
 from pytest_kvbench.tasks.generated import Generated, Slot
 from pytest_kvbench.tasks.haystack import load_haystack, word_costs
@@ -34,6 +34,7 @@ from pytest_kvbench.tasks.ruler import TOKENS
 from pytest_kvbench.tasks.ruler_contexts import LINE, Costs, Needles, Question, Text
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 from pytest_kvbench.tasks.wording import Wording, constants
+from pytest_kvbench.wire import sound
 
 FAMILY = "ruler_made"
 
@@ -118,16 +119,20 @@ class RulerMade(Generated):
 
     def prompt(self, example: Example) -> Prompt:
         """The worked example, if there is one, then instruction, text and question."""
-        fields = {**example.meta["fields"], "example": ""}
+        given = sound.fields(example.meta["fields"])
+        fields = {"example": "", **{name: str(text) for name, text in given.items()}}
         head, tail = self._wording.parts(example.context, fields)
-        return Prompt(example.meta["shot"] + head, tail, self.max_tokens, self.options.chat)
+        return Prompt(
+            text_of(example.meta, "shot") + head, tail, self.max_tokens, self.options.chat
+        )
 
     def _make(self, slot: Slot, filler: int, costs: Costs) -> Example:
         text = self._text(slot, filler, costs)
-        meta: dict[str, Any] = {"fields": self._numbered(text), "shot": self._shot(slot, costs)}
+        fields = self._numbered(text)
+        meta: dict[str, object] = {"fields": fields, "shot": self._shot(slot, costs)}
         if text.depths:
             meta |= {"depth": text.depths[0], "depths": list(text.depths)}
-        question = self._wording.parts("", {**meta["fields"], "example": ""})[1]
+        question = self._wording.parts("", {**fields, "example": ""})[1]
         identity = example_id(self.name, question, text.context, text.answers, str(slot.source))
         return Example(identity, question, text.context, text.answers, meta)
 
@@ -184,7 +189,7 @@ class RulerMade(Generated):
         return [f" {word}" for word in (*["..."] * 60, *ruler_contexts.made_up(rng, 40))]
 
     @cached_property
-    def _templates(self) -> Mapping[str, Any]:
+    def _templates(self) -> Mapping[str, object]:
         place = Path(self.options.templates).expanduser() if self.options.templates else None
         return {**constants(place, "niah.py"), **constants(place, "constants.py")}
 
@@ -195,12 +200,11 @@ class RulerMade(Generated):
     @cached_property
     def _wording(self) -> Wording:
         kind = _KINDS[self.task]
-        official = self._templates.get("TASKS", {}).get(kind)
-        if official is None:
+        official = sound.fields(self._templates.get("TASKS")).get(kind)
+        if not isinstance(official, Mapping):
             return Wording(self._in_number(_OWN[kind]))
-        return Wording(
-            self._in_number(official["template"] + official["answer_prefix"]), official=True
-        )
+        whole = text_of(official, "template") + text_of(official, "answer_prefix")
+        return Wording(self._in_number(whole), official=True)
 
     def _in_number(self, template: str) -> str:
         if self.task in NIAH and NIAH[self.task].is_one:
@@ -239,18 +243,25 @@ def read_questions(file: Path) -> list[Question]:
     return asked
 
 
-def _squad(whole: Mapping[str, Any]) -> Iterator[Question]:
-    for paragraph in (p for article in whole["data"] for p in article["paragraphs"]):
-        for qa in paragraph["qas"]:
-            answers = tuple(dict.fromkeys(answer["text"] for answer in qa["answers"]))
+def _squad(whole: Row) -> Iterator[Question]:
+    articles = rows_in(whole["data"], "data")
+    for paragraph in (p for one in articles for p in rows_in(one["paragraphs"], "paragraphs")):
+        for qa in rows_in(paragraph["qas"], "qas"):
+            given = rows_in(qa["answers"], "answers")
+            answers = tuple(dict.fromkeys(text_of(answer, "text") for answer in given))
             if answers and not qa.get("is_impossible"):
-                yield Question(qa["question"], answers, (paragraph["context"],))
+                yield Question(text_of(qa, "question"), answers, (text_of(paragraph, "context"),))
 
 
-def _hotpot(whole: list[Mapping[str, Any]]) -> Iterator[Question]:
+def _hotpot(whole: list[Row]) -> Iterator[Question]:
     for row in whole:
-        documents = tuple(f"{title}\n{''.join(sentences)}" for title, sentences in row["context"])
-        yield Question(row["question"], (row["answer"],), documents)
+        documents = tuple(_document(one) for one in list_in(row["context"], "context"))
+        yield Question(text_of(row, "question"), (text_of(row, "answer"),), documents)
+
+
+def _document(titled: object) -> str:
+    title, sentences = list_in(titled, "context")
+    return f"{title}\n{''.join(texts_in(sentences, 'context'))}"
 
 
 def names(options: Options) -> list[str]:  # noqa: ARG001  # a family's signature

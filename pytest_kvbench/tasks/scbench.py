@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,7 @@ from pytest_kvbench.tasks.base import (
     read_options,
     unknown_task,
 )
-from pytest_kvbench.tasks.columns import answers_of, text_of
+from pytest_kvbench.tasks.columns import Row, answers_of, list_in, rows_in, text_of, texts_in
 from pytest_kvbench.tasks.given import Benchmark, BenchmarkOptions
 from pytest_kvbench.tasks.hub import hub_file
 from pytest_kvbench.tasks.jsonl import read_jsonl
@@ -118,7 +118,7 @@ class Scbench(Benchmark):
 
     def _whole_prompt(self, example: Example) -> Prompt:
         """The context; then the earlier turns, where they are asked for, and the question."""
-        fields = {"earlier": example.meta["earlier"], "question": example.question}
+        fields = {"earlier": text_of(example.meta, "earlier"), "question": example.question}
         head, tail = Wording(FACTS[self.task].template).parts(example.context, fields)
         return Prompt(head, tail, self._max_tokens)
 
@@ -133,27 +133,27 @@ class Scbench(Benchmark):
                     "needed: context (or input), and multi_turns of input, answer and options",
                 ) from error
 
-    def _turns(self, row: Mapping[str, Any]) -> Iterator[Example]:
+    def _turns(self, row: Row) -> Iterator[Example]:
         context = text_of(row, "context" if "context" in row else "input")
         earlier: list[str] = []
-        for number, turn in enumerate(row["multi_turns"]):
+        for number, turn in enumerate(rows_in(row["multi_turns"], "multi_turns")):
             question = filled(FACTS[self.task].ask, _fields(turn))
             answers = self._answers(turn)
             before = "".join(earlier) if self.options.mode == "multi-turn" else ""
-            meta: dict[str, Any] = {"turn": number, "earlier": before}
+            meta: dict[str, object] = {"turn": number, "earlier": before}
             if turn.get("options"):
-                meta["options"] = list(turn["options"])
+                meta["options"] = list_in(turn["options"], "options")
             identity = example_id(
                 FAMILY, question, context, answers, f"{row.get('id', '')} {number}"
             )
             yield Example(identity, question, context, answers, meta)
             earlier.append(f"{question} {answers[-1 if self.task == 'choice_eng' else 0]}\n\n")
 
-    def _answers(self, turn: Mapping[str, Any]) -> tuple[str, ...]:
+    def _answers(self, turn: Row) -> tuple[str, ...]:
         answers = answers_of(turn.get("answer"), numbers=True)
         if self.task != "choice_eng" or (answers[-1] in LETTERS and len(answers) == 2):
             return answers
-        options = list(turn["options"])
+        options = texts_in(turn["options"], "options")
         letter = answers[0] if answers[0] in LETTERS else LETTERS[options.index(answers[0])]
         return options[LETTERS.index(letter)], letter
 
@@ -172,9 +172,10 @@ class Scbench(Benchmark):
         return self.options.max_tokens or FACTS[self.task].max_tokens
 
 
-def _fields(turn: Mapping[str, Any]) -> dict[str, str]:
-    options = zip(LETTERS, turn.get("options") or (), strict=False)
-    return {"input": text_of(turn, "input"), **{f"OPTION_{name}": text for name, text in options}}
+def _fields(turn: Row) -> dict[str, str]:
+    options = zip(LETTERS, list_in(turn.get("options") or (), "options"), strict=False)
+    texts = {f"OPTION_{name}": text for name, text in options if isinstance(text, str)}
+    return {"input": text_of(turn, "input"), **texts}
 
 
 def names(options: Options) -> list[str]:  # noqa: ARG001  # a family's signature

@@ -289,7 +289,7 @@ def _ask(client: httpx.Client, url: str, model: str, dialect: Dialect, text: str
         raise EngineError(f"{url} did not count tokens: {message}", MEND) from error
 
 
-def _post(client: httpx.Client, url: str, body: Mapping[str, Any]) -> Any:
+def _post(client: httpx.Client, url: str, body: Mapping[str, object]) -> Any:
     """One call. Its reply is neither waited for nor read without end."""
     end, content = time.monotonic() + CALL_S, bytearray()
     with bounded.opened(client, "POST", url, json=body) as response:

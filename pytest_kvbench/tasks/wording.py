@@ -54,7 +54,7 @@ def filled(template: str, fields: Mapping[str, str]) -> str:
     return _FIELD.sub(value, template)
 
 
-def constants(place: Path | None, *names: str) -> dict[str, Any]:
+def constants(place: Path | None, *names: str) -> dict[str, object]:
     """The constants of the first of the Python files `names` under `place`; it is read, not run.
 
     Empty where there is none.
@@ -68,12 +68,12 @@ def constants(place: Path | None, *names: str) -> dict[str, Any]:
     return {} if file is None else _assigned(file)
 
 
-def _assigned(file: Path) -> dict[str, Any]:
+def _assigned(file: Path) -> dict[str, object]:
     try:
         body = ast.parse(read_text(file)).body
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{file}: is no Python: {error}", "get the authors' file anew") from error
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             value = _literal(node.value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,12 +14,12 @@ class Conversation:
     `turns` are the messages before the last one, `last` is what that one has beside its text.
     """
 
-    turns: tuple[Mapping[str, Any], ...] = ()
-    last: Mapping[str, Any] = field(default_factory=lambda: {"role": "user"})
-    tools: tuple[Any, ...] = ()
+    turns: tuple[Mapping[str, object], ...] = ()
+    last: Mapping[str, object] = field(default_factory=lambda: {"role": "user"})
+    tools: tuple[object, ...] = ()
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Its part of a prompt's identity: none of a prompt that has nothing of it."""
         return {} if self == NO_TURNS else {"conversation": [self.turns, self.last, self.tools]}
 
@@ -34,7 +33,7 @@ class Conversation:
 NO_TURNS = Conversation()
 
 
-def _said(turn: Mapping[str, Any]) -> str:
+def _said(turn: Mapping[str, object]) -> str:
     rest = {name: value for name, value in turn.items() if name != "role"}
     content = turn.get("content")
     text = content if isinstance(content, str) and len(rest) == 1 else _json(rest)

@@ -108,6 +108,9 @@ def test_rows_that_are_no_question_are_named(data):
     data.write_text('[{"question": "q"}]')
     with pytest.raises(UsageError, match="choice_A"):
         load("evidence/mcq", data)
+    data.write_text(json.dumps([row(0, question=7)]))
+    with pytest.raises(UsageError, match="row 1: question is 7, not a text"):
+        load("longbench2/all", data)
 
 
 def test_without_data_both_say_what_to_do():

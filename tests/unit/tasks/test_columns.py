@@ -15,7 +15,14 @@ from pytest_kvbench.records import Example
 from pytest_kvbench.selection import TaskManifest
 from pytest_kvbench.tasks.base import example_id
 from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.columns import OURS, further
+from pytest_kvbench.tasks.columns import (
+    OURS,
+    further,
+    list_in,
+    rows_in,
+    texts_in,
+    whole_of,
+)
 from pytest_kvbench.tasks.manifest import build_task_manifest
 from pytest_kvbench.tasks.registry import get_task
 from pytest_kvbench.tasks.rows import RowTask, row_example
@@ -221,3 +228,18 @@ def test_multiple_choice_is_read_by_what_the_file_holds(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             examples("evidence/mcq", path=str(tmp_path / "data.json"))
         assert str(caught.value).count("\n") == 1
+
+
+def test_what_a_column_holds_is_said_where_it_is_something_else() -> None:
+    assert whole_of({"n": "64"}, "n") == 64
+    assert whole_of({"n": None}, "n") is None
+    assert texts_in(("a", "b"), "dates") == ["a", "b"]
+    assert rows_in([{"a": 1}], "turns") == [{"a": 1}]
+    for read in (
+        lambda: whole_of({"n": [64]}, "n"),
+        lambda: list_in("ab", "n"),
+        lambda: texts_in(["a", 1], "n"),
+        lambda: rows_in([1], "n"),
+    ):
+        with pytest.raises(ValueError, match=r"^n (is|holds) "):
+            read()
