@@ -7,7 +7,7 @@ such a policy makes one cell and ignores the ladder. Asks nobody, so that a plan
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.hints import did_you_mean
 from pytest_kvbench.policies.kv_types import bits
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import catalogue
 from pytest_kvbench.records import FULL_CACHE, WITHHELD
 from pytest_kvbench.wire.addresses import is_same_address
@@ -28,7 +29,7 @@ _MOST_BITS = 64
 
 
 def kv_types(
-    engine: EngineSettings, policy: str, params: Mapping[str, Any] = MappingProxyType({})
+    engine: EngineSettings, policy: str, params: Params = MappingProxyType({})
 ) -> tuple[str, str]:
     """The server's words for the types of keys and values under a policy."""
     type_k = kind_of(engine).control if policy == FULL_CACHE else policy
@@ -53,15 +54,20 @@ def fixed_budget(engine: EngineSettings, kv: KV, policy: str) -> float | None:
     return _bits(engine, policy, params) / _bits(engine, FULL_CACHE, {})
 
 
-def _bits(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> float:
+def _bits(engine: EngineSettings, policy: str, params: Params) -> float:
     """Bits of a key and a value together in the cache of a policy's server."""
     if BITS in params:
-        return 2 * float(params[BITS])
+        return 2 * _number_of(params[BITS])
     types = kv_types(engine, policy, params)
     if engine.launch.command:
         types = _commanded(engine, engine.launch.command, policy, types[0])
     full = bits(kind_of(engine).control, engine.dtype) or 16.0
     return sum(bits(kv_type, engine.dtype) or full for kv_type in types)
+
+
+def _number_of(given: object) -> float:
+    """The bits that were declared; what is no number, `_check_bits` refuses."""
+    return float(given) if isinstance(given, int | float) else 0.0
 
 
 def _commanded(engine: EngineSettings, command: str, policy: str, kv: str) -> tuple[str, str]:
@@ -87,7 +93,7 @@ _TYPE_OPTIONS = tuple(
 """What tells llama.cpp the type of keys, and of values, each with the type."""
 
 
-def identity_params(engine: EngineSettings, kv: KV, policy: str) -> dict[str, Any]:
+def identity_params(engine: EngineSettings, kv: KV, policy: str) -> Params:
     """All that an arm's answers depend on, beside its policy's name and budget."""
     identity = kind_of(engine).identity
     if identity is None or policy in (FULL_CACHE, WITHHELD):
@@ -258,7 +264,7 @@ def _takes_types(engine: EngineSettings) -> bool:
     return bool(kind.bits) and not kind.only_ours
 
 
-def _check_params(engine: EngineSettings, policy: str, params: Mapping[str, Any]) -> None:
+def _check_params(engine: EngineSettings, policy: str, params: Params) -> None:
     kind = kind_of(engine)
     ours = not engine.addresses and not engine.launch.command
     valid = kind.params if policy in kind.bits and ours else ()

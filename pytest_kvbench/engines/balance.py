@@ -12,10 +12,11 @@ import contextlib
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from pytest_kvbench.engines.base import NotAskedError, Reply
 from pytest_kvbench.errors import EngineError, KvbenchError, RefusedError, UsageError
+from pytest_kvbench.wire.sound import Fields
 
 CHECK_EVERY_S = 5.0
 
@@ -23,10 +24,10 @@ CHECK_EVERY_S = 5.0
 class Client(Protocol):
     """What `Http` and `Balanced` have in common."""
 
-    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+    async def post(self, path: str, body: Fields, *, stream: bool = False) -> Reply:
         """See `Http.post`."""
 
-    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+    async def ask(self, path: str, body: Fields) -> Reply:
         """See `Http.ask`."""
 
     async def aclose(self) -> None:
@@ -64,7 +65,7 @@ class Balanced:
     def __post_init__(self) -> None:
         self._endpoints = [_Endpoint(url, self.connect(url)) for url in self.base_urls]
 
-    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+    async def post(self, path: str, body: Fields, *, stream: bool = False) -> Reply:
         """As `Http.post`, on whichever server has the fewest requests.
 
         Raises:
@@ -73,7 +74,7 @@ class Balanced:
         """
         return await self._at_one(lambda client: client.post(path, body, stream=stream))
 
-    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+    async def ask(self, path: str, body: Fields) -> Reply:
         """As `Http.ask`, and `post`."""
         return await self._at_one(lambda client: client.ask(path, body))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pytest_kvbench.engines.policies import may_mask, slack_of
 from pytest_kvbench.records import Answer, Arm, Failure, FailureKind, Proof, Request, Telemetry
+from pytest_kvbench.wire.sound import Fields
 
 BUDGET_TOLERANCE = 0.02
 """How far the achieved budget may be from the nominal one (absolute) and still be that budget.
@@ -132,7 +133,7 @@ class Reply:
     ours and the server's, before it was sent.
     """
 
-    data: dict[str, Any]
+    data: Fields
     latency_s: float
     ttft_s: float | None = None
     waited_s: float = 0.0

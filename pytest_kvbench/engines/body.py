@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import orjson
 
 from pytest_kvbench.engines.policies import split
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.records import Prompt, Request
+from pytest_kvbench.wire.sound import Fields
 
-Body = tuple[str, dict[str, Any]]
+Body = tuple[str, Fields]
 """The path below the `/v1`, and the fields of the JSON object that is posted there."""
 
 
-def as_json(fields: Mapping[str, Any]) -> bytes:
+def as_json(fields: Fields) -> bytes:
     """The bytes of a body: `json` takes as long over a long prompt as all else a request costs."""
     try:
         return orjson.dumps(fields)
@@ -28,12 +30,10 @@ def as_json(fields: Mapping[str, Any]) -> bytes:
         return json.dumps(fields).encode()
 
 
-_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+_STREAMED: Fields = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-def one_arm(
-    settings: EngineSettings, requests: Sequence[Request], extras: Mapping[str, Any]
-) -> Body:
+def one_arm(settings: EngineSettings, requests: Sequence[Request], extras: Fields) -> Body:
     """The body that asks the one of `requests`, with the kind's `extras` and the user's fields.
 
     A field that the user sets to null is not sent.
@@ -41,7 +41,7 @@ def one_arm(
     (request,) = requests
     prompt, sampling = request.prompt, request.arm.sampling
     chat = prompt.chat if settings.api == "auto" else settings.api == "chat"
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "model": settings.model,
         **(chat_fields(prompt, prompt.head + prompt.tail) if chat else {"prompt": prompt.text}),
         "max_tokens": prompt.max_tokens,
@@ -57,20 +57,37 @@ def one_arm(
     return "/chat/completions" if chat else "/completions", sent
 
 
-def arm_fields(request: Request) -> dict[str, Any]:
-    """An arm as a server of ours takes it, in `kv`."""
+class ArmFields(TypedDict):
+    """An arm as a server of ours takes it.
+
+    `sources`: the digests of users' classes in the policy. `context_chars`: of a plain prompt, how
+    long it is before the question.
+    """
+
+    policy: str
+    budget: float
+    question_aware: NotRequired[bool]
+    params: NotRequired[Params]
+    sources: NotRequired[Mapping[str, str]]
+    context_chars: NotRequired[int]
+
+
+def arm_fields(request: Request) -> ArmFields:
+    """The arm of a request, as it stands in `kv`."""
     arm = request.arm
     policy, params, digests = split(arm)
-    return {
+    fields: ArmFields = {
         "policy": policy,
         "budget": arm.budget,
         "question_aware": arm.question_aware,
         "params": params,
-        **({"sources": dict(digests)} if digests else {}),
     }
+    if digests:
+        fields["sources"] = digests
+    return fields
 
 
-def chat_fields(prompt: Prompt, content: str | list[dict[str, str]]) -> dict[str, Any]:
+def chat_fields(prompt: Prompt, content: str | list[dict[str, str]]) -> Fields:
     """The messages, the last one with that `content`, and the tools where there are any."""
     talk = prompt.conversation
     tools = {"tools": list(talk.tools)} if talk.tools else {}

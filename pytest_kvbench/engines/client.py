@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import aiohttp
 
@@ -42,6 +41,7 @@ from pytest_kvbench.files import OUT_OF_FILES
 from pytest_kvbench.wire import bounded
 from pytest_kvbench.wire.bounded import TooLargeError
 from pytest_kvbench.wire.network import HOPS, RedirectError, certificates, proxy_to, redirected
+from pytest_kvbench.wire.sound import Fields
 
 _STREAM = "text/event-stream"
 _JSON = {"Content-Type": "application/json"}
@@ -53,7 +53,7 @@ class _Wanted:
     """A request; `completes`: whether its reply is to be a completion."""
 
     url: str
-    body: dict[str, Any]
+    body: Fields
     stream: bool = False
     completes: bool = True
 
@@ -114,7 +114,7 @@ class Http:
         self._start_timeout_s = start_timeout_s
         self._is_up = False
 
-    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+    async def post(self, path: str, body: Fields, *, stream: bool = False) -> Reply:
         """POST `body`, retrying what may pass. `stream`: the body asks for a streamed reply.
 
         Raises:
@@ -123,7 +123,7 @@ class Http:
         """
         return await self._post(path, _Wanted(self.base_url + path, body, stream))
 
-    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+    async def ask(self, path: str, body: Fields) -> Reply:
         """POST `body` below the server's root, not its `/v1`: as `post`, the reply in any form."""
         root = self.base_url.removesuffix("/v1")
         return await self._post(path, _Wanted(root + path, body, completes=False))
@@ -276,7 +276,7 @@ def _followed(response: aiohttp.ClientResponse, url: str, hops: int) -> str | No
 
 def _decoded(
     response: aiohttp.ClientResponse, content: bytes, key: str | None, *, completes: bool
-) -> dict[str, Any]:
+) -> Fields:
     status = response.status
     if status in PASSING:
         raise TransientError(

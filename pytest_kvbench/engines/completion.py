@@ -15,6 +15,7 @@ from pytest_kvbench.divergence.records import UnsoundError
 from pytest_kvbench.engines import forced
 from pytest_kvbench.records import Answer, Failure, Telemetry
 from pytest_kvbench.wire import bounded, finish, sound
+from pytest_kvbench.wire.sound import Fields
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 529})
 """HTTP statuses, and codes of reported errors, of faults that may pass: the request is repeated.
@@ -107,7 +108,7 @@ def text_of(content: object) -> str:
     raise NotACompletionError(f"content is {_kind(content)}")
 
 
-def reasoning_of(message: Mapping[str, Any]) -> str:
+def reasoning_of(message: Fields) -> str:
     """The reasoning that a server keeps apart from the text of a message or a delta.
 
     Its field is `reasoning_content` (DeepSeek) or `reasoning` (vLLM).
@@ -152,7 +153,7 @@ def fault_in(reply: object, *, whole: bool = True) -> Fault | None:
     return _reported(reply) or (_fault_of(choices[0], whole=whole) if choices else None)
 
 
-def _fault_of(choice: Mapping[str, Any], *, whole: bool = True) -> Fault | None:
+def _fault_of(choice: Fields, *, whole: bool = True) -> Fault | None:
     """The error that a choice reports, or that its finish reason is."""
     if _refused(choice):
         return None  # one arm's own policy failed: the reply is whole, and others have answers
@@ -185,7 +186,7 @@ def _reported(data: object) -> Fault | None:
     return Fault(message, None if status is None else status in PASSING)
 
 
-def _details(data: object) -> Mapping[str, Any]:
+def _details(data: object) -> Fields:
     """What describes an error: the fields of `error`, else those of a body without choices."""
     body = sound.fields(data)
     if isinstance(error := body.get("error"), Mapping):
@@ -218,7 +219,7 @@ def _choices(data: object) -> list[Any]:
 def _answer(
     key: str,
     given: object,
-    reply: Mapping[str, Any],
+    reply: Fields,
     latency_s: float | None,
     ttft_s: float | None,
     *,
@@ -245,7 +246,7 @@ def _reason(reason: object) -> str:
     return meaning if meaning in finish.KNOWN else finish.word_of(reason)
 
 
-def _text(choice: Mapping[str, Any]) -> str:
+def _text(choice: Fields) -> str:
     if isinstance(message := choice.get("message"), Mapping):
         return text_of(message.get("content")) or text_of(message.get("refusal"))
     if "text" in choice:
@@ -267,8 +268,8 @@ def _part(part: object) -> str:
 
 
 def _telemetry(
-    choice: Mapping[str, Any],
-    reply: Mapping[str, Any],
+    choice: Fields,
+    reply: Fields,
     latency_s: float | None,
     ttft_s: float | None,
     arms: int,

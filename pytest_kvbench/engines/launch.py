@@ -25,6 +25,7 @@ from pytest_kvbench.engines.keys import without_keys
 from pytest_kvbench.engines.places import in_use
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import replace_json
+from pytest_kvbench.wire.addresses import Announced
 
 _POLL_S = 0.05
 _GRACE_S = 5.0
@@ -76,7 +77,7 @@ def serve(
                 pid = _start(command(address), log, env or without_keys())
                 pid_file.write_text(str(pid))
             _await(address, pid, printed, timeout_s)
-        return Served(**_read(address))
+        return _read(address)
 
 
 def stop_all(folder: Path) -> None:
@@ -178,9 +179,10 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _read(address: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(address.read_text(encoding="utf-8"))
-    return data
+def _read(address: Path) -> Served:
+    """What a server of ours wrote of itself when it was up."""
+    data: Announced = json.loads(address.read_text(encoding="utf-8"))
+    return Served(**data)
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,25 @@ A token's identity is its id, wherever one is said: texts are none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
 
 from pytest_kvbench.divergence.named import Step, step
 from pytest_kvbench.divergence.records import Token, UnsoundError
 from pytest_kvbench.wire import finish, sound
+from pytest_kvbench.wire.sound import Fields
 
 K = 20
 """Tokens a position that are asked for: the most that OpenAI and vLLM name by default."""
 
-IDS: Mapping[str, Any] = {"return_tokens_as_token_ids": True}
+IDS: Fields = {"return_tokens_as_token_ids": True}
 """What makes vLLM say ids: it says texts otherwise, which several tokens share."""
 
 _LEAST = -9999.0
 _ID = re.compile("token_id:([0-9]{1,9})")
 
 
-def of_reply(choice: Mapping[str, Any], k: int = K) -> list[Step]:
+def of_reply(choice: Fields, k: int = K) -> list[Step]:
     """The positions of the reply that a choice holds.
 
     Raises:
@@ -49,7 +49,7 @@ def of_reply(choice: Mapping[str, Any], k: int = K) -> list[Step]:
     ]
 
 
-def ends_unsaid(choice: Mapping[str, Any]) -> bool:
+def ends_unsaid(choice: Fields) -> bool:
     """Whether a reply ended by itself and its last position is still text: OpenAI names no end.
 
     vLLM and llama.cpp have an entry for the end token, which is not in the text.
@@ -61,9 +61,9 @@ def ends_unsaid(choice: Mapping[str, Any]) -> bool:
     return not isinstance(text, str) or not text or (bool(last) and text.endswith(last))
 
 
-def _last_text(logprobs: Mapping[str, Any]) -> str:
+def _last_text(logprobs: Fields) -> str:
     """The text of the last position; "" where only an id is said."""
-    entries: list[Any] = sound.objects(logprobs.get("content"))
+    entries: list[object] = [*sound.objects(logprobs.get("content"))]
     tokens = logprobs.get("tokens")
     last = (entries or (tokens if isinstance(tokens, list) else []) or [""])[-1]
     content, token = sound.fields(last).get("bytes"), sound.fields(last).get("token", last)
@@ -113,18 +113,18 @@ def ids_of(data: object) -> list[int]:
     return found
 
 
-def _of_ids(named: Mapping[str, Any], token: Token, k: int) -> Step:
+def _of_ids(named: Fields, token: Token, k: int) -> Step:
     by_id = {_number(key): sound.fields(of).get("logprob") for key, of in named.items()}
     pairs = list(_pairs(by_id.items()))
     return step(token, dict(pairs).get(token), pairs, k)
 
 
-def _entry(entry: Mapping[str, Any], k: int) -> Step:
+def _entry(entry: Fields, k: int) -> Step:
     named = _pairs(_named(sound.objects(entry.get("top_logprobs"))))
     return step(_token_of(entry), _log(entry.get("logprob")), named, k)
 
 
-def _named(entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Token, object]]:
+def _named(entries: Iterable[Fields]) -> Iterator[tuple[Token, object]]:
     return ((_token_of(entry), entry.get("logprob")) for entry in entries)
 
 
@@ -133,7 +133,7 @@ def _pairs(named: Iterable[tuple[object, object]]) -> Iterator[tuple[Token, floa
         yield _token(token), _log(log)
 
 
-def _token_of(entry: Mapping[str, Any]) -> Token:
+def _token_of(entry: Fields) -> Token:
     """Its id; else its text, or its bytes where they are no text."""
     if (number := sound.count(entry.get("id"))) is not None:
         return number

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import MappingProxyType
-from typing import Any
 
 from pytest_kvbench.engines.kinds import kind_of
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.wire.sound import Fields
 
 
 def misfits(engine: EngineSettings, length: int | None) -> Iterator[tuple[str, str, str]]:
@@ -51,7 +51,7 @@ _LENGTHS = ("max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_p
 """Other names that servers have for `max_tokens`."""
 
 
-def _lengths(fields: Mapping[str, Any], length: int | None) -> Iterator[tuple[str, str, str]]:
+def _lengths(fields: Fields, length: int | None) -> Iterator[tuple[str, str, str]]:
     """What other names than ours say of an answer's length, where they do not say ours."""
     others = {name: fields[name] for name in _LENGTHS if fields.get(name) is not None}
     if len(others) + ("max_tokens" not in fields) != 1:

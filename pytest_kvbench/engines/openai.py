@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.divergence.records import UnsoundError
 from pytest_kvbench.engines import arms, fingerprint, reference
@@ -261,15 +260,16 @@ class OpenAIEngine:
         if isinstance(outcome, Failure) or outcome.telemetry is None:
             return outcome
         cost = outcome.telemetry
-        found: dict[str, Any] = {
-            "achieved": station.size / station.full if station.size and station.full else None,
-            "kept_bytes": self._bytes(station.size, cost.prompt_tokens),
-            "full_bytes": self._bytes(station.full, cost.prompt_tokens),
-            "waited_s": waited_s,
-        }
-        if all(getattr(cost, name) == value for name, value in found.items()):
+        achieved = station.size / station.full if station.size and station.full else None
+        kept = self._bytes(station.size, cost.prompt_tokens)
+        full = self._bytes(station.full, cost.prompt_tokens)
+        known = cost.achieved, cost.kept_bytes, cost.full_bytes, cost.waited_s
+        if known == (achieved, kept, full, waited_s):
             return outcome  # as most are: a copy is looked through anew
-        return replace(outcome, telemetry=replace(cost, **found))
+        measured = replace(
+            cost, achieved=achieved, kept_bytes=kept, full_bytes=full, waited_s=waited_s
+        )
+        return replace(outcome, telemetry=measured)
 
     def _bytes(self, size: float | None, tokens: int | None) -> int | None:
         if size is None or tokens is None or not self._kind.in_bytes:

@@ -8,9 +8,11 @@ import math
 import os
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.sound import Fields
 
 CHARACTERS_A_TOKEN = 4
 """Of English; a server counts before it refuses, so a rough estimate is enough."""
@@ -44,7 +46,7 @@ class Pace:
             for place, most in enumerate((max_rpm, max_tpm))
         )
 
-    async def wait(self, body: Mapping[str, Any]) -> float:
+    async def wait(self, body: Fields) -> float:
         """Wait until a request with this body may be sent; how long, in seconds."""
         now = asyncio.get_running_loop().time()  # of one clock in all processes of a machine
         turn = now
@@ -57,19 +59,20 @@ class Pace:
         return max(0.0, turn - now)
 
 
-def tokens_of(body: Mapping[str, Any]) -> int:
+def tokens_of(body: Fields) -> int:
     """About how many tokens a request will be counted for: its texts and the longest reply."""
-    texts = [body.get("prompt") or "", *(m["content"] for m in body.get("messages", ()))]
-    characters = sum(map(_characters, texts))
-    return characters // CHARACTERS_A_TOKEN + int(body.get("max_tokens") or 0)
+    messages = sound.objects(body.get("messages"))
+    characters = _characters(body.get("prompt"))
+    characters += sum(_characters(message.get("content")) for message in messages)
+    return characters // CHARACTERS_A_TOKEN + (sound.count(body.get("max_tokens")) or 0)
 
 
-def _characters(content: Any) -> int:
-    """Of a text, of one that comes in parts, or of one in tokens."""
+def _characters(content: object) -> int:
+    """Of a text, of one that comes in parts, or of one in tokens; a message may have none."""
     if isinstance(content, list):
-        parts = (len(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
-        return sum(parts) + CHARACTERS_A_TOKEN * sum(isinstance(part, int) for part in content)
-    return len(content if isinstance(content, str) else str(content))
+        parts = sum(_characters(part.get("text")) for part in sound.objects(content))
+        return parts + CHARACTERS_A_TOKEN * sum(isinstance(part, int) for part in content)
+    return len(content) if isinstance(content, str) else 0
 
 
 _Number = Callable[[Callable[[float], float]], float]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.own import CLASSES
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import POLICIES, get_policy, sources
 from pytest_kvbench.records import FULL_CACHE, WITHHELD, Arm
+from pytest_kvbench.wire import sound
 
 EMBEDDED = "local"
 POLICY, SOURCES = "policy", "sources"
@@ -21,30 +22,34 @@ def base_of(kv: KV, policy: str) -> str:
     return str(kv.named.get(policy, {}).get(POLICY, policy))
 
 
-def params_of(kv: KV, policy: str) -> dict[str, Any]:
+def params_of(kv: KV, policy: str) -> Params:
     """The parameters of a policy: of its recipe, where it has one, and those of `kv.params`."""
     recipe = {name: value for name, value in kv.named.get(policy, {}).items() if name != POLICY}
     return {**recipe, **kv.params.get(policy, {})}
 
 
-def recipe_of(kv: KV, policy: str) -> dict[str, Any]:
+def recipe_of(kv: KV, policy: str) -> Params:
     """The parameters of a policy, and the policy that its name stands for, if it is another."""
     named = {POLICY: base_of(kv, policy)} if policy in kv.named else {}
     return {**named, **params_of(kv, policy)}
 
 
-def identity_of(kv: KV, policy: str) -> dict[str, Any]:
+def identity_of(kv: KV, policy: str) -> Params:
     """All that an arm's answers depend on, beside its policy's name and budget."""
-    base, params = base_of(kv, policy), params_of(kv, policy)
-    digests = {} if base in POLICIES else sources(base, params)  # those of the table wrap none
+    digests = _digests(kv, policy)
     return {**recipe_of(kv, policy), **({SOURCES: digests} if digests else {})}
+
+
+def _digests(kv: KV, policy: str) -> dict[str, str]:
+    base = base_of(kv, policy)
+    return {} if base in POLICIES else sources(base, params_of(kv, policy))  # those wrap none
 
 
 def classes_of(kv: KV) -> dict[str, str]:
     """The users' classes in an experiment's policies, as they are called there: their digests."""
     found: dict[str, str] = {}
     for policy in kv.policies:
-        found |= identity_of(kv, policy).get(SOURCES, {})
+        found |= _digests(kv, policy)
     return found
 
 
@@ -54,13 +59,13 @@ def as_option(name: str) -> str:
     return name if name == spec else f"{name}={spec}"
 
 
-def split(arm: Arm) -> tuple[str, dict[str, Any], Mapping[str, str]]:
+def split(arm: Arm) -> tuple[str, Params, Mapping[str, str]]:
     """The policy that serves an arm, its own parameters and the digests.
 
     Where the context is withheld, the full cache answers.
     """
     params = dict(arm.params)
-    digests = params.pop(SOURCES, {})
+    digests = {name: str(of) for name, of in sound.fields(params.pop(SOURCES, None)).items()}
     name = FULL_CACHE if arm.policy == WITHHELD else arm.policy
     return str(params.pop(POLICY, name)), params, digests
 

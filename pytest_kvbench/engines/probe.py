@@ -15,6 +15,7 @@ from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.wire import bounded, sound
 from pytest_kvbench.wire.lean import httpx
 from pytest_kvbench.wire.network import client_of
+from pytest_kvbench.wire.sound import Fields
 
 _PROBE_S = 60.0
 
@@ -44,7 +45,7 @@ class Probe:
         content: bytes = self._send("GET", path).content
         return masked(content.decode(errors="replace"), self._key)
 
-    def json(self, path: str) -> dict[str, Any]:
+    def json(self, path: str) -> Fields:
         """The JSON object at `root` + `path`.
 
         Raises:
@@ -52,7 +53,7 @@ class Probe:
         """
         return self._object(self._send("GET", path))
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: Fields) -> Fields:
         """What a POST answers.
 
         Raises:
@@ -83,7 +84,7 @@ class Probe:
                 f"served there: {', '.join(sorted(names))}",
             )
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _send(self, method: str, path: str, body: Fields | None = None) -> Any:
         url = self.root + path
         try:
             return self._once_loaded(method, url, body).raise_for_status()
@@ -103,7 +104,7 @@ class Probe:
                 "start it, or mend engine.base_url or engine.endpoints",
             ) from None
 
-    def _once_loaded(self, method: str, url: str, body: Mapping[str, Any] | None) -> Any:
+    def _once_loaded(self, method: str, url: str, body: Fields | None) -> Any:
         """The response of a server that may still be loading, for as long as one may start."""
         gives_up, limit = time.monotonic() + self.starts_s, self.settings.max_reply_bytes
         with client_of(url, timeout_s=self.timeout_s, headers=self.headers) as client:
@@ -126,7 +127,7 @@ class Probe:
         message = sound.message(masked(error_message(content), self._key))
         return f": {message}" if message else ""
 
-    def _object(self, response: Any) -> dict[str, Any]:
+    def _object(self, response: Any) -> Fields:
         try:
             data = decoded(response.content, self._key, sound.data)
         except ValueError:

@@ -7,9 +7,9 @@ itself, on any server that names the likeliest tokens, and is compared up to whe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.divergence import named
 from pytest_kvbench.divergence.named import Step
@@ -19,12 +19,11 @@ from pytest_kvbench.engines.base import Reply
 from pytest_kvbench.engines.body import Body
 from pytest_kvbench.records import Answer, Telemetry
 from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.sound import Fields
 
 if TYPE_CHECKING:
     from pytest_kvbench.engines.balance import Client
     from pytest_kvbench.engines.kinds.base import Kind
-
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,14 @@ def forcing_of(kind: Kind) -> Forcing:
     return kind.forcing
 
 
-def asking(path: str) -> dict[str, Any]:
+def asking(path: str) -> Fields:
     """The fields with which a reply names the likeliest tokens at each of its positions."""
     if path.endswith("/chat/completions"):
         return {"logprobs": True, "top_logprobs": logprobs.K}
     return {"logprobs": logprobs.K}
 
 
-async def _replied(
-    http: Client, kind: Kind, key: str, body: Body
-) -> tuple[Answer, Mapping[str, Any]]:
+async def _replied(http: Client, kind: Kind, key: str, body: Body) -> tuple[Answer, Fields]:
     """A reply whose tokens are named, by ids where the server can, and the choice that holds it."""
     path, fields = body
     extras = kind.forcing.extras if kind.forcing else {}
@@ -152,10 +149,10 @@ class _Clocked:
     http: Client
     latency_s: float = 0.0
 
-    async def post(self, path: str, body: dict[str, Any], *, stream: bool = False) -> Reply:
+    async def post(self, path: str, body: Fields, *, stream: bool = False) -> Reply:
         return self._clocked(await self.http.post(path, body, stream=stream))
 
-    async def ask(self, path: str, body: dict[str, Any]) -> Reply:
+    async def ask(self, path: str, body: Fields) -> Reply:
         return self._clocked(await self.http.ask(path, body))
 
     async def aclose(self) -> None:

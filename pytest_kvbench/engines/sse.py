@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from pytest_kvbench.engines.completion import (
     NotACompletionError,
@@ -12,6 +11,7 @@ from pytest_kvbench.engines.completion import (
     text_of,
 )
 from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.sound import Fields
 
 _BOM = "\ufeff"
 
@@ -66,9 +66,9 @@ class Assembly:
         self._pieces: list[str] = []
         self._refusal: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: list[Any] = []
+        self._calls: list[Fields] = []
         self._finish_reason: object = None
-        self._last: dict[str, Any] = {}
+        self._last: dict[str, object] = {}
 
     def feed(self, piece: bytes) -> None:
         """Take a piece of the stream.
@@ -79,7 +79,7 @@ class Assembly:
         for line in self._lines.feed(piece):
             self._read(line)
 
-    def reply(self) -> dict[str, Any]:
+    def reply(self) -> Fields:
         """The completion as an unstreamed reply would have it, once nothing more comes.
 
         Raises:
@@ -121,7 +121,7 @@ class Assembly:
             ) from error
         self._last.update({k: data[k] for k in ("usage", "timings") if data.get(k)})
 
-    def _add(self, choice: dict[str, Any]) -> None:
+    def _add(self, choice: Fields) -> None:
         if self._index is None:
             self._index = choice.get("index")
         if choice.get("index", self._index) != self._index:
@@ -129,6 +129,8 @@ class Assembly:
         chat = "delta" in choice or "message" in choice  # a whole one, in a stream of one event
         message = choice.get("delta", choice.get("message"))
         delta = (message if chat else {"content": choice.get("text")}) or {}
+        if not isinstance(delta, Mapping):
+            raise TypeError(type(delta).__name__)
         self._chat |= chat
         for pieces, field in ((self._pieces, "content"), (self._refusal, "refusal")):
             if piece := text_of(delta.get(field)):

@@ -20,6 +20,7 @@ from types import FrameType
 
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.processes import end_tree, is_alive
+from pytest_kvbench.wire.addresses import Announced
 
 _EVERY_S = 0.2
 _PROBE_S = 5.0
@@ -61,7 +62,7 @@ def _attend(server: subprocess.Popen[bytes], port: int, options: argparse.Namesp
             return status or 1  # a server does not end by itself
         if not announced and _answers(port, options.health):
             url = f"http://127.0.0.1:{port}/v1"
-            address = {"base_url": url, "pid": os.getpid(), "fingerprint": {}}
+            address: Announced = {"base_url": url, "pid": os.getpid(), "fingerprint": {}}
             replace_json(options.address_file, address)
             announced = True
         time.sleep(_EVERY_S)

@@ -147,7 +147,7 @@ class EngineSettings(Section):
         default=True,
     )
     stream: bool = about("true: measure the time to the first token", default=False)
-    extra_body: Mapping[str, Any] = about(
+    extra_body: Mapping[str, object] = about(
         "more fields of a request, none that has a key of its own; null takes one of ours away",
         default_factory=dict,
     )
@@ -258,7 +258,9 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 def _refuse_keys(engine: EngineSettings) -> None:
     """A key in an experiment would reach the database and every report."""
-    texts = {f"headers.{k}": (k, v) for k, v in engine.headers.items()}
+    texts: dict[str, tuple[str, object]] = {
+        f"headers.{k}": (k, v) for k, v in engine.headers.items()
+    }
     texts |= {f"extra_body.{k}": (k, v) for k, v in engine.extra_body.items()}
     texts |= {"launch.command": (engine.launch.command or "", "")}
     for place, (name, value) in texts.items():

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 from pytest_kvbench import installed
 from pytest_kvbench.errors import UsageError
@@ -55,40 +55,62 @@ def parts(spec: str) -> tuple[str, str]:
     return where, name
 
 
+EntryT = TypeVar("EntryT")
+"""What is wanted to know of a class of one kind: plain data."""
+
+
+class Found(TypedDict, Generic[EntryT]):
+    """What a process that imports a class says of it.
+
+    `files` are the user's that it was made from, `versions` names installed packages that it needs
+    beside those that all of its kind may depend on.
+    """
+
+    entry: EntryT
+    files: list[str]
+    versions: NotRequired[list[str]]
+
+
+class Remembered(TypedDict, Generic[EntryT]):
+    """The same, as a file remembers it: the sha256 of each file, the version of each package."""
+
+    entry: EntryT
+    files: dict[str, str]
+    versions: dict[str, str]
+
+
 @dataclass(frozen=True)
-class Read:
+class Read(Generic[EntryT]):
     """What was read of a class, the state of its files then, and the digest of all it is."""
 
-    entry: Mapping[str, Any]
+    entry: EntryT
     state: State
     digest: str
 
 
 @dataclass(frozen=True)
-class Classes:
+class Classes(Generic[EntryT]):
     """The classes of one kind that users bring.
 
     Attributes:
         kind: what they are, as messages call it.
-        read: has a class imported by a process of its own. Gives `entry`, which is what is wanted
-            to know, `files`, and `versions`, the installed packages that it needs beside
-            `libraries`.
+        read: has a class imported by a process of its own.
         libraries: installed packages that any of them may depend on.
         brought: names that a conftest or a command line gave.
     """
 
     kind: str
-    read: Callable[[str], Mapping[str, Any]]
+    read: Callable[[str], Found[EntryT]]
     libraries: tuple[str, ...] = ()
     brought: dict[str, str] = field(default_factory=dict)
-    _known: dict[str, Read] = field(default_factory=dict, repr=False)
+    _known: dict[str, Read[EntryT]] = field(default_factory=dict, repr=False)
 
     @property
     def plural(self) -> str:
         """Of the kind: as in the hook's name and in that of the group of entry points."""
         return {"policy": "policies"}.get(self.kind, f"{self.kind}s")
 
-    def bring(self, named: Mapping[str, Any], folder: Path | None = None) -> None:
+    def bring(self, named: Mapping[str, object], folder: Path | None = None) -> None:
         """Take names for classes: each a class as above, or the class or object itself.
 
         Args:
@@ -118,7 +140,7 @@ class Classes:
         """The class that a name stands for; the name itself where it stands for none."""
         return name if is_spec(name) else self.named().get(name, name)
 
-    def entry(self, spec: str) -> Mapping[str, Any]:
+    def entry(self, spec: str) -> EntryT:
         """What was read of a class.
 
         Raises:
@@ -134,20 +156,20 @@ class Classes:
         """
         return self._of(spec).digest
 
-    def _of(self, spec: str) -> Read:
+    def _of(self, spec: str) -> Read[EntryT]:
         place = f"{self._located(spec)}:{spec}"  # from another folder the same name is another file
         known = self._known.get(place)
         if known is None or known.state != _state(known.state):
             known = self._known[place] = self._remembered(spec, place)
         return known
 
-    def _remembered(self, spec: str, place: str) -> Read:
+    def _remembered(self, spec: str, place: str) -> Read[EntryT]:
         """From the file that remembers it, if no file of the class has changed; else read anew."""
         name = hashlib.sha256(place.encode()).hexdigest()[:16]
         file = cache_root() / self.plural / f"own-{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.with_suffix(".lock")):
-            data = _data(file)
+            data: Remembered[EntryT] | None = _data(file)
             digests = {path: _sha256(path) for path in data["files"]} if data else {}
             if data is None or (data["files"], data["versions"]) != (
                 digests,
@@ -227,6 +249,6 @@ def _sha256(path: str) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
-def _state(files: Mapping[str, Any]) -> State:
+def _state(files: Iterable[str]) -> State:
     paths = [Path(path) for path in files]
     return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] if p.is_file() else [] for p in paths}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pytest_kvbench.engines import arms
 from pytest_kvbench.engines.own import AskedArm, Reply
@@ -13,8 +12,9 @@ from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import plan
 from pytest_kvbench.pipeline.group import Site, source_of
 from pytest_kvbench.records import FULL_CACHE, Answer, Cell, Failure, Prompt, Request
+from pytest_kvbench.wire.conversation import Message
 
-Messages = str | Sequence[Mapping[str, Any]]
+Messages = str | Sequence[Message]
 
 
 def generate(experiment: Experiment, site: Site, messages: Messages, arm: AskedArm) -> Reply:

@@ -14,11 +14,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from pytest_kvbench.files import cache_root
 from pytest_kvbench.policies import quantised
 from pytest_kvbench.policies.builtin import POLICIES
+from pytest_kvbench.policies.entries import ParamEntry, PressEntry, Presses
 from pytest_kvbench.policies.notes import CHANNELS, MASKS, NOTES, Note
 from pytest_kvbench.policies.params import Param
 from pytest_kvbench.policies.policy import EXPECTED, RATIOS, Policy
@@ -36,7 +36,7 @@ def catalogue() -> Mapping[str, Policy]:
     return MappingProxyType({**POLICIES, **{n: p for n, p in found.items() if n not in POLICIES}})
 
 
-def policy_of(entry: Mapping[str, Any], note: Note) -> Policy:
+def policy_of(entry: PressEntry, note: Note) -> Policy:
     """The policy that a class is, by what was read of it and what is known beside."""
     dial = note.dial or entry["dial"]
     read = {name: _param(one) for name, one in entry["params"].items() if name != dial}
@@ -63,7 +63,7 @@ def policy_of(entry: Mapping[str, Any], note: Note) -> Policy:
     )
 
 
-def _param(read: Mapping[str, Any]) -> Param:
+def _param(read: ParamEntry) -> Param:
     return Param(
         read["default"],
         low=-1_000_000 if read["kind"] == "number" else 0,
@@ -74,15 +74,15 @@ def _param(read: Mapping[str, Any]) -> Param:
     )
 
 
-def _entries() -> list[Mapping[str, Any]]:
+def _entries() -> list[PressEntry]:
     """What was read of kvpress's classes: of the installed one, else of the pinned one."""
-    pinned: dict[str, Any] = json.loads(_PINNED.read_text(encoding="utf-8"))
+    pinned: Presses = json.loads(_PINNED.read_text(encoding="utf-8"))
     source = source_digest()
     if source in ("", pinned["source"]):
-        read: list[Mapping[str, Any]] = pinned["presses"]
-        return read
+        return pinned["presses"]
     file = cache_root() / "policies" / f"kvpress-{source[:16]}.json"
-    return list(read_once(file, ()))
+    read: list[PressEntry] = read_once(file, ())
+    return read
 
 
 def source_digest() -> str:

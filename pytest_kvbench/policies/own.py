@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pytest_kvbench.own.classes import Classes
+from pytest_kvbench.own.classes import Classes, Found
+from pytest_kvbench.policies.entries import PressEntry
 from pytest_kvbench.policies.reader import read
 
 
-def _read(spec: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = read([spec])
+def _read(spec: str) -> Found[PressEntry]:
+    found: Found[PressEntry] = read([spec])
     return found
 
 

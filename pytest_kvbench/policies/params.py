@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal["flag", "integer", "number", "text", "choice", "numbers", "policy", "policies", ""]
+
+Params = Mapping[str, object]
+"""Parameters of a policy by the names of its class: what may be given, its `Param`s check."""
 
 _OF_DEFAULT: Mapping[type, Kind] = MappingProxyType(
     {bool: "flag", int: "integer", float: "number", str: "text"}
@@ -65,14 +68,14 @@ class Param:
             return ", ".join(self.choices)
         return _WORDS.get(self.is_of, "any value")
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: object) -> bool:
         """Whether `value` has the right type and size; of a policy its shape alone."""
         if value is None:
             return self.optional
         check = _CHECKS.get(self.is_of)
         return check(self, value) if check else True
 
-    def _accepts_number(self, value: Any) -> bool:
+    def _accepts_number(self, value: object) -> bool:
         kinds = int if self.is_of == "integer" else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
@@ -90,6 +93,17 @@ _WORDS: Mapping[str, str] = MappingProxyType(
 )
 
 
+def number_of(value: object) -> float:
+    """A value that is accepted as a number.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
 def is_policy(value: object) -> bool:
     """Whether a value has the shape of a policy: a name, or a mapping that has one."""
     named = value.get("policy") if isinstance(value, Mapping) else value
@@ -104,7 +118,7 @@ def _are_numbers(value: object) -> bool:
     )
 
 
-_CHECKS: Mapping[str, Callable[[Param, Any], bool]] = MappingProxyType(
+_CHECKS: Mapping[str, Callable[[Param, object], bool]] = MappingProxyType(
     {
         "flag": lambda _, value: isinstance(value, bool),
         "integer": Param._accepts_number,

@@ -6,10 +6,10 @@ import reprlib
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.policies.params import Param
+from pytest_kvbench.policies.params import Param, Params, number_of
 
 Serving = Literal["shared", "own", "decoding", "quantised"]
 """How a policy is served: from one pass that all share, by a pass of its own, while decoding, or
@@ -21,6 +21,28 @@ EXPECTED = "budget"
 
 RATIOS = "compression_ratios"
 """The parameter with a ratio for each layer: what is kept is one less their mean."""
+
+
+class ListedParam(TypedDict):
+    """What lists say of a parameter."""
+
+    default: int | float | bool | str | None
+    valid: str
+
+
+class Listed(TypedDict):
+    """What lists say of a policy, as JSON."""
+
+    name: str
+    press: str
+    paper: str
+    note: str
+    served: str
+    proof: str
+    needs: str
+    refused: str
+    min_tokens: int
+    params: dict[str, ListedParam]
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,7 @@ class Policy:
         measured = "measured bytes" if not self.masks else "simulated: the measured share in use"
         return f"{measured}, from its first act on" if self.serving == "decoding" else measured
 
-    def with_defaults(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def with_defaults(self, params: Params) -> Params:
         """All parameters: `params` where given, else the defaults; None where the class has one.
 
         A policy among them stands as its name.
@@ -99,14 +121,14 @@ class Policy:
                 )
         return {name: params.get(name, param.default) for name, param in self.params.items()}
 
-    def inner(self, params: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    def inner(self, params: Params) -> Iterator[tuple[str, Params]]:
         """The policies among all its parameters: each one's name and own parameters."""
         for name, param in self.params.items():
             value = params.get(name)
             if param.holds_policies and value is not None:
-                yield from map(recipe_of, value if param.is_of == "policies" else [value])
+                yield from map(recipe_of, value if isinstance(value, list | tuple) else [value])
 
-    def fixed_budget(self, params: Mapping[str, Any], bits: int = 32) -> float | None:
+    def fixed_budget(self, params: Params, bits: int = 32) -> float | None:
         """The fraction that it keeps whatever is asked for; None: it takes the ladder.
 
         Args:
@@ -118,10 +140,12 @@ class Policy:
         if self.dial or not self.press:
             return None
         if RATIOS in self.params:
-            return 1 - statistics.fmean(self.with_defaults(params)[RATIOS])
-        return float(self.with_defaults(params)[EXPECTED])
+            ratios = self.with_defaults(params)[RATIOS]
+            listed = ratios if isinstance(ratios, list | tuple) else [ratios]
+            return 1 - statistics.fmean(map(number_of, listed))
+        return float(number_of(self.with_defaults(params)[EXPECTED]))
 
-    def slack(self, params: Mapping[str, Any], tokens: int) -> float:
+    def slack(self, params: Params, tokens: int) -> float:
         """How far it may be off its budget by its own nature, on a prompt of so many tokens.
 
         What removes every so many steps is off by one of them at most; what keeps whole chunks
@@ -130,14 +154,14 @@ class Policy:
         """
         if self.whole:
             most = 1 if self.serving == "decoding" else 2
-            return most * float(self.with_defaults(params)[self.whole]) / max(tokens, 1)
+            return most * number_of(self.with_defaults(params)[self.whole]) / max(tokens, 1)
         return 1.0 if not self.dial and EXPECTED in self.params else 0.0
 
-    def min_tokens(self, params: Mapping[str, Any]) -> int:
+    def min_tokens(self, params: Params) -> int:
         """The fewest prompt tokens this policy can work on, whatever it wraps."""
-        return 1 + (int(params[self.needs]) if self.needs else self.floor)
+        return 1 + (int(number_of(params[self.needs])) if self.needs else self.floor)
 
-    def listed(self) -> dict[str, Any]:
+    def listed(self) -> Listed:
         """What lists say of it, as JSON."""
         return {
             "name": self.name,
@@ -155,7 +179,7 @@ class Policy:
             },
         }
 
-    def _check(self, name: str, value: Any) -> None:
+    def _check(self, name: str, value: object) -> None:
         if name not in self.params:
             raise UsageError(
                 f"policy {self.name}: unknown parameter {name!r}.",
@@ -176,8 +200,8 @@ _SERVED: Mapping[Serving, str] = {
 }
 
 
-def recipe_of(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def recipe_of(value: object) -> tuple[str, Params]:
     """The name and the parameters of a policy written as `NAME` or `{policy: NAME, ...}`."""
-    if isinstance(value, str):
-        return value, {}
-    return value["policy"], {name: one for name, one in value.items() if name != "policy"}
+    if not isinstance(value, Mapping):
+        return str(value), {}
+    return str(value["policy"]), {name: one for name, one in value.items() if name != "policy"}

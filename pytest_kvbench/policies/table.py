@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.hints import did_you_mean
@@ -13,7 +11,7 @@ from pytest_kvbench.policies.builtin import POLICIES
 from pytest_kvbench.policies.catalogue import catalogue, policy_of
 from pytest_kvbench.policies.notes import Note
 from pytest_kvbench.policies.own import CLASSES
-from pytest_kvbench.policies.params import Param
+from pytest_kvbench.policies.params import Param, Params
 from pytest_kvbench.policies.policy import Policy, recipe_of
 
 __all__ = [
@@ -50,7 +48,7 @@ def get_policy(name: str) -> Policy:
     return every[name]
 
 
-def checked(name: str, params: Mapping[str, Any]) -> tuple[Policy, dict[str, Any]]:
+def checked(name: str, params: Params) -> tuple[Policy, Params]:
     """A policy and all its parameters, those of the policies inside it looked at too.
 
     Raises:
@@ -70,13 +68,13 @@ def checked(name: str, params: Mapping[str, Any]) -> tuple[Policy, dict[str, Any
     return policy, whole
 
 
-def min_tokens(policy: Policy, params: Mapping[str, Any]) -> int:
+def min_tokens(policy: Policy, params: Params) -> int:
     """The fewest prompt tokens that a policy and what it wraps can work on."""
     inner = [min_tokens(*checked(name, its)) for name, its in policy.inner(params)]
     return max([policy.min_tokens(params), *inner])
 
 
-def sources(name: str, params: Mapping[str, Any]) -> dict[str, str]:
+def sources(name: str, params: Params) -> dict[str, str]:
     """The digests of the users' classes in a policy, by name: what its answers depend on."""
     policy = get_policy(name)
     found = {name: CLASSES.digest(spec)} if is_spec(spec := CLASSES.spec_of(name)) else {}

@@ -20,6 +20,7 @@ import psutil
 
 from pytest_kvbench.errors import KvbenchError, UsageError
 from pytest_kvbench.server import choice, shape, weights
+from pytest_kvbench.wire.addresses import Announced
 
 _WATCH_EVERY_S = 0.5
 _SHARED_ROWS = 32  # a row's share of a step: 55 ms alone, 14 of 8, 9 of 16, 6.5 of 32 (two cores)
@@ -202,7 +203,7 @@ def _announce(file: Path | None, listener: socket.socket, fingerprint: dict[str,
     base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
     logging.info("serving on %s", base_url)
     if file is not None:
-        address = {"base_url": base_url, "pid": os.getpid(), "fingerprint": fingerprint}
+        address: Announced = {"base_url": base_url, "pid": os.getpid(), "fingerprint": fingerprint}
         weights.write_json(file, address)
 
 

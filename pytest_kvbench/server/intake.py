@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.own.classes import is_spec
 from pytest_kvbench.policies.own import CLASSES
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import Policy, catalogue, checked, min_tokens
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.server.drawing import Sampling
@@ -193,7 +194,7 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(one)
 
 
-def _policy(arm: KvArm) -> tuple[Policy, dict[str, object]]:
+def _policy(arm: KvArm) -> tuple[Policy, Params]:
     try:
         return checked(arm.policy, arm.params)
     except UsageError as error:

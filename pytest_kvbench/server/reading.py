@@ -18,28 +18,33 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import kvpress
 
+from pytest_kvbench.errors import UsageError
+from pytest_kvbench.own.classes import Found
 from pytest_kvbench.own.loading import files_of, told
+from pytest_kvbench.policies.entries import KindEntry, ParamEntry, PressEntry
 from pytest_kvbench.policies.naming import name_of
+from pytest_kvbench.policies.params import Kind
+from pytest_kvbench.policies.policy import Serving
 from pytest_kvbench.server.loading import load_class
 
-SERVINGS = ("shared", "own", "decoding")
-_PLAIN = {bool: "flag", int: "integer", float: "number", str: "text"}
+SERVINGS: tuple[Serving, ...] = ("shared", "own", "decoding")
+_PLAIN: Mapping[type, Kind] = {bool: "flag", int: "integer", float: "number", str: "text"}
 _PAPER = re.compile(r"arxiv\.org/abs/(\d{4}\.\d{4,5})")
 
 
-def every() -> list[dict[str, Any]]:
+def every() -> list[PressEntry]:
     """Every press that kvpress exports and that does something, by name."""
     exported = [getattr(kvpress, name) for name in kvpress.__all__]
     found = [read(one) for one in exported if _is_press(one) and not _is_abstract(one)]
-    return sorted(found, key=lambda entry: str(entry["name"]))
+    return sorted(found, key=lambda entry: entry["name"])
 
 
-def read(press: type) -> dict[str, Any]:
+def read(press: type) -> PressEntry:
     """One class as plain data; its name is that of a class of kvpress."""
     document = inspect.getdoc(press) or ""
     paper = _PAPER.search(document)
@@ -70,7 +75,7 @@ def _is_abstract(press: Any) -> bool:
     )
 
 
-def _params(press: type) -> Iterator[tuple[str, dict[str, Any]]]:
+def _params(press: type) -> Iterator[tuple[str, ParamEntry]]:
     """What the constructor takes, but for the budget."""
     hints = _hints(press)
     for name, parameter in inspect.signature(press).parameters.items():
@@ -78,19 +83,22 @@ def _params(press: type) -> Iterator[tuple[str, dict[str, Any]]]:
         if plain and name != "compression_ratio" and not name.startswith("_"):
             required = parameter.default is parameter.empty
             kind = _kind(hints.get(name, type(parameter.default)))
-            default = parameter.default if isinstance(parameter.default, tuple(_PLAIN)) else None
             if kind["kind"] or required:
-                yield name, {**kind, "default": default, "required": required}
+                yield name, {**kind, "default": _plain(parameter.default), "required": required}
 
 
-def _hints(press: type) -> dict[str, Any]:
+def _plain(default: object) -> bool | int | float | str | None:
+    return default if isinstance(default, bool | int | float | str) else None
+
+
+def _hints(press: type) -> dict[str, object]:
     try:
         return typing.get_type_hints(inspect.getattr_static(press, "__init__"))
     except (NameError, TypeError):  # an annotation for type checkers alone
         return {}
 
 
-def _kind(hint: Any) -> dict[str, Any]:
+def _kind(hint: object) -> KindEntry:
     """A parameter's kind, "" where no YAML can give it, with what is valid."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         members = [one for one in typing.get_args(hint) if one is not type(None)]
@@ -100,10 +108,16 @@ def _kind(hint: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is list:
         (inner,) = typing.get_args(hint)
         return {"kind": "policies" if _is_press(inner) else "numbers" if inner is float else ""}
-    return {"kind": "policy" if _is_press(hint) else _PLAIN.get(hint, "")}
+    return {
+        "kind": "policy"
+        if _is_press(hint)
+        else _PLAIN.get(hint, "")
+        if isinstance(hint, type)
+        else ""
+    }
 
 
-def _dial(press: Any, params: dict[str, Any]) -> str:
+def _dial(press: Any, params: Mapping[str, ParamEntry]) -> str:
     """The parameter or property that the budget sets; "" where there is none."""
     for name in ("target_compression_ratio", "target_size"):
         if name in params:
@@ -124,15 +138,29 @@ def _only_raises(function: Callable[..., Any]) -> bool:
     return bool(body) and all(isinstance(line, ast.Raise) for line in body)
 
 
-def _serving(press: Any) -> str:
-    given = getattr(press, "kvbench_serving", "")
-    if given:
-        return str(given)
+def _serving(press: Any) -> Serving:
+    """How it is served, as it says itself or by what it does.
+
+    Raises:
+        UsageError: it says what is none.
+    """
+    if given := getattr(press, "kvbench_serving", ""):
+        return _named_serving(given, press)
     base = kvpress.BasePress
     own_hook = press.forward_hook is not base.forward_hook
     if own_hook and _acts_while_decoding(press):
         return "decoding"
     return "own" if own_hook or press.__call__ is not base.__call__ else "shared"
+
+
+def _named_serving(given: object, press: type) -> Serving:
+    for serving in SERVINGS:
+        if given == serving:
+            return serving
+    raise UsageError(
+        f"policy {press.__name__}: kvbench_serving is {given!r}.",
+        f"Valid: {', '.join(SERVINGS)}.",
+    )
 
 
 def _acts_while_decoding(press: Any) -> bool:
@@ -195,7 +223,7 @@ def _tree(function: Callable[..., Any]) -> ast.FunctionDef | None:
     return tree if isinstance(tree, ast.FunctionDef) else None
 
 
-def own(spec: str) -> dict[str, Any]:
+def own(spec: str) -> Found[PressEntry]:
     """A class of a user's as plain data, and the user's files that it was made from.
 
     Raises:

@@ -33,7 +33,7 @@ from pytest_kvbench.tasks.given import OneFile
 from pytest_kvbench.tasks.jsonl import read_jsonl
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 from pytest_kvbench.wire import sound
-from pytest_kvbench.wire.conversation import Conversation
+from pytest_kvbench.wire.conversation import Conversation, Message
 
 PREFIX = "chat:"
 NEEDED = (
@@ -42,9 +42,6 @@ NEEDED = (
 )
 _AROUND = ("body", "request")
 """Under which a log may hold the request's own body."""
-
-Message = Mapping[str, object]
-"""One message as the API has it: `role`, `content`, and whatever else it was sent with."""
 
 
 class ChatOptions(TaskOptions):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import TypedDict
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -12,6 +13,14 @@ _OPERATION = re.compile(r"/(chat/)?completions$")
 _LABEL = re.compile(r"(?!xn--$)[\w-]{1,63}")
 _HEADER = re.compile(r"([!-~]([ -~]*[!-~])?)?")
 _TWICE = re.compile(r"/(v\d+)/\1(/|$)")
+
+
+class Announced(TypedDict):
+    """What a server that a run starts writes into a file when it is up."""
+
+    base_url: str
+    pid: int
+    fingerprint: dict[str, str]
 
 
 def problem_of(url: str) -> str:

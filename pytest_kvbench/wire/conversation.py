@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Message = Mapping[str, object]
+"""One message as the API has it: `role`, `content`, and whatever else it was sent with."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -14,8 +17,8 @@ class Conversation:
     `turns` are the messages before the last one, `last` is what that one has beside its text.
     """
 
-    turns: tuple[Mapping[str, object], ...] = ()
-    last: Mapping[str, object] = field(default_factory=lambda: {"role": "user"})
+    turns: tuple[Message, ...] = ()
+    last: Message = field(default_factory=lambda: {"role": "user"})
     tools: tuple[object, ...] = ()
 
     @property
@@ -33,7 +36,7 @@ class Conversation:
 NO_TURNS = Conversation()
 
 
-def _said(turn: Mapping[str, object]) -> str:
+def _said(turn: Message) -> str:
     rest = {name: value for name, value in turn.items() if name != "role"}
     content = turn.get("content")
     text = content if isinstance(content, str) and len(rest) == 1 else _json(rest)

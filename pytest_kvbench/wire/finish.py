@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from pytest_kvbench.wire import sound
 
@@ -62,7 +62,7 @@ def ending(reason: object) -> Ending:
 
 def word_of(reason: object) -> str:
     """A finish reason in the server's own word; empty where it gives none."""
-    fields: Mapping[str, Any] = sound.fields(reason)
+    fields: Mapping[str, object] = sound.fields(reason)
     return sound.message(fields.get("type") if fields else reason)
 
 

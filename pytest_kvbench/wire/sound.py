@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+Fields = Mapping[str, object]
+"""A JSON object of another program's: what its keys hold, the functions below make sure of."""
+
 MESSAGE = 500
 """Characters of a message that are kept."""
 
@@ -24,7 +27,7 @@ _LONGEST_NUMBER = 4_000
 
 # What moves a terminal's cursor, or turns the direction of writing.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_NOTHING: Mapping[str, object] = MappingProxyType({})
+_NOTHING: Fields = MappingProxyType({})
 
 
 def text(value: str) -> str:
@@ -78,12 +81,12 @@ def number(value: object) -> float | None:
     return parsed if 0 <= parsed <= _LARGEST else None
 
 
-def fields(value: object) -> Mapping[str, object]:
+def fields(value: object) -> Fields:
     """The fields of a JSON object; anything else has none."""
     return value if isinstance(value, Mapping) else _NOTHING
 
 
-def objects(value: object) -> list[Mapping[str, object]]:
+def objects(value: object) -> list[Fields]:
     """The objects in a JSON list; anything else holds none."""
     some = value if isinstance(value, list) else []
     return [entry for entry in some if isinstance(entry, Mapping)]

@@ -303,6 +303,10 @@ def test_a_class_that_is_no_press_is_refused(folder: Path) -> None:
         own.CLASSES.entry("./mine.py:NoPress")
     with pytest.raises(UsageError, match="cannot be imported"):
         own.CLASSES.entry("./mine.py:Missing")
+    odd = "\n\nclass Odd(Fine):\n    kvbench_serving = 'twice'\n"
+    (folder / "mine.py").write_text((folder / "mine.py").read_text() + odd)
+    with pytest.raises(UsageError, match=r"kvbench_serving is 'twice'\.\nValid: shared, own, dec"):
+        own.CLASSES.entry("./mine.py:Odd")
 
 
 def test_random_numbers_are_an_arms_own(tiny: LocalModel) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.body import Body, one_arm
 from pytest_kvbench.engines.reference import Forcing
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.records import Answer, Failure, Request
+from pytest_kvbench.wire.sound import Fields
 
 if TYPE_CHECKING:  # a plan needs a kind's facts, not the client that asks servers
     from pytest_kvbench.engines.probe import Probe
@@ -111,15 +113,15 @@ class Kind:
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
     one_server: bool = False
     only_ours: bool = False
-    identity: Callable[[KV, str], dict[str, Any]] | None = None
+    identity: Callable[[KV, str], Params] | None = None
     classes: Callable[[KV], Mapping[str, str]] = _no_classes
     folder: Callable[[EngineSettings], Path | None] = _no_folder
-    check_policy: Callable[[EngineSettings, str, Mapping[str, Any]], None] | None = None
-    fixed: Callable[[EngineSettings, str, Mapping[str, Any]], float | None] | None = None
+    check_policy: Callable[[EngineSettings, str, Params], None] | None = None
+    fixed: Callable[[EngineSettings, str, Params], float | None] | None = None
     marks_question: bool = False
     arms_per_request: int = 1
-    body: Callable[[EngineSettings, Sequence[Request], Mapping[str, Any]], Body] = one_arm
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    body: Callable[[EngineSettings, Sequence[Request], Fields], Body] = one_arm
+    extras: Fields = field(default_factory=dict)
     read: Reader = completion.read_one
     measures: tuple[str, ...] = ()
     sends_key: bool = True

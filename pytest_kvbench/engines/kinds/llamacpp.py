@@ -18,13 +18,14 @@ from pytest_kvbench.divergence.named import Step
 from pytest_kvbench.divergence.records import Token
 from pytest_kvbench.engines import logprobs
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
-from pytest_kvbench.engines.reference import Fields, Forcing
+from pytest_kvbench.engines.reference import Forcing
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.policies import kv_types
 from pytest_kvbench.records import digest
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.sound import Fields
 
 if TYPE_CHECKING:
     from pytest_kvbench.engines.balance import Client

@@ -7,22 +7,24 @@ it answers them from one prefill; every choice says how many bytes of its cache 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench import extras
+from pytest_kvbench.divergence.records import Token
 from pytest_kvbench.engines import completion
-from pytest_kvbench.engines.body import Body, arm_fields, chat_fields
+from pytest_kvbench.engines.body import ArmFields, Body, arm_fields, chat_fields
 from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.policies import classes_of, identity_of
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import checked, get_policy
 from pytest_kvbench.records import FULL_CACHE, Request
 from pytest_kvbench.server import choice, weights
 from pytest_kvbench.wire import bounded, sound
+from pytest_kvbench.wire.sound import Fields
 
 if TYPE_CHECKING:
     from pytest_kvbench.engines.probe import Probe
@@ -31,15 +33,15 @@ _PROBE_S = 10.0
 _ARMS = 64
 
 
-def _body(
-    settings: EngineSettings, requests: Sequence[Request], _extras: Mapping[str, Any]
-) -> Body:
+def _body(settings: EngineSettings, requests: Sequence[Request], _extras: Fields) -> Body:
     first = requests[0]
     prompt, sampling = first.prompt, first.arm.sampling
     forced = first.arm.method == "forced"
-    beside = [dict(FULL)] if forced and not _has_control(requests) else []
+    beside: list[ArmFields] = (
+        [{"policy": FULL_CACHE, "budget": 1.0}] if forced and not _has_control(requests) else []
+    )
     arms = [*beside, *map(arm_fields, requests)]
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "model": settings.model,
         "max_tokens": prompt.max_tokens,
         "temperature": sampling.temperature,
@@ -60,15 +62,12 @@ def _body(
     return "/completions", {**body, "prompt": prompt.text}
 
 
-FULL: Mapping[str, Any] = MappingProxyType({"policy": FULL_CACHE, "budget": 1.0})
-
-
 def _has_control(requests: Sequence[Request]) -> bool:
     """Whether the first asks for the reply that all others are compared on."""
     return requests[0].arm.is_control and not requests[0].aa
 
 
-def _reference(request: Request) -> list[Any] | None:
+def _reference(request: Request) -> list[Token] | None:
     """The tokens of the full cache's reply, where it is known: then nothing is decoded."""
     if request.against is None or request.against.divergence is None:
         return None
@@ -106,15 +105,15 @@ def _fingerprint(probe: Probe) -> dict[str, str]:
     return {name: str(value) for name, value in fingerprint.items()}
 
 
-def _list(value: object) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _check_policy(_settings: EngineSettings, policy: str, params: Mapping[str, Any]) -> None:
+def _check_policy(_settings: EngineSettings, policy: str, params: Params) -> None:
     checked(policy, params)
 
 
-def _fixed(settings: EngineSettings, policy: str, params: Mapping[str, Any]) -> float | None:
+def _fixed(settings: EngineSettings, policy: str, params: Params) -> float | None:
     return get_policy(policy).fixed_budget(
         params, 32 if _dtype(settings).startswith("float32") else 16
     )

@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.engines import completion
 from pytest_kvbench.engines.body import Body, arm_fields, one_arm
@@ -21,8 +20,10 @@ from pytest_kvbench.engines.policies import recipe_of
 from pytest_kvbench.errors import KvbenchError, UsageError
 from pytest_kvbench.experiment.engine import ENGINES, EngineSettings
 from pytest_kvbench.own.classes import is_spec
+from pytest_kvbench.policies.params import Params
 from pytest_kvbench.records import FULL_CACHE, Request
 from pytest_kvbench.server import weights
+from pytest_kvbench.wire.sound import Fields
 
 
 def check_name(name: str) -> None:
@@ -58,8 +59,7 @@ def kind_of_class() -> Kind:
 
 def _policies(settings: EngineSettings) -> Mapping[str, float | None] | None:
     """What its class says that it has; None: any."""
-    found: Mapping[str, float | None] | None = CLASSES.entry(_spec(settings))["policies"]
-    return found
+    return CLASSES.entry(_spec(settings))["policies"]
 
 
 def _spec(settings: EngineSettings) -> str:
@@ -72,7 +72,7 @@ def _spec(settings: EngineSettings) -> str:
     return CLASSES.spec_of(settings.name)
 
 
-def _check_policy(settings: EngineSettings, policy: str, _params: Mapping[str, Any]) -> None:
+def _check_policy(settings: EngineSettings, policy: str, _params: Params) -> None:
     there = _policies(settings)
     if there is not None and policy not in (FULL_CACHE, *there):
         raise UsageError(
@@ -81,11 +81,11 @@ def _check_policy(settings: EngineSettings, policy: str, _params: Mapping[str, A
         )
 
 
-def _fixed(settings: EngineSettings, policy: str, _params: Mapping[str, Any]) -> float | None:
+def _fixed(settings: EngineSettings, policy: str, _params: Params) -> float | None:
     return (_policies(settings) or {}).get(policy)
 
 
-def _body(settings: EngineSettings, requests: Sequence[Request], extras: Mapping[str, Any]) -> Body:
+def _body(settings: EngineSettings, requests: Sequence[Request], extras: Fields) -> Body:
     path, body = one_arm(settings, requests, extras)
     return path, {**body, "kv": [arm_fields(request) for request in requests]}
 

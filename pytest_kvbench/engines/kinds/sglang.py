@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_kvbench.engines.kinds.base import Kind
-from pytest_kvbench.engines.reference import Fields
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.policies import kv_types
 from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.sound import Fields
 
 if TYPE_CHECKING:
     from pytest_kvbench.engines.probe import Probe

@@ -17,6 +17,7 @@ from pytest_kvbench.engines.kinds.llamacpp import KIND
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.processes import end_with
+from pytest_kvbench.wire.addresses import Announced
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:  # what went wrong is in the lines above, by llama.cpp itself
         print(error, file=sys.stderr)  # noqa: T201 -- its log
         return EngineError.exit_status
-    address = {"base_url": f"{server.listening_address}/v1", "pid": os.getpid(), "fingerprint": {}}
+    address: Announced = {
+        "base_url": f"{server.listening_address}/v1",
+        "pid": os.getpid(),
+        "fingerprint": {},
+    }
     if options.address_file is not None:
         replace_json(options.address_file, address)
     while True:

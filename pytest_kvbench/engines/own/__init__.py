@@ -12,16 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from pydantic import ConfigDict, with_config
 
-from pytest_kvbench.own.classes import Classes
+from pytest_kvbench.own.classes import Classes, Found
 from pytest_kvbench.own.reader import read
+from pytest_kvbench.policies.params import Params
 
 
-def _read(spec: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = read("engines.own.reading", spec, what="engines")
+class Entry(TypedDict):
+    """What is read of a class: see `reading`."""
+
+    policies: Mapping[str, float | None] | None
+
+
+def _read(spec: str) -> Found[Entry]:
+    found: Found[Entry] = read("engines.own.reading", spec, what="engines")
     return found
 
 
@@ -46,7 +53,7 @@ class AskedArm:
 
     policy: str = "none"
     budget: float = 1.0
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     max_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0

@@ -29,9 +29,14 @@ from pytest_kvbench.engines.own.reading import load_engine
 from pytest_kvbench.errors import EngineError, KvbenchError
 from pytest_kvbench.files import replace_json
 from pytest_kvbench.processes import end_with
+from pytest_kvbench.wire import sound
+from pytest_kvbench.wire.addresses import Announced
+from pytest_kvbench.wire.conversation import Message
+from pytest_kvbench.wire.sound import Fields
 
 _LARGEST = 2**30
 _REPLY = TypeAdapter(Reply)
+_ARM = TypeAdapter(AskedArm)
 _FIELDS = frozenset(field.name for field in fields(AskedArm))
 
 
@@ -79,7 +84,7 @@ def _made(options: argparse.Namespace) -> Any:
         ) from error
 
 
-async def _serve(engine: Any, address_file: Path, facts: Mapping[str, str]) -> None:
+async def _serve(engine: Any, address_file: Path, facts: dict[str, str]) -> None:
     app = web.Application(client_max_size=_LARGEST)
     thread = ThreadPoolExecutor(1, "generate")  # a model is used by one request at a time
 
@@ -95,12 +100,16 @@ async def _serve(engine: Any, address_file: Path, facts: Mapping[str, str]) -> N
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    address = {"base_url": f"http://{host}:{port}/v1", "pid": os.getpid(), "fingerprint": facts}
+    address: Announced = {
+        "base_url": f"http://{host}:{port}/v1",
+        "pid": os.getpid(),
+        "fingerprint": facts,
+    }
     replace_json(address_file, address)
     await asyncio.Event().wait()
 
 
-def _answered(engine: Any, body: Mapping[str, Any], came: float) -> dict[str, Any]:
+def _answered(engine: Any, body: Fields, came: float) -> Fields:
     """The reply to a request; what the user's code raises is that of its arm alone."""
     queued_s = time.monotonic() - came
     try:
@@ -111,12 +120,13 @@ def _answered(engine: Any, body: Mapping[str, Any], came: float) -> dict[str, An
     return {**_written(reply), "timings": {"queue_s": queued_s}}
 
 
-def _asked(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], AskedArm]:
+def _asked(body: Fields) -> tuple[list[Message], AskedArm]:
     """The messages and the arm of a request's body."""
-    (arm,) = body["kv"]
-    messages = body.get("messages") or [{"role": "user", "content": body["prompt"]}]
+    (arm,) = sound.objects(body["kv"])
+    messages = sound.objects(body.get("messages"))
     given = {name: value for name, value in {**body, **arm}.items() if name in _FIELDS}
-    return messages, AskedArm(**given, chat="messages" in body)
+    asked = _ARM.validate_python({**given, "chat": "messages" in body})
+    return messages or [{"role": "user", "content": body["prompt"]}], asked
 
 
 def _checked(reply: Any) -> Reply:
@@ -138,7 +148,7 @@ def _checked(reply: Any) -> Reply:
     return given
 
 
-def _written(reply: Reply) -> dict[str, Any]:
+def _written(reply: Reply) -> Fields:
     kept, full = reply.kept_bytes, reply.full_bytes
     bytes_of = {} if kept is None or full is None else {
         "achieved": kept / full, "kept_bytes": kept, "full_bytes": full
@@ -155,7 +165,7 @@ def _written(reply: Reply) -> dict[str, Any]:
     return {"choices": [choice], "usage": usage}
 
 
-def _token(probabilities: Mapping[str, float]) -> dict[str, Any]:
+def _token(probabilities: Mapping[str, float]) -> Fields:
     """One new token as OpenAI writes its log-probabilities: its own, and all that were given."""
     every = [{"token": token, "logprob": value} for token, value in probabilities.items()]
     return {**every[0], "top_logprobs": every} if every else {"top_logprobs": []}

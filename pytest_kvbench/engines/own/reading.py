@@ -10,11 +10,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_kvbench.engines.own import Entry
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.own.classes import Found
 from pytest_kvbench.own.loading import files_of, load, packages_since, told
 
 
-def read(spec: str) -> dict[str, Any]:
+def read(spec: str) -> Found[Entry]:
     """One class, or object, as plain data; the files and packages that it was made from.
 
     Raises:

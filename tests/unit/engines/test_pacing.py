@@ -110,3 +110,9 @@ def test_prompt_and_reply_count() -> None:
     chat = {"messages": [{"role": "user", "content": "a" * 400}], "max_tokens": 16}
     assert tokens_of(chat) == tokens_of({"prompt": "a" * 400, "max_tokens": 16}) == 116
     assert tokens_of({"prompt": list(range(100)), "max_tokens": 16}) == 116
+
+
+def test_a_message_that_only_calls_tools_has_no_text_to_count() -> None:
+    called = {"role": "assistant", "tool_calls": [{"id": "c"}]}
+    asked = {"messages": [{"role": "user", "content": "a" * 40}, called], "max_tokens": 5}
+    assert tokens_of(asked) == 15
