@@ -16,7 +16,7 @@ from filelock import FileLock
 from pytest_kvbench.batch.files import OPENAI, Lane, Limits, Splitter, keys_of
 from pytest_kvbench.batch.ledger import FOLDER, Batch, Ledger, State, new_id, refuse_foreign
 from pytest_kvbench.batch.lines import Result, Writer, check_addresses
-from pytest_kvbench.batch.provider import ENDED, Provider
+from pytest_kvbench.batch.provider import ENDED, Provider, Remote
 from pytest_kvbench.batch.results import Taken, results, save_failures, take
 from pytest_kvbench.batch.wanted import missing, share_control, share_controls
 from pytest_kvbench.engines.base import bearer
@@ -31,7 +31,6 @@ from pytest_kvbench.records import Cell, Failure, FailureKind
 from pytest_kvbench.store.controls import SharedControls
 from pytest_kvbench.store.keys import Keys
 from pytest_kvbench.store.store import Store
-from pytest_kvbench.wire import sound
 
 LOCK = ".batches.lock"
 
@@ -165,7 +164,7 @@ class Desk:
         found = provider.find_file(batch.file_name, batch.bytes)
         return found or provider.upload(path, batch.file_name)
 
-    def _created(self, batch: Batch) -> dict[str, Any]:
+    def _created(self, batch: Batch) -> Remote:
         provider = self._of(batch)
         return provider.find_batch(batch.id) or provider.create(
             batch.file_id, batch.endpoint, batch.id
@@ -181,9 +180,9 @@ class Desk:
         """
         for batch in self.ledger.open:
             if batch.state == "created":
-                reply = self._of(batch).batch(batch.batch_id)
+                remote = self._of(batch).batch(batch.batch_id)
                 self._on_step("poll")
-                self._noted(batch, reply)
+                self._noted(batch, remote)
 
     def fetch(self, *, share: bool = True) -> Taken:
         """Store what the batches that have ended brought; what they did not is a failure.
@@ -262,23 +261,23 @@ class Desk:
             EngineError: a server does not say whether it has the batch.
         """
         for batch in self.ledger.open:
-            reply = None if forget else self._ended(batch)
+            remote = None if forget else self._ended(batch)
             self._on_step("cancel")
-            if reply is None or not self._has_file(batch):
+            if remote is None or not self._has_file(batch):
                 self._move(batch, "cancelled")
             else:
-                self._noted(batch, reply)
+                self._noted(batch, remote)
         self.ledger.tidy()
         return self.fetch()
 
-    def _ended(self, batch: Batch) -> dict[str, Any] | None:
+    def _ended(self, batch: Batch) -> Remote | None:
         """Cancel a batch at its server; None where it has none."""
         provider = self._of(batch)
         if batch.batch_id:
             return provider.cancel(batch.batch_id)
         # Of a dead run, which may have come further than it noted.
         found = provider.patiently(lambda: provider.find_batch(batch.id))
-        return provider.cancel(str(found["id"])) if found else None
+        return provider.cancel(found.batch_id) if found else None
 
     def _has_file(self, batch: Batch) -> bool:
         try:
@@ -309,24 +308,10 @@ class Desk:
         for _ in keys_of(self.ledger.path_of(batch), batch.sha256):
             pass
 
-    def _noted(self, batch: Batch, reply: dict[str, Any]) -> Batch:
-        """A batch with what a server's reply says of it, as it is written down."""
-        counts, status = (
-            sound.fields(reply.get("request_counts")),
-            str(reply.get("status") or "").strip().lower(),
-        )
-        errors = sound.objects(sound.fields(reply.get("errors")).get("data"))
-        return self._move(
-            batch,
-            "done" if status in ENDED else "created",
-            batch_id=str(reply.get("id") or batch.batch_id),
-            status=status,
-            completed=sound.count(counts.get("completed")) or 0,
-            failed=sound.count(counts.get("failed")) or 0,
-            output_file_id=str(reply.get("output_file_id") or ""),
-            error_file_id=str(reply.get("error_file_id") or ""),
-            message=sound.message("; ".join(sound.message(e.get("message")) for e in errors)),
-        )
+    def _noted(self, batch: Batch, remote: Remote) -> Batch:
+        """A batch with what its server says of it, as it is written down."""
+        said = {**vars(remote), "batch_id": remote.batch_id or batch.batch_id}
+        return self._move(batch, "done" if remote.status in ENDED else "created", **said)
 
     def _move(self, batch: Batch, state: State, **changes: Any) -> Batch:
         moved = self.ledger.move(batch, state, **changes)

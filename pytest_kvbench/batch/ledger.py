@@ -13,7 +13,7 @@ import json
 import re
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ from pytest_kvbench.files import is_unconfirmed, replace_json
 from pytest_kvbench.hints import command
 from pytest_kvbench.records import digest, to_json
 from pytest_kvbench.store.origin import LEDGER, refuse_unconfirmed
+from pytest_kvbench.wire.sound import Fields
 
 State = Literal["written", "uploaded", "created", "done", "fetched", "failed", "cancelled"]
 
@@ -98,9 +99,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / LEDGER
-        data = _read(self.path)
-        self._batches = {b["id"]: Batch(**b) for b in data.get("batches", ())}
-        self.synced: str = data.get("synced", "")
+        batches, self.synced = _read(self.path)
+        self._batches = {batch.id: batch for batch in batches}
 
     @property
     def batches(self) -> tuple[Batch, ...]:
@@ -226,25 +226,26 @@ def warn_of_open(folder: Path) -> None:
 _KINDS = {field.name: int if field.type == "int" else str for field in fields(Batch)}
 
 
-def _is_batch(entry: Mapping[str, Any]) -> bool:
+def _is_batch(entry: Fields) -> bool:
     """Whether an entry is one of ours: values of their types, and files where ours are."""
     whole = {name: type(value) for name, value in entry.items()} == _KINDS
     return (
         whole
         and entry["state"] in get_args(State)
-        and _ID.fullmatch(entry["id"]) is not None
+        and _ID.fullmatch(str(entry["id"])) is not None
         and entry["file"] == f"{FOLDER}/{entry['id']}.jsonl"
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[list[Batch], str]:
+    """The batches of a ledger, and when they were last looked after; of none that is there yet."""
     try:
         data = json.loads(path.read_bytes())
         checksum = data.pop("checksum")
         if checksum == digest(data) and all(map(_is_batch, data["batches"])):
-            return dict(data)
+            return [Batch(**batch) for batch in data["batches"]], data.get("synced", "")
     except FileNotFoundError:
-        return {}
+        return [], ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise GuardError(

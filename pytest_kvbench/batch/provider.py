@@ -23,6 +23,7 @@ from pytest_kvbench.files import writing
 from pytest_kvbench.wire import bounded, sound
 from pytest_kvbench.wire.lean import httpx
 from pytest_kvbench.wire.network import client_of
+from pytest_kvbench.wire.sound import Fields
 
 _PAGE = 100
 _WINDOW = "24h"
@@ -35,6 +36,34 @@ class _TransientError(Exception):
     def __init__(self, message: str, *, refused: bool = False) -> None:
         self.refused = refused
         super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A batch as its server has it; what the server does not say is empty."""
+
+    batch_id: str
+    status: str
+    completed: int
+    failed: int
+    output_file_id: str
+    error_file_id: str
+    message: str
+
+    @classmethod
+    def of(cls, reply: Fields) -> Remote:
+        """What a reply says, whatever it is."""
+        counts = sound.fields(reply.get("request_counts"))
+        errors = sound.objects(sound.fields(reply.get("errors")).get("data"))
+        return cls(
+            batch_id=str(reply.get("id") or ""),
+            status=str(reply.get("status") or "").strip().lower(),
+            completed=sound.count(counts.get("completed")) or 0,
+            failed=sound.count(counts.get("failed")) or 0,
+            output_file_id=str(reply.get("output_file_id") or ""),
+            error_file_id=str(reply.get("error_file_id") or ""),
+            message=sound.message("; ".join(sound.message(e.get("message")) for e in errors)),
+        )
 
 
 @dataclass
@@ -91,14 +120,14 @@ class Provider:
             made = self._send("POST", "/files", data={"purpose": "batch"}, files=sent)
         return self._id(made)
 
-    def find_batch(self, mark: str) -> dict[str, Any] | None:
+    def find_batch(self, mark: str) -> Remote | None:
         """The batch that carries a mark of ours in its metadata."""
         for batch in self._pages("/batches", {}):
             if sound.fields(batch.get("metadata")).get(MARK) == mark:
-                return dict(batch)
+                return Remote.of(batch)
         return None
 
-    def create(self, file_id: str, endpoint: str, mark: str) -> dict[str, Any]:
+    def create(self, file_id: str, endpoint: str, mark: str) -> Remote:
         """Begin a batch.
 
         Raises:
@@ -112,26 +141,27 @@ class Provider:
             "metadata": {MARK: mark},
         }
         try:
-            return self._send("POST", "/batches", json=body)
+            return Remote.of(self._send("POST", "/batches", json=body))
         except _TransientError as unclear:
             if unclear.refused:
                 raise
             raise self._error(f"{unclear}; the next run looks whether the batch was made") from None
 
-    def batch(self, batch_id: str) -> dict[str, Any]:
+    def batch(self, batch_id: str) -> Remote:
         """A batch as the server has it now.
 
         Raises:
             EngineError: the server does not answer, or not with a batch.
         """
-        return self.patiently(lambda: self._send("GET", f"/batches/{batch_id}"))
+        return Remote.of(self.patiently(lambda: self._send("GET", f"/batches/{batch_id}")))
 
-    def cancel(self, batch_id: str) -> dict[str, Any]:
+    def cancel(self, batch_id: str) -> Remote:
         """Cancel a batch, unless it has ended; the batch as the server has it then."""
         batch = self.batch(batch_id)
-        if batch.get("status") in ENDED | {"cancelling"}:
+        if batch.status in ENDED | {"cancelling"}:
             return batch
-        return self.patiently(lambda: self._send("POST", f"/batches/{batch_id}/cancel"))
+        path = f"/batches/{batch_id}/cancel"
+        return Remote.of(self.patiently(lambda: self._send("POST", path)))
 
     def download(self, file_id: str, path: Path) -> None:
         """Fetch a file, which gets its name when it is whole; of a line too long its beginning."""
@@ -162,7 +192,7 @@ class Provider:
             raise _TransientError(f"GET {url}: {type(error).__name__}: {error}") from None
         part_of(path).replace(path)
 
-    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, path: str, query: Mapping[str, str]) -> Iterator[Fields]:
         """Every object of a list, page after page."""
         after: dict[str, str] = {}
         while True:
@@ -176,7 +206,7 @@ class Provider:
                 return
             after = {"after": str(last)}
 
-    def _send(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def _send(self, method: str, path: str, **content: Any) -> Fields:
         url = self.base_url + path
         try:
             response = bounded.fetch(self._client, method, url, limit=self.max_bytes, **content)
@@ -193,7 +223,7 @@ class Provider:
             raise self._error(f"{method} {url}: the reply is no JSON object")
         return data
 
-    def _id(self, made: Mapping[str, Any]) -> str:
+    def _id(self, made: Fields) -> str:
         if not isinstance(made.get("id"), str):
             raise self._error("the server does not say the id of what it has")
         return str(made["id"])
