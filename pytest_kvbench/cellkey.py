@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Final, Literal, NamedTuple, NotRequired, TypedDict
 
 from pytest_kvbench.records import FULL_CACHE, SCORE, Cell, format_budget, named_only
 
@@ -96,7 +95,7 @@ class CellKey(NamedTuple):
         return cls(cell.task, cell.bin, cell.variant, cell.policy, cell.budget, cell.measure)
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> CellKey:
+    def of_row(cls, row: Columns) -> CellKey:
         """The key of a row that has the columns; its bin may be text.
 
         Its variant and its measure may be absent.

@@ -41,14 +41,17 @@ SHOWN: Final = (PROVEN, SIMULATED)
 _REASON = 100  # characters of a finish reason
 
 
-def to_json(record: Any) -> dict[str, Any]:
+def to_json(record: Any) -> dict[str, object]:
     """A record as plain JSON data (tuples become lists, nested records become dicts)."""
-    data: dict[str, Any] = json.loads(canonical(dataclasses.asdict(record)))
-    return data
+    return dict(json.loads(canonical(dataclasses.asdict(record))))
 
 
 Meta = Mapping[str, object]
 """What a task notes on an example besides question and answers: JSON, by keys of the task's own."""
+
+
+Params = Mapping[str, object]
+"""Parameters of a policy, by the names that its class has for them: its `Param`s check them."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class Example:
     """One question.
 
     `example_id` is a hash of content (with the source's own id where it has one); `answers` are
-    the accepted references; `meta` is JSON data a metric or a report may need (`all_classes`,
-    needle depth, source id, `length`, the `cluster` that a row named).
+    the accepted references; `meta` is what a metric or a report may need beside (`cluster`, ...).
     """
 
     example_id: str
@@ -143,7 +145,7 @@ class Arm:
     template_version: str
     variant: str = ""
     question_aware: bool = True
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     method: Method = ""
 
     @property
@@ -151,7 +153,7 @@ class Arm:
         """Whether this is the full-cache arm."""
         return self.policy == FULL_CACHE
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain data, without a method where there is none."""
         return {name: of for name, of in to_json(self).items() if (name, of) != ("method", "")}
 

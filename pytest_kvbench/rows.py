@@ -6,10 +6,11 @@ Plain JSON data; None where there is no value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from pytest_kvbench.cellkey import Chain, Columns
 from pytest_kvbench.distances import Moved
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.records import Proof, VerdictWord
 
 
@@ -247,6 +248,7 @@ class FlipRow(TypedDict):
 
     task: str
     bin: int
+    variant: NotRequired[str]
     policy: str
     budget: float
     example_id: str
@@ -318,7 +320,7 @@ class Summary(TypedDict, total=False):
 
     schema: int
     group: str
-    experiment: Mapping[str, Any]
+    experiment: Keys
     cells: list[CellRow]
     transitions: list[TransitionRow]
     sensitivity: list[CellRow]

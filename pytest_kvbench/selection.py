@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypedDict
 
 from pytest_kvbench.records import Example, Meta
 
@@ -46,6 +46,15 @@ class ApartExample(Example):
         """See `Example.noting`."""
         others = {"example_id": self.example_id, "question": self.question, "answers": self.answers}
         return ApartExample.made(self._read, self.cluster, **others, meta=meta)
+
+
+class Selection(TypedDict):
+    """What decides which examples of a task are chosen; `data` is the digest of its data."""
+
+    bins: Mapping[str, object]
+    seed: int
+    options: Mapping[str, object]
+    data: str
 
 
 @dataclass(frozen=True)

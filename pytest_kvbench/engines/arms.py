@@ -18,9 +18,8 @@ from pytest_kvbench.experiment.engine import Endpoint, EngineSettings, Launch
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.hints import did_you_mean
 from pytest_kvbench.policies.kv_types import bits
-from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import catalogue
-from pytest_kvbench.records import FULL_CACHE, WITHHELD
+from pytest_kvbench.records import FULL_CACHE, WITHHELD, Params
 from pytest_kvbench.wire.addresses import is_same_address
 
 BITS = "bits"

@@ -14,8 +14,7 @@ import orjson
 
 from pytest_kvbench.engines.policies import split
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.policies.params import Params
-from pytest_kvbench.records import Prompt, Request
+from pytest_kvbench.records import Params, Prompt, Request
 from pytest_kvbench.wire.sound import Fields
 
 Body = tuple[str, Fields]

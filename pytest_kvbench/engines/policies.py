@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.schema import KV
 from pytest_kvbench.policies.own import CLASSES
-from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import POLICIES, get_policy, sources
-from pytest_kvbench.records import FULL_CACHE, WITHHELD, Arm
+from pytest_kvbench.records import FULL_CACHE, WITHHELD, Arm, Params
 from pytest_kvbench.wire import sound
 
 EMBEDDED = "local"

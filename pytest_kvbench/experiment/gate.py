@@ -111,9 +111,9 @@ class Gate(Section):
         return self.model_copy(update={"margin": margin, "control_floor": None})
 
     @model_serializer(mode="wrap")
-    def _as_before(self, serialised: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_before(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
         """As it was before distributions were compared, where none are."""
-        plain: dict[str, Any] = serialised(self)
+        plain: dict[str, object] = serialised(self)
         return {key: of for key, of in plain.items() if (key, of) != ("divergence", None)}
 
     @property

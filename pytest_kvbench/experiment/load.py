@@ -19,6 +19,7 @@ from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.explain import explain, joined, origin_of, shown_path
 from pytest_kvbench.experiment.roster import members, place_of
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.reading import brief, odd_value, parse_yaml, read_text
 from pytest_kvbench.reading.strict_yaml import MAX_TEXT
 from pytest_kvbench.records import FULL_CACHE
@@ -81,11 +82,11 @@ class _Merged:
     """Values merged so far, and the source of each leaf."""
 
     lever: Lever
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
-    def add(self, values: Mapping[str, Any], source: str) -> None:
+    def add(self, values: Keys, source: str) -> None:
         if odd := odd_value(values, nul=False):
             key, problem = odd
             raise ExperimentError(
@@ -102,7 +103,7 @@ def _unknown(_engine: EngineSettings) -> str:
 def load_experiment(
     file: Path | None = None,
     *,
-    inline: Mapping[str, Any] = MappingProxyType({}),
+    inline: Keys = MappingProxyType({}),
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
     lever: Lever = _unknown,
@@ -136,7 +137,7 @@ def load_experiment(
 def load_stages(
     file: Path | None = None,
     *,
-    inline: Mapping[str, Any] = MappingProxyType({}),
+    inline: Keys = MappingProxyType({}),
     overrides: Sequence[Override] = (),
     inline_source: str = "marker",
     lever: Lever = _unknown,
@@ -173,7 +174,7 @@ def load_stages(
 
 
 def _each_stage(
-    values: Mapping[str, Any],
+    values: Keys,
     merged: _Merged,
     stages: object,
     source: str,
@@ -186,14 +187,14 @@ def _each_stage(
 
 
 def _checked(
-    values: Mapping[str, Any],
+    values: Keys,
     merged: _Merged,
     source: str,
     at: str = "",
     listed: Collection[str] = (),
 ) -> Declared:
     try:
-        experiment = Experiment(**values)
+        experiment = Experiment.model_validate(values)
     except ValidationError as invalid:
         place = at or place_of(invalid, listed)
         raise explain(invalid, merged.origins, source, place) from None
@@ -210,7 +211,7 @@ def _with_lever(experiment: Experiment, lever: Lever) -> Experiment:
 
 
 def _staged(
-    own: Mapping[str, Any],
+    own: Keys,
     merged: _Merged,
     stages: object,
     source: str,
@@ -259,14 +260,14 @@ def _add_file(merged: _Merged, file: Path, chain: tuple[Path, ...]) -> None:
     merged.files.append(file)
 
 
-def _read_yaml(file: Path) -> Mapping[str, Any]:
+def _read_yaml(file: Path) -> Keys:
     data = _parsed(_text(file), shown_path(file))
     if not isinstance(data, Mapping):
         raise ExperimentError(
             f"{shown_path(file)}: must hold keys, got {'nothing' if data is None else brief(data)}",
             f"valid keys: {', '.join(sorted([*Experiment.model_fields, 'extends']))}",
         )
-    expanded: Mapping[str, Any] = _expand(data, shown_path(file), "")
+    expanded: Keys = _expand(data, shown_path(file), "")
     return expanded
 
 
@@ -315,21 +316,22 @@ def _expand(value: Any, source: str, key: str) -> Any:
     return _parsed(expanded, f"{source}: {key}: {value}") if _ENV.fullmatch(value) else expanded
 
 
-def _nest(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _nest(values: Keys, source: str) -> dict[str, object]:
     """Dotted keys become nested ones."""
-    nested: dict[str, Any] = {}
+    nested: dict[str, object] = {}
     for dotted, value in values.items():
         *path, last = dotted.split(".")
         place = nested
         for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):
                 raise ExperimentError(f"{source}: {dotted}: {part} is a value, not a section", "")
+            place = inner
         place[last] = value
     return nested
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Keys, over: Keys) -> dict[str, object]:
     """Sections merge key by key; everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
@@ -339,7 +341,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _leaves(values: Keys, prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
         dotted = joined(prefix, key)
         if isinstance(value, Mapping):

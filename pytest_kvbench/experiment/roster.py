@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from pytest_kvbench.errors import ExperimentError
 from pytest_kvbench.experiment.limits import MAX_LISTED
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.reading import brief
 
 VALID = "valid: {engine.model: [smollm2-135m, qwen2.5-0.5b], sampling.seed: [0, 1]}"
@@ -25,7 +26,7 @@ class Member:
     """A combination: its name, as in `GROUP@NAME`, and its values by dotted key."""
 
     name: str
-    values: Mapping[str, Any]
+    values: Keys
 
 
 def members(matrix: object, where: str) -> list[Member]:
@@ -40,8 +41,8 @@ def members(matrix: object, where: str) -> list[Member]:
     """
     if not isinstance(matrix, Mapping) or not matrix:
         raise ExperimentError(f"{where}: matrix: {brief(matrix)} names no key with values", VALID)
-    listed = dict(_leaves(matrix))
-    for key, values in listed.items():
+    listed: dict[str, Sequence[object]] = {}
+    for key, values in _leaves(matrix):
         if key.split(".")[0] in _NAMED:
             raise ExperimentError(
                 f"{where}: matrix.{key}: a roster says itself what its groups are called",
@@ -51,6 +52,7 @@ def members(matrix: object, where: str) -> list[Member]:
             raise ExperimentError(
                 f"{where}: matrix.{key}: {brief(values)} is no list of values of a key", VALID
             )
+        listed[key] = values
     found = [
         Member(".".join(map(_slug, values)), dict(zip(listed, values, strict=True)))
         for values in itertools.islice(itertools.product(*listed.values()), MAX_LISTED + 1)
@@ -73,7 +75,7 @@ def place_of(invalid: ValidationError, listed: Collection[str]) -> str:
     return "matrix." if any(f"{path}.".startswith(f"{key}.") for key in listed) else ""
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(values: Keys, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, Mapping):

@@ -29,7 +29,8 @@ from pytest_kvbench.experiment.limits import (
 from pytest_kvbench.experiment.prices import Prices
 from pytest_kvbench.experiment.published import Published
 from pytest_kvbench.experiment.section import Fraction, Listed, Section, about, unique
-from pytest_kvbench.records import SCORE, WITHHELD, ReasoningRule, Sampling
+from pytest_kvbench.experiment.snapshot import Keys
+from pytest_kvbench.records import SCORE, WITHHELD, Params, ReasoningRule, Sampling
 
 
 class KV(Section):
@@ -46,10 +47,10 @@ class KV(Section):
     question_aware: bool = about(
         "true: a policy sees the question; false: the context alone", default=True
     )
-    params: Mapping[str, Mapping[str, Any]] = about(
+    params: Mapping[str, Params] = about(
         "parameters by policy: {snapkv: {window_size: 32}}", default_factory=dict
     )
-    named: Mapping[str, Mapping[str, Any]] = about(
+    named: Mapping[str, Params] = about(
         "names of your own for combinations: {ada_ea: {policy: adakv, press: expected_attention}}",
         default_factory=dict,
     )
@@ -105,7 +106,7 @@ DIVERGENCE = "divergence"
 Measure = Literal["score", "divergence"]
 
 
-_LATER: Mapping[str, Any] = {"measure": [SCORE], "published": None, "store": {"texts": "keep"}}
+_LATER: Keys = {"measure": [SCORE], "published": None, "store": {"texts": "keep"}}
 """Keys that snapshots have not had from the start, where they say nothing."""
 
 
@@ -124,7 +125,7 @@ class Experiment(Section):
     tasks: Annotated[tuple[str, ...], Listed, AfterValidator(unique)] = about(
         "a list of task names, each once: [niah/single]"
     )
-    task_options: Mapping[str, Mapping[str, Any]] = about(
+    task_options: Mapping[str, Mapping[str, object]] = about(
         "options by task name or family: {niah: {haystack: noise}}", default_factory=dict
     )
     bins: Bins = Bins()
@@ -327,12 +328,12 @@ class Experiment(Section):
         """Whether any answer is a vote."""
         return any(self.samples_of(name) > 1 for name in self.ways)
 
-    def options_of(self, task: str) -> Mapping[str, Any]:
+    def options_of(self, task: str) -> Mapping[str, object]:
         """Options of a task: its family's (`niah`), then its own (`niah/single`)."""
         family = task.split("/")[0].split(":")[0]
         return {**self.task_options.get(family, {}), **self.task_options.get(task, {})}
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Keys:
         """Plain JSON data; `Experiment(**snapshot)` gives the experiment back, asked from here."""
         plain = self.model_dump(mode="json")
         if not plain["kv"]["named"]:  # as it was before there were any

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_kvbench.records import Params
+
+Keys = Mapping[str, object]
+"""What was declared, as JSON: the keys of the version that wrote it, which `Snapshot` reads."""
+
 ALONE = 1
 """`self_consistency` where nobody votes, as in all that is older than the key."""
 
@@ -14,7 +19,7 @@ ALONE = 1
 class Snapshot:
     """A snapshot of any version. What a version did not have yet is None."""
 
-    keys: Mapping[str, Any]
+    keys: Keys
 
     def get(self, dotted: str) -> Any:
         """A value by its dotted key."""
@@ -27,9 +32,14 @@ class Snapshot:
         """A list's values, with commas."""
         return ",".join(map(str, self.get(dotted) or ()))
 
-    def params(self, policy: str) -> Mapping[str, Any]:
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its tasks."""
+        return tuple(map(str, self.get("tasks") or ()))
+
+    def params(self, policy: str) -> Params:
         """A policy's own parameters."""
-        params: Mapping[str, Any] = (self.get("kv.params") or {}).get(policy, {})
+        params: Params = (self.get("kv.params") or {}).get(policy, {})
         return params
 
     @property
@@ -39,7 +49,7 @@ class Snapshot:
         return 1 - margin["retain"] if isinstance(margin, Mapping) else margin
 
     @property
-    def dials(self) -> dict[str, Any]:
+    def dials(self) -> dict[str, object]:
         """What was the same for all of its cells."""
         return {
             "engine": self.get("engine.name"),

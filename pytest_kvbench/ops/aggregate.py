@@ -232,11 +232,22 @@ def _read_states(target: Path) -> tuple[dict[str, _State], int | None]:
     return {}, None
 
 
-def _held(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+class _Held(TypedDict):
+    """Of an older version: how many rows a source has, or why it has none."""
+
+    problem: str
+    rows: int
+
+
+class _OlderStates(TypedDict):
+    sources: dict[str, _Held]
+
+
+def _held(data: _OlderStates) -> Iterator[tuple[str, _Held]]:
     return (one for one in data["sources"].items() if not one[1]["problem"])
 
 
-def _adopted(target: Path, place: str, held: Mapping[str, Any]) -> _State:
+def _adopted(target: Path, place: str, held: _Held) -> _State:
     """What an older version noted of a source, to be read again where it still is."""
     first = lineages.adopt(target, Source(Path(place)).name)
     return {"stamp": [], "problem": "", "rows": held["rows"], "runs": 0, "first": first}

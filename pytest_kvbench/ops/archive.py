@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, StoreError, UsageError
 from pytest_kvbench.files import (
@@ -244,7 +243,7 @@ def _merge(source: Path, names: Sequence[str], controls: Path) -> None:
             entry.add(list(read_content(source / name / FILE).answers.values()))
 
 
-def _read_meta(path: Path) -> Mapping[str, Any]:
+def _read_meta(path: Path) -> Mapping[str, object]:
     try:
         meta = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -9,11 +9,11 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_kvbench.divergence.records import JUDGED
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.experiment.snapshot import Keys, Snapshot
 from pytest_kvbench.own.classes import are_in, is_spec
 from pytest_kvbench.pipeline import assay, plan
 from pytest_kvbench.records import FULL_CACHE
@@ -147,13 +147,13 @@ def _asked_beside(runs: pd.DataFrame) -> Iterator[tuple[str, str, str, float]]:
     """The arms that were asked only because they are known to be bad, by group and task."""
     for group, snapshot in set(zip(runs["group"], runs["snapshot"], strict=True)):
         with contextlib.suppress(ValueError):  # a snapshot of another version
-            experiment = Experiment(**_without_classes(json.loads(snapshot)))
+            experiment = Experiment.model_validate(_without_classes(json.loads(snapshot)))
             for arm in assay.bad_arms(experiment, plan.cells(experiment)):
                 if not arm.is_listed:
                     yield group, arm.task, arm.policy, arm.budget
 
 
-def _without_classes(stored: dict[str, Any]) -> dict[str, Any]:
+def _without_classes(stored: Keys) -> Keys:
     """An experiment without users' classes, which another one's archive may name: none is imported.
 
     None of them is known to be bad, and asked for that alone.
@@ -169,7 +169,7 @@ def _without_classes(stored: dict[str, Any]) -> dict[str, Any]:
     listed = [p for p in keys.get("kv.policies") or () if not is_spec(p)]
     known = [p for p in listed if p in named or p not in every]
     kv = {**(kv or {}), "policies": known or [_ANY], "named": named, "params": params}
-    engine = {"engine": {**stored["engine"], "name": "openai"}} if are_in([name]) else {}
+    engine = {"engine": {**keys.get("engine"), "name": "openai"}} if are_in([name]) else {}
     return {**stored, **engine, "kv": kv, "sensitivity": None if are_in([bad]) else bad}
 
 

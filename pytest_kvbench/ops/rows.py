@@ -166,7 +166,7 @@ class _Reader:
     def _elected(self, replies: Iterable[_Reply]) -> set[str]:
         """The keys of the replies that speak for votes with all their samples."""
         metas = self.contents.metas()
-        rule = self.runs[-1].snapshot["sampling"]["reasoning"]
+        rule = Snapshot(self.runs[-1].snapshot).get("sampling.reasoning")
         votes: dict[tuple[object, ...], list[_Reply]] = {}
         for reply in replies:
             trial = reply.replicate // reply.together

@@ -15,6 +15,7 @@ from itertools import takewhile
 
 from pytest_kvbench.engines.fingerprint import is_unambiguous
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.pipeline.group import Site, now
 from pytest_kvbench.store.store import RunRow, Store
 
@@ -81,7 +82,7 @@ def _is_of_trial(run: RunRow, last: RunRow) -> bool:
 
 
 def _is_open(run: RunRow, experiment: Experiment) -> bool:
-    is_same = set(run.snapshot.get("tasks", ())) == set(experiment.tasks)
+    is_same = set(Snapshot(run.snapshot).tasks) == set(experiment.tasks)
     return run.asks_again and run.finished_at is None and is_same
 
 

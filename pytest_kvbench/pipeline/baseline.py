@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
-from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.cellkey import CellKey, Columns
 from pytest_kvbench.errors import UsageError
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.files import BASELINES, baseline_folder, readable_json, replace_text, writing
 from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline.group import Prepared
@@ -29,6 +30,33 @@ SCHEMA = 1
 _NAMED = 3
 PAIR = re.compile(r"\[\n +([^\n\[{]+,)\n +([^\n]+)\n +\]")
 """A list of two, over four lines. Text has no line breaks of its own in JSON."""
+
+
+class MeasuredRow(Columns):
+    """A cell in a baseline's file: of each example score, cluster, and the most it can be."""
+
+    verdict: str | None
+    scores: dict[str, list[float | str]]
+    clusters: None
+    reason: NotRequired[str]
+
+
+class Asked(TypedDict, total=False):
+    """What prompts of a task had in common: the template's version, and lengths of replies."""
+
+    template: str
+    max_tokens: list[int]
+
+
+class SideRow(TypedDict):
+    """A baseline's file."""
+
+    name: str
+    experiment: Keys
+    cells: list[MeasuredRow]
+    pooled: Mapping[str, str]
+    asked: NotRequired[Mapping[str, Asked]]
+    schema: int
 
 
 @dataclass(frozen=True)
@@ -52,17 +80,21 @@ class Measured:
         """With every score the most that it can be."""
         return replace(self, scores={**self.scores, **self.highs}) if self.highs else self
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> MeasuredRow:
         """Plain data; an example's score and cluster stand together, and the most it can be."""
         most = {e: [self.highs[e]] for e in self.highs}
-        scores = {
-            e: [score, self.clusters[e], *most.get(e, ())] for e, score in self.scores.items()
+        return {
+            **self.key.columns(),
+            "verdict": self.verdict,
+            "scores": {
+                e: [score, self.clusters[e], *most.get(e, ())] for e, score in self.scores.items()
+            },
+            "clusters": None,
+            "reason": self.reason,
         }
-        more = {"verdict": self.verdict, "scores": scores, "clusters": None, "reason": self.reason}
-        return {**self.key.columns(), **more}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Measured:
+    def from_json(cls, data: MeasuredRow) -> Measured:
         """Read back what `to_json` wrote."""
         scores = {e: float(score) for e, (score, *_) in data["scores"].items()}
         clusters = {e: str(cluster) for e, (_, cluster, *_) in data["scores"].items()}
@@ -80,18 +112,24 @@ class Side:
     """
 
     name: str
-    experiment: Mapping[str, Any]
+    experiment: Keys
     cells: Sequence[Measured]
     pooled: Mapping[str, str]
-    asked: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> SideRow:
         """The content of a baseline's file, as JSON data."""
-        cells = [cell.to_json() for cell in self.cells]
-        return {**vars(self), "cells": cells, "schema": SCHEMA}
+        return {
+            "name": self.name,
+            "experiment": self.experiment,
+            "cells": [cell.to_json() for cell in self.cells],
+            "pooled": self.pooled,
+            "asked": self.asked,
+            "schema": SCHEMA,
+        }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Side:
+    def from_json(cls, data: SideRow) -> Side:
         """Read back what `to_json` wrote.
 
         Raises:
@@ -99,8 +137,9 @@ class Side:
         """
         if data["schema"] != SCHEMA:
             raise ValueError("another schema")
-        known = {name: data[name] for name in data if name not in ("schema", "saved_at")}
-        return cls(**{**known, "cells": [Measured.from_json(cell) for cell in data["cells"]]})
+        cells = [Measured.from_json(cell) for cell in data["cells"]]
+        asked = data.get("asked", {})  # older files lack it
+        return cls(data["name"], data["experiment"], cells, data["pooled"], asked)
 
 
 def pooled_key(key: CellKey) -> str:
@@ -120,7 +159,7 @@ def side_from(prepared: Prepared, judged: Observations, cells: Sequence[CellRow]
     experiment = prepared.experiment
     rows = {CellKey.of_row(row): row for row in cells}
     words = {key: row["verdict_holm"] for key, row in rows.items() if key.is_pooled}
-    asked = {
+    asked: dict[str, Asked] = {
         task: {
             "template": manifest.template_version,
             "max_tokens": manifest.lengths(experiment.sampling.max_tokens),

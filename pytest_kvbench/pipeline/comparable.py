@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_kvbench.cellkey import CellKey
 from pytest_kvbench.errors import InfrastructureError, KvbenchError, UsageError
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.pipeline.baseline import Measured, Side
 from pytest_kvbench.report import text
 from pytest_kvbench.report.caveats import item
@@ -54,9 +55,7 @@ def _templates(base: Side, now: Side) -> Iterator[tuple[str, tuple[Any, Any]]]:
             yield f"prompt template of {task}", (was, is_)
 
 
-def _differences(
-    was: Mapping[str, Any], is_: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _differences(was: Keys, is_: Keys, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
     """The keys in which two experiments differ, dotted, with both values; names aside."""
     for key in sorted(was.keys() | is_.keys()):
         old, new = was.get(key), is_.get(key)

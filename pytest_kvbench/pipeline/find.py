@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.errors import GuardError, MissingPrerequisiteError, UsageError
 from pytest_kvbench.experiment.load import Declared, Override
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.experiment.snapshot import Snapshot
+from pytest_kvbench.experiment.snapshot import Keys, Snapshot
 from pytest_kvbench.hints import command
 from pytest_kvbench.own.classes import are_in
 from pytest_kvbench.pipeline.declared import load_stages
@@ -84,7 +83,7 @@ def _chains(groups: Sequence[str], reports: Path) -> list[list[str]]:
     return chains
 
 
-def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:
+def snapshot(folder: Path, *, ran: bool = False) -> Keys:
     """What was prepared or run last in a group's folder, or run last (`ran`).
 
     Raises:
@@ -99,7 +98,7 @@ def snapshot(folder: Path, *, ran: bool = False) -> Mapping[str, Any]:
     return stored_experiment(folder, runs[-1].snapshot).snapshot()
 
 
-def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
+def stored_experiment(folder: Path, stored: Keys) -> Experiment:
     """A stored experiment; its group is the folder that it lies in, whatever it was before.
 
     Raises:
@@ -110,7 +109,7 @@ def stored_experiment(folder: Path, stored: Mapping[str, Any]) -> Experiment:
     if are_in(list(named)):  # whoever reads on imports them
         refuse_unconfirmed(folder)
     try:
-        return Experiment(**{"sensitivity": None, **stored, "group": folder.name})
+        return Experiment.model_validate({"sensitivity": None, **stored, "group": folder.name})
     except (ValueError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise GuardError(

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.experiment.load import Declared
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.files import is_unconfirmed, sweep
 from pytest_kvbench.hints import command
 from pytest_kvbench.pipeline import asked_again, certify
@@ -27,12 +27,12 @@ from pytest_kvbench.pipeline.group import (
     task_of,
 )
 from pytest_kvbench.score.metric import check_installed
-from pytest_kvbench.selection import TaskManifest
+from pytest_kvbench.selection import Selection, TaskManifest
 from pytest_kvbench.store.store import RunRow, Store
 from pytest_kvbench.store.upkeep import orphans
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import BinSpec
-from pytest_kvbench.tasks.manifest import build_task_manifest, check_prompts, write_manifest
+from pytest_kvbench.tasks.manifest import About, build_task_manifest, check_prompts, write_manifest
 from pytest_kvbench.tasks.tokenizer_choice import load_tokenizer
 from pytest_kvbench.tasks.tokenizers import Tokenizer
 
@@ -157,7 +157,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
         task = task_of(experiment, name, site.tasks)
         check_installed(task.metric)
         stored = store.manifest(name)
-        selection = _selection(experiment, task, stored[1] if stored else {})
+        selection = _selection(experiment, task, stored[1] if stored else None)
         if stored is None or _differs(
             experiment.group, task, tokenizer, selection, stored, site.force
         ):
@@ -174,7 +174,7 @@ def _manifests(experiment: Experiment, site: Site, store: Store) -> dict[str, Ta
         selections[name] = selection
     portable = store.path.parent / MANIFEST
     if made or not portable.exists():
-        meta = {"group": experiment.group, "selection": selections}
+        meta: About = {"group": experiment.group, "selection": selections}
         write_manifest(portable, manifests.values(), meta)
     return manifests
 
@@ -201,14 +201,14 @@ def bin_spec(experiment: Experiment) -> BinSpec:
     return BinSpec(n=bins.n, per_bin=bins.per_bins, edges=bins.edges, range=bins.range, by=bins.by)
 
 
-def _selection(experiment: Experiment, task: Task, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _selection(experiment: Experiment, task: Task, stored: Selection | None) -> Selection:
     """What decides which examples are chosen, as plain data. Where data lie decides nothing."""
     options = {k: v for k, v in experiment.options_of(task.name).items() if k != "path"}
     return {
         "bins": json.loads(json.dumps(asdict(bin_spec(experiment)))),
         "seed": experiment.sampling.seed,
         "options": options,
-        "data": _data_version(task, stored.get("data")),
+        "data": _data_version(task, stored["data"] if stored else None),
     }
 
 
@@ -229,7 +229,7 @@ def _data_version(task: Task, stored: str | None) -> str:
 def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
     runs = store.runs()
     _guard_texts(experiment, runs)
-    stored = tuple(runs[-1].snapshot.get("tasks", ())) if runs else experiment.tasks
+    stored = Snapshot(runs[-1].snapshot).tasks if runs else experiment.tasks
     if set(stored) != set(experiment.tasks) and not force:
         refuse(experiment.group, "tasks", list(stored), list(experiment.tasks))
 
@@ -237,7 +237,7 @@ def _guard_tasks(experiment: Experiment, store: Store, *, force: bool) -> None:
 def _guard_texts(experiment: Experiment, runs: Sequence[RunRow]) -> None:
     """What was stored stays: no run of a group that kept texts can promise that none is there."""
     wanted = experiment.store.texts
-    had = {run.snapshot.get("store", {}).get("texts", "keep") for run in runs}
+    had = {Snapshot(run.snapshot).get("store.texts") or "keep" for run in runs}
     if other := sorted(had - {wanted}):
         raise GuardError(
             f"group {experiment.group}: store.texts is {wanted}, and was {other[0]} before",
@@ -260,8 +260,8 @@ def _differs(
     group: str,
     task: Task,
     tokenizer: Tokenizer,
-    selection: Mapping[str, Any],
-    stored: tuple[TaskManifest, Mapping[str, Any]],
+    selection: Selection,
+    stored: tuple[TaskManifest, Selection],
     force: bool,
 ) -> bool:
     """Whether the stored selection is not the wanted one; refuses it unless forced."""

@@ -10,9 +10,6 @@ from typing import Literal
 
 Kind = Literal["flag", "integer", "number", "text", "choice", "numbers", "policy", "policies", ""]
 
-Params = Mapping[str, object]
-"""Parameters of a policy by the names of its class: what may be given, its `Param`s check."""
-
 _OF_DEFAULT: Mapping[type, Kind] = MappingProxyType(
     {bool: "flag", int: "integer", float: "number", str: "text"}
 )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.policies.params import Param, Params, number_of
+from pytest_kvbench.policies.params import Param, number_of
+from pytest_kvbench.records import Params
 
 Serving = Literal["shared", "own", "decoding", "quantised"]
 """How a policy is served: from one pass that all share, by a pass of its own, while decoding, or

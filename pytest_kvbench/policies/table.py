@@ -11,8 +11,9 @@ from pytest_kvbench.policies.builtin import POLICIES
 from pytest_kvbench.policies.catalogue import catalogue, policy_of
 from pytest_kvbench.policies.notes import Note
 from pytest_kvbench.policies.own import CLASSES
-from pytest_kvbench.policies.params import Param, Params
+from pytest_kvbench.policies.params import Param
 from pytest_kvbench.policies.policy import Policy, recipe_of
+from pytest_kvbench.records import Params
 
 __all__ = [
     "POLICIES",

@@ -240,7 +240,9 @@ def _in_turn(rows: Iterable[FlipRow]) -> list[FlipRow]:
 
 
 def _exhibit(row: FlipRow) -> Exhibit:
-    item = caveats.item_of(CellKey.of_row(row))
+    item = caveats.item_of(
+        CellKey(row["task"], row["bin"], row.get("variant", ""), row["policy"], row["budget"])
+    )
     title = (
         f"{name(item)}, example {name(row['example_id'])}: the score went from "
         f"{text.score(row['control'])} to {text.score(row['treated'])}."

@@ -8,12 +8,12 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench import installed
 from pytest_kvbench.analyse.certify import certificates
 from pytest_kvbench.analyse.rules import Analysis
 from pytest_kvbench.cellkey import CellKey
+from pytest_kvbench.experiment.snapshot import Keys, Snapshot
 from pytest_kvbench.observation import Observation, Observations
 from pytest_kvbench.records import SCORE, Cell, Example
 from pytest_kvbench.rows import (
@@ -40,7 +40,7 @@ def held_reply(one: Observation) -> str | None:
 
 
 def build_summary(
-    experiment: Mapping[str, Any],
+    experiment: Keys,
     manifests: Mapping[str, TaskManifest],
     analysis: Analysis,
     judged: Observations,
@@ -59,9 +59,10 @@ def build_summary(
         run: the run these results belong to.
         reply_of: the reply of an observation that is shown, where `judged` hold it as a hash.
     """
+    declared = Snapshot(experiment)
     summary: Summary = {
         "schema": SCHEMA,
-        "group": experiment["group"],
+        "group": declared.get("group"),
         "experiment": dict(experiment),
         "cells": analysis.cells,
         "transitions": analysis.transitions,
@@ -75,7 +76,7 @@ def build_summary(
                 "metric": m.metric,
                 "prompts": _wording(m.template_version),
                 "template": m.template_version,
-                "max_tokens": m.lengths(experiment["sampling"]["max_tokens"]),
+                "max_tokens": m.lengths(declared.get("sampling.max_tokens")),
                 "tokenizer": m.tokenizer,
                 "n": len(m.entries),
             }
@@ -97,7 +98,7 @@ def build_summary(
         "provenance": provenance_of(run),
         "partial": bool(missing),
     }
-    if experiment["gate"]["mode"] == "certify":
+    if declared.get("gate.mode") == "certify":
         summary["certificates"] = _certified(analysis, missing)
     return summary
 
@@ -145,7 +146,7 @@ def _is_worse(treated: float | None, control: float | None) -> bool:
 def _flip(
     example: Example, control: Observation, treated: Observation, reply_of: ReplyOf
 ) -> FlipRow:
-    return {
+    flip: FlipRow = {
         "task": treated.cell.task,
         "bin": treated.cell.bin,
         "policy": treated.cell.policy,
@@ -158,6 +159,9 @@ def _flip(
         "control": control.outcome.score,
         "treated": treated.outcome.score,
     }
+    if treated.cell.variant:
+        flip["variant"] = treated.cell.variant
+    return flip
 
 
 def provenance_of(run: RunRow) -> Provenance:
@@ -169,7 +173,7 @@ def provenance_of(run: RunRow) -> Provenance:
         "cpu": f"{_processor()}, {os.cpu_count()} cores",
         "git_commit": _git_commit(),
         "fingerprint": dict(run.fingerprint),
-        "seed": run.snapshot["sampling"]["seed"],
+        "seed": Snapshot(run.snapshot).get("sampling.seed"),
         "replicate_offset": run.replicate_offset,
         "started": run.started_at,
         "finished": run.finished_at,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, QuantizedCache
 
+from pytest_kvbench.policies.params import number_of
 from pytest_kvbench.policies.policy import Policy
 from pytest_kvbench.policies.quantised import GROUP
 from pytest_kvbench.server.attention import Draws, stock, take_mask
@@ -99,7 +100,7 @@ def _quantised(model: LocalModel, wanted: Wanted) -> QuantizedCache:
         axis_key=0,
         axis_value=0,
         q_group_size=GROUP,
-        residual_length=int(wanted.params["residual_length"]),
+        residual_length=int(number_of(wanted.params["residual_length"])),
     )
 
 

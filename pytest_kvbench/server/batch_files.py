@@ -6,13 +6,15 @@ import codecs
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pydantic import ValidationError
 
+from pytest_kvbench.server.batch_notes import Came
+from pytest_kvbench.server.bodies import ErrorBody, ReplyBody
 from pytest_kvbench.server.protocol import BatchLine, as_api_error, shortened
 
 MOST_REQUESTS = 50_000
@@ -77,6 +79,21 @@ def _request(raw: bytes, endpoint: str) -> Asked:
     return Asked(line.custom_id, json.dumps(line.body).encode())
 
 
+class _Response(TypedDict):
+    """What a request would have got live."""
+
+    status_code: int
+    request_id: str
+    body: ReplyBody | ErrorBody
+
+
+class _Refusal(TypedDict):
+    """Why a request has no answer."""
+
+    code: str
+    message: str
+
+
 class Results:
     """The lines a batch has so far; a last line that was torn by a kill is cut off.
 
@@ -88,18 +105,18 @@ class Results:
     def __init__(self, output: Path, errors: Path) -> None:
         answered, refused = _whole_lines(output), _whole_lines(errors)
         self.done = {*answered, *refused}
-        self.counts = {"completed": len(answered), "failed": len(refused)}
+        self.counts: Came = {"completed": len(answered), "failed": len(refused)}
         self._output = output.open("a", encoding="utf-8")
         self._errors = errors.open("a", encoding="utf-8")
 
-    def add(self, name: str, status: int, body: Mapping[str, Any]) -> None:
+    def add(self, name: str, status: int, body: ReplyBody | ErrorBody) -> None:
         """Write the answer to one request."""
-        response = {"status_code": status, "request_id": new_id("req"), "body": body}
+        response: _Response = {"status_code": status, "request_id": new_id("req"), "body": body}
         self._write(name, response, None)
 
     def expire(self, name: str) -> None:
         """Write that one request was not answered in time."""
-        error = {"code": "batch_expired", "message": "the batch's window is over"}
+        error: _Refusal = {"code": "batch_expired", "message": "the batch's window is over"}
         self._write(name, None, error)
 
     def close(self) -> None:
@@ -107,9 +124,7 @@ class Results:
         self._output.close()
         self._errors.close()
 
-    def _write(
-        self, name: str, response: Mapping[str, Any] | None, error: Mapping[str, Any] | None
-    ) -> None:
+    def _write(self, name: str, response: _Response | None, error: _Refusal | None) -> None:
         fine = response is not None and response["status_code"] < 400
         line = {"id": new_id("batch_req"), "custom_id": name, "response": response, "error": error}
         file = self._output if fine else self._errors

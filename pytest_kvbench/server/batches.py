@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,13 +33,19 @@ from pytest_kvbench.server.batch_files import (
     read_requests,
 )
 from pytest_kvbench.server.batch_notes import (
-    UNTOLD,
-    Note,
+    UNKNOWN,
+    BatchNote,
+    FileNote,
+    Problem,
+    batch_of,
+    batches_in,
     errors_of,
+    file_of,
+    files_in,
     is_open,
     output_of,
     page,
-    read_note,
+    path_of,
     shown,
 )
 from pytest_kvbench.server.bodies import ErrorBody, ReplyBody
@@ -51,7 +56,6 @@ WINDOW_S = 24 * 3600
 _AT_ONCE = 8  # lines in the model's queue: enough to decode together
 _CHUNK = 2**20
 _LONGEST_NAME = 255
-_ID = re.compile(r"[A-Za-z0-9-]{1,100}")
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +144,8 @@ class Shelf:
             name = (sent.filename or "")[:_LONGEST_NAME]
             return JSONResponse(self._note_file(identity, name, "batch"))
 
-    def _note_file(self, identity: str, name: str, purpose: str) -> Note:
-        note = {
+    def _note_file(self, identity: str, name: str, purpose: str) -> FileNote:
+        note: FileNote = {
             "id": identity,
             "object": "file",
             "bytes": self._data(identity).stat().st_size,
@@ -150,34 +154,34 @@ class Shelf:
             "purpose": purpose,
             "status": "processed",
         }
-        replace_json(self._path("files", identity), note)
+        replace_json(path_of(self.folder, "files", identity), note)
         return note
 
     async def _list_files(self, request: Request) -> Response:
-        return page(request, self._all("files"))
+        return page(request, files_in(self.folder))
 
     async def _show_file(self, request: Request) -> Response:
-        return JSONResponse(self._note_of("files", request.path_params["id"]))
+        return JSONResponse(file_of(self.folder, request.path_params["id"]))
 
     async def _delete_file(self, request: Request) -> Response:
-        identity = self._note_of("files", request.path_params["id"])["id"]
-        if any(b.get("input_file_id") == identity for b in self._all("batches") if is_open(b)):
+        identity = file_of(self.folder, request.path_params["id"])["id"]
+        if any(b.get("input_file_id") == identity for b in batches_in(self.folder) if is_open(b)):
             raise ApiError(409, f"{identity}: a batch is working on it.", code="in_use")
-        self._path("files", identity).unlink()
+        path_of(self.folder, "files", identity).unlink()
         self._data(identity).unlink(missing_ok=True)
         return JSONResponse({"id": identity, "object": "file", "deleted": True})
 
     async def _download(self, request: Request) -> Response:
-        identity = self._note_of("files", request.path_params["id"])["id"]
+        identity = file_of(self.folder, request.path_params["id"])["id"]
         return FileResponse(self._data(identity), media_type="application/jsonl")
 
     # -- batches ---------------------------------------------------------------------------
 
     async def _create(self, request: Request) -> Response:
         asked = parse(BatchRequest, await request.body())
-        source = self._note_of("files", asked.input_file_id)
+        source = file_of(self.folder, asked.input_file_id)
         now = int(self.clock())
-        batch = {
+        batch: BatchNote = {
             "id": new_id("batch"),
             "object": "batch",
             "endpoint": asked.endpoint,
@@ -189,20 +193,20 @@ class Shelf:
             "metadata": asked.metadata,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "fingerprint": self.fingerprint,
-            **dict.fromkeys(UNTOLD),
+            **UNKNOWN,
         }
         self._save(batch)
         self._wake.set()
         return JSONResponse(shown(batch))
 
     async def _list_batches(self, request: Request) -> Response:
-        return page(request, [shown(batch) for batch in reversed(self._all("batches"))])
+        return page(request, [shown(batch) for batch in reversed(batches_in(self.folder))])
 
     async def _show_batch(self, request: Request) -> Response:
-        return JSONResponse(shown(self._note_of("batches", request.path_params["id"])))
+        return JSONResponse(shown(batch_of(self.folder, request.path_params["id"])))
 
     async def _cancel(self, request: Request) -> Response:
-        batch = self._note_of("batches", request.path_params["id"])
+        batch = batch_of(self.folder, request.path_params["id"])
         if not is_open(batch):
             raise ApiError(409, f"{batch['id']} is {batch['status']}.", code="not_cancellable")
         self._move(batch, "cancelling")
@@ -214,16 +218,16 @@ class Shelf:
     async def _work(self) -> None:
         while True:
             self._wake.clear()
-            waiting = [batch for batch in self._all("batches") if self._is_waiting(batch)]
+            waiting = [batch for batch in batches_in(self.folder) if self._is_waiting(batch)]
             if waiting:
                 await self._try(waiting[0])
             else:
                 await self._wake.wait()
 
-    def _is_waiting(self, batch: Note) -> bool:
+    def _is_waiting(self, batch: BatchNote) -> bool:
         return is_open(batch) and batch["id"] not in self._given_up
 
-    async def _try(self, batch: Note) -> None:
+    async def _try(self, batch: BatchNote) -> None:
         """Work a batch off; an error ends it alone, and the next one is begun."""
         try:
             await self._work_off(batch)
@@ -232,7 +236,7 @@ class Shelf:
             with contextlib.suppress(Exception):  # a full disk does not take the failure either
                 self._fail(batch, _cause(error))
 
-    async def _work_off(self, batch: Note) -> None:
+    async def _work_off(self, batch: BatchNote) -> None:
         if batch["fingerprint"] != self.fingerprint:
             raise BadFile("begun by a server with another model or other settings")
         total = sum(1 for _ in self._requests(batch))
@@ -245,7 +249,7 @@ class Shelf:
             ended = await self._answer_all(batch, results)
         self._close(batch, results, ended)
 
-    async def _answer_all(self, batch: Note, results: Results) -> str:
+    async def _answer_all(self, batch: BatchNote, results: Results) -> str:
         """Answer what has no line yet; how the batch ends."""
         todo = (asked for asked in self._requests(batch) if asked.name not in results.done)
         ended = ""
@@ -278,65 +282,60 @@ class Shelf:
             log.exception("%s", asked.name)
             return 500, ApiError(500, f"{type(error).__name__}: {error}", code="internal").body
 
-    def _end_of(self, batch: Note) -> str:
+    def _end_of(self, batch: BatchNote) -> str:
         """How a batch ends before its last line; empty: it goes on."""
-        if self._note_of("batches", batch["id"])["status"] == "cancelling":
+        if batch_of(self.folder, batch["id"])["status"] == "cancelling":
             return "cancelled"
         return "expired" if self.clock() >= batch["expires_at"] else ""
 
-    def _count(self, batch: Note, results: Results) -> None:
-        batch |= self._note_of("batches", batch["id"])  # somebody may be cancelling it
-        batch["request_counts"] |= results.counts
+    def _count(self, batch: BatchNote, results: Results) -> None:
+        batch |= batch_of(self.folder, batch["id"])  # somebody may be cancelling it
+        total = batch["request_counts"]["total"]
+        batch["request_counts"] = {"total": total, **results.counts}
         self._save(batch)
 
-    def _close(self, batch: Note, results: Results, status: str) -> None:
-        for key, identity in (
-            ("output_file_id", output_of(batch)),
-            ("error_file_id", errors_of(batch)),
-        ):
-            if self._data(identity).stat().st_size:
-                self._note_file(identity, f"{identity}.jsonl", "batch_output")
-                batch[key] = identity
-        batch["request_counts"] |= results.counts
+    def _close(self, batch: BatchNote, results: Results, status: str) -> None:
+        batch["output_file_id"] = self._noted(output_of(batch))
+        batch["error_file_id"] = self._noted(errors_of(batch))
+        total = batch["request_counts"]["total"]
+        batch["request_counts"] = {"total": total, **results.counts}
         self._move(batch, status)
 
-    def _fail(self, batch: Note, error: BaseException) -> None:
+    def _noted(self, identity: str) -> str | None:
+        """A file of answers, noted; None where nothing is in it."""
+        if not self._data(identity).stat().st_size:
+            return None
+        self._note_file(identity, f"{identity}.jsonl", "batch_output")
+        return identity
+
+    def _fail(self, batch: BatchNote, error: BaseException) -> None:
         log.warning("%s fails", batch["id"], exc_info=error)
         line = error.line if isinstance(error, BadFile) else None
         message = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
-        problem = {"code": "invalid_batch", "message": message, "param": None, "line": line}
+        problem: Problem = {
+            "code": "invalid_batch",
+            "message": message,
+            "param": None,
+            "line": line,
+        }
         batch["errors"] = {"object": "list", "data": [problem]}
         self._move(batch, "failed")
 
-    def _requests(self, batch: Note) -> Iterator[Asked]:
+    def _requests(self, batch: BatchNote) -> Iterator[Asked]:
         return read_requests(self._data(batch["input_file_id"]), batch["endpoint"])
 
     # -- the disk --------------------------------------------------------------------------
 
-    def _move(self, batch: Note, status: str) -> None:
+    def _move(self, batch: BatchNote, status: str) -> None:
         batch["status"] = status
-        batch[f"{status}_at"] = int(self.clock())
+        batch[f"{status}_at"] = int(self.clock())  # type: ignore[literal-required]  # one of `Ends`
         self._save(batch)
 
-    def _save(self, batch: Note) -> None:
-        replace_json(self._path("batches", batch["id"]), batch)
-
-    def _path(self, kind: str, identity: str) -> Path:
-        return self.folder / kind / f"{identity}.json"
+    def _save(self, batch: BatchNote) -> None:
+        replace_json(path_of(self.folder, "batches", batch["id"]), batch)
 
     def _data(self, identity: str) -> Path:
         return self.folder / "files" / f"{identity}.data"
-
-    def _all(self, kind: str) -> list[Note]:
-        """All notes of a kind, oldest first: an id begins with the time it was made at."""
-        found = map(read_note, sorted((self.folder / kind).glob("*.json")))
-        return [note for note in found if note is not None]
-
-    def _note_of(self, kind: str, identity: str) -> Note:
-        note = read_note(self._path(kind, identity)) if _ID.fullmatch(identity) else None
-        if note is None:
-            raise ApiError(404, f"{identity!r}: there is none such.", code="not_found")
-        return note
 
 
 def _cause(error: Exception) -> BaseException:

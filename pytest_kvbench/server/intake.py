@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.own.classes import is_spec
 from pytest_kvbench.policies.own import CLASSES
-from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import Policy, catalogue, checked, min_tokens
-from pytest_kvbench.records import FULL_CACHE
+from pytest_kvbench.records import FULL_CACHE, Params
 from pytest_kvbench.server.drawing import Sampling
 from pytest_kvbench.server.jobs import ArmSpec, Event, Force, Job, removed
 from pytest_kvbench.server.model import LocalModel

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pytest_kvbench.policies.table import Policy
+from pytest_kvbench.records import Params
 from pytest_kvbench.server.drawing import Sampling
 
 
@@ -19,7 +19,7 @@ class ArmSpec:
     """
 
     policy: Policy
-    params: Mapping[str, Any]
+    params: Params
     budget: float
     context: int | None = None
 

@@ -12,6 +12,7 @@ import kvpress
 
 from pytest_kvbench.policies.policy import EXPECTED, recipe_of
 from pytest_kvbench.policies.table import Policy, checked
+from pytest_kvbench.records import Params
 from pytest_kvbench.server.model import LocalModel
 
 
@@ -31,7 +32,7 @@ class Wanted:
     """
 
     policy: Policy
-    params: Mapping[str, Any]
+    params: Params
     ratio: float
     target: int = 1
 
@@ -82,7 +83,8 @@ class Maker:
         for name, param in policy.params.items():
             if param.holds_policies and name in given:
                 own = name in dials
-                many = given[name] if param.is_of == "policies" else [given[name]]
+                one_or_many = given[name]
+                many = one_or_many if isinstance(one_or_many, list | tuple) else [one_or_many]
                 # Several in a row keep a part of what the one before has left.
                 share = 1 - budget ** (1 / len(many)) if own else 0.0
                 made = [self._make(_inner(one, share, wanted.target)) for one in many]
@@ -98,7 +100,7 @@ class Maker:
         return press
 
 
-def _inner(value: str | Mapping[str, Any], ratio: float, target: int) -> Wanted:
+def _inner(value: object, ratio: float, target: int) -> Wanted:
     policy, params = checked(*recipe_of(value))
     return Wanted(policy, params, ratio, target)
 
@@ -120,7 +122,7 @@ _DIALS: Mapping[str, Callable[[Wanted], float]] = {
 }
 
 
-def failure(policy: Policy, error: Exception, params: Mapping[str, Any]) -> PolicyError:
+def failure(policy: Policy, error: Exception, params: Params) -> PolicyError:
     """What went wrong in a policy's class, with what it lacks where that may be why."""
     lines = str(error).splitlines()
     words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -132,7 +134,7 @@ def failure(policy: Policy, error: Exception, params: Mapping[str, Any]) -> Poli
     )
 
 
-def _needs_parts(policy: Policy, params: Mapping[str, Any]) -> str:
+def _needs_parts(policy: Policy, params: Params) -> str:
     """What a policy, or one that it wraps, needs fetched."""
     inner = (_needs_parts(*checked(name, its)) for name, its in policy.inner(params))
     return policy.trained or next(filter(None, inner), "")

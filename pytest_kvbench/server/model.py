@@ -39,7 +39,7 @@ class LocalModel:
     device: torch.device
     context_length: int
     end_tokens: frozenset[int]
-    classes: Mapping[str, Any] = field(default_factory=dict)
+    classes: Mapping[str, object] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @property

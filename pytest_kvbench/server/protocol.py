@@ -74,7 +74,7 @@ class KvArm(_Strict):
 
     policy: str = "none"
     budget: float = 1.0
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: dict[str, object] = Field(default_factory=dict)
     sources: dict[str, str] = Field(default_factory=dict)
     question_aware: bool = True
     context_chars: int | None = Field(default=None, ge=1)

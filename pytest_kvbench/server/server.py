@@ -279,7 +279,7 @@ def _tokenize(model: LocalModel) -> Handler:
     return handle
 
 
-def _with_pieces(model: LocalModel, text: str) -> dict[str, Any]:
+def _with_pieces(model: LocalModel, text: str) -> dict[str, object]:
     ids, ends = model.encode(text)
     # Of a character's tokens the first has it whole: pieces are of text, not of bytes.
     pieces = [text[start:end] for start, end in itertools.pairwise([0, *ends])]

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 
@@ -128,7 +127,7 @@ def default_device() -> str:
     return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Write `data` so that a reader sees all of it or nothing."""
     with unfinished_file(path.parent) as temporary:
         temporary.write_text(json.dumps(data), encoding="utf-8")

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, Protocol, TypedDict
 
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.experiment.limits import GROUP_NAMES, is_group_name
@@ -57,6 +57,22 @@ class Member:
             return cls(path, stream.tell(), sha256)
 
 
+class MemberRow(TypedDict):
+    """A `Member` in the list of an archive."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class IndexRow(TypedDict):
+    """An `Index` as it stands in an archive."""
+
+    schema: int
+    group: str
+    files: list[MemberRow]
+
+
 @dataclass(frozen=True)
 class Index:
     """The list of an archive's members, which stands in it as JSON."""
@@ -65,7 +81,7 @@ class Index:
     files: tuple[Member, ...]
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Index:
+    def from_json(cls, data: IndexRow) -> Index:
         """Read back what `to_json` wrote.
 
         Raises:

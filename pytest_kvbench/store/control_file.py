@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.errors import StoreError
 from pytest_kvbench.files import replace_bytes, writing
 from pytest_kvbench.records import Answer, Telemetry, canonical, digest
+from pytest_kvbench.wire.sound import Fields
 
 FILE = "control.jsonl"
 
@@ -25,7 +25,7 @@ def line_of(answer: Answer) -> bytes:
     return b'{"answer":%b,"sha256":"%b"}\n' % (body, hashlib.sha256(body).hexdigest().encode())
 
 
-def _plain(answer: Answer) -> dict[str, Any]:
+def _plain(answer: Answer) -> Fields:
     """Nothing is said of a divergence where none was asked."""
     compared = answer.divergence and answer.divergence.to_json()
     shown = {**vars(answer), "telemetry": vars(answer.telemetry), "divergence": compared}
@@ -104,11 +104,11 @@ def read_content(path: Path, registered: str = "") -> Content:
         if (body := body_of(line)) is not None:
             lines.append(line + b"\n")
             if _is_readable(body):
-                answers.note(body["key"], lines[-1])
+                answers.note(str(body["key"]), lines[-1])
     return Content(answers, tuple(lines), len(whole) - len(lines), bool(rest), len(data), sha256)
 
 
-def _verified(line: bytes) -> dict[str, Any] | None:
+def _verified(line: bytes) -> Fields | None:
     try:
         data = json.loads(line)
         body = data["answer"]
@@ -117,7 +117,7 @@ def _verified(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _body(line: bytes) -> dict[str, Any] | None:
+def _body(line: bytes) -> Fields | None:
     try:
         body = json.loads(line)["answer"]
         return body if isinstance(body, dict) else None
@@ -130,7 +130,7 @@ _FIELDS = frozenset({*_TEXTS, "telemetry"})
 _COSTS = frozenset(Telemetry.__dataclass_fields__)
 
 
-def _is_readable(body: dict[str, Any]) -> bool:
+def _is_readable(body: Fields) -> bool:
     """Whether it is an answer of this version; another's is not ours to use, nor to remove."""
     costs = body.get("telemetry")
     if body.keys() == _FIELDS and isinstance(costs, dict) and costs.keys() <= _COSTS:

@@ -126,7 +126,7 @@ class SharedControls:
                 yield entry
 
     @contextlib.contextmanager
-    def take(self, name: str, meta: Mapping[str, Any]) -> Iterator[ControlEntry]:
+    def take(self, name: str, meta: Mapping[str, object]) -> Iterator[ControlEntry]:
         """`hold` for a program that may block, by the entry's name.
 
         Raises:
@@ -137,7 +137,7 @@ class SharedControls:
             yield entry
 
     @contextlib.contextmanager
-    def _kept(self, name: str, meta: Mapping[str, Any]) -> Iterator[ControlEntry]:
+    def _kept(self, name: str, meta: Mapping[str, object]) -> Iterator[ControlEntry]:
         """An entry that is written however the block ends, and complete where it ends well."""
         entry = self._entry(name, meta)
         try:
@@ -146,7 +146,7 @@ class SharedControls:
             entry.flush()
         entry.complete()
 
-    def registry(self) -> dict[str, Any]:
+    def registry(self) -> dict[str, object]:
         """`Registered` as JSON by `<control key>/<task-bin>`."""
         return {name: to_json(entry) for name, entry in self._registry.entries().items()}
 
@@ -158,7 +158,7 @@ class SharedControls:
     def _lock(self, name: str) -> Path:
         return self.root / name / LOCK
 
-    def _entry(self, name: str, meta: Mapping[str, Any]) -> ControlEntry:
+    def _entry(self, name: str, meta: Mapping[str, object]) -> ControlEntry:
         path = self.root / name / META
         if _read_json(path) != meta:
             replace_json(path, meta)

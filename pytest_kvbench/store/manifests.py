@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from pytest_kvbench.records import Example, canonical
-from pytest_kvbench.selection import ApartExample, Bin, ManifestEntry, TaskManifest
+from pytest_kvbench.selection import ApartExample, Bin, ManifestEntry, Selection, TaskManifest
 from pytest_kvbench.store.contexts import INLINE, Contexts
 from pytest_kvbench.store.database import Database
 
 _OWN = ("bin", "tokens", "prompt", "max_tokens")
 
 
-def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
+def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Selection) -> None:
     """Replace the selection of one task. Examples of earlier selections stay."""
     task = manifest.task
     db.execute("DELETE FROM datasets WHERE task=?", (task,))
@@ -42,7 +40,7 @@ def save(db: sqlite3.Connection, manifest: TaskManifest, selection: Mapping[str,
     )
 
 
-def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
+def load(db: Database, task: str) -> tuple[TaskManifest, Selection] | None:
     """The stored selection of one task and what it was made with; None where there is none.
 
     A long context stays in the database until it is asked for.
@@ -71,7 +69,8 @@ def load(db: Database, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
             for row in entries
         ),
     )
-    return manifest, db.parsed(head["selection"], dict)
+    selection: Selection = db.parsed(head["selection"], dict)
+    return manifest, selection
 
 
 def check(db: Database) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_kvbench.errors import GuardError, StoreError
 from pytest_kvbench.experiment.schema import Experiment
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.files import UNCONFIRMED, is_unconfirmed, replace_text, scratch, writing
 from pytest_kvbench.hints import command
 from pytest_kvbench.store.database import copy_database
@@ -93,7 +94,7 @@ def _declared(folder: Path) -> Iterator[str]:
     yield from dict.fromkeys(lines)
 
 
-def _snapshots(folder: Path) -> list[Mapping[str, Any]]:
+def _snapshots(folder: Path) -> list[Keys]:
     """What a run could be of. From a copy: to look at a group must not change it."""
     if not (folder / DATABASE).is_file():
         return []
@@ -107,13 +108,13 @@ def _snapshots(folder: Path) -> list[Mapping[str, Any]]:
     return found
 
 
-def _defaults() -> dict[str, Any]:
+def _defaults() -> Keys:
     least = Experiment(group="g", tasks=("niah/single",))
     declared = {**least.snapshot(), "executor": least.executor.model_dump(mode="json")}
     return {name: declared[name] for name in _SECTIONS if name != "tasks"}
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, object]]:
     if not isinstance(value, Mapping) or not value:
         yield key, value
         return

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from filelock import FileLock
 
@@ -27,6 +27,16 @@ LOCK = "lock"
 State = Literal["pending", "completed"]
 
 
+class RegisteredRow(TypedDict):
+    """A `Registered` in the registry's file."""
+
+    state: State
+    model: str
+    answers: int
+    bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Registered:
     """One entry: whether it is being made, and its file's answers, size and sha256."""
@@ -38,7 +48,7 @@ class Registered:
     sha256: str
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Registered:
+    def from_json(cls, data: RegisteredRow) -> Registered:
         """Read back what `to_json` wrote.
 
         Raises:

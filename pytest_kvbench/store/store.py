@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from pytest_kvbench.divergence.records import Divergence
+from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.observation import Outcome
 from pytest_kvbench.records import (
     Answer,
@@ -26,7 +26,7 @@ from pytest_kvbench.records import (
     canonical,
 )
 from pytest_kvbench.rows import BinStats, CellRow, Throughput, TransitionRow
-from pytest_kvbench.selection import TaskManifest
+from pytest_kvbench.selection import Selection, TaskManifest
 from pytest_kvbench.store import analysis, manifests, texts, throughput
 from pytest_kvbench.store.answers import ANSWERS, answer_of, divergence_of, save_answers
 from pytest_kvbench.store.arms import save_arms
@@ -46,7 +46,7 @@ class RunRow:
     """One run of a group: what was declared and on which engine."""
 
     run_id: str
-    snapshot: Mapping[str, Any]
+    snapshot: Keys
     fingerprint: Mapping[str, str]
     replicate_offset: int
     command: str
@@ -65,7 +65,7 @@ class Unscored:
     reasoning: str
     finish_reason: str
     answers: tuple[str, ...]
-    meta: Mapping[str, Any]
+    meta: Mapping[str, object]
     context: str
     divergence: Divergence | None = None
 
@@ -138,13 +138,13 @@ class Store:
             for row in rows
         ]
 
-    def save_prepared(self, snapshot: Mapping[str, Any]) -> None:
+    def save_prepared(self, snapshot: Keys) -> None:
         """Note the experiment that examples were chosen for, until a run of it begins."""
         with self._db.write() as db:
             db.execute("DELETE FROM prepared")
             db.execute("INSERT INTO prepared VALUES (?)", (canonical(snapshot).decode(),))
 
-    def prepared(self) -> dict[str, Any] | None:
+    def prepared(self) -> Keys | None:
         """The experiment that was prepared and has not been run since."""
         rows = self._db.read("SELECT snapshot FROM prepared")
         return self._db.parsed(rows[0][0]) if rows else None
@@ -156,12 +156,12 @@ class Store:
 
     # -- manifests -------------------------------------------------------------------------
 
-    def save_manifest(self, manifest: TaskManifest, selection: Mapping[str, Any]) -> None:
+    def save_manifest(self, manifest: TaskManifest, selection: Selection) -> None:
         """Replace the selection of one task. Examples of earlier selections stay."""
         with self._db.write() as db:
             manifests.save(db, manifest, selection)
 
-    def manifest(self, task: str) -> tuple[TaskManifest, dict[str, Any]] | None:
+    def manifest(self, task: str) -> tuple[TaskManifest, Selection] | None:
         """The stored selection of one task and what it was made with."""
         return manifests.load(self._db, task)
 

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pytest_kvbench.errors import GuardError, UsageError
 from pytest_kvbench.files import replace_in_pieces
 from pytest_kvbench.reading import odd_value
 from pytest_kvbench.records import Example, Prompt, canonical
-from pytest_kvbench.selection import Bin, ManifestEntry, TaskManifest
+from pytest_kvbench.selection import Bin, ManifestEntry, Selection, TaskManifest
 from pytest_kvbench.tasks.base import Task
 from pytest_kvbench.tasks.binning import (
     BinSpec,
@@ -146,21 +146,26 @@ def _assign(
     return [Candidate(example, index, n) for example, index, n in placed if index is not None]
 
 
-def write_manifest(
-    path: Path, manifests: Iterable[TaskManifest], meta: Mapping[str, object]
-) -> None:
+class About(TypedDict):
+    """What `manifest.json` says beside what was chosen."""
+
+    group: str
+    selection: Mapping[str, Selection]
+
+
+def write_manifest(path: Path, manifests: Iterable[TaskManifest], meta: About) -> None:
     """Write `manifest.json`, whole or not at all.
 
     Args:
         path: the file to write; its folder is made where needed.
         manifests: one per task, in the experiment's order.
-        meta: JSON data about the selection (seed, experiment). No times and no paths, so that
+        meta: whose selection it is, and what it was made with. No times and no paths, so that
             the same experiment gives the same bytes.
     """
     replace_in_pieces(path, _pieces(manifests, meta))  # megabytes, so not indented
 
 
-def _pieces(manifests: Iterable[TaskManifest], meta: Mapping[str, object]) -> Iterator[bytes]:
+def _pieces(manifests: Iterable[TaskManifest], meta: About) -> Iterator[bytes]:
     """Canonical JSON of it all, an example after the other."""
     yield b'{"meta":%b,"schema":%d,"tasks":[' % (canonical(dict(meta)), SCHEMA)
     for number, manifest in enumerate(manifests):

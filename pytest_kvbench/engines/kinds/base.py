@@ -12,8 +12,7 @@ from pytest_kvbench.engines.body import Body, one_arm
 from pytest_kvbench.engines.reference import Forcing
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.experiment.schema import KV
-from pytest_kvbench.policies.params import Params
-from pytest_kvbench.records import Answer, Failure, Request
+from pytest_kvbench.records import Answer, Failure, Params, Request
 from pytest_kvbench.wire.sound import Fields
 
 if TYPE_CHECKING:  # a plan needs a kind's facts, not the client that asks servers

@@ -19,9 +19,8 @@ from pytest_kvbench.engines.kinds.base import Kind, Startable, Types
 from pytest_kvbench.engines.policies import classes_of, identity_of
 from pytest_kvbench.errors import EngineError
 from pytest_kvbench.experiment.engine import EngineSettings
-from pytest_kvbench.policies.params import Params
 from pytest_kvbench.policies.table import checked, get_policy
-from pytest_kvbench.records import FULL_CACHE, Request
+from pytest_kvbench.records import FULL_CACHE, Params, Request
 from pytest_kvbench.server import choice, weights
 from pytest_kvbench.wire import bounded, sound
 from pytest_kvbench.wire.sound import Fields

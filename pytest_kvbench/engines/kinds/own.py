@@ -20,8 +20,7 @@ from pytest_kvbench.engines.policies import recipe_of
 from pytest_kvbench.errors import KvbenchError, UsageError
 from pytest_kvbench.experiment.engine import ENGINES, EngineSettings
 from pytest_kvbench.own.classes import is_spec
-from pytest_kvbench.policies.params import Params
-from pytest_kvbench.records import FULL_CACHE, Request
+from pytest_kvbench.records import FULL_CACHE, Params, Request
 from pytest_kvbench.server import weights
 from pytest_kvbench.wire.sound import Fields
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, with_config
 
 from pytest_kvbench.own.classes import Classes, Found
 from pytest_kvbench.own.reader import read
-from pytest_kvbench.policies.params import Params
+from pytest_kvbench.records import Params
 
 
 class Entry(TypedDict):

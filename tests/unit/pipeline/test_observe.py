@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_kvbench.pipeline import conclude, judge_process, observe
@@ -39,3 +41,11 @@ def test_many_observations_are_judged_in_another_process_alike(
     monkeypatch.setattr(judge_process, "_MANY", 1)
     rows = observed(group).judged
     assert judge_process.judge_apart(group.experiment, rows) == judge(group.experiment, rows)
+
+
+def test_an_example_that_was_lost_names_its_variant(tmp_path: Path) -> None:
+    asked = make_group(
+        tmp_path, bins=1, per_bin=12, variants={"plain": {}, "brief": {"after": "."}}
+    )
+    lost = conclude.analyse(asked).summary["flips"]
+    assert {flip.get("variant") for flip in lost} == {"plain", "brief"}
