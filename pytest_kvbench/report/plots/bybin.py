@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from pytest_kvbench.records import FULL_CACHE, format_budget
-from pytest_kvbench.report import text
+from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.series import Series
@@ -93,7 +93,7 @@ def _groups(results: Results, series: Series, quantity: Quantity) -> dict[str, l
     """
     control = results.stats(series, FULL_CACHE)
     alike: dict[tuple[object, ...], list[str]] = {}
-    for policy in results.policies:
+    for policy in ranking.in_order(results, [series]):
         rows = results.stats(series, policy)
         drawn = tuple((r["bin"], r["budget"], *quantity.bar(r)) for r in rows)
         if any(quantity.point(row) is not None for row in rows):

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from pytest_kvbench.cellkey import ALL_BINS, BinKey
 from pytest_kvbench.records import SCORE
-from pytest_kvbench.report import text
+from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.series import Series
@@ -69,12 +69,13 @@ def _by_bin(results: Results, series: Series, keys: Sequence[BinKey], axes: Sequ
 
 def _by_policy(results: Results, series: Series, axes: Sequence[Axes]) -> None:
     key = results.headline(series)
-    for i, (policy, panel) in enumerate(zip(results.policies, axes, strict=True)):
+    looks = {policy: style.mark(i) for i, policy in enumerate(results.policies)}
+    for policy, panel in zip(ranking.in_order(results, [series]), axes, strict=True):
         _control(results, series, key, panel)
         for other in results.policies:
             ladder = _measured(results.of_policy(series, key, other))
             panel.plot(*_points(ladder), color=style.GREY, linewidth=0.7, zorder=1)
-        _curve(panel, results.of_policy(series, key, policy), style.mark(i), 0.0)
+        _curve(panel, results.of_policy(series, key, policy), looks[policy], 0.0)
         style.name(panel, f"{policy}, {_n(results.of_policy(series, key, policy))}")
 
 

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from pytest_kvbench.records import FULL_CACHE
-from pytest_kvbench.report import text
+from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.pages.records import Answers, Arm
 from pytest_kvbench.report.plots import style
 from pytest_kvbench.report.results import Results
@@ -87,7 +87,7 @@ def by_depth(
     results: Results, series: Series, found: Sequence[Square]
 ) -> Iterator[tuple[str, Figure, list[Square]]]:
     """A figure a policy: its name, the control's panel and one a budget, and what they show."""
-    for policy in results.policies:
+    for policy in ranking.in_order(results, [series]):
         own = [s for s in found if s["policy"] in (policy, FULL_CACHE)]
         if any(square["policy"] == policy for square in own):
             yield policy, _figure(results, series, policy, own), own

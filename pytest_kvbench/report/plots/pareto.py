@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypedDict
 
 from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ from pytest_kvbench.report.results import Results
 from pytest_kvbench.report.series import Series
 
 _MOST_TICKS = 4
+_WIDEST = 0.25
+"""Of places side by side, in logarithms of bytes."""
 _OTHER = style.Mark("0.62", ".", "none")
 """The look of policies that are not told apart."""
 
@@ -95,17 +98,17 @@ def _is_best(point: Point, every: Sequence[Point]) -> bool:
 def frontier(results: Results, found: dict[Series, list[Point]]) -> Figure:
     """One panel a task, the arms that none beats joined by a line."""
     number, named = len(found), _named(results, found)
-    columns = min(number, 2)
+    columns, many = min(number, 2), ranking.is_wanted(results)
     sheet = style.Sheet(
         number=number,
         columns=columns,
-        height=1.8,
+        height=2.6 if many else 1.8,
         title="Mean score by memory",
-        below="KV cache of a prompt (log scale)",
+        below=f"KV cache of a prompt (log scale{'; those of one size side by side' * many})",
         right=0.3,
         legend=tuple(_legend(results, named)),
-        across=4 if columns > 1 else 2,
-        width=style.WIDTH if columns > 1 else style.COLUMN,
+        across=4 if columns > 1 or many else 2,
+        width=style.WIDTH if columns > 1 or many else style.COLUMN,
     )
     figure, axes = sheet.draw()
     for (series, of_series), (panel, left) in zip(found.items(), sheet.leftmost(axes), strict=True):
@@ -132,12 +135,14 @@ def _panel(
 ) -> None:
     best = sorted((p["kept_bytes"], p["score"]) for p in of_series if p["best"])
     panel.plot(*zip(*best, strict=True), color=style.GREY, linewidth=3, zorder=1)
+    shifts = _shifts(results, named)
     for policy in results.policies:
         mine = sorted((p for p in of_series if p["policy"] == policy), key=lambda p: p["budget"])
-        x, y = [p["kept_bytes"] for p in mine], [p["score"] for p in mine]
+        x, y = [p["kept_bytes"] * shifts[policy] for p in mine], [p["score"] for p in mine]
         look = named.get(policy, _OTHER)
         panel.plot(x, y, look.marker, color=look.color, linestyle="none", zorder=3)
-        bars = [(p["kept_bytes"], p["low"], p["high"]) for p in mine if p["low"] is not None]
+        ends = [(at, p["low"], p["high"]) for at, p in zip(x, mine, strict=True)]
+        bars = [end for end in ends if end[1] is not None]
         if bars and policy in named:
             panel.vlines(*zip(*bars, strict=True), color=look.color, linewidth=0.8, zorder=2)
     for point in of_series:
@@ -145,6 +150,21 @@ def _panel(
             place = ([point["kept_bytes"]], [point["score"]])
             panel.plot(*place, "*", color=style.CONTROL_COLOUR, markersize=8, zorder=3)
     _scales(panel)
+
+
+def _shifts(results: Results, named: Collection[str]) -> dict[str, float]:
+    """By what the bytes of each are drawn off where there are many, as most keep the very same.
+
+    Those that are told apart stand side by side, all others behind them in one place.
+    """
+    budgets = sorted(results.budgets(results.treated()))
+    gaps = [math.log(above / below) for below, above in pairwise(budgets)]
+    width = min([_WIDEST, *(0.7 * gap for gap in gaps)]) if ranking.is_wanted(results) else 0.0
+    places = {policy: place for place, policy in enumerate(named)}
+    return {
+        policy: math.exp(style.dodge(places.get(policy, len(named)), len(named) + 1, width))
+        for policy in results.policies
+    }
 
 
 def _scales(panel: Axes) -> None:

@@ -13,7 +13,7 @@ from matplotlib import image
 
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.records import Example
-from pytest_kvbench.report import write_report
+from pytest_kvbench.report import ranking, write_report
 from pytest_kvbench.report.formats import formats_of
 from pytest_kvbench.report.pages.records import Answer, Answers, Arm
 from pytest_kvbench.report.plots import bybin, curves, depth, heatmap, pareto, style
@@ -242,6 +242,30 @@ def test_of_many_policies_those_that_none_beats_and_random_are_told_apart():
     names = [t.get_text() for t in figure.legends[0].get_texts()]
     assert {*names[1:-2]} == {*best, "random"}
     assert names[-2] == f"{len(MANY) - len(best) - 1} other policies"
+
+
+def test_arms_of_one_size_stand_side_by_side():
+    summary = make_summary(policies=MANY, bins=1)
+    for row in summary["bin_stats"]:
+        row["kept_bytes_mean"] = row["budget"] * 2**23
+    results = Results(summary)
+    (panel,) = pareto.frontier(results, {TASK: pareto.points(results, TASK)}).axes
+    named = [line for line in panel.lines if line.get_marker() not in ("None", ".", "*")]
+    places = [place for line in named for place in line.get_xdata()]
+    assert len({*places}) == len(places)
+    budgets = results.budgets(results.treated())
+    nearest = [min(budgets, key=lambda b: abs(place / 2**23 - b)) for place in places]
+    assert nearest == [b for _ in named for b in sorted(budgets)]
+
+
+def test_of_many_policies_the_panels_stand_as_they_are_ranked():
+    results = Results(make_summary(policies=MANY, bins=1))
+    order = ranking.ranked(results)
+    assert order != [*results.policies]
+    panels = curves.budget_curves(results, TASK).axes
+    assert [panel.get_title().partition(", ")[0] for panel in panels] == order
+    panels = bybin.by_bin(results, TASK, bybin.ACCURACY).axes
+    assert [panel.get_title() for panel in panels] == order
 
 
 def test_there_is_no_picture_of_failures_without_any_and_with_some_it_shows_them():
