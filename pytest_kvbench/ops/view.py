@@ -26,6 +26,8 @@ from pytest_kvbench.report.pages.records import Answers
 HOST = "127.0.0.1"
 ROOM = 12_000_000
 """Bytes of a page that travels over loopback."""
+DIGITS = 9
+"""Of an example's place; Python reads no number of thousands."""
 
 
 def server_of(prepared: Prepared, port: int) -> ThreadingHTTPServer:
@@ -64,20 +66,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, one of its examples, or what it is not."""
-        asked = urlsplit(self.path)
+        port = int(self.connection.getsockname()[1])
+        if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
+            return self.send_error(HTTPStatus.FORBIDDEN)
+        try:
+            asked = urlsplit(self.path)
+        except ValueError:  # http://[
+            return self.send_error(HTTPStatus.BAD_REQUEST)
         answer: Callable[[], None] = {
             "/": lambda: self._send(self._html, "text/html; charset=utf-8"),
             "/example": lambda: self._example(parse_qs(asked.query)),
         }.get(asked.path, lambda: self.send_error(HTTPStatus.NOT_FOUND))
-        port = int(self.connection.getsockname()[1])
-        if self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}"):
-            answer()
-        else:
-            self.send_error(HTTPStatus.FORBIDDEN)
+        return answer()
 
     def _example(self, asked: dict[str, list[str]]) -> None:
         place = asked.get("place", [""])[0]
-        if place.isdecimal() and int(place) < len(self._found.examples):
+        if place.isdecimal() and len(place) <= DIGITS and int(place) < len(self._found.examples):
             data = json.dumps(whole(self._found, int(place)), ensure_ascii=False)
             self._send(data.encode(), "application/json")
         else:

@@ -337,6 +337,7 @@ def test_view_serves_an_example_whole_to_this_machine_and_nothing_else(group, se
     assert LONG in [row[4] for row in json.loads(text)["answers"].values()]
     assert ask(served, "/", host="evil.example")[0] == 403
     assert [ask(served, path)[0] for path in (f"{PATH}99", f"{PATH}-1", "/../x", "/x")] == [404] * 4
+    assert [ask(served, path)[0] for path in (PATH + "9" * 5000, "http://[")] == [404, 400]
     assert ask(served, "/", "POST")[0] == 501
     assert group.database.read_bytes() == before
 
