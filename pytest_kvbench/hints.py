@@ -1,4 +1,4 @@
-"""Words of the user and for the user: next commands to paste, near names, time spans."""
+"""Words of the user and for the user: next commands to paste, near names, time spans, counts."""
 
 from __future__ import annotations
 
@@ -28,6 +28,42 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(names), n=3)
     near.sort(key=lambda name: sorted(name) != sorted(word))
     return f"did you mean {near[0]}? " if near else ""
+
+
+def count(number: int, noun: str) -> str:
+    """`1 cell`, `3 cells`, `2 policies`, `2 batches`."""
+    return f"{number:,} {noun if number == 1 else _several(noun)}"
+
+
+def part(number: int, total: int, noun: str) -> str:
+    """`1 of 6 pairs`, `1 of 1 pair`."""
+    return f"{number:,} of {count(total, noun)}"
+
+
+def are(number: int) -> str:
+    """`is` of one, `are` of any other number."""
+    return "is" if number == 1 else "are"
+
+
+def were(number: int) -> str:
+    """`was` of one, `were` of any other number."""
+    return "was" if number == 1 else "were"
+
+
+def lost(number: int, total: int) -> str:
+    """How many pairs there is nothing to compare of."""
+    return f"{part(number, total, 'pair')} {were(number)} lost to failures"
+
+
+def have(number: int) -> str:
+    """`has` of one, `have` of any other number."""
+    return "has" if number == 1 else "have"
+
+
+def _several(noun: str) -> str:
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith(("ch", "x")) else f"{noun}s"
 
 
 def default_reports() -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from pytest_kvbench import hints
 from pytest_kvbench.observation import Cut
 
 SAME_LEAST = 0.98
@@ -160,7 +161,10 @@ def sentence(found: Sequence[Cut], of: int) -> str:
         if all(cut.flat for cut in found)
         else f"the server counts {arrived} tokens of {whole} (medians)"
     )
-    return f"{len(found)} of {of} pairs have a prompt that the server cut: {figures}"
+    return (
+        f"{hints.part(len(found), of, 'pair')} {hints.have(len(found))} a prompt that "
+        f"the server cut: {figures}"
+    )
 
 
 def _counts(cut: Cut) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import bdtr
 
+from pytest_kvbench import hints
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.alike import Agreement, is_lopsided
 from pytest_kvbench.analyse.cell import CellResult
@@ -99,7 +100,7 @@ def identical(view: CellView) -> str:
 
 
 def _said_of(found: Agreement) -> str:
-    equal = f"{found.equal} of {found.total} answers equal the control's"
+    equal = f"{hints.part(found.equal, found.total, 'answer')} equal the control's"
     if not found.noise:
         return equal
     return f"{equal}, as do {found.total - found.noise} of the control's own second run"

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from pytest_kvbench import hints
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.analyse.binstats import mean
 from pytest_kvbench.analyse.rules import Rules
@@ -80,7 +81,8 @@ def why_unmeasured(facts: Facts, rows: pd.DataFrame, rules: Rules) -> str:
         return "the engine's own figures prove that the budget was not applied"
     if facts["lost_share"] > rules.max_lost:
         return (
-            f"{facts['lost']} pairs ({facts['lost_share']:.0%}) were lost to failures; "
+            f"{hints.count(facts['lost'], 'pair')} ({facts['lost_share']:.0%}) "
+            f"{hints.were(facts['lost'])} lost to failures; "
             f"at most {rules.max_lost:.0%} may be"
         )
     return arrival.why_unmeasured(cuts_of(rows), len(rows), rules.max_cut)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pytest_kvbench import hints
 from pytest_kvbench.analyse.ladder import CellPairs
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.errors import UsageError
@@ -63,7 +64,7 @@ def refuse_duplicates(frame: pd.DataFrame, key: Sequence[str], what: str) -> Non
         row = frame.iloc[int(twice.argmax())]
         named = ", ".join(f"{column}={row[column]!s}" for column in key)
         raise UsageError(
-            f"{what}: {int(twice.sum())} duplicate rows, the first: {named}.",
+            f"{what}: {hints.count(int(twice.sum()), 'duplicate row')}, the first: {named}.",
             "Keep one row for each; repeated trials are to be averaged, or given as replicates.",
         )
 

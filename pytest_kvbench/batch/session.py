@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from pytest_kvbench import hints
 from pytest_kvbench.batch.desk import desk
 from pytest_kvbench.batch.ledger import Ledger, waiting_for
 from pytest_kvbench.errors import EngineError, KvbenchError
@@ -104,7 +105,8 @@ class Waiting:
         lost = len(set(left) - store.settled(left))
         if lost:
             raise EngineError(
-                f"{lost} requests are in no batch and have no answer",
+                f"{hints.count(lost, 'request')} {hints.are(lost)} in no batch and "
+                f"{hints.have(lost)} no answer",
                 "another process has fetched, cancelled or forgotten it; run again",
             )
         return ""

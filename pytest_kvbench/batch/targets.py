@@ -15,6 +15,7 @@ from typing import Protocol
 
 import psutil
 
+from pytest_kvbench import hints
 from pytest_kvbench.batch.desk import LOCK, desk
 from pytest_kvbench.batch.ledger import Batch, Ledger, strange, waiting_for
 from pytest_kvbench.errors import InfrastructureError, KvbenchError
@@ -234,7 +235,7 @@ class Group:
             return Look(done=True, progress="complete", count=count)
         trouble = self._batches.trouble
         cause = f": {trouble.what}" if trouble else ""
-        lacking = f"{left:,} of {count.planned:,} requests have no answer"
+        lacking = f"{hints.part(left, count.planned, 'request')} {hints.have(left)} no answer"
         if busy or (moving and not self._batches.given_up):
             progress = waiting_for(batches) + cause
             return Look(
@@ -261,7 +262,10 @@ class Group:
         if odd := strange(batches):
             return f"{odd[0]}: {command('batch status', self.folder)}"
         if batches:
-            return f"{len(batches)} batches were never handed over: {_submit(self.folder)}"
+            return (
+                f"{hints.count(len(batches), 'batch')} {hints.were(len(batches))} never "
+                f"handed over: {_submit(self.folder)}"
+            )
         if is_unconfirmed(self.folder):  # no command of a stranger's is recommended
             return f"it was restored from an archive: {command('trust', self.folder)}"
         return f"go on with what began it ({run.command}), or with {command('run', self.folder)}"

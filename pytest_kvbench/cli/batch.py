@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import given, options, reasons
 from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.cli.lost import Lost, lost_of
@@ -39,7 +40,7 @@ def submit(group_or_yaml: str, reports: Path, sets: tuple[str, ...]) -> None:
         with desk(prepared) as open_desk:
             sent = open_desk.submit()
             batches = open_desk.ledger.open
-        click.echo(f"{_name(prepared)}: {sent.requests:,} requests submitted")
+        click.echo(f"{_name(prepared)}: {hints.count(sent.requests, 'request')} submitted")
         _show(batches)
 
 
@@ -52,7 +53,10 @@ def status(group_or_yaml: str, reports: Path) -> None:
     for prepared in _begun(group_or_yaml, reports):
         with desk(prepared) as open_desk:
             open_desk.look()
-            click.echo(f"{_name(prepared)}: {len(open_desk.ledger.open)} batches are open")
+            waiting = len(open_desk.ledger.open)
+            click.echo(
+                f"{_name(prepared)}: {hints.count(waiting, 'batch')} {hints.are(waiting)} open"
+            )
             _show(open_desk.ledger.batches)
             _note_strange(prepared, open_desk.ledger.open)
 
@@ -104,7 +108,7 @@ def export(group_or_yaml: str, reports: Path, sets: tuple[str, ...], folder: Pat
         if _stage_waits(declared, reports):
             return
         for file in exported(_prepared(declared, reports), folder):
-            click.echo(f"{file.path}: {file.requests:,} requests")
+            click.echo(f"{file.path}: {hints.count(file.requests, 'request')}")
 
 
 @batch.command("import")
@@ -136,7 +140,7 @@ def pick_up_and_hand_over(prepared: Prepared) -> Lost:
         batches = open_desk.ledger.open
         if not batches:
             open_desk.store.finish_run(open_desk.store.runs()[-1].run_id, now())
-    click.echo(f"{_name(prepared)}: {sent.requests:,} requests submitted")
+    click.echo(f"{_name(prepared)}: {hints.count(sent.requests, 'request')} submitted")
     _show(batches)
     for error in sent.sick:
         raise error
@@ -199,8 +203,14 @@ def _name(prepared: Prepared) -> str:
 
 
 def _tell(prepared: Prepared, taken: Taken) -> None:
-    line = f"{_name(prepared)}: {taken.answered:,} answers and {taken.failed:,} failures stored"
-    click.echo(line + (f", {taken.unknown:,} lines of no request here" if taken.unknown else ""))
+    line = (
+        f"{_name(prepared)}: {hints.count(taken.answered, 'answer')} and "
+        f"{hints.count(taken.failed, 'failure')} stored"
+    )
+    click.echo(
+        line
+        + (f", {hints.count(taken.unknown, 'line')} of no request here" if taken.unknown else "")
+    )
 
 
 def _show(batches: tuple[Batch, ...]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import given, options
 
 
@@ -20,7 +21,7 @@ def validate(file: Path, sets: tuple[str, ...]) -> None:
     for declared in given.loaded(file, sets):
         cells = plan.cells(declared.experiment)
         click.echo(
-            f"{file}: valid. group {declared.experiment.group}: {len(cells)} cells, "
+            f"{file}: valid. group {declared.experiment.group}: {hints.count(len(cells), 'cell')}, "
             f"{plan.treated_cells(declared.experiment)} of them judged"
         )
         for line in foresee.shortcomings(declared.experiment):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import options, reasons
 from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.errors import UsageError
@@ -139,7 +140,7 @@ def archive(group: str, reports: Path, root: Path | None, target: Path | None) -
 
     path, index = archive_group(reports / group, root or cached_controls(Path.cwd()), target)
     size = sum(member.bytes for member in index.files)
-    click.echo(f"{path}: {len(index.files)} files, {size:,} bytes, verified")
+    click.echo(f"{path}: {hints.count(len(index.files), 'file')}, {size:,} bytes, verified")
 
 
 @click.command()
@@ -158,7 +159,10 @@ def restore(file: Path, reports: Path, root: Path | None, trust: bool) -> None:
 
     done = restore_group(file, reports, root or cached_controls(Path.cwd()), trust=trust)
     what = "restored" if done.new else "was there already"
-    click.echo(f"{done.folder}: {what}, {done.files} files; {done.controls} shared controls")
+    click.echo(
+        f"{done.folder}: {what}, {hints.count(done.files, 'file')}; "
+        f"{hints.count(done.controls, 'shared control')}"
+    )
     if done.left:
         click.echo(f"{done.left} shared controls stay in the archive: --trust brings them")
     if is_unconfirmed(done.folder):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import options
 from pytest_kvbench.cli.lines import echo_lines, leaving_out
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
@@ -109,7 +110,8 @@ def aggregate(reports: tuple[Path, ...], data: Path | None) -> None:
         write_rollups(done.folder, answers, runs, cells, ALPHA)
     gone = f", {len(done.gone)} kept of groups that are gone" if done.gone else ""
     click.echo(
-        f"{done.folder}: {done.rows:,} answers; {len(done.read)} groups read, "
+        f"{done.folder}: {hints.count(done.rows, 'answer')}; "
+        f"{hints.count(len(done.read), 'group')} read, "
         f"{done.unchanged} unchanged, {len(done.skipped)} skipped{gone}"
     )
 
@@ -255,7 +257,7 @@ def _export_group(prepared: Prepared, inspect: Path | None, artifacts: Path | No
         done = build([prepared], artifacts)
         lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
         click.echo(
-            f"{artifacts}: {len(done.made)} arms of {group}, "
+            f"{artifacts}: {hints.count(len(done.made), 'arm')} of {group}, "
             f"{len(done.known)} there already{lacking}"
         )
 

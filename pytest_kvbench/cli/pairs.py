@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.cli import given
 from pytest_kvbench.errors import UsageError
@@ -107,7 +108,7 @@ def _arms(path: Path, choice: Choice, *, treated: bool) -> list[tuple[_Arm, Scor
 
 def _held(side: Scores) -> str:
     tasks = sorted({task for task, _ in side.by_example if task})
-    return f"{len(side.by_example):,} examples{' of ' * bool(tasks)}{', '.join(tasks)}"
+    return f"{hints.count(len(side.by_example), 'example')}{' of ' * bool(tasks)}{', '.join(tasks)}"
 
 
 def _say_unpaired(control: Path, before: Scores, treated: Path, after: Scores, paired: int) -> None:
@@ -120,7 +121,8 @@ def _say_unpaired(control: Path, before: Scores, treated: Path, after: Scores, p
         )
     if any(only):
         warnings.warn(
-            f"{only[0]:,} examples of {control} and {only[1]:,} of {treated} have no counterpart",
+            f"{hints.count(only[0], 'example')} of {control} and {only[1]:,} of {treated} "
+            f"{hints.have(sum(only))} no counterpart",
             stacklevel=3,
         )
 
@@ -142,7 +144,7 @@ def side_lines(judged: JudgedPairs, margin: float) -> Iterator[str]:
         arm = "" if cell["policy"] == TREATED else f"{cell['policy']} {cell['budget']:g} "
         yield f"{cell['task']} {arm}{word}: {figures}n={cell['n']}, margin {margin:g}"
         if needed := cell["needed"]:
-            yield f"  about {needed:,} examples would decide"
+            yield f"  about {hints.count(needed, 'example')} would decide"
 
 
 def _warn_of_near(file: Path, name: str) -> None:

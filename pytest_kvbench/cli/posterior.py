@@ -108,8 +108,8 @@ def _one(what: str, values: Sequence[Any], option: str) -> Any:
 
 def posterior_lines(analysis: Analysis) -> Iterator[str]:
     """An analysis.json for a terminal."""
+    from pytest_kvbench.hints import count
     from pytest_kvbench.ops import doubts
-    from pytest_kvbench.report.text import count
 
     config = analysis["config"]
     groups = {curve["group"] for curve in config["curves"]}
@@ -147,7 +147,7 @@ _SHOWN = 0.1
 def _table(
     statements: Sequence[StatementRow], margin: float, doubtful: Mapping[str, str]
 ) -> Iterator[str]:
-    from pytest_kvbench.report.text import count
+    from pytest_kvbench.hints import count
 
     yield f"P(loss < {margin:g}) by budget; * between rungs, by the curve's shape"
     for s in statements:

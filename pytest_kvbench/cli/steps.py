@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import given, reasons
 from pytest_kvbench.cli.lines import echo_lines
 from pytest_kvbench.cli.lost import Lost, lost_of
@@ -99,7 +100,7 @@ def ask(prepared: Prepared, site: Site) -> Lost:
     tally = ran.tally
     click.echo(
         f"{prepared.experiment.group}: {tally.answered} answered, {tally.failed} failed, "
-        f"{tally.stored} stored before, {tally.reused} shared controls reused"
+        f"{tally.stored} stored before, {hints.count(tally.reused, 'shared control')} reused"
     )
     for sick in ran.sick:
         raise sick
@@ -122,7 +123,7 @@ def conclude_and_tell(prepared: Prepared, gate: Gate) -> None:
         click.echo(f"{group}: {waits}")
         reasons.note(of_lines(group, [waits] if gate.mode == "certify" else []))
         return
-    click.echo(f"{group}: {done.scored} answers scored")
+    click.echo(f"{group}: {hints.count(done.scored, 'answer')} scored")
     _tell(prepared, done.summary, waits)
     click.echo(done.report)
 
@@ -132,7 +133,7 @@ def score(prepared: Prepared) -> None:
     from pytest_kvbench.pipeline.conclude import score_plan
 
     prepared.check_prompts()
-    click.echo(f"{prepared.experiment.group}: {score_plan(prepared)} answers scored")
+    click.echo(f"{prepared.experiment.group}: {hints.count(score_plan(prepared), 'answer')} scored")
 
 
 def analyse(prepared: Prepared, gate: Gate) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import given, options
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ def targets(
             submit = present.enter_context(_submitting(every[0].experiment.executor, root))
             done = build(groups, root, submit, [Sampling(sampler) for sampler in samplers])
         lacking = f", {len(done.incomplete)} lack answers" if done.incomplete else ""
-        click.echo(f"{root}: {len(done.made)} runs made, {len(done.known)} there already{lacking}")
+        click.echo(
+            f"{root}: {hints.count(len(done.made), 'run')} made, {len(done.known)} there "
+            f"already{lacking}"
+        )
         for name, wrong in done.damaged.items():
             click.echo(f"{name}: was damaged ({wrong}), made again")
         for place, wrong in RunStore(root).damaged().items():
@@ -125,7 +129,7 @@ def _asked_anew(
     for group in groups:
         anew, arms = present.enter_context(asked_anew(group, root, site, counting))
         if arms:
-            click.echo(f"{group.experiment.group}: {arms} arms asked anew")
+            click.echo(f"{group.experiment.group}: {hints.count(arms, 'arm')} asked anew")
         yield anew
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli import given, knowledge, options, reasons
 from pytest_kvbench.errors import MissingPrerequisiteError, UsageError
 
@@ -111,7 +112,7 @@ def _tell(target: Target, look: Look) -> bool:
         reasons.note(of_lines(target.name, [look.problem]), printed=True)  # it comes not by itself
         return False
     failed = f", {look.count.failed:,} failed" if look.count and look.count.failed else ""
-    answers = f", {look.count.answered:,} answers{failed}" if look.count else ""
+    answers = f", {hints.count(look.count.answered, 'answer')}{failed}" if look.count else ""
     click.echo(f"{target.name}: {look.progress}{answers}")
     return True
 

@@ -28,7 +28,7 @@ from pytest_kvbench.experiment.limits import (
 )
 from pytest_kvbench.experiment.prices import Prices
 from pytest_kvbench.experiment.published import Published
-from pytest_kvbench.experiment.section import Fraction, Listed, Section, about, unique
+from pytest_kvbench.experiment.section import Fraction, Listed, Section, TaskName, about, unique
 from pytest_kvbench.experiment.snapshot import Keys
 from pytest_kvbench.records import SCORE, WITHHELD, Params, ReasoningRule, Sampling
 
@@ -122,10 +122,10 @@ class Experiment(Section):
         f"{GROUP_NAMES}; its folder is below reports/", pattern=GROUP, max_length=MAX_GROUP
     )
     description: str = about("a sentence for the report", default="")
-    tasks: Annotated[tuple[str, ...], Listed, AfterValidator(unique)] = about(
+    tasks: Annotated[tuple[TaskName, ...], Listed, AfterValidator(unique)] = about(
         "a list of task names, each once: [niah/single]"
     )
-    task_options: Mapping[str, Mapping[str, object]] = about(
+    task_options: Mapping[TaskName, Mapping[str, object]] = about(
         "options by task name or family: {niah: {haystack: noise}}", default_factory=dict
     )
     bins: Bins = Bins()

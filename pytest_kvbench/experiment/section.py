@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -34,6 +36,15 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if twice:
         raise ValueError(f"listed twice: {', '.join(twice)}")
     return values
+
+
+def one_spelling(task: str) -> str:
+    """A task's name as the task itself says it: `jsonl:./a.jsonl` is `jsonl:a.jsonl`."""
+    prefix, colon, path = task.partition(":")
+    return f"{prefix}:{Path(path).as_posix()}" if colon and path else task
+
+
+TaskName = Annotated[str, AfterValidator(one_spelling)]
 
 
 class Section(BaseModel):

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_kvbench import hints
 from pytest_kvbench.errors import EngineError, UsageError
 from pytest_kvbench.files import make_folder
 from pytest_kvbench.hints import command
@@ -97,7 +98,8 @@ def _answered(
         raise sick
     if failed := ran.tally.failed:
         raise EngineError(
-            f"group {prepared.experiment.group}: {failed:,} requests failed, so no run is made",
+            f"group {prepared.experiment.group}: {hints.count(failed, 'request')} failed, "
+            f"so no run is made",
             "the same again asks those alone",
         )
     score_plan(copy)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_kvbench import hints
 from pytest_kvbench.ops import doubts
 from pytest_kvbench.ops.columns import Record
 from pytest_kvbench.ops.recipes import ALL_LENGTHS, RECIPE
 from pytest_kvbench.records import UNVERIFIED, digest
-from pytest_kvbench.report import text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def contradictions(line: pd.DataFrame) -> Iterator[str]:
         kept = f"holds in {row['holds_in']} and " if row["holds_in"] else ""
         yield (
             f"{arm_label(row)} {_place(row)} {kept}breaks in {row['breaks_in']} of "
-            f"{text.count(row['measured_in'], 'group')} ({_first(row['broken_in'])}): "
+            f"{hints.count(row['measured_in'], 'group')} ({_first(row['broken_in'])}): "
             f"{row['delta']:+.2f} over their {row['n']:,} pairs, {row['verdict_holm']}"
         )
     for row in line[line["breaks_at"].map(bool)].to_dict("records"):

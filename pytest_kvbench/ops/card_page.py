@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.records import FULL_CACHE, SCORE, digest
 from pytest_kvbench.report import answers, caveats, tables, text
@@ -179,7 +180,7 @@ def leaderboard(cards: Sequence[Card]) -> str:
         places.setdefault(row.place, []).append(row)
     first = Section("How to read it", [Bullets((_SORTED, _APART)), *_reservations(every)])
     sections = [_section(place, found) for place, found in places.items()]
-    title = f"{text.count(len(rows), 'arm')} of {text.count(len(every), 'card')}"
+    title = f"{hints.count(len(rows), 'arm')} of {hints.count(len(every), 'card')}"
     return to_html(Document(title, (), (first, *sections)), Path())
 
 
@@ -194,7 +195,8 @@ def _section(place: tuple[str, str, str], rows: Sequence[_Row]) -> Section:
     task, data, measure = place
     told: Mapping[str, Any] = rows[0].card.content["data"].get(task, {})
     where = (
-        f"{name(task)}, {text.count(told.get('examples', 0), 'example')}, content {name(data[:12])}"
+        f"{name(task)}, {hints.count(told.get('examples', 0), 'example')}, content "
+        f"{name(data[:12])}"
     )
     blocks: list[Block] = [
         Paragraph(where),
@@ -212,5 +214,5 @@ def _reservations(cards: Sequence[Card]) -> list[Block]:
     ]
     doubtful = sum(bool(doubt(cell)) for card in cards for cell in _headlines(card))
     if doubtful:
-        lines.append(f"{text.count(doubtful, 'arm')}: nothing proves that the cache was smaller")
+        lines.append(f"{hints.count(doubtful, 'arm')}: nothing proves that the cache was smaller")
     return [Bullets(tuple(lines))] if lines else []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.ops.aggregate import records
 from pytest_kvbench.ops.arms import judged_arms
@@ -63,8 +64,9 @@ def insights(
 def _basis(answers: pd.DataFrame, runs: pd.DataFrame, alpha: float) -> Section:
     failed = int((answers["failure"] != "").sum())
     sentences = (
-        f"{text.count(runs['group'].nunique(), 'group')}, {text.count(len(runs), 'run')}, "
-        f"{len(answers) - failed:,} answers and {text.count(failed, 'failure')}, from "
+        f"{hints.count(runs['group'].nunique(), 'group')}, {hints.count(len(runs), 'run')}, "
+        f"{hints.count(len(answers) - failed, 'answer')} and "
+        f"{hints.count(failed, 'failure')}, from "
         f"{_day(runs['started_at'].min())} to {_day(runs['started_at'].max())}. "
         f"Intervals are at {text.percent(1 - alpha)}, examples that share a context kept "
         "together, and not corrected for how many there are: read them as a map, not as a test. "
@@ -274,7 +276,10 @@ def _correlation(rows: pd.DataFrame, key: str, label: str, alpha: float) -> str:
     seen, low, high = rank_correlation(
         known[key].rank().to_numpy(), known["delta"].rank().to_numpy(), places, alpha
     )
-    return f"{label}: {text.signed(seen)} {text.interval(low, high)}, {len(known):,} cells"
+    return (
+        f"{label}: {text.signed(seen)} {text.interval(low, high)}, "
+        f"{hints.count(len(known), 'cell')}"
+    )
 
 
 def rank_correlation(

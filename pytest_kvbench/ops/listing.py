@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.ops.aggregate import records
 from pytest_kvbench.ops.asked import asked
@@ -185,12 +186,12 @@ def comparison_lines(result: Comparison, width: int = 100) -> list[str]:
     shown = [*sorted(moved, key=lambda c: not c.regression), *(pooled or still)]
     more = len(shown) - MOST_ROWS
     lines = [
-        f"{result.now} against {result.base}: {text.count(len(result.changes), 'row')} compared, "
+        f"{result.now} against {result.base}: {hints.count(len(result.changes), 'row')} compared, "
         f"{_pairing(result)}",
         *_differing(result),
         f"{'cell':34} {'base':>5} {'now':>5}  {'delta':>5} {'interval':16} verdict",
         *(_change_row(change) for change in shown[:MOST_ROWS]),
-        *([f"... {more:,} more rows in --json"] if more > 0 else []),
+        *([f"... {hints.count(more, 'more row')} in --json"] if more > 0 else []),
         *_unmatched("base", result.only_base),
         *_unmatched("now", result.only_now),
         *_uncompared(result),
@@ -212,7 +213,7 @@ def _differing(result: Comparison) -> Iterator[str]:
     shown = list(result.differs.items())[:MOST_KEYS]
     yield from (f"  {key}: {old} -> {new}" for key, (old, new) in shown)
     if len(result.differs) > MOST_KEYS:
-        yield f"  and {len(result.differs) - MOST_KEYS} more keys differ"
+        yield f"  and {hints.count(len(result.differs) - MOST_KEYS, 'more key')}"
 
 
 def _change_row(change: Change) -> str:
@@ -239,13 +240,13 @@ def _unmatched(side: str, places: Sequence[CellKey]) -> Iterator[str]:
     if places:
         named = dict.fromkeys(f"{p.task} {p.policy} {p.budget:g}" for p in places)
         shown = ", ".join(list(named)[:3]) + (f" and {len(named) - 3} more" * (len(named) > 3))
-        yield f"only in {side}: {len(places)} cells ({shown})"
+        yield f"only in {side}: {hints.count(len(places), 'cell')} ({shown})"
 
 
 def _uncompared(result: Comparison) -> Iterator[str]:
     for reason in dict.fromkeys(result.uncompared.values()):
         cells = [key for key, why in result.uncompared.items() if why == reason]
-        yield f"not compared: {text.count(len(cells), 'cell')}: {reason}"
+        yield f"not compared: {hints.count(len(cells), 'cell')}: {reason}"
 
 
 def _outcome(result: Comparison) -> str:
@@ -255,5 +256,5 @@ def _outcome(result: Comparison) -> str:
     shown = f"{breaks} new breaks, {fixed} fixed breaks, {better} better"
     found = len(result.regressions)
     if result.uncompared and not found:
-        return f"{shown}, and {text.count(len(result.uncompared), 'cell')} not compared"
+        return f"{shown}, and {hints.count(len(result.uncompared), 'cell')} not compared"
     return f"{shown}: {'no regression' if not found else f'{found} REGRESSIONS'}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.errors import EXIT_FOUND, GuardError, InfrastructureError
 from pytest_kvbench.experiment.limits import MAX_GROUP
@@ -63,8 +64,8 @@ class Reproduced:
             yield f"answered by another {key}: {was} in the card, {is_} now"
         equal = sum(cell in self.same for cell in self._cells)
         yield (
-            f"{self.card.name}: {self.outcome}: of {text.count(len(self._cells), 'cell')} {equal} "
-            f"word for word the same, {len(self.differing)} rows shown to differ"
+            f"{self.card.name}: {self.outcome}: of {hints.count(len(self._cells), 'cell')} {equal} "
+            f"word for word the same, {hints.count(len(self.differing), 'row')} shown to differ"
         )
 
     @property
@@ -91,7 +92,7 @@ class Reproduced:
             yield Reason(InfrastructureError.exit_status, line)
         lacking = [*self.found.only_base, *self.found.only_now]
         if lacking:
-            line = f"{self.card.name}: {text.count(len(lacking), 'cell')} on one side alone"
+            line = f"{self.card.name}: {hints.count(len(lacking), 'cell')} on one side alone"
             yield Reason(InfrastructureError.exit_status, line)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import CellKey, Columns
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.snapshot import Keys
@@ -220,7 +221,7 @@ def unmeasured(side: Side) -> str:
     if not lacking:
         return ""
     names = text.listing((item_of(cell.key) for cell in lacking), limit=_NAMED)
-    return f"{text.count(len(lacking), 'cell')} not measured: {names}: {lacking[0].reason}"
+    return f"{hints.count(len(lacking), 'cell')} not measured: {names}: {lacking[0].reason}"
 
 
 # -- files ---------------------------------------------------------------------------------------

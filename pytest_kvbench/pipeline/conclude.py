@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_kvbench import hints
 from pytest_kvbench.distances import Moved
 from pytest_kvbench.errors import KvbenchError, MissingPrerequisiteError
 from pytest_kvbench.files import replace_json
@@ -179,7 +180,7 @@ def analyse(prepared: Prepared, judge_with: Judge | None = None) -> Analysed:
         unscored = sum(row.outcome.is_unscored for row in rows)
         if unscored:
             raise MissingPrerequisiteError(
-                f"group {group}: {unscored} answers have no score",
+                f"group {group}: {hints.count(unscored, 'answer')} {hints.have(unscored)} no score",
                 f"score them: {command('score', prepared.folder)}",
             )
         since = asked_again.answers_since(store.runs())

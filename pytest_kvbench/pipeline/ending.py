@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.errors import EXIT_FOUND, InfrastructureError, KvbenchError, UsageError
 from pytest_kvbench.records import FULL_CACHE, Cell
@@ -87,11 +88,11 @@ def of_comparison(found: Comparison, wanted: Collection[str] | None = None) -> l
     sides, reasons = f"{found.now}: {{}} against {found.base}: {{}}", list[Reason]()
     if worse := found.regressions:
         names = text.listing(dict.fromkeys(item_of(change.key) for change in worse), limit=_NAMED)
-        line = sides.format(text.count(len(worse), "regression"), names)
+        line = sides.format(hints.count(len(worse), "regression"), names)
         reasons.append(Reason(EXIT_FOUND, line))
     left = {item_of(key): reason for key, reason in found.uncompared.items()}
     if left := {name: why for name, why in left.items() if wanted is None or name in wanted}:
-        cells = text.count(len(left), "cell")
+        cells = hints.count(len(left), "cell")
         line = sides.format(f"{cells} not compared", text.listing(left, limit=_NAMED))
         reasons.append(
             Reason(InfrastructureError.exit_status, f"{line}: {next(iter(left.values()))}")
@@ -214,4 +215,4 @@ def _deltas(rows: Sequence[CellRow]) -> str:
 def _lacking(rows: Sequence[MissingRow | CellRow]) -> str:
     """How many cells, which, and the first one's reason."""
     named = text.listing(map(item, rows), limit=_NAMED)
-    return f"{text.count(len(rows), 'cell')} not measured: {named}: {rows[0]['reason']}"
+    return f"{hints.count(len(rows), 'cell')} not measured: {named}: {rows[0]['reason']}"

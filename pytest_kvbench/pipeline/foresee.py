@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from pytest_kvbench import hints
 from pytest_kvbench.analyse.layout import MOST, Layout, Prospect, prospects, surely_hold
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import measures, plan
@@ -96,6 +97,7 @@ def _shortcoming(layout: Layout, prospect: Prospect, margin: float, of: str) -> 
         else f"nor would {MOST:,} in each bin do"
     )
     return (
-        f"{layout.n} examples in {bins} bin{'s' * (bins > 1)} can never {words} a margin of "
+        f"{hints.count(layout.n, 'example')} in {hints.count(bins, 'bin')} can never "
+        f"{words} a margin of "
         f"{margin:g}{of}, not even without a single loss: {enough}"
     )

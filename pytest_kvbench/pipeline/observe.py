@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from pytest_kvbench import hints
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.engines import proof_of
@@ -219,7 +220,9 @@ def missing_cells(
     found = {cell: without_example(prepared, cell) for cell in prepared.cells if gates}
     for cell, n in lacking.items():
         if n and not prepared.is_beside(cell) and CellGroup.of(cell) not in sick:
-            lost = "not run" if n == total[cell] else f"{n} of {total[cell]} answers missing"
+            lost = (
+                "not run" if n == total[cell] else f"{hints.part(n, total[cell], 'answer')} missing"
+            )
             found[cell] = lost + cut.get(CellGroup.of(cell), "")
     return [{**CellKey.of(cell).columns(), "reason": why} for cell, why in found.items() if why]
 
@@ -277,7 +280,7 @@ def lost_cells(prepared: Prepared, store: Store, planned: Planned) -> dict[Cell,
             lost.setdefault(cell, []).append(pair)
     most = prepared.experiment.gate.max_lost
     return {
-        cell: f"{sum(pairs):,} of {len(pairs):,} pairs were lost to failures"
+        cell: hints.lost(sum(pairs), len(pairs))
         for cell, pairs in lost.items()
         if sum(pairs) / len(pairs) > most and not prepared.is_beside(cell)
     }

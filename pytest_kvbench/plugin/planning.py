@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from pytest_kvbench import hints
 from pytest_kvbench.errors import MissingPrerequisiteError
 from pytest_kvbench.experiment.schema import Experiment
 from pytest_kvbench.pipeline import foresee, plan
@@ -61,7 +62,8 @@ def experiment_lines(
     requests = sum(cost.requests for cost in costs)
     prefilled = sum(cost.prefill_tokens for cost in costs)
     yield (
-        f"  {len(cells)} cells, {requests} requests ({stored} stored), "
+        f"  {hints.count(len(cells), 'cell')}, {hints.count(requests, 'request')} ({stored} "
+        f"stored), "
         f"{sum(c.prompt_tokens for c in costs):,} prompt tokens, "
         f"{prefilled:,} of them computed (a sweep shares its prefill)"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from pytest_kvbench import hints
 from pytest_kvbench.analyse import arrival
 from pytest_kvbench.errors import InfrastructureError
 from pytest_kvbench.experiment.gate import Gate
@@ -91,8 +92,7 @@ class MeasuredCell:
     def _refuse_if_lost(self, reference: MeasuredCell, lost: int, paired: int) -> None:
         if not paired or lost / (lost + paired) > self.gate.max_lost:
             raise InfrastructureError(
-                f"{self.cell.item_id}: {lost} of {lost + paired} pairs were lost to failures"
-                f"{self._why(reference)}",
+                f"{self.cell.item_id}: {hints.lost(lost, lost + paired)}{self._why(reference)}",
                 f"at most gate.max_lost={self.gate.max_lost:g} may be: mend what the server says "
                 "and run again: only what failed is asked",
             )
@@ -270,7 +270,7 @@ class Comparison:
         __tracebackhide__ = True
         self._check_control()
         where = self.cell.cell.item_id
-        _require(self.lost == 0, f"{where}: {self.lost} requests failed")
+        _require(self.lost == 0, f"{where}: {hints.count(self.lost, 'request')} failed")
         if self.cell.is_control:
             return
         _require(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS
 from pytest_kvbench.records import SCORE, WITHHELD
 from pytest_kvbench.report import text
@@ -32,12 +33,12 @@ def question(results: Results) -> str:
     model = results.declared.get("engine.model")
     subject = f"{name(model)} with a smaller KV cache" if model else "A smaller KV cache"
     examples = sum(row["n"] for row in results.bins)
-    size = f" on {text.count(examples, 'example')}{_span(results)}" if examples else ""
+    size = f" on {hints.count(examples, 'example')}{_span(results)}" if examples else ""
     return (
         f"{subject} is compared with the same model and its full cache (the control){size}: "
-        f"{text.count(len(results.series), 'task')}, "
-        f"{text.count(len(results.policies), 'policy')}, "
-        f"{text.count(results.planned, 'cell')}. {bar(results)}"
+        f"{hints.count(len(results.series), 'task')}, "
+        f"{hints.count(len(results.policies), 'policy')}, "
+        f"{hints.count(results.planned, 'cell')}. {bar(results)}"
     )
 
 
@@ -179,7 +180,7 @@ def _open(row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
     if not wanted or (safe is not None and broken is not None):
         return ""
     needed, budget = min(wanted, key=lambda pair: pair[0])
-    return f"About {text.count(needed, 'more example')} would decide {text.budget(budget)}."
+    return f"About {hints.count(needed, 'more example')} would decide {text.budget(budget)}."
 
 
 def _deltas(row: TransitionRow | None, ladder: Sequence[CellRow]) -> str:
@@ -240,7 +241,7 @@ def _failures(results: Results) -> str:
     share = text.percent(failed / max(1, results.integrity["requests"]))
     kinds = text.listing(f"{n:,} {kind}" for kind, n in kinds_of_failure.items() if n)
     return (
-        f"{text.count(failed, 'request')} ({share}) failed: {kinds}. Failed requests have no "
+        f"{hints.count(failed, 'request')} ({share}) failed: {kinds}. Failed requests have no "
         "score; their pairs are left out and counted."
     )
 
@@ -283,7 +284,7 @@ def certainty(results: Results) -> str:
         f"{results.alpha / 2:g}. The verdict that counts is the one {after}: the cells "
         f"of single bins are one family ({results.planned} planned), the rows pooled over bins "
         f"another. Brackets are those of the verdicts that count. {spans}"
-        f"Of {text.count(len(rows), 'headline row')}, {tally(rows)}."
+        f"Of {hints.count(len(rows), 'headline row')}, {tally(rows)}."
     )
 
 

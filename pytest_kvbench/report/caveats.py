@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import CellKey, Columns
 from pytest_kvbench.experiment.snapshot import Snapshot
 from pytest_kvbench.report import text
@@ -27,7 +28,7 @@ def notice(results: Results) -> tuple[str, ...]:
     rows = results.missing
     named = text.listing((name(item(r)) for r in rows), limit=10) if rows else "not named"
     return (
-        f"Partial run: {text.count(len(rows), 'cell')} missing ({named}).",
+        f"Partial run: {hints.count(len(rows), 'cell')} missing ({named}).",
         "What is said below is about the rest. The same command again measures what is missing "
         "and asks nothing twice.",
     )
@@ -92,11 +93,11 @@ def _noise(results: Results) -> str:
         )
     replies, same, declared = floor["replies"], floor["same"], results.declared
     at_once = declared.get("engine.mode") != "batch" and declared.get("engine.concurrency")
-    used = f" at {text.count(at_once, 'request')} in flight" if at_once else ""
+    used = f" at {hints.count(at_once, 'request')} in flight" if at_once else ""
     if same == replies:
         return f"The control's second run{used} gave all {replies:,} again: no sampling noise."
     return (
-        f"Yet {replies - same:,} of {text.count(replies, 'reply')} of the control's second "
+        f"Yet {replies - same:,} of {hints.count(replies, 'reply')} of the control's second "
         f"run{used} differ from the first: the server does not answer alike, and single changed "
         "answers are no sign of the policy."
     )

@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 import yaml
 
+from pytest_kvbench import hints
 from pytest_kvbench.cellkey import ALL_BINS, CellKey
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import (
@@ -225,7 +226,7 @@ def _flips(results: Results) -> Section:
     if not rows:
         return Section("Answers that changed", [])
     words = Paragraph(
-        f"{text.count(len(rows), 'changed answer')} kept in `summary.json`; some of them, the "
+        f"{hints.count(len(rows), 'changed answer')} kept in `summary.json`; some of them, the "
         "control's reply beside the treated one:"
     )
     return Section("Answers that changed", [words, *map(_exhibit, _in_turn(rows)[:MOST_FLIPS])])
@@ -282,7 +283,7 @@ def _sanity(results: Results) -> Section:
 def _repeated(floor: NoiseFloor) -> str:
     """How often the control's second run gave the same text, and the same score."""
     return (
-        f" {floor['same']:,} of {text.count(floor['replies'], 'reply')} are the same text; "
+        f" {floor['same']:,} of {hints.count(floor['replies'], 'reply')} are the same text; "
         f"{text.percent(floor['discordance'])} of the scores differ."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
+from pytest_kvbench import hints
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import text
 from pytest_kvbench.report.answers import safest
@@ -52,7 +53,7 @@ def spent(results: Results) -> str:
     if whole is None:
         return ""
     parts = [
-        f"{text.whole(whole['answers'])} answers took {_tokens(whole)}.",
+        f"{hints.count(whole['answers'], 'answer')} took {_tokens(whole)}.",
         "Bytes are those of an answer's prompt right after compression.",
         *_reached(whole.get("throughput")),
     ]
@@ -79,7 +80,7 @@ def _reached(run: Throughput | None) -> list[str]:
         return []
     rate, waited, sentences = run["requests_per_minute"], run["waited_s"], []
     if rate is not None:
-        ended = text.count(run["requests"], "request")
+        ended = hints.count(run["requests"], "request")
         sentences.append(f"The last run ended {ended}, {_rate(rate)} a minute.")
     if waited:
         sentences.append(f"Its requests waited {text.seconds(waited)} in all for rate limits.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from pytest_kvbench import hints
 from pytest_kvbench.records import Failure
 from pytest_kvbench.report import text
 from pytest_kvbench.rows import FailureMessage
@@ -47,6 +48,6 @@ def failure_lines(messages: Sequence[FailureMessage], failed: int, width: int = 
     first, *others = (f"{one['n']:,} x {text.plain(one['message'])}" for one in messages[:_SHOWN])
     more = failed - sum(message["n"] for message in messages[:_SHOWN])
     others += [f"{more:,} x other messages"] if more > 0 else []
-    head = f"{text.count(failed, 'request')} failed: {first}"
+    head = f"{hints.count(failed, 'request')} failed: {first}"
     sentences = (head, *(f"  {line}" for line in others))
     return [line for sentence in sentences for line in text.wrapped(sentence, width)]

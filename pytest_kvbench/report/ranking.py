@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pytest_kvbench import hints
 from pytest_kvbench.report import text
 from pytest_kvbench.report.blocks import Table, Value
 from pytest_kvbench.report.brackets import bracket, ends
@@ -101,7 +102,7 @@ def against_random(results: Results, series: Series) -> str:
     ]
     if not parts:
         return ""
-    of = text.count(sum(map(len, found.values())), "other policy")
+    of = hints.count(sum(map(len, found.values())), "other policy")
     return f"Of {of}, these score above {name(RANDOM)} (described, not tested): {'; '.join(parts)}."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
+from pytest_kvbench import hints
 from pytest_kvbench.records import SCORE
 from pytest_kvbench.report import answers, caveats, certificates, ranking, text
 from pytest_kvbench.report.brackets import bracket, ends
@@ -146,7 +147,7 @@ def _clipped(rows: list[str], room: int) -> list[str]:
     if len(rows) <= room:
         return rows
     kept = max(0, room - 1)
-    return [*rows[:kept], f"... {len(rows) - kept:,} more rows in report.md"]
+    return [*rows[:kept], f"... {hints.count(len(rows) - kept, 'more row')} in report.md"]
 
 
 def _missing(results: Results, width: int) -> list[str]:
@@ -154,13 +155,13 @@ def _missing(results: Results, width: int) -> list[str]:
     if not rows:
         return []
     partial = "partial run, " if results.is_partial else ""
-    head = f"{partial}{text.count(len(rows), 'cell')} not measured: "
+    head = f"{partial}{hints.count(len(rows), 'cell')} not measured: "
     names = [caveats.item(row) for row in rows]
     listed = (f"{head}{text.listing(names, limit=limit)}" for limit in (3, 2, 1))
     whole = (line for line in listed if not text.wrapped(line, width)[-1].endswith("..."))
     short = next(whole, head.removesuffix(": "))
     whys = dict.fromkeys(r["reason"] for r in results.unmeasured if r["reason"])
-    more = f", or {text.count(len(whys) - 1, 'other reason')}" if len(whys) > 1 else ""
+    more = f", or {hints.count(len(whys) - 1, 'other reason')}" if len(whys) > 1 else ""
     why = [f"not measured: {next(iter(whys))}{more}"] if whys else []
     return [short, *why]
 

@@ -11,6 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
 
+from pytest_kvbench import hints
 from pytest_kvbench.records import format_budget
 from pytest_kvbench.rows import BinRow, Difference
 
@@ -105,13 +106,6 @@ def whole(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 cell`, `3 cells`, `2 policies`."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number:,} {noun[:-1]}ies" if noun.endswith(("cy", "ly")) else f"{number:,} {noun}s"
-
-
 def listing(items: Iterable[str], limit: int = 8) -> str:
     """`a, b and c`; beyond `limit`, `a, b and 7 more`."""
     names = list(items)
@@ -163,7 +157,9 @@ def _visible(match: re.Match[str]) -> str:
 def clip(text: str, limit: int) -> str:
     """The first `limit` characters, and how many were left out."""
     return (
-        text if len(text) <= limit else f"{text[:limit]} […{len(text) - limit:,} more characters]"
+        text
+        if len(text) <= limit
+        else f"{text[:limit]} […{hints.count(len(text) - limit, 'more character')}]"
     )
 
 

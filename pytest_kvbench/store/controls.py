@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import AsyncFileLock, FileLock
 
+from pytest_kvbench import hints
 from pytest_kvbench.files import replace_json, writing
 from pytest_kvbench.records import Answer, Arm, digest, to_json
 from pytest_kvbench.store.control_file import FILE, Content, ControlFile
@@ -178,7 +179,7 @@ def _problem(registered: Registered | None, content: Content) -> str:
             return f"was not in the registry; its {found} sound answers are kept"
         return "its file was damaged" if content.damaged else ""
     if not content.bytes and registered.bytes:
-        return f"its file is gone; {registered.answers} answers are made again"
+        return f"its file is gone; {hints.count(registered.answers, 'answer')} to be made again"
     altered = content.damaged or (
         registered.state == "completed"
         and content.sha256 != registered.sha256

@@ -16,6 +16,7 @@ from typing import Literal, TypedDict
 
 from filelock import FileLock
 
+from pytest_kvbench import hints
 from pytest_kvbench.files import replace_json, writing
 from pytest_kvbench.records import to_json
 from pytest_kvbench.store.control_file import FILE, read_content
@@ -130,7 +131,8 @@ class Registry:
         except ValueError as error:
             found = {name: self.describe(name) for name in self.folders()}
             warnings.warn(
-                f"{self.path}: is damaged ({error}); made again from the {len(found)} controls",
+                f"{self.path}: is damaged ({error}); made again from "
+                f"{hints.count(len(found), 'control')}",
                 stacklevel=2,
             )
             return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pytest_kvbench import hints
 from pytest_kvbench.files import try_lock, writing
 from pytest_kvbench.store.control_file import FILE, Content, ControlFile, read_content
 from pytest_kvbench.store.registry import LOCK, META, Registered, Registry, model_of
@@ -110,13 +111,24 @@ def _condition(folder: Path, entry: Registered | None, content: Content) -> tupl
     if entry is None:
         return "orphan", "a folder without an entry"
     if not (folder / FILE).exists() and entry.bytes:
-        return "missing", f"{entry.answers} answers were there"
+        return (
+            "missing",
+            f"{hints.count(entry.answers, 'answer')} {hints.were(entry.answers)} there",
+        )
     if content.damaged:
-        return "altered", f"{content.damaged} damaged lines, {entry.answers} answers were there"
+        return (
+            "altered",
+            f"{hints.count(content.damaged, 'damaged line')}, "
+            f"{hints.count(entry.answers, 'answer')} {hints.were(entry.answers)} there",
+        )
     if entry.state == "pending":
         return "abandoned", "its run ended early; the next one takes it over"
     if content.sha256 != entry.sha256:
-        return "altered", f"not the bytes that were registered, {entry.answers} answers were there"
+        return (
+            "altered",
+            f"not the bytes that were registered, {hints.count(entry.answers, 'answer')} "
+            f"{hints.were(entry.answers)} there",
+        )
     return "sound", ""
 
 
@@ -131,7 +143,7 @@ def _put_right(registry: Registry, finding: Finding, *, remove: bool) -> str:
         if remove or not finding.answers:
             registry.drop([finding.name])
             shutil.rmtree(folder)
-            return f"removed, {finding.answers} answers"
+            return f"removed, {hints.count(finding.answers, 'answer')}"
         file = ControlFile(folder / FILE)
         kept = len(file.answers)
         registry.put(

@@ -228,3 +228,17 @@ def test_predictions_with_marks_or_gzip_are_scored_alike(tmp_path: Path, kvbench
         assert "is not UTF-8 text: byte 0xe9" in two_lines(
             kvbench("score-file", "jsonl:x", str(file))
         )
+
+
+def test_a_file_is_one_task_however_its_path_is_spelt(project: Project, kvbench: Kvbench) -> None:
+    file = project.path / "exp.yaml"
+    file.write_text(file.read_text().replace("jsonl:words", "jsonl:./words"))
+    with_options = kvbench("validate", "exp.yaml", "--set", "task_options.jsonl:.//words.jsonl={}")
+    assert with_options.exit_code == 0, with_options.output
+    done = kvbench("all", "exp.yaml")
+    assert done.exit_code == 0, done.output
+    assert project.run("-n", "0").ret == 0
+    twice = kvbench(
+        "validate", "exp.yaml", "--set", "tasks=[jsonl:words.jsonl, jsonl:./words.jsonl]"
+    )
+    assert "listed twice: jsonl:words.jsonl" in two_lines(twice)

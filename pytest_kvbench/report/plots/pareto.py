@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from pytest_kvbench import hints
 from pytest_kvbench.records import FULL_CACHE
 from pytest_kvbench.report import ranking, text
 from pytest_kvbench.report.costs import average
@@ -189,7 +190,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _legend(results: Results, named: dict[str, style.Mark]) -> list[Any]:
     others = len(results.policies) - len(named)
-    looks = {**named, **({text.count(others, "other policy"): _OTHER} if others else {})}
+    looks = {**named, **({hints.count(others, "other policy"): _OTHER} if others else {})}
     return [
         Line2D([], [], color="black", marker="*", markersize=8, linestyle="none", label="control"),
         *(
