@@ -34,6 +34,8 @@ _OWNERS: Mapping[str, str] = {
     "pytest-kvbench": "local",
 }
 """Engine name by what a server's list of models says of its owner."""
+LONGEST_NAME = 500
+"""Characters of a model's name; a path may be one."""
 _LOOK_S = 2.0
 _TEMPLATES = Path(__file__).with_name("starter")
 
@@ -180,4 +182,17 @@ def _look(url: str, model: str) -> _Server:
     entry = next((one for one in listed if one.get("id") == model), listed[0])
     ours = "fingerprint" in entry
     engine = "local" if ours else _OWNERS.get(str(entry.get("owned_by")), "openai")
-    return _Server(probe.base_url, engine, model or str(entry.get("id")))
+    return _Server(probe.base_url, engine, model or _named(url, str(entry.get("id"))))
+
+
+def _named(url: str, model: str) -> str:
+    """A server's own name for its model, where it may stand in an experiment.
+
+    One that reads `${SECRET}` would be sent the variable's value.
+    """
+    if "${" in model or not model.isprintable() or len(model) > LONGEST_NAME:
+        raise EngineError(
+            f"{url}: its model's name is odd: {sound.message(model, 80)!a}",
+            "is it a server of yours? --model NAME writes another name",
+        )
+    return model

@@ -151,3 +151,14 @@ def test_every_command_is_in_a_section_of_the_help() -> None:
         "Keep and tidy up",
     ]
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("odd", ["m-${KVBENCH_API_KEY}", "m\nengine: {}", "m\u202e", "m" * 501])
+def test_a_model_that_a_stranger_named_oddly_is_not_written(models: Models, odd: str) -> None:
+    models.entries = [{"id": odd}]
+    refused = init(models.url)
+    assert refused.exit_code == 10
+    assert "its model's name is odd" in refused.output
+    assert "\u202e" not in refused.output
+    assert not Path("kvbench.yaml").exists()
+    assert init(models.url, "--model", "m").exit_code == 0
