@@ -25,18 +25,20 @@ from pytest_kvbench.server.taking import check_kept, shift_of
 
 
 def run_alone(
-    model: LocalModel, maker: Maker, ids: Sequence[int], wanted: Wanted, room: int, seed: int
+    model: LocalModel, maker: Maker, ids: Sequence[int], wanted: Wanted, row: RowKV, seed: int
 ) -> tuple[RowKV | SoloKV, torch.Tensor]:
     """Run the prompt for one arm; returns its cache, and the logits (vocabulary,) after it.
+
+    `row`: what becomes its cache, where its policy does not act while decoding.
 
     Raises:
         PolicyError: its policy cannot do it.
     """
-    draws = Draws(seed, model.device)
+    draws = Draws(seed, model.gpus)
     tokens = torch.tensor([list(ids)], device=model.device)
     run = _run if wanted.policy.serving in ("own", "shared") else _run_solo
     try:
-        return run(model, maker, tokens, wanted, draws, room)
+        return run(model, maker, tokens, wanted, draws, row)
     except PolicyError:
         raise
     except Exception as error:  # a press is anybody's program, and its arm's alone
@@ -49,10 +51,9 @@ def _run(
     tokens: torch.Tensor,
     wanted: Wanted,
     draws: Draws,
-    room: int,
+    row: RowKV,
 ) -> tuple[RowKV, torch.Tensor]:
     press, cache = maker.press(wanted, prepared=False), DynamicCache()
-    row = RowKV(len(model.attention_layers), room)
     with stock(model, "eager" if wanted.policy.eager else "sdpa"), draws.going_on():
         with press(model.network):
             output = model.network(
@@ -81,7 +82,7 @@ def _run_solo(
     tokens: torch.Tensor,
     wanted: Wanted,
     draws: Draws,
-    _room: int,
+    _row: RowKV,
 ) -> tuple[SoloKV, torch.Tensor]:
     fewer_bits = wanted.policy.serving == "quantised"
     press = None if fewer_bits else maker.press(wanted)

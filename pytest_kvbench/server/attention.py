@@ -61,8 +61,8 @@ def take_mask(layer: Any) -> Mask:
 class Draws:
     """A sequence of random numbers of its own: what a press draws depends on its own arm alone."""
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._devices = [device.index or 0] if device.type == "cuda" else []
+    def __init__(self, seed: int, gpus: Sequence[int]) -> None:
+        self._devices = list(gpus)
         with torch.random.fork_rng(self._devices):
             torch.manual_seed(seed)
             self._states = self._now()

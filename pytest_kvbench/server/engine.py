@@ -65,11 +65,13 @@ class Engine:
         """What it runs."""
         return self._model
 
-    def forget(self) -> None:
-        """Give back the memory of prompts that might come again."""
-        self._prefills.clear()
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def note_memory(self, error: BaseException | None) -> None:
+        """Where memory was too little, give back that of prompts that might come again."""
+        if isinstance(error, torch.OutOfMemoryError):
+            error.with_traceback(None)  # its frames hold what must be given back
+            self._prefills.clear()
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def admits(self, job: Job, runs: Sequence[Run]) -> bool:
         """Whether a job may begin beside these: there is memory for one prompt at a time."""
@@ -86,8 +88,10 @@ class Engine:
         beyond = self._decoder.beyond(len(job.arms), len(job.ids) + job.max_tokens)
         self._prefills.leave(beyond)
         job.cached_tokens = len(job.ids)
-        starting = Starting(job)
-        starting.steps = self._prepare(starting)
+        caches: list[RowKV] = []
+        # The steps do not know whose they are: in a circle with it a prompt that is given up would
+        # hold its memory until somebody collects garbage.
+        starting = Starting(job, caches, self._prepare(job, caches))
         return self._going_on(self._advance(starting))
 
     def _advance(self, starting: Starting) -> list[Run]:
@@ -153,7 +157,9 @@ class Engine:
         starting = next((run for run in runs if isinstance(run, Starting)), None)
         if starting is not None:
             runs = self._started(runs, starting)
-        return self._going_on(runs)
+        runs = self._going_on(runs)
+        self._arrange(runs)  # what ended gives its place back to who comes next
+        return runs
 
     def _arrange(self, runs: Sequence[Run]) -> None:
         rows = [run.kv for run in runs if isinstance(run, Decoding) and isinstance(run.kv, RowKV)]
@@ -191,6 +197,7 @@ class Engine:
             logits = kv.forward(token, torch.tensor([[row.position]], device=self._model.device))
         except Exception as error:  # a press is anybody's program, and its arm's alone
             row.fail(error)
+            self.note_memory(error)
             return
         self._take(row, logits[0])
 
@@ -219,43 +226,45 @@ class Engine:
         timings.queue_s = clock(self._model.device) - job.created - busy
         job.emit(Done(job.timings, job.cached_tokens))
 
-    def _prepare(self, starting: Starting) -> Steps:
-        """Each arm's compressed cache of the whole prompt, the logits after it, the report."""
-        job = starting.job
+    def _prepare(self, job: Job, caches: list[RowKV]) -> Steps:
+        """Each arm's compressed cache of the whole prompt, the logits after it, the report.
+
+        `caches`: takes up each cache as soon as it has a place.
+        """
         groups: dict[int, list[int]] = defaultdict(list)
         prepared: dict[int, Prepared] = {}
         for index, context in enumerate(_contexts(job)):
             if job.arms[index].goes_alone:
-                prepared[index] = self._prepare_alone(job, context, job.arms[index])
+                prepared[index] = self._prepare_alone(job, caches, context, job.arms[index])
             else:
                 groups[context].append(index)
         for context, indices in groups.items():
             arms = [job.arms[index] for index in indices]
-            made = yield from self._prepare_group(starting, context, arms)
+            made = yield from self._prepare_group(job, caches, context, arms)
             prepared.update(zip(indices, made, strict=True))
         return [prepared[index] for index in range(len(job.arms))]
 
-    def _prepare_alone(self, job: Job, context: int, arm: ArmSpec) -> Prepared:
-        tail = job.ids[context:]
-        room, seed = len(tail) + job.max_tokens, job.sampling.seed
+    def _prepare_alone(self, job: Job, caches: list[RowKV], context: int, arm: ArmSpec) -> Prepared:
+        tail, wanted, seed = job.ids[context:], _wanted(arm, job), job.sampling.seed
+        row = self._row(caches, len(tail) + job.max_tokens)
         try:
-            kv, logits = run_alone(
-                self._model, self._maker, job.ids[:context], _wanted(arm, job), room, seed
-            )
+            kv, logits = run_alone(self._model, self._maker, job.ids[:context], wanted, row, seed)
             if tail:
                 (logits,) = self._ask([kv], tail, context)
         except PolicyError as error:
+            self.note_memory(error.__cause__)
             return Prepared(failed(arm, error))
         job.cached_tokens = 0
         return Prepared(report(self._model, arm, kv, len(job.ids)), kv, logits)
 
-    def _prepare_group(self, starting: Starting, context: int, arms: list[ArmSpec]) -> Steps:
-        job = starting.job
+    def _prepare_group(
+        self, job: Job, caches: list[RowKV], context: int, arms: list[ArmSpec]
+    ) -> Steps:
         tail = job.ids[context:]
         chunk = self._decoder.chunk
         before = yield from passes(self._model, self._prefills, job.ids[:context], chunk)
-        takers = [self._taker(job, arm, len(tail) + job.max_tokens) for arm in arms]
-        starting.caches += [one.row for one in takers if isinstance(one, Taker)]
+        room = len(tail) + job.max_tokens
+        takers = [self._taker(job, arm, self._row(caches, room)) for arm in arms]
         done = prefill(
             self._model,
             self._prefills,
@@ -278,16 +287,19 @@ class Engine:
             prepared.append(Prepared(made, one.row, after[id(one)]))
         return prepared
 
-    def _taker(self, job: Job, arm: ArmSpec, room: int) -> Taker | PolicyError:
+    def _row(self, caches: list[RowKV], room: int) -> RowKV:
+        caches.append(self._decoder.row(room))
+        return caches[-1]
+
+    def _taker(self, job: Job, arm: ArmSpec, row: RowKV) -> Taker | PolicyError:
         """What takes an arm's share of a pass, or why its press cannot be made."""
         wanted = _wanted(arm, job)
-        row = self._decoder.row(room)
         keeps_all = arm.keeps_all or wanted.ratio <= 0
         try:
             press = None if keeps_all else self._maker.press(wanted)
         except PolicyError as error:
             return error
-        return Taker(wanted, press, row, Draws(job.sampling.seed, self._model.device))
+        return Taker(wanted, press, row, Draws(job.sampling.seed, self._model.gpus))
 
     def _ask(self, rows: Sequence[KV], tail: Sequence[int], context: int) -> list[torch.Tensor]:
         """The question, through the compressed caches; logits (vocabulary,) after it per row."""
@@ -311,9 +323,7 @@ class Engine:
         except Exception as error:  # whatever it is, the client must hear of it
             log.exception("a job failed")
             job.cancelled = True
-            if isinstance(error, torch.OutOfMemoryError):
-                error = error.with_traceback(None)  # its frames hold what must be given back
-                self.forget()
+            self.note_memory(error)
             job.emit(error)
 
 

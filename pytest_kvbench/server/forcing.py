@@ -52,7 +52,7 @@ class Asked:
     def add(self, figures: Mapping[str, torch.Tensor]) -> None:
         """Figures of the next positions."""
         if not all(bool(values.isfinite().all()) for values in figures.values()):
-            self.error = ValueError("its probabilities are no numbers")
+            self.error = ValueError("its probabilities are no numbers: another dtype may have them")
         for name, values in figures.items():
             self.columns[name].extend(values.tolist())
 
@@ -145,6 +145,8 @@ class Forcing:
         self._drop_failed()
 
     def _drop_failed(self) -> None:
+        if (control := self._arms[0]).error is not None:  # what all others are compared with
+            raise control.error
         for one in self._arms:
             if one.error is not None:
                 emit_failure(self.job, one.index, one.report, one.error, self._asked)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import kvpress
+import torch
 
 from pytest_kvbench.policies.policy import EXPECTED, recipe_of
 from pytest_kvbench.policies.table import Policy, checked
@@ -126,6 +127,8 @@ def failure(policy: Policy, error: Exception, params: Params) -> PolicyError:
     """What went wrong in a policy's class, with what it lacks where that may be why."""
     lines = str(error).splitlines()
     words = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError):
+        return PolicyError(f"policy {policy.name}: the device has no memory left for it: {words}")
     parts = _needs_parts(policy, params)
     if not parts:
         return PolicyError(f"policy {policy.name}: its class failed: {words}")

@@ -60,6 +60,12 @@ class LocalModel:
         return int(width)
 
     @property
+    def gpus(self) -> list[int]:
+        """The numbers of the GPUs that it is on."""
+        devices = {weight.device for weight in self.network.parameters()}
+        return sorted(device.index or 0 for device in devices if device.type == "cuda")
+
+    @property
     def turns_by_length(self) -> bool:
         """Whether the longest row of a pass decides how the positions of all are told apart."""
         rope = getattr(self.network.config, "rope_parameters", None) or {}

@@ -164,7 +164,10 @@ class _Compressor:
             **kwargs,
             "hidden_states": layer.hidden,
             "cache_position": positions,
-            "position_embeddings": self._rotary(layer.hidden, positions[None]),
+            # Of the device that embeds positions, where a model is on several.
+            "position_embeddings": tuple(
+                one.to(positions.device) for one in self._rotary(layer.hidden, positions[None])
+            ),
         }
 
 

@@ -63,7 +63,21 @@ class RowKV:
         self.idle_bytes = 0.0
 
     def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Take over what a policy kept: two tensors (1, kv_heads, kept, head_dim)."""
+        """Take over what a policy kept: two tensors (1, kv_heads, kept, head_dim).
+
+        Raises:
+            ValueError: its place is too small for it and the reply.
+        """
+        if self.place is not None:
+            longest = self.place.buffers(layer)[0].shape[2] - 1  # the last is nobody's
+            if keys.shape[2] + self._room > longest:
+                raise ValueError(
+                    f"it kept {keys.shape[2]} tokens: with {self._room} more of the request they "
+                    f"are longer than a slot of {longest}"
+                )
+        self._put(layer, keys, values)
+
+    def _put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         if self.place is None:
             buffers = self._own(keys), self._own(values)
         else:
@@ -82,7 +96,7 @@ class RowKV:
         lengths, self.lengths = self.lengths, [0] * len(self.lengths)
         self.place = place
         for layer, (buffers, length) in enumerate(zip(held, lengths, strict=True)):
-            self.fill(layer, *(buffer[:, :, :length] for buffer in buffers))
+            self._put(layer, *(buffer[:, :, :length] for buffer in buffers))
 
     @property
     def masked(self) -> bool:
@@ -216,7 +230,7 @@ def ragged_attention(
     Query (rows, heads, n, head_dim); the result is (rows, n, heads, head_dim).
     """
     if isinstance(key, torch.Tensor) and isinstance(value, torch.Tensor):
-        if key.shape[2] > query.shape[2]:
+        if key.shape[2] > query.shape[2] or query.device.type != "cpu":
             return _go_on(query, key, value, scaling).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -232,7 +246,7 @@ def ragged_attention(
 def _go_on(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """One prompt whose beginning is there already: the query's tokens are its last.
+    """One prompt, whose beginning may be there already: the query's tokens are its last.
 
     A GPU's kernels look at no more than there is to see, without a mask in memory.
     """
@@ -244,7 +258,12 @@ def _go_on(
 def end_of_prompt(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """What `_go_on` does on a GPU; the same on a CPU, slowly."""
+    """What `_go_on` does on a GPU; the same on a CPU, slowly.
+
+    Of GPU kernels those for float32 know no heads in groups: torch would make whole matrices.
+    """
+    if query.dtype == torch.float32 and (groups := query.shape[1] // keys.shape[1]) > 1:
+        keys, values = (one.repeat_interleave(groups, dim=1) for one in (keys, values))
     bias = causal_lower_right(query.shape[2], keys.shape[2])
     return scaled_dot_product_attention(
         query, keys, values, attn_mask=bias, scale=scaling, enable_gqa=True
@@ -284,5 +303,10 @@ def _causal(
 
 
 def register() -> None:
-    """Make `ATTENTION` known to transformers."""
+    """Make `ATTENTION` known to transformers, and let a GPU take kernels by shape and type alone.
+
+    cuDNN's attention, which torch may prefer, plans anew for every length of a prompt, and by how
+    tensors lie in memory: in a slot they lie otherwise than where a row waits for one.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     AttentionInterface.register(ATTENTION, ragged_attention)

@@ -56,6 +56,7 @@ class PrefillCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._set_aside = 0
         self.nbytes = 0
         self._kept: OrderedDict[tuple[int, ...], list[Layer]] = OrderedDict()
 
@@ -75,17 +76,16 @@ class PrefillCache:
 
     def record(self) -> Recording:
         """For a prefill that is about to run."""
-        return Recording(self._max_bytes)
+        return Recording(self._allowed)
 
     def add(self, ids: Sequence[int], recording: Recording) -> None:
         """Keep a prefill, if it was small enough to be recorded."""
-        if recording.nbytes > self._max_bytes:
+        if recording.nbytes > self._allowed:
             return
         self._drop(tuple(ids))
         self._kept[tuple(ids)] = recording.layers
         self.nbytes += recording.nbytes
-        while self.nbytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
+        self._drop_oldest()
 
     def clear(self) -> None:
         """Forget all of them."""
@@ -93,8 +93,16 @@ class PrefillCache:
         self.nbytes = 0
 
     def leave(self, nbytes: int) -> None:
-        """Forget the oldest, until so many bytes of what it may have are free."""
-        while self._kept and self.nbytes + nbytes > self._max_bytes:
+        """Leave so many bytes of what it may have free, until it is told otherwise."""
+        self._set_aside = nbytes
+        self._drop_oldest()
+
+    @property
+    def _allowed(self) -> int:
+        return self._max_bytes - self._set_aside
+
+    def _drop_oldest(self) -> None:
+        while self._kept and self.nbytes > self._allowed:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, prefix: tuple[int, ...]) -> None:

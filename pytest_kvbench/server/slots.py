@@ -13,31 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import Cache
 
 from pytest_kvbench.server.decoder import Next, pass_over, waits_for_place
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.ragged import Buffers, Place, RowKV
 from pytest_kvbench.server.rows import Decoding
+from pytest_kvbench.server.seeing import Attend, Seen, fastest
 from pytest_kvbench.server.shape import GB, Shape, TooLargeError
 from pytest_kvbench.server.solo import token_bytes
 
 log = logging.getLogger(__name__)
-
-_WARM_UP = 2  # passes before one is captured: kernels are chosen and workspaces made
-
-
-@dataclass
-class Seen:
-    """How far each slot may be seen in one layer: as a mask (slots, 1, 1, capacity), as lengths."""
-
-    mask: torch.Tensor
-    lengths: torch.Tensor
-
-
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Seen, float | None], torch.Tensor]
-"""Attention of queries (slots, kv_heads, heads a kv_head, head_dim), and the same shape back."""
 
 
 @dataclass(frozen=True)
@@ -58,61 +44,12 @@ class SlotKeys:
         return out.reshape(slots, heads, count, width).transpose(1, 2).contiguous()
 
 
-def masked(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    seen: Seen,
-    scaling: float | None,
-) -> torch.Tensor:
-    """Attention over whole slots, what is not to be seen masked."""
-    return scaled_dot_product_attention(query, keys, values, attn_mask=seen.mask, scale=scaling)
-
-
-def by_length(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    seen: Seen,
-    scaling: float | None,
-) -> torch.Tensor:
-    """Attention that reads each slot up to its length and no further, on GPUs.
-
-    How a slot is cut for the cores depends on the capacity and its own length alone.
-
-    Raises:
-        ImportError: this torch has no such attention.
-    """
-    from torch.nn.attention import varlen
-
-    slots, kv_heads, capacity, width = keys.shape
-    starts = torch.arange(slots + 1, dtype=torch.int32, device=query.device)
-    flat_keys, flat_values = (
-        one.transpose(1, 2).reshape(slots * capacity, kv_heads, width) for one in (keys, values)
-    )
-    out = varlen.varlen_attn(
-        query.reshape(slots, -1, width),
-        flat_keys,
-        flat_values,
-        starts,
-        starts * capacity,
-        1,
-        capacity,
-        scale=scaling,
-        enable_gqa=True,
-        seqused_k=seen.lengths,
-    )
-    if not isinstance(out, torch.Tensor):
-        raise TypeError("only the result was asked for")
-    return out.reshape(query.shape)
-
-
 class SlotStore(Cache):
     """The buffers of all slots. They lie by token, which every kernel reads without a copy."""
 
     def __init__(self, model: LocalModel, shape: Shape) -> None:
         super().__init__(layers=[])
-        self._shape = shape
+        self._idle = shape.capacity - 1
         heads, width = model.network.config.num_key_value_heads, model.head_dim
         size = (shape.slots, shape.capacity, heads, width)
         self._layers: list[Buffers] = []
@@ -121,10 +58,11 @@ class SlotStore(Cache):
             keys, values = (like.new_zeros(size, dtype=model.network.dtype) for _ in range(2))
             self._layers.append((keys.transpose(1, 2), values.transpose(1, 2)))
         self._rows = torch.arange(shape.slots, device=model.device)
-        self._attention = _fastest(model)
+        self._attention = fastest(model, *self._layers[0])
         self.lengths = torch.zeros(
             len(self._layers), shape.slots, dtype=torch.long, device=model.device
         )
+        self._until = torch.zeros_like(self.lengths, dtype=torch.int32)
         self.mask = self.lengths.new_zeros(*self.lengths.shape, shape.capacity, dtype=torch.bool)
         self._places = torch.arange(shape.capacity, device=model.device)
 
@@ -138,8 +76,12 @@ class SlotStore(Cache):
         return Place(index, buffers)
 
     def see(self) -> None:
-        """Let each slot be seen up to its length, the token that is about to come included."""
-        torch.le(self._places, self.lengths[:, :, None], out=self.mask)
+        """Let each slot be seen up to its length, the token that is about to come included.
+
+        A slot that nobody uses has its first place seen alone: all of it would be read in vain.
+        """
+        self._until.copy_(self.lengths.remainder(self._idle).add_(1))
+        torch.lt(self._places, self._until[:, :, None], out=self.mask)
 
     def update(  # type: ignore[override]  # what is attended to is all slots
         self,
@@ -153,8 +95,9 @@ class SlotStore(Cache):
         device = keys.device  # that of the layer, where a model is on several
         rows, at = self._rows.to(device), self.lengths[layer_idx].to(device)
         keys[rows, :, at], values[rows, :, at] = key_states[:, :, 0], value_states[:, :, 0]
-        mask = self.mask[layer_idx][:, None, None].to(device)
-        return SlotKeys(keys, Seen(mask, (at + 1).int()), self._attention), values
+        mask, until = self.mask[layer_idx][:, None, None], self._until[layer_idx]
+        seen = Seen(mask.to(device), until.to(device))
+        return SlotKeys(keys, seen, self._attention), values
 
 
 class Slots:
@@ -278,17 +221,20 @@ class Slots:
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # upstream
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            for _ in range(_WARM_UP):
-                self._pass()
+            self._pass()  # kernels are chosen, and workspaces made
+            why = _why_not_captured(self._pass)
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
-                self._pass()
+            if not why:
+                # Threads that do nothing here may do what they like meanwhile.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    self._pass()
         except RuntimeError as error:
-            log.warning("a step could not be captured, so each is run anew: %s", error)
-            return None
-        return graph
+            why = str(error)
+        if why:
+            log.warning("a step could not be captured, so each is run anew: %s", why)
+        return None if why else graph
 
 
 def _place(row: Decoding) -> int | None:
@@ -302,33 +248,19 @@ def _on_one_gpu(model: LocalModel) -> bool:
     return len(devices) == 1 and model.device.type == "cuda"
 
 
-def _fastest(model: LocalModel) -> Attend:
-    """The attention that reads least, where this torch and this GPU have it and it is right."""
-    short = model.network.dtype in (torch.bfloat16, torch.float16)
-    if model.device.type != "cuda" or not short:
-        return masked
+def _why_not_captured(step: Callable[[], None]) -> str:
+    """What in a step waits for its device; empty where nothing does.
+
+    A capture would fail there, and leave torch's allocator and generator in the middle of it.
+    """
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        agree = _agrees(by_length, model)
-    except Exception as error:  # an older torch, or a kernel that is not built for this GPU
-        log.warning("attention by length is not to be had here: %s", error)
-        return masked
-    return by_length if agree else masked
-
-
-def _agrees(attention: Attend, model: LocalModel, capacity: int = 512) -> bool:
-    """Whether it finds what `masked` finds, on random keys of this model's shape."""
-    config, device, dtype = model.network.config, model.device, model.network.dtype
-    heads, groups = config.num_key_value_heads, config.num_attention_heads
-    made = torch.Generator(device).manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        size = (*shape, model.head_dim)
-        return torch.randn(size, generator=made, device=device).to(dtype)
-
-    query = random(2, heads, groups // heads)
-    keys, values = (random(2, capacity, heads).transpose(1, 2) for _ in range(2))
-    lengths = torch.tensor([capacity // 3, capacity], dtype=torch.int32, device=device)
-    mask = torch.arange(capacity, device=device) < lengths[:, None]
-    seen = Seen(mask[:, None, None], lengths)
-    found, right = (one(query, keys, values, seen, None).float() for one in (attention, masked))
-    return torch.allclose(found, right, atol=2e-2, rtol=2e-2)
+        step()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return ""

@@ -16,16 +16,16 @@ class Starting:
     """Such a job, and the caches that some of its arms have already."""
 
     done = False
-    steps: Steps
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, caches: list[RowKV], steps: Steps) -> None:
         self.job = job
-        self.caches: list[RowKV] = []
+        self.caches = caches
+        self._steps = steps
 
     def advance(self) -> list[Prepared] | None:
         """One more pass; what the arms have after the last one."""
         try:
-            next(self.steps)
+            next(self._steps)
         except StopIteration as end:
             prepared: list[Prepared] = end.value
             return prepared

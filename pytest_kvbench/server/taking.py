@@ -42,6 +42,8 @@ class Taker:
         elif self.error is None:
             try:
                 self._compress(module, layer, attentions, shown)
+            except torch.OutOfMemoryError:
+                raise  # no fault of the press: the whole request must hear of it
             except Exception as error:  # a press is anybody's program; other arms go on
                 self.error = failure(self.wanted.policy, error, self.wanted.params)
             finally:

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 class Worker(threading.Thread):
     """Takes jobs from a queue; what comes of them goes out through `Job.emit`.
 
-    A job is let in beside running ones while there are fewer than `shared_rows` rows.
+    A job is let in beside running ones while there are fewer than `shared_rows` rows. A server's
+    runs until the process ends; others are told to `end`, or their engine keeps its memory.
     """
 
     def __init__(self, engine: Engine, threads: int, shared_rows: int) -> None:
@@ -29,12 +30,17 @@ class Worker(threading.Thread):
         self._engine = engine
         self._threads = threads
         self._shared_rows = shared_rows
-        self._waiting: queue.Queue[Job] = queue.Queue()
+        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._ending = False
         self._first: Job | None = None
 
     def submit(self, job: Job) -> None:
         """Put a job at the end of the line."""
         self._waiting.put(job)
+
+    def end(self) -> None:
+        """Take no job after those in line, and end with the last."""
+        self._waiting.put(None)
 
     @property
     def waiting(self) -> int:
@@ -42,21 +48,25 @@ class Worker(threading.Thread):
         return self._waiting.qsize() + (self._first is not None)
 
     def run(self) -> None:
-        """Run jobs until the process ends."""
+        """Run jobs until it is told to end."""
         torch.set_num_threads(self._threads)  # OpenMP keeps this number per thread
         rows: list[Run] = []
-        while True:
+        while rows or not self._ending:
             rows = self._step(self._admit(rows))
 
     def _admit(self, rows: list[Run]) -> list[Run]:
         """The rows, and those of waiting jobs; waits for a job if there is nothing to do."""
-        while not rows or len(rows) < self._shared_rows:
+        while not self._ending and (not rows or len(rows) < self._shared_rows):
             try:
                 job = self._first or self._waiting.get(block=not rows)
             except queue.Empty:
                 break
+            if job is None:
+                self._ending = True
+                break
             self._first = job
-            if rows and not self._engine.admits(job, rows):
+            admitted = self._engine.admits(job, rows)  # asked always: it frees what nobody has
+            if rows and not admitted:
                 break
             self._first = None
             rows = rows + self._start(job)
@@ -78,8 +88,6 @@ class Worker(threading.Thread):
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         log.error("the model failed", exc_info=error)
-        if isinstance(error, torch.OutOfMemoryError):
-            error = error.with_traceback(None)  # its frames hold what must be given back
-            self._engine.forget()
+        self._engine.note_memory(error)
         for job in {id(job): job for job in jobs}.values():
             job.emit(error)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig
 
-from pytest_kvbench.server import slots as slots_module
+from pytest_kvbench.server import seeing
 from pytest_kvbench.server.engine import Engine, Job, Piece
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.reuse import PrefillCache
@@ -124,9 +124,13 @@ def test_a_step_is_captured() -> None:
 
 def test_attention_by_length_finds_what_masks_find() -> None:
     model = wide_model("bfloat16")
-    if slots_module._fastest(model) is slots_module.masked:
+    size, heads = (8, 2048, 2, 64), model.network.config.num_attention_heads
+    keys, values = (
+        torch.zeros(size, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for _ in range(2)
+    )
+    if seeing.fastest(model, keys, values) is seeing.masked:
         pytest.skip("this torch cannot attend by length")
-    assert slots_module._agrees(slots_module.by_length, model, capacity=2048)
+    assert seeing.agrees(seeing.by_length, heads, keys, values)
 
 
 def test_in_slots_a_gpu_answers_as_the_cpu_does() -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers.integrations import sdpa_attention
 
 from pytest_kvbench.policies.table import POLICIES, get_policy
-from pytest_kvbench.server import intake, protocol, ragged, slots
+from pytest_kvbench.server import intake, protocol, ragged, seeing
 from pytest_kvbench.server.decoder import Decoder
 from pytest_kvbench.server.drawing import Sampling
 from pytest_kvbench.server.engine import ArmReport, ArmSpec, Engine, Job, Piece, Run
@@ -90,7 +90,7 @@ def laid_out_by_token(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         calls.append(out.shape[2])
         return out.transpose(1, 2).contiguous().transpose(1, 2)
 
-    for module in (ragged, slots):
+    for module in (ragged, seeing):
         monkeypatch.setattr(module, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
     assert sdpa_attention.torch.nn.functional is functional

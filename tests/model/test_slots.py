@@ -114,6 +114,7 @@ def beside(engine: Engine, jobs: Sequence[Job], shared_rows: int = 32) -> None:
         job.emit = told
         worker.submit(job)
     worker.start()
+    worker.end()
     for _ in jobs:
         assert isinstance(event := ended.get(timeout=300), Done), event
 
@@ -163,7 +164,7 @@ def test_nothing_of_who_was_in_a_slot_before_is_left(left: float, recorder: Reco
     beside(Engine(model, PrefillCache(0), slots), [clean])
     slots.arrange([], [])
     full = torch.full((1, SIZES["num_key_value_heads"], CONTEXT - 8, SIZES["head_dim"]), left)
-    rows = [slots.row(8), slots.row(8)]
+    rows = [slots.row(7), slots.row(7)]
     for row in rows:
         for layer in range(LAYERS):
             row.fill(layer, full, full)
