@@ -128,6 +128,7 @@ def _serve(options: argparse.Namespace) -> None:
     folder = weights.materialise(source)
     listener = _bind(options.host, options.port)
     _sleep_while_waiting()
+    _let_segments_grow()
     chosen = choice.choose(
         folder, options.dtype, options.device, options.slots, options.memory_share
     )
@@ -143,7 +144,14 @@ def _serve(options: argparse.Namespace) -> None:
     from pytest_kvbench.server.worker import Worker
 
     fingerprint = chosen.fingerprint(folder)
-    loaded = model.load(folder, chosen.dtype, chosen.device, options.threads, source.hub_id)
+    loaded = model.load(
+        folder,
+        chosen.dtype,
+        chosen.device,
+        options.threads,
+        source.hub_id,
+        spread=chosen.spread,
+    )
     loaded = loading.with_classes(loaded, options.policy)
     known = _prefill_cache(options.prefill_cache_mib, chosen.memory)
     engine = decoding.engine(loaded, chosen, PrefillCache(known))
@@ -167,6 +175,17 @@ def _sleep_while_waiting() -> None:
     """
     if not _WAITING & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _SPINS
+
+
+def _let_segments_grow() -> None:
+    """Let what one prompt leaves of a GPU's memory fit a longer one.
+
+    A prompt's cache grows pass by pass, each time in memory of its own: in segments of fixed sizes
+    what is freed is too small for the next, and all must be given back and asked for again.
+    """
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the second is for torch before 2.9
+    if not os.environ.keys() & set(names):
+        os.environ.update(dict.fromkeys(names, "expandable_segments:True"))
 
 
 def _prefill_cache(mib: int | None, memory: shape.Memory | None) -> int:

@@ -34,7 +34,7 @@ class Card:
 class Choice:
     """What a server will be; `shape` is None where rows of any lengths decode together.
 
-    `memory` is None where nothing is known of it.
+    `memory` and `spread`, whether the model is on several GPUs, are None where nothing is known.
     """
 
     dtype: str
@@ -42,6 +42,7 @@ class Choice:
     card: str = ""
     shape: Shape | None = None
     memory: Memory | None = None
+    spread: bool | None = None
 
     def fingerprint(self, folder: Path) -> dict[str, str]:
         """All that may change an answer, see `weights.fingerprint_parts`."""
@@ -67,9 +68,13 @@ def choose(
     found = cards() if device == "cuda" else ()
     if device == "cuda" and not found and weights.default_device() == "cpu":
         raise UsageError("--device cuda: torch sees no GPU.", "Valid: cpu.")
+    spread = None
+    if found:
+        fits = shape.weights_of(folder, dtype) < shape.MOST_WEIGHTS * found[0].nbytes
+        spread, found = not fits and len(found) > 1, found[:1] if fits else found
     name = " + ".join(dict.fromkeys(card.name for card in found))
     if slots == "none" or (slots == "auto" and (device == "cpu" or _turns_by_length(folder))):
-        return Choice(dtype, device, name)
+        return Choice(dtype, device, name, spread=spread)
     if _turns_by_length(folder):
         raise UsageError(
             f"slots: {slots}, but this model's longest row changes the positions of all others.",
@@ -80,10 +85,18 @@ def choose(
             "slots: auto, but nvidia-smi does not say how much memory there is.",
             "Valid: as in engine.slots: 8x16384, or --slots 8x16384.",
         )
-    sizes, total = shape.sizes_of(folder, dtype), sum(card.nbytes for card in found)
+    try:
+        sizes, total = shape.sizes_of(folder, dtype), sum(card.nbytes for card in found)
+    except KeyError as error:
+        if slots == "auto":  # whoever loads it says what it is
+            return Choice(dtype, device, name, spread=spread)
+        raise UsageError(
+            f"slots: {slots}, but the model's config.json does not say its {error}.",
+            "Valid: none.",
+        ) from error
     chosen = shape.fitting(sizes, total, share) if slots == "auto" else shape.parsed(slots)
     memory = shape.refuse(chosen, sizes, total, share) if found else None
-    return Choice(dtype, device, name, chosen, memory)
+    return Choice(dtype, device, name, chosen, memory, spread)
 
 
 @functools.cache

@@ -15,12 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.server import ragged
+from pytest_kvbench.server import ragged, shape
 
 log = logging.getLogger(__name__)
-
-_MOST_WEIGHTS = 0.7
-"""The share of a GPU's memory up to which a model's weights are put on one alone."""
 
 _BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings whose angles depend on the largest position in a pass."""
@@ -93,9 +90,17 @@ class LocalModel:
 
 
 def load(
-    folder: Path, dtype: str, device: str, threads: int, hub_id: str | None = None
+    folder: Path,
+    dtype: str,
+    device: str,
+    threads: int,
+    hub_id: str | None = None,
+    *,
+    spread: bool | None = None,
 ) -> LocalModel:
     """Load the model in `folder` for serving; kvpress looks trained parts up by its `hub_id`.
+
+    `spread`: over all GPUs; None: where one is too small.
 
     Raises:
         UsageError: kvpress or the ragged cache cannot handle this model, or there is no GPU.
@@ -113,7 +118,8 @@ def load(
         folder,
         dtype=getattr(torch, kind),
         attn_implementation=ragged.ATTENTION,
-        device_map=_device_map(folder, device),  # weights go from the files to where they are used
+        # Weights go from the files to where they are used.
+        device_map="auto" if _spreads(folder, kind, device, spread) else {"": device},
     )
     network.eval()  # type: ignore[no-untyped-call]  # upstream
     _note_untried(network)
@@ -129,13 +135,12 @@ def load(
     )
 
 
-def _device_map(folder: Path, device: str) -> str | dict[str, str]:
-    """One device where the weights fit it with room for caches, else all GPUs."""
-    if device == "cpu" or torch.cuda.device_count() < 2:
-        return {"": device}
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    fits = size < _MOST_WEIGHTS * torch.cuda.get_device_properties(0).total_memory
-    return {"": device} if fits else "auto"
+def _spreads(folder: Path, dtype: str, device: str, told: bool | None) -> bool:
+    """Whether weights are on all GPUs: where one has no room for caches beside them."""
+    if device == "cpu" or torch.cuda.device_count() < 2 or told is not None:
+        return bool(told)
+    total = torch.cuda.get_device_properties(0).total_memory
+    return shape.weights_of(folder, dtype) >= shape.MOST_WEIGHTS * total
 
 
 def context_of(config: Any) -> int:
@@ -146,6 +151,7 @@ def context_of(config: Any) -> int:
     Raises:
         UsageError: only some layers do.
     """
+    config = config.get_text_config()  # of a model that sees, too: it is asked about texts
     kinds = set(getattr(config, "layer_types", None) or ())
     window: int | None = getattr(config, "sliding_window", None)
     if kinds - {"full_attention"} and len(kinds) > 1:

@@ -23,6 +23,9 @@ SLOTS = 9
 SHARE = 0.9
 """Of a card's memory that a server may take."""
 
+MOST_WEIGHTS = 0.7
+"""The share of a card's memory up to which a model's weights are put on one alone."""
+
 _SHAPE = re.compile(r"(\d{1,4})x(\d{1,9})(?:/(\d{1,9}))?")
 _LEAST = 16
 _MULTIPLE = 256  # of tokens: kernels read whole blocks
@@ -114,21 +117,36 @@ def parsed(text: str) -> Shape:
 
 
 def sizes_of(folder: Path, dtype: str) -> Sizes:
-    """Those of the model in a folder, served in `dtype`."""
+    """Those of the model in a folder, served in `dtype`.
+
+    Raises:
+        KeyError: its configuration does not say them all.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    width, layers = _WIDTHS[dtype.partition("-")[0]], int(config["num_hidden_layers"])
+    config = config.get("text_config") or config
+    width, layers = width_of(dtype), int(config["num_hidden_layers"])
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     head_dim = int(config.get("head_dim") or hidden // heads)
     kv_heads = int(config.get("num_key_value_heads") or heads)
     inner = int(config.get("intermediate_size") or 4 * hidden)
     return Sizes(
-        weights=sum(map(_numbers, folder.glob("*.safetensors"))) * width,
+        weights=weights_of(folder, dtype),
         kv=2 * layers * kv_heads * head_dim * width,
         hidden=layers * hidden * width,
         active=(4 * hidden + 3 * inner + 2 * (heads + 2 * kv_heads) * head_dim) * width,
         logits=int(config["vocab_size"]) * (width + 4),
         context=int(config["max_position_embeddings"]),
     )
+
+
+def width_of(dtype: str) -> int:
+    """Bytes of a number."""
+    return _WIDTHS[dtype.partition("-")[0]]
+
+
+def weights_of(folder: Path, dtype: str) -> int:
+    """Bytes of a model's weights, served in `dtype`, whatever they are stored in."""
+    return sum(map(_numbers, folder.glob("*.safetensors"))) * width_of(dtype)
 
 
 def _numbers(file: Path) -> int:

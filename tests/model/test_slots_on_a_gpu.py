@@ -6,19 +6,22 @@ import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import kvpress
 import pytest
 import torch
 
+from pytest_kvbench.errors import UsageError
 from pytest_kvbench.policies.table import checked
-from pytest_kvbench.server import seeing
+from pytest_kvbench.server import decoding, seeing
+from pytest_kvbench.server.choice import Choice
 from pytest_kvbench.server.engine import ArmSpec, Done, Engine, Piece, Run
 from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.rows import Row
-from pytest_kvbench.server.shape import Shape
+from pytest_kvbench.server.shape import GB, Memory, Shape
 from pytest_kvbench.server.slots import Slots
 from pytest_kvbench.server.worker import Worker
 from tests.model.test_server_devices import NONE, SAMPLINGS, run
@@ -310,3 +313,25 @@ def test_a_worker_that_is_told_to_ends_and_lets_its_engine_go() -> None:
     del engine, worker
     gc.collect()
     assert held() is None
+
+
+@pytest.mark.parametrize(("free", "fits"), [(3 * GB, True), (GB, False)])
+def test_slots_for_which_others_leave_no_memory_are_refused_with_the_numbers(
+    free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[Shape]()
+    monkeypatch.setattr(decoding, "Slots", lambda model, shape, left: made.append(shape))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * 10**8)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10**8)
+    memory = Memory(weights=50 * GB, slots=GB, prompt=GB // 2, working=GB // 2, left=0)
+    chosen = Choice("bfloat16", "cuda", "GPU", Shape(4, 128), memory, spread=False)
+    model = replace(model_of(), device=torch.device("cuda"))
+    if fits:
+        decoding.engine(model, chosen, PrefillCache(0))
+        assert made == [chosen.shape]
+        return
+    with pytest.raises(UsageError) as error:
+        decoding.engine(model, chosen, PrefillCache(0))
+    assert "need 2.0 GB beside the weights, and 1.1 GB" in error.value.what
+    assert not made

@@ -15,6 +15,7 @@ from pytest_kvbench.engines.kinds.local import KIND
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.experiment.engine import EngineSettings
 from pytest_kvbench.server import choice, weights
+from pytest_kvbench.server import shape as shape_module
 from pytest_kvbench.server.choice import Card
 from pytest_kvbench.server.shape import (
     GB,
@@ -194,3 +195,52 @@ def test_without_a_word_of_the_cards_memory_slots_must_be_given(
     with pytest.raises(UsageError, match="nvidia-smi"):
         choice.choose(folder, device="cuda")
     assert choice.choose(folder, device="cuda", slots="8x4096").memory is None
+
+
+def two(monkeypatch: pytest.MonkeyPatch, *nbytes: int) -> None:
+    monkeypatch.setattr(
+        choice, "cards", lambda: tuple(Card(f"GPU {n}", size) for n, size in enumerate(nbytes))
+    )
+    monkeypatch.setattr(weights, "default_device", lambda: "cuda")
+
+
+def test_slots_are_as_large_as_the_cards_that_a_model_is_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that one card holds is on one, however many there are: its memory alone counts."""
+    folder = folder_of(tmp_path)
+    two(monkeypatch, 20 * GB)
+    one = choice.choose(folder)
+    two(monkeypatch, 20 * GB, 20 * GB)
+    assert choice.choose(folder) == one
+    assert one.spread is False
+    assert (one.card, choice.choose(folder, slots="none").card) == ("GPU 0", "GPU 0")
+
+
+def test_a_model_that_one_card_does_not_hold_is_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path)
+    monkeypatch.setattr(shape_module, "weights_of", lambda folder, dtype: 15 * GB)
+    two(monkeypatch, 20 * GB, 20 * GB)
+    chosen = choice.choose(folder)
+    assert (chosen.spread, chosen.card) == (True, "GPU 0 + GPU 1")
+    assert chosen.shape == fitting(sizes_of(folder, "bfloat16"), 40 * GB)
+    assert choice.choose(folder, slots="none").spread is True
+
+
+@pytest.mark.usefixtures("on_h100")
+def test_a_model_that_sees_has_its_sizes_where_its_texts_are(tmp_path: Path) -> None:
+    nested = folder_of(tmp_path / "nested")
+    (nested / "config.json").write_text(json.dumps({"model_type": "mm", "text_config": CONFIG}))
+    assert sizes_of(nested, "bfloat16") == sizes_of(folder_of(tmp_path / "flat"), "bfloat16")
+
+
+@pytest.mark.usefixtures("on_h100")
+def test_a_model_that_does_not_say_its_sizes_is_left_to_who_loads_it(tmp_path: Path) -> None:
+    """As Gemma 3, whose configuration names what differs from defaults: loading refuses it."""
+    folder = folder_of(tmp_path)
+    (folder / "config.json").write_text(json.dumps({"text_config": {"hidden_size": 2560}}))
+    assert choice.choose(folder).shape is None
+    with pytest.raises(UsageError, match="num_hidden_layers"):
+        choice.choose(folder, slots="8x4096")
