@@ -56,11 +56,14 @@ bench: dev
 	$(BIN)/pytest tests/benchmarks -n 0 --benchmark-only
 
 # What only a GPU shows, and how near the engine is to the chip's limits: a table for
-# docs/performance.md. GPU_PYTHON may be any interpreter that has the packages and a CUDA torch.
+# docs/performance.md, printed also where a check failed. GPU_PYTHON may be any interpreter that has the packages and a CUDA torch.
 GPU_PYTHON ?= $(BIN)/python
 gpu:
-	$(GPU_PYTHON) -m pytest tests/model -m cuda -n 0 -rs
-	$(GPU_PYTHON) -m pytest tests/benchmarks/test_gpu.py -n 0 -s
+	failed=0; \
+	$(GPU_PYTHON) -m pytest tests/model -m cuda -n 0 -rs || failed=$$?; \
+	PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+	$(GPU_PYTHON) -m pytest tests/benchmarks/test_gpu.py -n 0 -s -v || failed=$$?; \
+	exit $$failed
 
 # Real servers under every KV type that they take, and the table of docs/engines.md: long.
 # vLLM lives in an environment of its own: its transformers is another. All its packages are named,

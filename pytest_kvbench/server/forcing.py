@@ -136,7 +136,10 @@ class Forcing:
         self._drop_failed()
         count, vocabulary = logits[0].shape
         targets = self._reference[self._asked : self._asked + count]
-        for at in range(0, count, size := max(1, _BLOCK // vocabulary)):
+        # A GPU has no such cache, and would be waited for a dozen times a block and arm.
+        on_cpu = self._model.device.type == "cpu"
+        size = max(1, _BLOCK // vocabulary) if on_cpu else count
+        for at in range(0, count, size):
             control = _logs(logits[0][at : at + size])
             for one in self._arms:
                 arm = _logs(logits[one.index][at : at + size])

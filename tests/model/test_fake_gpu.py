@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from pytest_kvbench.server import seeing
+from pytest_kvbench.server import forcing, seeing
 from pytest_kvbench.server.decoder import Ragged
 from pytest_kvbench.server.engine import ArmSpec, Done, Engine
 from pytest_kvbench.server.jobs import Force
@@ -94,6 +94,25 @@ def test_what_is_captured_waits_for_nothing(gpu: FakeGpu, family: str, attention
     now = [slots._state, slots._logits, slots._likeliest, slots._store.mask, slots._store.lengths]
     assert all(one is other for one, other in zip(held, now, strict=True))  # written in place
     assert {one.device for one in now} == {GPU}
+
+
+def test_a_reply_is_compared_at_once(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comparison waits for its device: a block for a core's cache would be two tokens."""
+    compared, plain = list[int](), forcing.Asked.add
+
+    def add(asked: forcing.Asked, figures: Any) -> None:
+        compared.append(len(figures["nll"]))
+        plain(asked, figures)
+
+    monkeypatch.setattr(forcing.Asked, "add", add)
+    monkeypatch.setattr(forcing, "_BLOCK", 2 * SIZES["vocab_size"])
+    model = fake_gpu.faked(gpu, LLAMA, torch.bfloat16)
+    engine = Engine(model, PrefillCache(0), Slots(model, Shape(4, CONTEXT)))
+    reply = Force(reference=ids_of(1, 30))
+    runs = engine.start(job_of(ids_of(0), [NONE, *snapkv(0.5)], lambda e: None, force=reply))
+    while runs:
+        runs = engine.step(runs)
+    assert compared == [1, 1, 29, 29]
 
 
 def test_a_step_waits_for_its_device_twice_however_many_rows(gpu: FakeGpu) -> None:

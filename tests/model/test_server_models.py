@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kvpress
 import pytest
 import torch
 from transformers import (
+    Gemma3Config,
     Gemma3TextConfig,
     GptOssConfig,
     LlamaConfig,
@@ -29,6 +31,7 @@ from pytest_kvbench.server.model import LocalModel
 from pytest_kvbench.server.reuse import PrefillCache
 from pytest_kvbench.server.shape import Shape
 from pytest_kvbench.server.slots import Slots
+from tests.model.directly import of_kvpress
 from tests.model.test_server_devices import NONE, SAMPLINGS, run
 from tests.model.test_slots import ids_of, snapkv
 from tests.support.tiny_model import CONTEXT, SIZES, tiny_model, tiny_of
@@ -50,10 +53,16 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         **{**SIZES, "num_attention_heads": 8, "num_key_value_heads": 1}, tie_word_embeddings=True
     ),
     "qwen 2.5": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "qwen 2.5, as its files say it": Qwen2Config(
+        **SIZES, use_sliding_window=False, sliding_window=100, max_window_layers=2
+    ),
     "qwen 3, heads wider than the model": Qwen3Config(**{**SIZES, "head_dim": 16}),
     "mistral 0.3": MistralConfig(**SIZES, sliding_window=None),
     "mistral 0.1": MistralConfig(**SIZES, sliding_window=4096),
     "phi 4": Phi3Config(**SIZES, **_IDS, sliding_window=None),
+    "phi 3, heads of 24": Phi3Config(
+        **{**SIZES, "hidden_size": 96, "num_key_value_heads": 4, "head_dim": 24}, **_IDS
+    ),
     "phi 4 mini, part of a head turned": Phi3Config(
         **{**SIZES, "head_dim": 8}, **_IDS, sliding_window=262144, partial_rotary_factor=0.75
     ),
@@ -78,6 +87,13 @@ def knorm(*budgets: float) -> list[ArmSpec]:
     return [ArmSpec(get_policy("knorm"), {}, budget) for budget in budgets]
 
 
+def presses(family: str) -> list[Any]:
+    """kvpress's own of what is asked for."""
+    if "part of a head" in family:
+        return [kvpress.KnormPress(0.5), kvpress.KnormPress(0.7)]
+    return [kvpress.SnapKVPress(0.5, window_size=8), kvpress.SnapKVPress(0.7, window_size=8)]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_answers_as_by_itself(family: str) -> None:
     model = tiny_of(FAMILIES[family])
@@ -89,6 +105,8 @@ def test_a_family_answers_as_by_itself(family: str) -> None:
     specs = [NONE, *(knorm if "part of a head" in family else snapkv)(0.5, 0.3)]
     found = [run(way, ids_of(0), specs, SAMPLINGS["greedy"]) for way in ways]
     assert found[0][0][0] == right
+    for (text, _), press in zip(found[0][1:], presses(family), strict=True):
+        assert text == of_kvpress(model, press, ids_of(0), 6)
     assert found[1] == found[0]
     assert [round(report.achieved, 1) for _, report in found[0]] == [1.0, 0.5, 0.3]
 
@@ -107,11 +125,33 @@ def test_a_model_is_served_as_far_as_nothing_slides(kind: str) -> None:
     assert model_module.context_of(config) == tokens
 
 
-@pytest.mark.parametrize("config", [Gemma3TextConfig, GptOssConfig])
+def test_a_family_that_turns_by_its_longest_row_answers_as_by_itself() -> None:
+    """Phi 3 and 4 with long contexts: on both sides of where their angles change."""
+    factors = [1.0 + n for n in range(4)]
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": factors[::-1],
+        "long_factor": factors,
+        "original_max_position_embeddings": 100,
+    }
+    model = tiny_of(
+        Phi3Config(**SIZES, **_IDS, rope_parameters=rope, original_max_position_embeddings=100)
+    )
+    assert model.turns_by_length
+    for tokens in (60, 150):
+        found = run(Engine(model, PrefillCache(0)), ids_of(0, tokens), [NONE], SAMPLINGS["greedy"])
+        assert found[0][0] == own_answer(model, ids_of(0, tokens), 6)
+
+
+@pytest.mark.parametrize("config", [Gemma3TextConfig, Gemma3Config, GptOssConfig])
 def test_a_model_of_which_some_layers_slide_is_refused_before_it_is_loaded(
     config: type[PreTrainedConfig], tmp_path: Path
 ) -> None:
-    config(num_hidden_layers=6).save_pretrained(tmp_path)
+    layers = {"num_hidden_layers": 6}
+    config(**({"text_config": layers} if config is Gemma3Config else layers)).save_pretrained(
+        tmp_path
+    )
     with pytest.raises(UsageError) as error:
         model_module.load(tmp_path, "float32", "cpu", 1)
     assert "some of its layers attend to the last" in error.value.what

@@ -43,14 +43,17 @@ def tiny_model(device: str = "cpu", attention: str = ragged.ATTENTION) -> LocalM
 
 
 def tiny_of(
-    config: PreTrainedConfig, device: str = "cpu", dtype: torch.dtype = torch.float32
+    config: PreTrainedConfig,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    context: int = CONTEXT,
 ) -> LocalModel:
     """A model of any kind of transformers', which has read nothing."""
     ragged.register()
     config._attn_implementation = config._attn_implementation or ragged.ATTENTION
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(config).eval().to(torch.device(device), dtype)
-    return LocalModel(network, _tokenizer(_ALPHABET), torch.device(device), CONTEXT, frozenset())
+    return LocalModel(network, _tokenizer(_ALPHABET), torch.device(device), context, frozenset())
 
 
 def _tokenizer(alphabet: list[str]) -> PreTrainedTokenizerFast:
