@@ -17,7 +17,7 @@ STEPS = 100
 TOLERANCE = 1e-7  # of a limit, in units of its own standard error
 PRECISION = 1e-12
 SMALLEST = 1e-300  # p-values below have no place on a normal scale
-REMEMBERED = 10_000  # limits of counts
+REMEMBERED = 1_000  # limits of counts
 
 
 class Evidence(Protocol):
@@ -48,6 +48,9 @@ class Evidence(Protocol):
 
         It does not decrease in `delta`; -1 < delta < 1.
         """
+
+    def __hash__(self) -> int:
+        """By its counts, where it is `Counts`."""
 
     def mirrored(self) -> Evidence:
         """The same data with control and treated swapped."""
@@ -84,7 +87,7 @@ def _limit(evidence: Evidence, level: float) -> float:
     return rising_root(excess, (max(low, floor), below), evidence.estimate)
 
 
-_limit_of_counts: Callable[[Evidence, float], float] = lru_cache(REMEMBERED)(_limit)
+_limit_of_counts = lru_cache(REMEMBERED)(_limit)
 
 
 def interval(evidence: Evidence, alpha: float) -> tuple[float, float]:
