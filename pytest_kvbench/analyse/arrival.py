@@ -161,10 +161,8 @@ def sentence(found: Sequence[Cut], of: int) -> str:
         if all(cut.flat for cut in found)
         else f"the server counts {arrived} tokens of {whole} (medians)"
     )
-    return (
-        f"{hints.part(len(found), of, 'pair')} {hints.have(len(found))} a prompt that "
-        f"the server cut: {figures}"
-    )
+    those = f"{hints.part(len(found), of, 'pair')} {hints.have(len(found))}"
+    return f"{those} a prompt that the server cut: {figures}"
 
 
 def _counts(cut: Cut) -> tuple[int, int]:
