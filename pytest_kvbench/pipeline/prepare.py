@@ -208,7 +208,7 @@ def _selection(experiment: Experiment, task: Task, stored: Selection | None) -> 
         "bins": json.loads(json.dumps(asdict(bin_spec(experiment)))),
         "seed": experiment.sampling.seed,
         "options": options,
-        "data": _data_version(task, stored["data"] if stored else None),
+        "data": _data_version(task, stored.get("data") if stored else None),
     }
 
 
