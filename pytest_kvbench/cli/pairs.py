@@ -70,10 +70,12 @@ def joined(control: Path, treated: Path, metric: str, task: str) -> pd.DataFrame
     """
     import pandas as pd
 
-    from pytest_kvbench.tasks.result_files import Choice, pairs_of
+    from pytest_kvbench.tasks.result_files import TREATED, Choice, pairs_of
 
     choice = Choice(metric, task, given.tasks(control.parent, treated.parent))
-    (_, before), *_ = _arms(control, choice, treated=False)
+    ((name, _), before), *_ = _arms(control, choice, treated=False)
+    if name == TREATED and control.resolve() == treated.resolve():
+        warnings.warn(f"{control} is compared with itself", stacklevel=2)
     rows: list[dict[str, object]] = []
     for arm, after in _arms(treated, choice, treated=True):
         pairs = sorted(pairs_of(before, after, *arm), key=lambda r: (r["task"], r["example_id"]))

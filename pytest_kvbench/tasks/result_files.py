@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pytest_kvbench import hints
 from pytest_kvbench.errors import UsageError
 from pytest_kvbench.reading import brief, parse_json, read_text
 from pytest_kvbench.records import digest
@@ -166,13 +168,24 @@ def _samples(
     data = sound.fields(declared.get("dataset"))
     # A run of ours has an arm in its task's name; both sides have the data in common.
     task = str(data.get("name") or declared.get("task") or "")
+    unscored = 0
     for sample in samples:
         scores = sound.fields(sample.get("scores"))
         if not scores:
-            continue  # it failed, or was not scored
+            unscored += 1  # it failed, or was not scored
+            continue
         name = _chosen(file, list(scores), choice.metric)
         value = sound.fields(scores[name]).get("value")
         yield _Row(task, str(sample.get("id")), _number(file, name, value))
+    _say_incomplete(file, log.get("status"), unscored)
+
+
+def _say_incomplete(file: Path, status: object, unscored: int) -> None:
+    """Of a run that did not end well, or that left samples without a score."""
+    said = [] if status in (None, "success") else [f"its run ended with status {brief(status)}"]
+    said += [f"{hints.count(unscored, 'sample')} without a score left out"] if unscored else []
+    if said:
+        warnings.warn(f"{file}: {'; '.join(said)}", stacklevel=2)
 
 
 def _chosen(file: Path, names: Sequence[str], wanted: str) -> str:

@@ -49,8 +49,8 @@ def test_only_the_arm_that_is_gone_is_asked_with_the_same_requests(
     database = (built.path / "reports/g/kvbench.sqlite").read_bytes()
     shutil.rmtree(lost)
     done = targets("--fresh")
-    assert "g: 1 arms asked anew" in done.output, done.output
-    assert "1 runs made, 1 there already" in done.output
+    assert "g: 1 arm asked anew" in done.output, done.output
+    assert "1 run made, 1 there already" in done.output
     new = {key: n - asked.get(key, 0) for key, n in mock.asked.items() if n != asked.get(key, 0)}
     assert (len(new), set(new.values())) == (20, {1})
     assert {name: (lost / name).read_bytes() for name in before} | {
@@ -69,7 +69,7 @@ def test_what_it_answers_now_is_the_run_and_the_group_keeps_what_it_had(
     assert set(scores(lost)) == {0.0}
     shutil.rmtree(lost)
     before = sum(mock.asked.values())
-    assert "1 runs made" in targets().output
+    assert "1 run made" in targets().output
     assert set(scores(lost)) != {0.0}
     assert sum(mock.asked.values()) == before
 
@@ -87,7 +87,7 @@ def test_what_failed_makes_no_run_and_is_asked_alone_the_next_time(
     assert failed.exit_code == 10, failed.output
     assert "5 requests failed, so no run is made" in failed.output
     mock.trouble = lambda n, _: None
-    assert "1 runs made, 1 there already" in targets("--fresh").output
+    assert "1 run made, 1 there already" in targets("--fresh").output
     assert sum(mock.asked.values()) == before + 20
 
 

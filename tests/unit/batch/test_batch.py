@@ -543,7 +543,7 @@ def test_half_of_a_file_is_refused_and_an_odd_line_is_not(prepared: Prepared) ->
     ]
     file.write_text("\n".join([f"{lines[0][:90]} oops", *lines[1:]]))
     told = kvbench("batch", "import", "g", str(file)).output
-    assert "5 answers and 1 failures stored" in told
+    assert "5 answers and 1 failure stored" in told
     file.write_text("\n".join(lines)[:-9])
     torn = kvbench("batch", "import", "g", str(file))
     assert (torn.exit_code, torn.output.count("\n")) == (4, 2)

@@ -239,3 +239,24 @@ def test_groups_baselines_and_cards_of_ours_are_sides_too(tmp_path: Path) -> Non
     alone = judge("--control", control.folder, "--treated", full.folder).output
     assert alone.startswith("jsonl:words.jsonl none 1 ")
     assert "delta +0.000" in alone
+
+
+@pytest.mark.parametrize("write", [as_json, as_eval])
+def test_a_log_of_a_run_that_did_not_end_well_says_so(
+    write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("a"), lambda n: True)
+    made = inspect_log(lambda n: True)
+    made["status"] = "error"
+    for sample in made["samples"][-3:]:
+        sample["scores"] = {}
+    monkeypatch.setitem(globals(), "inspect_log", lambda right: made)
+    write(Path("b"), lambda n: True)
+    (told,) = (line for line in judge().output.splitlines() if "warning" in line and "b/" in line)
+    assert "its run ended with status 'error'; 3 samples without a score left out" in told
+
+
+def test_a_file_against_itself_is_said() -> None:
+    ours(Path("a"), lambda n: True)
+    done = CliRunner().invoke(main, ["judge", "--control", "a", "--treated", "./a"])
+    assert "warning: a is compared with itself" in done.output

@@ -146,7 +146,7 @@ def test_unmatched_cells_are_named_and_differing_keys_too():
     assert result.differs == {"engine.model": ("a", "b")}
     said = "\n".join(comparison_lines(result))
     assert "engine.model: a -> b" in said
-    assert "only in base: 1 cells (t snapkv 0.2)" in said
+    assert "only in base: 1 cell (t snapkv 0.2)" in said
 
 
 def test_small_losses_of_many_bins_show_over_all_bins():

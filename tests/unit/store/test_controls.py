@@ -282,7 +282,7 @@ def test_what_was_not_used_for_long_is_removed_only_on_demand(controls: SharedCo
     os.utime(file.parent / "meta.json", (long_ago, long_ago))
     assert repair(controls.root) == []
     assert repair(controls.root, 1000) == []
-    assert repair(controls.root, 50) == [f"{NAME}: removed, 1 answers"]
+    assert repair(controls.root, 50) == [f"{NAME}: removed, 1 answer"]
     assert (examine(controls.root), controls.registry()) == ([], {})
 
 
