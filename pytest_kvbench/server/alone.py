@@ -6,7 +6,7 @@ passes, hooks that keep state and attention weights work as they do where kvpres
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,15 @@ from pytest_kvbench.server.reuse import Layer
 from pytest_kvbench.server.solo import SoloKV
 from pytest_kvbench.server.taking import check_kept, shift_of
 
+MakeRow = Callable[[], RowKV]
+
 
 def run_alone(
-    model: LocalModel, maker: Maker, ids: Sequence[int], wanted: Wanted, row: RowKV, seed: int
+    model: LocalModel, maker: Maker, ids: Sequence[int], wanted: Wanted, row: MakeRow, seed: int
 ) -> tuple[RowKV | SoloKV, torch.Tensor]:
     """Run the prompt for one arm; returns its cache, and the logits (vocabulary,) after it.
 
-    `row`: what becomes its cache, where its policy does not act while decoding.
+    `row`: makes what becomes its cache, where its policy does not act while decoding.
 
     Raises:
         PolicyError: its policy cannot do it.
@@ -51,9 +53,9 @@ def _run(
     tokens: torch.Tensor,
     wanted: Wanted,
     draws: Draws,
-    row: RowKV,
+    make_row: MakeRow,
 ) -> tuple[RowKV, torch.Tensor]:
-    press, cache = maker.press(wanted, prepared=False), DynamicCache()
+    press, cache, row = maker.press(wanted, prepared=False), DynamicCache(), make_row()
     with stock(model, "eager" if wanted.policy.eager else "sdpa"), draws.going_on():
         with press(model.network):
             output = model.network(
@@ -82,7 +84,7 @@ def _run_solo(
     tokens: torch.Tensor,
     wanted: Wanted,
     draws: Draws,
-    _row: RowKV,
+    _make_row: MakeRow,
 ) -> tuple[SoloKV, torch.Tensor]:
     fewer_bits = wanted.policy.serving == "quantised"
     press = None if fewer_bits else maker.press(wanted)

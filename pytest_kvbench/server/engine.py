@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -246,7 +247,7 @@ class Engine:
 
     def _prepare_alone(self, job: Job, caches: list[RowKV], context: int, arm: ArmSpec) -> Prepared:
         tail, wanted, seed = job.ids[context:], _wanted(arm, job), job.sampling.seed
-        row = self._row(caches, len(tail) + job.max_tokens)
+        row = partial(self._row, caches, len(tail) + job.max_tokens)
         try:
             kv, logits = run_alone(self._model, self._maker, job.ids[:context], wanted, row, seed)
             if tail:

@@ -106,8 +106,9 @@ def agrees(attention: Attend, heads: int, keys: torch.Tensor, values: torch.Tens
     for buffer in (keys, values):
         buffer.normal_(generator=made)
     lengths = torch.linspace(1, capacity, slots, device=keys.device).int()
-    for slot, length in enumerate(lengths.tolist()):  # where it ends is what it looks at most
-        keys[slot, :, length - 1 : length + 1] = query[slot, :, :1]
+    for slot, length in enumerate(lengths.tolist()):
+        # Every other head looks at where the slot ends most, and would at what is behind it.
+        keys[slot, ::2, length - 1 : length + 1] = query[slot, ::2, :1]
     mask = torch.arange(capacity, device=keys.device) < lengths[:, None]
     seen = Seen(mask[:, None, None], lengths)
     found, right = (one(query, keys, values, seen, None) for one in (attention, masked))

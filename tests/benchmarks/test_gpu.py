@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import queue
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,8 @@ def engine(model: LocalModel) -> Iterator[Callable[[int, int], Engine]]:
         return Engine(model, PrefillCache(0), Slots(model, shape))
 
     yield made
+    for name in ("last_exc", "last_value", "last_traceback"):  # of a test that failed: its engine
+        sys.__dict__.pop(name, None)
     gc.collect()
 
 
@@ -153,6 +156,7 @@ class Table:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.missed: list[str] = []
         print(f"\n{_HEAD}", flush=True)
 
     def add(self, what: str, measured: str, least: str = "", goal: str = "") -> None:
@@ -164,6 +168,11 @@ class Table:
         ratio = seconds / least
         self.add(what, f"{seconds * 1e3:.1f} ms ({ratio:.1f} times)", f"{least * 1e3:.1f} ms", goal)
         return ratio
+
+    def reach(self, what: str, reached: bool) -> None:
+        """Note a goal. A test that fails would hold its engine's memory to the next that does."""
+        if CUDA and not reached:
+            self.missed.append(what)
 
     def end(self) -> None:
         print("\n".join([f"\n\n{_HEAD}", "| --- | --- | --- | --- |", *self.lines]), flush=True)
@@ -316,8 +325,7 @@ def test_a_decode_step(
     least = step_floor(model, floor, [tokens * budget for budget in BUDGETS])
     what = f"a step of 8 rows, {tokens:,}, {way_of(made)}"
     ratio = table.row(what, statistics.median(taken[3:]), least, "2 times" if goal else "")
-    if CUDA and goal:
-        assert ratio <= 2
+    table.reach(what, ratio <= 2 or not goal)
 
 
 def way_of(engine: Engine) -> str:
@@ -340,8 +348,7 @@ def test_a_sweep_against_separate_runs(
     table.row(f"a sweep of 8, {tokens:,}, {SCALE.new} new", took, least, goal)
     same = sum(one == other for one, other in zip(texts, right, strict=True))
     table.add(f"the same as 8 runs of kvpress; {same} of 8 equal", f"{apart * 1e3:.1f} ms")
-    if CUDA and tokens == 16_384:
-        assert took <= 1.2
+    table.reach(f"a sweep, {tokens:,}", took <= 1.2 or not goal)
     if not CUDA:
         assert same == len(BUDGETS)
 
@@ -360,16 +367,17 @@ def a_minute(engine: Engine, tokens: int, flight: int, new: int) -> float:
     jobs = [job(ids_of(tokens, seed), [full], new, emit) for seed in range(count)]
     worker.start()
     started = done()
-    for one in jobs[:flight]:
-        worker.submit(one)
-    for number in range(count):
-        assert isinstance(event := ended.get(timeout=600), Done), event
-        if number + flight < count:
-            worker.submit(jobs[number + flight])
-    taken = done() - started
-    worker.end()  # else its thread keeps the engine's slots
-    worker.join(60)
-    return 60 * count / taken
+    try:
+        for one in jobs[:flight]:
+            worker.submit(one)
+        for number in range(count):
+            assert isinstance(event := ended.get(timeout=600), Done), event
+            if number + flight < count:
+                worker.submit(jobs[number + flight])
+        return 60 * count / (done() - started)
+    finally:
+        worker.end()  # else its thread keeps the engine's slots
+        worker.join(60)
 
 
 @pytest.mark.parametrize("new", [SCALE.new, SCALE.long_reply])
@@ -388,5 +396,9 @@ def test_answers_a_minute(
         what = f"answers a minute, {tokens:,}, {new} new, {flight} in flight"
         told = f"{goal} times those of 1" if flight == 16 else ""
         table.add(what, f"{found[flight]:.1f}", f"at most {most:.1f}", told)
-    if CUDA and 16 in found:
-        assert found[16] / found[1] >= goal
+    if 16 in found:
+        table.reach(f"16 in flight, {new} new", found[16] / found[1] >= goal)
+
+
+def test_the_goals(table: Table) -> None:
+    assert not table.missed

@@ -63,7 +63,7 @@ WIDE = {
 """Random weights in the shapes of real heads: 64 wide, four queries a key."""
 
 SIZED = {
-    "cpu": Sized({}, Shape(8, CONTEXT["cpu"], 32), 40),
+    "cpu": Sized({}, Shape(8, CONTEXT["cpu"], 64), 40),
     "cuda": Sized(WIDE, Shape(8, CONTEXT["cuda"], 512), 700),
 }
 
