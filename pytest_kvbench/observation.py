@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from pytest_kvbench.alike import Column, Filling
 from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.records import SCORE, Cell, Failure, FailureKind, Label, Proof
 
@@ -131,51 +132,17 @@ def highs_of(outcomes: Mapping[Name, Outcome], measure: str) -> dict[Name, float
     return {name: high for name, score, high in found if high is not None and high != score}
 
 
-class Column(Sequence[Any]):
-    """Values by place. Those that are alike are held once: `values[codes[place]]`."""
-
-    def __init__(self) -> None:
-        self.values: Sequence[Any] = []
-        self.codes = array("I")
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.values.__getitem__, self.codes)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.values[self.codes[place]]
-
-    def taken(self, places: Iterable[int]) -> Column:
-        """Those at some places, in that order."""
-        some = Column()
-        some.values, some.codes = self.values, array("I", map(self.codes.__getitem__, places))
-        return some
-
-    def with_values(self, values: Sequence[Any]) -> Column:
-        """The same places with something else for each of its values."""
-        other = Column()
-        other.values, other.codes = values, self.codes
-        return other
+def _names(values: Iterable[Any]) -> Iterator[Hashable]:
+    """What each value is alike by: itself, but -0.0 is not 0.0, and a mapping has no hash."""
+    for value in values:
+        is_whole = bool(value) and not isinstance(value, Mapping)
+        yield value if is_whole else (type(value), repr(value))
 
 
-class _Filling:
-    """A column while it is filled: it knows what it holds."""
-
-    def __init__(self) -> None:
-        self.column = Column()
-        self.column.values = self._held = list[Any]()
-        self._met: dict[Any, int] = {}
-
-    def add(self, values: Iterable[Any]) -> None:
-        held, met = self._held, self._met
-        for value in values:
-            is_whole = bool(value) and not isinstance(value, Mapping)
-            alike = value if is_whole else (type(value), repr(value))  # -0.0 is not 0.0
-            if (code := met.setdefault(alike, len(held))) == len(held):
-                held.append(value)
-            self.column.codes.append(code)
+def _column_of(values: Sequence[Any]) -> Column[Any]:
+    filling = Filling[Any]()
+    filling.add(values, _names(values))
+    return filling.column
 
 
 class Observations(Collection[Observation]):
@@ -185,11 +152,11 @@ class Observations(Collection[Observation]):
     """
 
     def __init__(self, observed: Iterable[Observation] = ()) -> None:
-        filling = {name: _Filling() for name in _READ}
+        filling = {name: Filling[Any]() for name in _READ}
         rows = iter(observed)
         while some := list(islice(rows, _AT_ONCE)):
             for name, read in _READ.items():
-                filling[name].add(map(read, some))
+                filling[name].add(values := [*map(read, some)], _names(values))
         self._columns = {name: one.column for name, one in filling.items()}
 
     @classmethod
@@ -211,7 +178,7 @@ class Observations(Collection[Observation]):
     def __contains__(self, one: object) -> bool:
         return any(one == other for other in self)
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> Column[Any]:
         """One field of all of them, of the observation itself or of its outcome."""
         return self._columns[name]
 
@@ -227,13 +194,11 @@ class Observations(Collection[Observation]):
 
     def with_columns(self, **columns: Iterable[Any]) -> Observations:
         """The same with other values in some columns, one for each observation."""
-        filling = {name: _Filling() for name in columns}
-        for name, values in columns.items():
-            filling[name].add(values)
-        return self._with({**self._columns, **{n: one.column for n, one in filling.items()}})
+        filled = {name: _column_of([*values]) for name, values in columns.items()}
+        return self._with({**self._columns, **filled})
 
     @staticmethod
-    def _with(columns: dict[str, Column]) -> Observations:
+    def _with(columns: dict[str, Column[Any]]) -> Observations:
         some = Observations()
         some._columns = columns
         return some

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pytest_kvbench.alike import Column
 from pytest_kvbench.analyse.tables import (
     CELL,
     GROUP,
@@ -23,7 +24,7 @@ from pytest_kvbench.analyse.tables import (
 )
 from pytest_kvbench.divergence.records import HIGH
 from pytest_kvbench.errors import UsageError
-from pytest_kvbench.observation import Column, Cut
+from pytest_kvbench.observation import Cut
 from pytest_kvbench.records import FULL_CACHE, SCORE
 
 IDENTITY = [*CELL, "replicate", "aa", "example_id", "cluster", "proof"]
@@ -58,7 +59,7 @@ JOINED = [
 IDS = ("example_id", "cluster")
 
 
-def compact(name: str, column: Column) -> np.ndarray:
+def compact(name: str, column: Column[Any]) -> np.ndarray:
     """A column of observations as few bytes.
 
     Of texts it only matters which are equal, of ids besides how they are sorted: both are numbers.
@@ -75,7 +76,7 @@ def compact(name: str, column: Column) -> np.ndarray:
     return values[np.array(column.codes, dtype=np.int32)]
 
 
-def with_ids(table: pd.DataFrame, columns: Mapping[str, Column]) -> pd.DataFrame:
+def with_ids(table: pd.DataFrame, columns: Mapping[str, Column[Any]]) -> pd.DataFrame:
     """Rows of a table whose columns are `compact`, with the ids that its numbers stand for."""
     return table.assign(
         **{name: np.unique(columns[name].values)[table[name].to_numpy()] for name in IDS}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pytest_kvbench.alike import Column
 from pytest_kvbench.analyse.rules import Rules
 from pytest_kvbench.cellkey import CellGroup, CellKey
 from pytest_kvbench.experiment.schema import Experiment
-from pytest_kvbench.observation import Column, Observations
+from pytest_kvbench.observation import Observations
 from pytest_kvbench.pipeline import measures, sane_control
 from pytest_kvbench.pipeline.rules import rules_of
 from pytest_kvbench.records import SCORE
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 Judge = Callable[[Experiment, Observations], "Analysis"]
-Columns = dict[str, Column]
+Columns = dict[str, Column[Any]]
 """A table of observations, a column a name: what crosses to another process at least cost."""
 
 _CELL = CellKey._fields

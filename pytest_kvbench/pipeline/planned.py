@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar, overload
 
+from pytest_kvbench.alike import Column, Filling
 from pytest_kvbench.records import Cell, Request
 
 Pair = tuple[Cell, Request]
+_Named = tuple[str, str, str]
 T = TypeVar("T")
 _KEY_BYTES = 32
+_AT_ONCE = 5_000
 
 
 class _Made(Sequence[T]):
@@ -54,23 +57,12 @@ class Plan(_Made[Pair]):
 
     def __init__(self, pairs: Iterable[Pair] = ()) -> None:
         self.keys = Keys()
-        self._kinds, self._kind = list[Pair](), array("I")
-        self._examples, self._example = list[tuple[str, str, str]](), array("I")
-        kinds: dict[object, int] = {}
-        examples: dict[object, int] = {}
-        for cell, request in pairs:
-            of_arm = (request.arm.arm_id, request.replicate, request.aa, request.prompt.max_tokens)
-            arm = (cell, *of_arm)
-            named = (request.example_id, request.prompt_id, request.reference)
-            if arm not in kinds:
-                kinds[arm] = len(self._kinds)
-                self._kinds.append((cell, request))
-            if named not in examples:
-                examples[named] = len(self._examples)
-                self._examples.append(named)
-            self._kind.append(kinds[arm])
-            self._example.append(examples[named])
-            self.keys.held += bytes.fromhex(request.key)
+        kinds, examples, left = Filling[Pair](), Filling[_Named](), iter(pairs)
+        while some := [*islice(left, _AT_ONCE)]:
+            kinds.add(some, map(_kind_of, some))
+            examples.add(map(_example_of, some), map(_example_of, some))
+            self.keys.held += bytes.fromhex("".join(request.key for _, request in some))
+        self._kinds, self._examples = kinds.column, examples.column
 
     @classmethod
     def of(cls, parts: Sequence[Plan]) -> Plan:
@@ -78,17 +70,14 @@ class Plan(_Made[Pair]):
         if len(parts) == 1:
             return parts[0]
         whole = cls()
-        for part in parts:
-            whole._kind.extend(code + len(whole._kinds) for code in part._kind)
-            whole._example.extend(code + len(whole._examples) for code in part._example)
-            whole._kinds += part._kinds
-            whole._examples += part._examples
-            whole.keys.held += part.keys.held
+        whole._kinds = Column.joined(part._kinds for part in parts)
+        whole._examples = Column.joined(part._examples for part in parts)
+        whole.keys.held += b"".join(part.keys.held for part in parts)
         return whole
 
     def among(self, cells: Collection[Cell]) -> Plan:
         """The requests of some cells; itself where that is all."""
-        if all(cell in cells for cell, _ in self._kinds):
+        if all(cell in cells for cell, _ in self._kinds.values):
             return self
         return Plan(pair for pair in self if pair[0] in cells)
 
@@ -98,15 +87,25 @@ class Plan(_Made[Pair]):
         return _Requests(self)
 
     def __len__(self) -> int:
-        return len(self._kind)
+        return len(self._kinds)
 
     def _at(self, place: int) -> Pair:
         """A request with all fields set at once: its constructor would take half as long again."""
-        cell, like = self._kinds[self._kind[place]]
+        cell, like = self._kinds[place]
         request = object.__new__(Request)
         vars(request).update(vars(like), key=self.keys[place])
-        vars(request).update(zip(_OF_EXAMPLE, self._examples[self._example[place]], strict=True))
+        vars(request).update(zip(_OF_EXAMPLE, self._examples[place], strict=True))
         return cell, request
+
+
+def _kind_of(pair: Pair) -> Hashable:
+    """Requests of one kind differ by their example alone."""
+    cell, asked = pair
+    return cell, asked.arm.arm_id, asked.replicate, asked.aa, asked.prompt.max_tokens
+
+
+def _example_of(pair: Pair) -> _Named:
+    return pair[1].example_id, pair[1].prompt_id, pair[1].reference
 
 
 _OF_EXAMPLE = ("example_id", "prompt_id", "reference")

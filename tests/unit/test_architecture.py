@@ -20,6 +20,7 @@ PACKAGE = "pytest_kvbench"
 
 LAYERS = {
     "errors": 0,
+    "alike": 0,
     "hints": 0,
     "extras": 1,
     "installed": 0,
