@@ -79,10 +79,17 @@ def test_every_policy_answers_as_kvpress_or_says_what_it_lacks(bench: Bench, nam
     assert bool(seen.why) <= bool(get_policy(name).trained), seen.why
 
 
+def picky(model: LocalModel) -> LocalModel:
+    """The model, for which it matters what is kept: else all is attended to alike."""
+    for layer in model.attention_layers:
+        layer.q_proj.weight.data *= 60
+    return model
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     """Under a name by which its tokenizer is found: kvzip and kvgrad look for it."""
-    model, folder = tiny_model(), tmp_path_factory.mktemp("tiny")
+    model, folder = picky(tiny_model()), tmp_path_factory.mktemp("tiny")
     model.tokenizer.save_pretrained(folder)
     model.network.config._name_or_path = str(folder)
     return model
@@ -100,9 +107,7 @@ TURNED = (
 
 def test_new_tokens_go_on_where_keys_were_turned_to() -> None:
     """At every budget, beside others and alone, with a question and without: as kvpress does."""
-    served, network = tiny_model(), tiny_model(attention="sdpa").network
-    for layer in (*served.attention_layers, *(one.self_attn for one in network.model.layers)):
-        layer.q_proj.weight.data *= 60  # else all is attended to alike, wherever it stands
+    served, network = picky(tiny_model()), picky(tiny_model(attention="sdpa")).network
     beside = Bench(served, network, served.tokenizer)
     ids = ids_of(4)
     context, question = ids[:150], ids[150:]
