@@ -57,7 +57,7 @@ def remove_a_folder(project: Project) -> None:
     ("damage", "lost", "said"),
     [
         (flip_a_bit, 1, "*was altered; 9 of 10 answers are sound*"),
-        (remove_a_folder, 10, "*its file is gone; 10 answers are made again*"),
+        (remove_a_folder, 10, "*its file is gone; 10 answers to be made again*"),
         (cut_the_registry, 0, "*control_registry.json: is damaged*"),
     ],
 )

@@ -370,7 +370,7 @@ def test_refusals():
             run(rows)
         assert len(str(caught.value).splitlines()) == 2
 
-    refused([*good, good[-1]], "1 duplicate rows.*e2")
+    refused([*good, good[-1]], "1 duplicate row,.*e2")
     refused([{**row, "score": 70.0} for row in good], "score of row 0 is 70")
     refused([{**row, "score": None} for row in good], "either an answer|has score nan")
     refused([{**row, "failure": "TIMEOUT"} for row in good], "failure 'TIMEOUT'")

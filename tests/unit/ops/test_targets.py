@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from pytest_kvbench import hints
 from pytest_kvbench.cli.stages import main
 from pytest_kvbench.ops.posteriors import entry_of
 from pytest_kvbench.ops.sealed import sealed
@@ -170,7 +171,7 @@ def test_a_damaged_folder_is_found_and_made_again_and_gives_no_figures(tmp_path,
     assert file.parent.name not in [entry["id"] for entry in RunStore(root).entries()]
     done = kvbench("targets", "g", "--dir", tmp_path / "reports", "--runs", root)
     made = 0 if ".." in name else 1
-    assert f"{made} runs made, {2 - made} there already" in done.stdout, done.output
+    assert f"{hints.count(made, 'run')} made, {2 - made} there already" in done.stdout, done.output
     assert f"{file.parent.name}: was damaged ({file.name}" in done.stdout
     assert files(root) == first
     assert RunStore(root).damaged() == {}

@@ -116,7 +116,7 @@ def test_an_altered_line_is_dropped_and_said_once(controls: SharedControls) -> N
 def test_a_missing_file_is_said_and_made_again(controls: SharedControls) -> None:
     fill(controls, 1, 2).unlink()
     assert condition(controls) == "missing"
-    with pytest.warns(UserWarning, match="file is gone; 2 answers are made again"):
+    with pytest.warns(UserWarning, match="file is gone; 2 answers to be made again"):
         fill(controls, 1, 2)
     assert condition(controls) == "sound"
 
@@ -155,7 +155,7 @@ def test_a_damaged_registry_is_made_again_from_the_files(
     before = controls.registry()
     (controls.root.parent / REGISTRY).write_text(garbage)
     assert [f.condition for f in examine(controls.root)] == ["damaged", "sound"]
-    with pytest.warns(UserWarning, match="made again from the 1 controls") as said:
+    with pytest.warns(UserWarning, match="made again from 1 control") as said:
         assert found(controls) == {"key1", "key2"}
     assert len(said) == 1
     assert controls.registry() == before
