@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
             importlib.import_module(module.name)
     read_once()
     gc.freeze()  # a search for garbage takes a tenth of a second with all that was just imported
+    gc.set_threshold(5_000, 20, 50)  # and thousands of tests leave more
 
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "grey", "pink") for b in range(20)]

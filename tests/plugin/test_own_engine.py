@@ -105,7 +105,7 @@ def test_a_changed_file_is_another_engine(engine: Project) -> None:
     assert verdicts(engine)[0.5] == "breaks"
 
 
-@pytest.mark.parametrize("n", ["0", "2"])
+@pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_conftest_gives_it_a_name(engine: Project, n: str) -> None:
     """One that the controller of workers does not load, and the command line neither by itself."""
     declare(engine, "mine")

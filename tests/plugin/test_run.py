@@ -16,6 +16,7 @@ from tests.conftest import Project
 from tests.support.mock_server import MockServer
 
 with_and_without_xdist = pytest.mark.parametrize("n", ["0", "2"])
+seldom_with_xdist = pytest.mark.parametrize("n", ["0", pytest.param("2", marks=pytest.mark.slow)])
 
 ITEMS = 2 * 3  # bins x (control, 0.5, 0.2)
 REQUESTS = 2 * 10 * 3
@@ -78,7 +79,7 @@ def test_measure_never_fails_on_a_verdict(project: Project, mock: MockServer) ->
     assert {c["verdict"] for c in pooled} == {"breaks"}
 
 
-@with_and_without_xdist
+@seldom_with_xdist
 def test_a_dead_server_is_an_error_with_exit_code_10(
     project: Project, mock: MockServer, n: str
 ) -> None:

@@ -80,7 +80,13 @@ def test_single_losses_spread_over_contexts_let_them_hold():
     assert np.mean(held) > 0.65
 
 
-@pytest.mark.parametrize(("count", "share"), [(8, 0.3), (20, 0.0), (20, 0.3), (20, 1.0), (50, 0.1)])
+SELDOM = [(20, 0.0), (20, 1.0), (50, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("count", "share"),
+    [(8, 0.3), (20, 0.3), *(pytest.param(*one, marks=pytest.mark.slow) for one in SELDOM)],
+)
 def test_contexts_that_lose_the_margin_are_seldom_judged(count, share):
     random, wrong = np.random.default_rng(8), np.zeros(2)
     for loss, gain in itertools.chain.from_iterable([[(0.10, 0.0), (0.15, 0.05)]] * 100):

@@ -25,7 +25,7 @@ def drawn(
     return control * 1.0, (control & (random.random(n) < kept)) * 1.0
 
 
-@pytest.mark.parametrize("right", [0.4, 0.95])
+@pytest.mark.parametrize("right", [0.4, pytest.param(0.95, marks=pytest.mark.slow)])
 def test_of_an_arm_that_keeps_just_that_share_few_hold_and_few_break(right: float) -> None:
     random = np.random.default_rng(20261127)
     words = [judged(*drawn(random, 120, right, RETAIN)) for _ in range(400)]

@@ -104,7 +104,16 @@ def test_nothing_measured_nothing_drawn(tmp_path):
     assert "plots/" not in report.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+OFTEN = ("plain", "many")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(shape, id=name, marks=[] if name in OFTEN else [pytest.mark.slow])
+        for name, shape in SHAPES.items()
+    ],
+)
 def test_texts_are_large_enough_inside_and_apart(shape):
     for figure in figures(make_summary(**shape)):
         figure.draw_without_rendering()
