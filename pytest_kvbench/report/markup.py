@@ -137,7 +137,7 @@ def _rendered(template: str, document: Document, folder: Path, **more: Any) -> s
         return round(png_width(folder / path) * CSS_DPI / IMAGE_DPI)
 
     filters = {"prose": html_prose, "printable": printable}
-    environment = _environment(autoescape=True, finalize=None, filters=filters)
+    environment = _environment(autoescape=True, finalize=_seen, filters=filters)
     return environment.get_template(template).render(
         document=document, embed=embed, width=width, **more
     )
@@ -160,6 +160,11 @@ def _environment(*, filters: dict[str, Any], **options: Any) -> Environment:
     )
     environment.filters.update(filters)
     return environment
+
+
+def _seen(value: Any) -> Any:
+    """A text of a page, in an attribute too; what is markup already is left as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _one_line(prose: Any) -> str:

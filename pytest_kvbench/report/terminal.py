@@ -38,7 +38,7 @@ def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ())
     every = (results, *results.others)
     wanted = sum(len(_table(one, width, SCREEN)) for one in every)
     for sentence in (text.wrapped, _fitted):
-        heads = [list(sentence(_headline(one), width)) for one in every]
+        heads = [list(sentence(text.plain(_headline(one)), width)) for one in every]
         tail = list(_tail(results, width, sentence))
         left = SCREEN - len(tail) - len(paths) - sum(map(len, heads))
         if left >= wanted:
@@ -46,7 +46,7 @@ def terminal_lines(summary: Summary, width: int = 80, paths: Sequence[str] = ())
     lines = list[str]()
     for one, head in zip(every, heads, strict=True):
         table = _table(one, width, left // len(every))
-        lines += [*head, *(text.fit(line, width) for line in table)]
+        lines += [*head, *(text.fit(text.printable(line), width) for line in table)]
     return [*lines, *tail, *paths]
 
 
@@ -60,7 +60,7 @@ def _fitted(sentence: str, width: int) -> Sequence[str]:
 
 def _tail(results: Results, width: int, sentence: _Sentence) -> Iterator[str]:
     for line in (*_missing(results, width), *certificates.lines(results)):
-        yield from sentence(line, width)
+        yield from sentence(text.plain(line), width)
     yield from _failures(results, width)[:MOST_OF_FAILURES]
     for line in _flags(results):
         yield from sentence(line, width)

@@ -381,6 +381,22 @@ def test_terminal_fits_a_screen(shape, width):
     )
 
 
+TURNED = "a\u202eb\x1b[2Jc"
+"""What turns the reading direction, and what moves a cursor."""
+
+
+@pytest.mark.parametrize("width", [60, 132])
+def test_no_name_turns_a_screen_or_a_page(width, tmp_path):
+    shape = {"tasks": (TURNED,), "policies": (f"p{TURNED}",), "missing": 2}
+    summary = make_summary(**shape)
+    summary["group"] = summary["experiment"]["engine"]["model"] = TURNED
+    lines = terminal_lines(summary, width)
+    assert any("\\u202e" in line for line in lines)
+    page = write_report(tmp_path, summary).with_suffix(".html").read_text(encoding="utf-8")
+    for shown in (*lines, page):
+        assert not {"\u202e", "\x1b"} & set(shown)
+
+
 def test_terminal_table_shows_delta_verdict_and_bracket():
     lines = terminal_lines(make_summary())
     assert lines[0].startswith("synthetic_v1, smollm2-135m: 4 hold and 11 break")
