@@ -34,7 +34,7 @@ from pytest_kvbench.server.slots import Slots
 from tests.model.directly import of_kvpress
 from tests.model.test_server_devices import NONE, SAMPLINGS, run
 from tests.model.test_slots import ids_of, snapkv
-from tests.support.tiny_model import CONTEXT, SIZES, tiny_model, tiny_of
+from tests.support.tiny_model import CONTEXT, SIZES, longrope, tiny_model, tiny_of
 
 pytestmark = pytest.mark.model
 
@@ -127,14 +127,7 @@ def test_a_model_is_served_as_far_as_nothing_slides(kind: str) -> None:
 
 def test_a_family_that_turns_by_its_longest_row_answers_as_by_itself() -> None:
     """Phi 3 and 4 with long contexts: on both sides of where their angles change."""
-    factors = [1.0 + n for n in range(4)]
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": factors[::-1],
-        "long_factor": factors,
-        "original_max_position_embeddings": 100,
-    }
+    rope = longrope(4)
     model = tiny_of(
         Phi3Config(**SIZES, **_IDS, rope_parameters=rope, original_max_position_embeddings=100)
     )

@@ -25,7 +25,7 @@ from pytest_kvbench.server.shape import Shape, TooLargeError
 from pytest_kvbench.server.slots import Slots
 from pytest_kvbench.server.worker import Worker
 from tests.model.test_server_devices import NONE, SAMPLINGS, Answers, answers, run
-from tests.support.tiny_model import CONTEXT, SIZES, tiny_of
+from tests.support.tiny_model import CONTEXT, SIZES, longrope, tiny_of
 
 pytestmark = pytest.mark.model
 
@@ -246,14 +246,7 @@ def test_a_reply_is_asked_about_beside_slots_as_without_them() -> None:
 
 
 def test_where_the_longest_row_turns_all_each_takes_its_own_pass(recorder: Recorder) -> None:
-    factors = [1.0 + n for n in range(SIZES["head_dim"] // 2)]
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": factors[::-1],
-        "long_factor": factors,
-        "original_max_position_embeddings": 100,
-    }
+    rope = longrope(SIZES["head_dim"] // 2)
     model = model_of(rope_parameters=rope)
     assert model.turns_by_length
     pairs = []

@@ -64,3 +64,15 @@ def _tokenizer(alphabet: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<end>", chat_template=_TEMPLATE
     )
+
+
+def longrope(angles: int) -> dict[str, object]:
+    """Angles that change for all rows once the longest has more than 100 tokens."""
+    factors = [1.0 + n for n in range(angles)]
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": factors[::-1],
+        "long_factor": factors,
+        "original_max_position_embeddings": 100,
+    }
