@@ -60,6 +60,7 @@ class Plan(_Made[Pair]):
         kinds, examples, left = Filling[Pair](), Filling[_Named](), iter(pairs)
         while some := [*islice(left, _AT_ONCE)]:
             kinds.add(some, map(_kind_of, some))
+            # Twice: a list of them would be held until the next one is made.
             examples.add(map(_example_of, some), map(_example_of, some))
             self.keys.held += bytes.fromhex("".join(request.key for _, request in some))
         self._kinds, self._examples = kinds.column, examples.column
